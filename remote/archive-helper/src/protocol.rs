@@ -1,0 +1,529 @@
+//! What server and helper say to each other: a greeting, then length-prefixed frames in postcard's encoding.
+//!
+//! Decoding is validation: a value of one of these types obeys the limits that its documentation states,
+//! whoever sent it. `archive-helper(5)` describes the bytes.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+
+use serde::de::{self, DeserializeOwned, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use xxhash_rust::xxh3::Xxh3;
+
+/// The bytes that begin the helper's output: unprintable, so that no login message is taken for them.
+pub const MAGIC: [u8; 8] = [0x00, 0xff, 0x1e, b'A', b'R', b'C', 0x1f, 0xfe];
+
+/// The exact build that both sides must agree on.
+pub const VERSION: &str = concat!("archive-helper ", env!("CARGO_PKG_VERSION"), " protocol 1");
+
+/// How many bytes of a login shell's chatter may come before [`MAGIC`].
+pub const MAX_CHATTER: usize = 64 * 1024;
+
+/// The largest frame body, in bytes.
+pub const MAX_FRAME: usize = 1024 * 1024;
+
+/// The longest name of a directory entry, in bytes.
+pub const MAX_NAME: usize = 255;
+
+/// The longest path, in bytes, as Linux's `PATH_MAX` less its terminating NUL.
+pub const MAX_PATH: usize = 4095;
+
+/// How many entries one [`Reply::Entries`] may carry.
+pub const MAX_ENTRIES: usize = 4096;
+
+/// How many hash requests may be unanswered at a time.
+pub const MAX_HASHES: usize = 4096;
+
+/// The name of a directory entry: 1 to 255 bytes, no `/`, no NUL, neither `.` nor `..`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name(Vec<u8>);
+
+impl Name {
+    /// Checks `bytes`; `None` when they are no name.
+    pub fn new(bytes: impl Into<Vec<u8>>) -> Option<Name> {
+        let bytes = bytes.into();
+        let fits = (1..=MAX_NAME).contains(&bytes.len());
+        let plain = !bytes.iter().any(|byte| matches!(byte, 0 | b'/'));
+        (fits && plain && bytes != b"." && bytes != b"..").then_some(Name(bytes))
+    }
+
+    /// The name's bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// An absolute path: starts with `/`, every part a [`Name`], at most [`MAX_PATH`] bytes.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AbsPath(Vec<u8>);
+
+impl AbsPath {
+    /// Checks `bytes`; `None` when they are no absolute path in its shortest form.
+    pub fn new(bytes: impl Into<Vec<u8>>) -> Option<AbsPath> {
+        let bytes = bytes.into();
+        let parts_ok = match bytes.split_first() {
+            Some((b'/', [])) => true,
+            Some((b'/', rest)) => rest.split(|&byte| byte == b'/').all(is_name),
+            _ => false,
+        };
+        (parts_ok && bytes.len() <= MAX_PATH).then_some(AbsPath(bytes))
+    }
+
+    /// The root directory, `/`.
+    pub fn root() -> AbsPath {
+        AbsPath(vec![b'/'])
+    }
+
+    /// The path's bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// True for `/`.
+    pub fn is_root(&self) -> bool {
+        self.0.len() == 1
+    }
+
+    /// The path of `name` in this directory; `None` when it would be longer than [`MAX_PATH`].
+    pub fn join(&self, name: &Name) -> Option<AbsPath> {
+        let mut bytes = Vec::with_capacity(self.0.len() + 1 + name.0.len());
+        bytes.extend_from_slice(&self.0);
+        if !self.is_root() {
+            bytes.push(b'/');
+        }
+        bytes.extend_from_slice(&name.0);
+        (bytes.len() <= MAX_PATH).then_some(AbsPath(bytes))
+    }
+
+    /// The parent directory and the name in it; `None` for `/`.
+    pub fn split(&self) -> Option<(AbsPath, Name)> {
+        if self.is_root() {
+            return None;
+        }
+        let slash = self.0.iter().rposition(|&byte| byte == b'/')?;
+        let parent = if slash == 0 { AbsPath::root() } else { AbsPath(self.0[..slash].to_vec()) };
+        Some((parent, Name(self.0[slash + 1..].to_vec())))
+    }
+
+    /// True when `self` is `ancestor` or lies below it.
+    pub fn starts_with(&self, ancestor: &AbsPath) -> bool {
+        ancestor.is_root()
+            || self.0.strip_prefix(&ancestor.0[..]).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+    }
+
+    /// The path below `/`, without the leading slash: empty for `/`.
+    pub fn below_root(&self) -> &[u8] {
+        &self.0[1..]
+    }
+}
+
+fn is_name(part: &[u8]) -> bool {
+    (1..=MAX_NAME).contains(&part.len()) && !part.contains(&0) && part != b"." && part != b".."
+}
+
+/// Writes bytes for a person: control characters, backslashes and what is not UTF-8 as `\xNN`.
+pub fn escape(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    for chunk in bytes.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            match is_unprintable(character) || character == '\\' {
+                true => character.encode_utf8(&mut [0; 4]).bytes().try_for_each(|byte| write!(f, "\\x{byte:02x}"))?,
+                false => write!(f, "{character}")?,
+            }
+        }
+        chunk.invalid().iter().try_for_each(|byte| write!(f, "\\x{byte:02x}"))?;
+    }
+    Ok(())
+}
+
+// Besides control characters, the marks that turn the direction of text and could disguise a name.
+fn is_unprintable(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+macro_rules! checked_bytes {
+    ($type:ident, $expecting:literal) => {
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                escape(&self.0, f)
+            }
+        }
+
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "\"{self}\"")
+            }
+        }
+
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_bytes(&self.0)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Checked;
+                impl Visitor<'_> for Checked {
+                    type Value = $type;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str($expecting)
+                    }
+
+                    fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<$type, E> {
+                        $type::new(bytes).ok_or_else(|| E::custom($expecting))
+                    }
+                }
+                deserializer.deserialize_bytes(Checked)
+            }
+        }
+    };
+}
+
+checked_bytes!(Name, "a name of 1 to 255 bytes");
+checked_bytes!(AbsPath, "an absolute path of at most 4095 bytes");
+
+/// What an entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Dir,
+    /// A symbolic link.
+    Symlink,
+    /// A named pipe.
+    Fifo,
+    /// A socket.
+    Socket,
+    /// A character device.
+    Char,
+    /// A block device.
+    Block,
+}
+
+/// Which inode of the client a file with several names has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Inode {
+    /// The device number of its file system.
+    pub device: u64,
+    /// The inode number.
+    pub number: u64,
+}
+
+/// One listed thing, as `lstat` and `readlink` tell of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "RawEntry")]
+pub struct Entry {
+    /// Its name in its directory.
+    pub name: Name,
+    /// What it is.
+    pub kind: Kind,
+    /// Bytes of a file, at most `i64::MAX`; 0 for all else.
+    pub size: u64,
+    /// Time of the last change of content, nanoseconds since 1970 UTC.
+    pub mtime: i64,
+    /// Time of the last change of the inode, nanoseconds since 1970 UTC.
+    pub ctime: i64,
+    /// Permission bits with setuid, setgid and sticky: at most `0o7777`.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Its inode, when it is a file with more than one link.
+    pub inode: Option<Inode>,
+    /// Number of a character or block device, 0 for all else.
+    pub device: u64,
+    /// Target of a symlink, 1 to [`MAX_PATH`] bytes without NUL; empty for all else.
+    pub target: Vec<u8>,
+}
+
+#[derive(Deserialize)]
+struct RawEntry {
+    name: Name,
+    kind: Kind,
+    size: u64,
+    mtime: i64,
+    ctime: i64,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    inode: Option<Inode>,
+    device: u64,
+    target: Vec<u8>,
+}
+
+impl TryFrom<RawEntry> for Entry {
+    type Error = &'static str;
+
+    fn try_from(raw: RawEntry) -> Result<Entry, &'static str> {
+        let is_link = raw.kind == Kind::Symlink;
+        let is_device = matches!(raw.kind, Kind::Char | Kind::Block);
+        if raw.size > i64::MAX as u64 || (raw.kind != Kind::File && raw.size != 0) {
+            return Err("a size that cannot be");
+        }
+        if is_link == raw.target.is_empty() || raw.target.len() > MAX_PATH || raw.target.contains(&0) {
+            return Err("a link target that cannot be");
+        }
+        if raw.mode > 0o7777 || (raw.device != 0 && !is_device) || (raw.inode.is_some() && raw.kind != Kind::File) {
+            return Err("a mode, device or inode that cannot be");
+        }
+        let RawEntry { name, kind, size, mtime, ctime, mode, uid, gid, inode, device, target } = raw;
+        Ok(Entry { name, kind, size, mtime, ctime, mode, uid, gid, inode, device, target })
+    }
+}
+
+/// XXH3-128 of a directory's entries, each in its wire encoding, sorted by name.
+pub type Fingerprint = [u8; 16];
+
+/// Computes the fingerprint of entries that come sorted by name.
+pub fn fingerprint<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Fingerprint {
+    let mut hasher = Xxh3::new();
+    let mut buffer = Vec::with_capacity(256);
+    for entry in entries {
+        buffer.clear();
+        buffer = postcard::to_extend(entry, buffer).expect("an entry always encodes into memory");
+        hasher.update(&buffer);
+    }
+    hasher.digest128().to_le_bytes()
+}
+
+/// BLAKE3 of some content, plain or keyed.
+pub type Hash = [u8; 32];
+
+/// What the server asks of the helper.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Request {
+    /// Walk these roots. At most once a connection.
+    Walk(Walk),
+    /// What to do with directories that were announced.
+    Verdicts(Vec<Verdict>),
+    /// The run's key for [`Proof`](Hashed::proof)s; before the first request that wants one.
+    Key(Hash),
+    /// Hash these files. At most [`MAX_HASHES`] are under way at a time.
+    Hash(Vec<HashRequest>),
+}
+
+/// What to walk, and what to leave out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Walk {
+    /// Paths of directories or files; relative ones start at the home directory.
+    pub roots: Vec<Vec<u8>>,
+    /// Patterns of gitignore(5); a leading slash anchors at `/`.
+    pub exclude: Vec<Vec<u8>>,
+    /// Leave out what stands beside a valid `CACHEDIR.TAG`.
+    pub exclude_caches: bool,
+    /// Leave out what stands beside a file of one of these names.
+    pub exclude_if_present: Vec<Name>,
+    /// Do not enter other file systems.
+    pub one_file_system: bool,
+    /// The repository's id: a directory whose file `format` holds it is not entered.
+    pub repository: String,
+}
+
+/// The server's answer to one [`Announced`] directory.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// The number it was announced by.
+    pub directory: u64,
+    /// True: send the entries. False: forget them.
+    pub send: bool,
+}
+
+/// One file to hash.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HashRequest {
+    /// The server's number for it; comes back in [`Hashed::id`].
+    pub id: u64,
+    /// The file.
+    pub path: AbsPath,
+    /// Its size as listed, bytes.
+    pub size: u64,
+    /// Its mtime as listed, nanoseconds.
+    pub mtime: i64,
+    /// Whether the keyed hash is wanted too.
+    pub proof: bool,
+}
+
+/// What the helper tells the server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Reply {
+    /// One for each root, in the order of [`Walk::roots`], before anything else of a walk.
+    Root(Root),
+    /// A directory was listed; its entries wait for a [`Verdict`]. A directory is announced after its parent.
+    Directory(Announced),
+    /// Entries of a directory that the server asked for, in ascending order of names.
+    Entries(Entries),
+    /// Something could not be listed.
+    Problem(Problem),
+    /// A directory was not entered; it counts as empty, but for the file that caused it.
+    Skipped(Skipped),
+    /// The walk is over and every wanted entry was sent.
+    End,
+    /// Answers to hash requests, in any order.
+    Hashed(Vec<Hashed>),
+}
+
+/// A root, as the helper found it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Root {
+    /// It is there. `entry` describes what the path leads to, a symlink followed; its name is the path's
+    /// last part, `None` for `/`.
+    Found {
+        /// The absolute path.
+        path: AbsPath,
+        /// What it is; `None` for `/`.
+        entry: Option<Entry>,
+        /// A directory without entries.
+        empty: bool,
+    },
+    /// There is nothing of that name.
+    Missing {
+        /// The absolute path.
+        path: AbsPath,
+    },
+    /// It can't be read.
+    Unreadable {
+        /// The absolute path.
+        path: AbsPath,
+        /// The system's error number.
+        errno: i32,
+    },
+    /// It is no path that could be pulled: too long, or with `..` in it.
+    Invalid,
+}
+
+/// A listed directory.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Announced {
+    /// The helper's number for it: counts up from 0 in the order of announcement.
+    pub directory: u64,
+    /// The directory.
+    pub path: AbsPath,
+    /// Over its entries.
+    pub fingerprint: Fingerprint,
+    /// How many entries it has.
+    pub entries: u64,
+    /// False when some entries could not be read: then a missing name says nothing.
+    pub complete: bool,
+}
+
+/// Some or all entries of a directory.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entries {
+    /// The number it was announced by.
+    pub directory: u64,
+    /// At most [`MAX_ENTRIES`].
+    pub entries: Vec<Entry>,
+    /// True on the directory's last frame.
+    pub last: bool,
+}
+
+/// A path that could not be listed, and why.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Problem {
+    /// Where.
+    pub path: AbsPath,
+    /// The system's error number.
+    pub errno: i32,
+}
+
+/// A directory that was not entered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Skipped {
+    /// The directory.
+    pub path: AbsPath,
+    /// Why.
+    pub reason: SkipReason,
+}
+
+/// Why a directory was not entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SkipReason {
+    /// The kernel makes its content up: proc, sysfs, cgroup, devpts and their like.
+    KernelFileSystem,
+    /// It lies on another file system than its root.
+    OtherFileSystem,
+    /// It holds a valid `CACHEDIR.TAG`.
+    Cache,
+    /// It holds a file of an excluding name.
+    Marker,
+    /// It is the repository that this pull writes to.
+    Repository,
+}
+
+/// What became of a hash request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hashed {
+    /// [`HashRequest::id`].
+    pub id: u64,
+    /// What came of it.
+    pub outcome: HashOutcome,
+}
+
+/// What came of a hash request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum HashOutcome {
+    /// The file was read to its end, and size and mtime were as listed before and after.
+    Done {
+        /// Plain BLAKE3.
+        hash: Hash,
+        /// BLAKE3 under the run's key, if it was wanted: proof that the whole content is there.
+        proof: Option<Hash>,
+    },
+    /// Size, mtime or kind are no longer as listed.
+    Changed,
+    /// It is gone.
+    Vanished,
+    /// It can't be read: the system's error number.
+    Failed(i32),
+}
+
+/// Writes the greeting: [`MAGIC`], one byte of length, [`VERSION`].
+pub fn write_greeting(output: &mut impl Write) -> io::Result<()> {
+    output.write_all(&MAGIC)?;
+    output.write_all(&[VERSION.len() as u8])?;
+    output.write_all(VERSION.as_bytes())?;
+    output.flush()
+}
+
+/// Writes one frame: the body's length as a little-endian `u32`, then the body.
+pub fn write_frame<T: Serialize>(output: &mut impl Write, message: &T) -> io::Result<()> {
+    let body = postcard::to_stdvec(message).map_err(io::Error::other)?;
+    if body.len() > MAX_FRAME {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the frame would be too large"));
+    }
+    output.write_all(&(body.len() as u32).to_le_bytes())?;
+    output.write_all(&body)
+}
+
+/// Reads one frame; `None` when the stream ends before it. Bad frames are `InvalidData`.
+pub fn read_frame<T: DeserializeOwned>(input: &mut impl Read) -> io::Result<Option<T>> {
+    let mut length = [0; 4];
+    if input.read(&mut length[..1])? == 0 {
+        return Ok(None);
+    }
+    input.read_exact(&mut length[1..])?;
+    let length = u32::from_le_bytes(length) as usize;
+    if length > MAX_FRAME {
+        return Err(invalid("a frame is too large"));
+    }
+    let mut body = vec![0; length];
+    input.read_exact(&mut body)?;
+    decode(&body).map(Some)
+}
+
+/// Decodes a frame's body, all of it.
+pub fn decode<T: DeserializeOwned>(body: &[u8]) -> io::Result<T> {
+    match postcard::take_from_bytes(body) {
+        Ok((message, [])) => Ok(message),
+        Ok(_) => Err(invalid("a frame is longer than its message")),
+        Err(_) => Err(invalid("a frame can't be decoded")),
+    }
+}
+
+fn invalid(message: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, message)
+}

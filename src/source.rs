@@ -1,0 +1,142 @@
+//! What is pulled and how: a source and its settings. Every default stands here.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::path::SourceName;
+use crate::retention::Keep;
+
+/// Where new and changed content is hashed first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HashWhere {
+    /// On the client, before it is copied: what is known here is not sent.
+    #[default]
+    Client,
+    /// On the server, after it was copied.
+    Server,
+}
+
+/// What goes into the archive, and when.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ArchiveWhat {
+    /// Removed and replaced files.
+    #[default]
+    Replaced,
+    /// Every file, the moment it is received.
+    All,
+}
+
+/// When files of equal content share an inode.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LinkWhen {
+    /// Whenever their content is equal.
+    #[default]
+    Content,
+    /// Only when owner, mode and mtime agree too.
+    Exact,
+    /// Never.
+    Never,
+}
+
+/// How a client is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RemoteKind {
+    /// The helper, through ssh.
+    Helper,
+    /// POSIX commands, through ssh.
+    Posix,
+    /// SFTP alone.
+    Sftp,
+    /// The helper, as a child process on this machine.
+    Local,
+}
+
+impl RemoteKind {
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            RemoteKind::Helper => "helper",
+            RemoteKind::Posix => "posix",
+            RemoteKind::Sftp => "sftp",
+            RemoteKind::Local => "local",
+        }
+    }
+}
+
+/// How ssh finds the client; what is `None` is left to ssh's own configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ssh {
+    /// `[USER@]HOST` or an `ssh://` URI's worth of it; an alias of `ssh_config(5)` serves too.
+    pub host: String,
+    /// A configuration file instead of `~/.ssh/config`.
+    pub config: Option<PathBuf>,
+    /// The port.
+    pub port: Option<u16>,
+    /// The private key.
+    pub identity: Option<PathBuf>,
+}
+
+/// One named client and its set of roots, with the settings that a pull of it obeys.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Its name: the directory in both trees.
+    pub name: SourceName,
+    /// How to reach it; `None` for this machine.
+    pub ssh: Option<Ssh>,
+    /// The roots, as written.
+    pub paths: Vec<Vec<u8>>,
+    /// How it is pulled.
+    pub settings: Settings,
+}
+
+/// How a source is pulled.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Patterns of gitignore(5).
+    pub exclude: Vec<Vec<u8>>,
+    /// Leave out what stands beside a `CACHEDIR.TAG`.
+    pub exclude_caches: bool,
+    /// Leave out what stands beside a file of one of these names.
+    pub exclude_if_present: Vec<String>,
+    /// Do not enter other file systems.
+    pub one_file_system: bool,
+    /// Where content is hashed first.
+    pub hash: HashWhere,
+    /// What goes into the archive.
+    pub archive: ArchiveWhat,
+    /// When inodes are shared.
+    pub link: LinkWhen,
+    /// The largest share of files that a pull may remove, in percent.
+    pub max_delete: u8,
+    /// The most bytes a second to read from the client; `None` is no limit.
+    pub bwlimit: Option<u64>,
+    /// How to reach the client; `None` takes the best that works.
+    pub remote: Option<RemoteKind>,
+    /// How often `--due` pulls it; `None` makes it always due.
+    pub every: Option<Duration>,
+    /// What `prune` keeps.
+    pub keep: Option<Keep>,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            exclude: Vec::new(),
+            exclude_caches: false,
+            exclude_if_present: Vec::new(),
+            one_file_system: false,
+            hash: HashWhere::default(),
+            archive: ArchiveWhat::default(),
+            link: LinkWhen::default(),
+            max_delete: 50,
+            bwlimit: None,
+            remote: None,
+            every: None,
+            keep: None,
+        }
+    }
+}
