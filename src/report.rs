@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::path::AbsPath;
+use crate::path::{AbsPath, SourceName};
 use crate::source::RemoteKind;
 
 pub mod json;
@@ -48,6 +48,9 @@ impl Change {
 
 /// Who listens. Every method may be called from any thread.
 pub trait Report: Send + Sync {
+    /// A run of this source has begun; messages that follow belong to it. A dry run has no number.
+    fn begin(&self, source: &SourceName, run: Option<i64>);
+
     /// A message for a person, one line, without a full stop.
     fn message(&self, level: Level, text: &dyn Display);
 
@@ -82,6 +85,10 @@ impl dyn Report + '_ {
 pub struct Tee<'a>(pub Vec<&'a dyn Report>);
 
 impl Report for Tee<'_> {
+    fn begin(&self, source: &SourceName, run: Option<i64>) {
+        self.0.iter().for_each(|report| report.begin(source, run));
+    }
+
     fn message(&self, level: Level, text: &dyn Display) {
         self.0.iter().for_each(|report| report.message(level, text));
     }
