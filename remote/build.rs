@@ -1,1 +1,1 @@
-fn main(){}
+fn main() { println!("cargo:rustc-env=ARCHIVE_HELPER=/bin/true"); }
