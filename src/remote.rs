@@ -1,5 +1,12 @@
 //! Reaching a client: what a pull needs of it, whichever way it is reached.
 
+mod attempt;
+pub mod local;
+mod pace;
+pub mod sftp;
+#[cfg(test)]
+mod testing;
+
 use crate::path::AbsPath;
 
 /// One file to read from a client.
