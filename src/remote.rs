@@ -14,13 +14,17 @@ use crate::error::{Error, Kind, Result};
 use crate::path::AbsPath;
 use crate::source::{RemoteKind, Ssh};
 
-pub mod helper;
+mod attempt;
 mod child;
+pub mod helper;
 mod local;
+mod pace;
 mod probe;
-mod sftp;
+pub mod sftp;
 mod ssh;
 pub mod stream;
+#[cfg(test)]
+mod testing;
 
 pub use probe::{HelperStatus, helper_install, helper_remove, helper_status};
 

@@ -13,7 +13,6 @@ pub mod dirs;
 pub mod index;
 pub mod lock;
 pub mod place;
-pub mod snapshot;
 pub mod staging;
 
 
@@ -165,12 +164,12 @@ fn not_a_repository(path: &Path) -> Error {
 
 fn create(path: &Path) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
-    match fs_err::read_dir(path) {
-        Ok(mut listing) if listing.next().is_some() => {
+    match fs_err::read_dir(path).map(|mut listing| listing.next()) {
+        Ok(Some(_)) => {
             return Err(Error::usage(format_args!("`{}` holds something else than a repository", path.display()))
                 .hint("name an empty or a new directory with `--repo DIR`"));
         }
-        Ok(_) => restrict(path)?,
+        Ok(None) => restrict(path)?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
             made.on_server(format_args!("can't create the repository `{}`", path.display()))?;

@@ -267,12 +267,6 @@ impl AsFd for Dir {
     }
 }
 
-impl AsFd for &Dir {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
 /// Gives an open file its permission bits, its mtime in nanoseconds and, if stated, its owner.
 pub fn set_file_metadata(file: &File, mode: u32, mtime: i64, owner: Option<(u32, u32)>) -> io::Result<()> {
     if let Some((uid, gid)) = owner {

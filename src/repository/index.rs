@@ -9,7 +9,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::entry::{DirectoryId, Entry, Fingerprint, Hash, Inode, Kind, Version};
-use crate::error::{Error, Kind as ErrorKind, OnServer, Result};
+use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::path::{AbsPath, Name, SourceName};
 
 mod facts;
