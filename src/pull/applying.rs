@@ -23,7 +23,7 @@ use crate::repository::staging::{Staged, Staging};
 const MOST_CHANGES: usize = 8192;
 const MOST_BYTES: u64 = 256 << 20;
 const MOST_AGE: Duration = Duration::from_secs(2);
-// How long a batch waits for more when some file waits for it to be committed.
+// How often an open batch that gets no more changes looks whether anybody waits for it to be committed.
 const IDLE: Duration = Duration::from_millis(10);
 
 /// What is to be written to the index for one change.
@@ -96,8 +96,12 @@ impl Batch<'_> {
         if let Ok(change) = changes.try_recv() {
             return Ok(change);
         }
-        let patience = if self.contents.has_waiting() { IDLE } else { MOST_AGE.saturating_sub(begun.elapsed()) };
-        changes.recv_timeout(patience)
+        loop {
+            match changes.recv_timeout(IDLE) {
+                Err(RecvTimeoutError::Timeout) if begun.elapsed() < MOST_AGE && !self.contents.is_awaited() => {}
+                received => return received,
+            }
+        }
     }
 
     fn is_full(&self) -> bool {
@@ -202,6 +206,7 @@ impl Batch<'_> {
             }
         }
         write.commit()?;
+        self.placing.committed();
         for (leads, hash) in self.finished.drain(..) {
             for released in self.contents.finish(leads, hash) {
                 // Nobody takes it when the run is being broken off.

@@ -74,6 +74,7 @@ struct Waiting {
     // Inodes with several names whose content is in place. Only such cost memory, some 100 bytes each.
     inodes: HashMap<Inode, Hash>,
     unfinished: usize,
+    ending: bool,
     aborted: bool,
 }
 
@@ -165,14 +166,16 @@ impl Contents {
         released
     }
 
-    /// True when some task waits for another.
-    pub fn has_waiting(&self) -> bool {
-        self.lock().tasks.values().any(|tasks| !tasks.is_empty())
+    /// True when some task waits for another, or the run for its last ones.
+    pub fn is_awaited(&self) -> bool {
+        let waiting = self.lock();
+        waiting.ending || waiting.tasks.values().any(|tasks| !tasks.is_empty())
     }
 
     /// Waits until every task that has begun is finished, or the run is aborted.
     pub fn wait_until_finished(&self) {
-        let waiting = self.lock();
+        let mut waiting = self.lock();
+        waiting.ending = true;
         let done = self.finished.wait_while(waiting, |waiting| waiting.unfinished > 0 && !waiting.aborted);
         drop(done.unwrap_or_else(PoisonError::into_inner));
     }

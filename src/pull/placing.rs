@@ -32,8 +32,10 @@ pub(super) struct Placing<'a> {
     owned: bool,
     // What waits for the batch's sync.
     deferred: Vec<Deferred>,
-    // Where contents of this batch are that the index does not know yet.
+    // What the index does not know yet, until the batch is committed: where new contents are, and the names in the
+    // archive of versions that went there.
     recent: HashMap<Hash, (AbsPath, Name)>,
+    retired: HashMap<i64, Option<Name>>,
 }
 
 /// A file in staging that is complete, but perhaps not on the disk yet.
@@ -73,6 +75,7 @@ impl<'a> Placing<'a> {
             owned: nix::unistd::geteuid().is_root(),
             deferred: Vec::new(),
             recent: HashMap::new(),
+            retired: HashMap::new(),
         })
     }
 
@@ -156,8 +159,13 @@ impl<'a> Placing<'a> {
                 false => self.place(file, &staged, rows)?,
             }
         }
-        self.recent.clear();
         Ok(())
+    }
+
+    /// The index knows all now.
+    pub(super) fn committed(&mut self) {
+        self.recent.clear();
+        self.retired.clear();
     }
 
     // Where nothing was hashed before it came, what came may be here already.
@@ -280,7 +288,11 @@ impl<'a> Placing<'a> {
         if let Some((path, name)) = self.recent.get(&file.hash).cloned() {
             candidates.push((self.snapshot.directory(&path).on_server(WHAT)?, name));
         }
-        for located in index.versions_with(&file.hash, MOST_CANDIDATES)? {
+        for mut located in index.versions_with(&file.hash, MOST_CANDIDATES)? {
+            if let Some(archive_name) = self.retired.get(&located.version.id) {
+                located.version.until_run = Some(self.run.number);
+                located.version.archive_name = archive_name.clone();
+            }
             for place in Place::all_of(&located) {
                 let found = place.look(self.run.repository).ok();
                 let fits = |found: &Metadata| found.kind == Kind::File && found.size == file.entry.size;
@@ -363,6 +375,12 @@ impl<'a> Placing<'a> {
 
     /// Moves an old version out of the snapshot; returns its name in the archive, if it has one.
     fn retire(&mut self, directory: &Arc<Directory>, old: &Version, rows: &mut Vec<Row>) -> Result<Option<Name>> {
+        let archive_name = self.move_out(directory, old, rows)?;
+        self.retired.insert(old.id, archive_name.clone());
+        Ok(archive_name)
+    }
+
+    fn move_out(&mut self, directory: &Arc<Directory>, old: &Version, rows: &mut Vec<Row>) -> Result<Option<Name>> {
         let name = &old.entry.name;
         if !is_on_disk(old.entry.kind) {
             return Ok(None);
