@@ -132,8 +132,9 @@ impl<R: Read, W: Write> Sftp<R, W> {
             thread::sleep(transfers.delay().clamp(Duration::from_millis(1), Duration::from_secs(1)));
             return Ok(());
         }
-        self.send(&transfers.output)?;
-        transfers.output.clear();
+        if let Some(requests) = transfers.take_output() {
+            self.send(&requests)?;
+        }
         self.input.fill()?;
         while let Some(packet) = self.input.packet()? {
             transfers.answer(packet)?;

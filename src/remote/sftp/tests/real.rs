@@ -190,7 +190,7 @@ fn what_cannot_be_read_says_why_and_the_others_arrive() {
     fs::create_dir(directory.path().join("directory")).unwrap();
     let closed = directory.path().join("closed");
     write(&closed, b"secret");
-    fs::set_permissions(&closed, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
     let files = vec![
         Wanted { id: 1, path: at("gone"), ..good.clone() },
         Wanted { id: 2, path: at("directory"), ..good.clone() },
