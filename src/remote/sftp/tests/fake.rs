@@ -17,7 +17,7 @@ pub(super) struct Request {
 }
 
 impl Request {
-    pub(super) fn read(stream: &mut UnixStream) -> io::Result<Request> {
+    pub(super) fn read(stream: &mut impl Read) -> io::Result<Request> {
         let mut length = [0; 4];
         stream.read_exact(&mut length)?;
         let mut body = vec![0; u32::from_be_bytes(length) as usize];
