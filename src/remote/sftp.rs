@@ -126,14 +126,15 @@ impl<R: Read, W: Write> Sftp<R, W> {
         Ok(())
     }
 
-    // Sends what there is to ask and takes what has arrived; without anything to come, it is the pace that is waited for.
+    // Sends what there is to ask and takes what has arrived. With nothing to come, it is the pace that is waited for.
     fn exchange(&mut self, transfers: &mut Transfers<'_>) -> Result<(), Broken> {
         if !transfers.is_waiting() {
             thread::sleep(transfers.delay().clamp(Duration::from_millis(1), Duration::from_secs(1)));
             return Ok(());
         }
-        self.send(&transfers.output)?;
-        transfers.output.clear();
+        if let Some(requests) = transfers.take_output() {
+            self.send(&requests)?;
+        }
         self.input.fill()?;
         while let Some(packet) = self.input.packet()? {
             transfers.answer(packet)?;

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::thread;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::path::AbsPath;
 use crate::remote::{Arrived, FileState, ReadError, Wanted};
@@ -43,17 +43,17 @@ fn id(arrived: &Arrived) -> u64 {
     }
 }
 
-/// Runs `read` with these files, and collects what comes, each number of which `see` sees first.
+/// Runs `read` with these files, all of which wait for it, and collects what comes; `see` sees each piece first.
 pub(super) fn collect<T: Send>(
     files: Vec<Wanted>,
     mut see: impl FnMut(&Arrived),
     read: impl FnOnce(&Receiver<Wanted>, &Sender<Arrived>) -> T + Send,
 ) -> (T, HashMap<u64, Got>) {
-    let (wanted, to_read) = bounded(16);
+    let (wanted, to_read) = unbounded();
+    files.into_iter().for_each(|file| wanted.send(file).unwrap());
+    drop(wanted);
     let (to_collect, arrived) = bounded(16);
     thread::scope(|scope| {
-        // When reading ends early, nobody takes the rest.
-        scope.spawn(move || files.into_iter().try_for_each(|file| wanted.send(file)));
         let reading = scope.spawn(move || read(&to_read, &to_collect));
         let mut got = HashMap::<u64, Got>::new();
         for arrived in arrived {

@@ -16,8 +16,10 @@ const MAX_REQUESTS: usize = 512;
 // Large files must leave room for the requests of small ones.
 const MAX_READS: usize = MAX_REQUESTS / 2;
 const MAX_HELD: u64 = 16 * 1024 * 1024;
-// What fits into a socket's buffer: so writing requests never waits for a server that waits for its answers to be read.
-const MAX_REQUEST_BYTES: usize = 128 * 1024;
+// What fits into a socket's buffer twice: so writing never waits for a server that waits for its answers to be read.
+// The kernel counts several hundred bytes for each write besides, which is why few and large ones are made of many.
+const MAX_REQUEST_BYTES: usize = 64 * 1024;
+const MAX_WRITES: usize = 8;
 const LONGEST_REQUEST: usize = 4096 + 64;
 
 /// The files under way on one connection.
@@ -25,8 +27,8 @@ pub(super) struct Transfers<'a> {
     options: Limits,
     pace: Pace,
     arrived: &'a Sender<Arrived>,
-    /// Requests that were not yet sent.
-    pub(super) output: Vec<u8>,
+    // Requests that were not yet sent.
+    output: Vec<u8>,
     /// The id of the next request.
     pub(super) next_id: u32,
     requests: HashMap<u32, Request>,
@@ -99,6 +101,13 @@ impl<'a> Transfers<'a> {
     /// True when another file may be begun. Those that were begun go first: call [`Transfers::ask`] before.
     pub(super) fn has_room(&self) -> bool {
         self.has_slot() && self.files.len() < self.options.handles
+    }
+
+    /// Takes the requests to send now: none while they are few beside those that are under way.
+    pub(super) fn take_output(&mut self) -> Option<Vec<u8>> {
+        let under_way = self.request_bytes - self.output.len();
+        let is_worth_it = !self.output.is_empty() && self.output.len() >= under_way / MAX_WRITES;
+        is_worth_it.then(|| std::mem::take(&mut self.output))
     }
 
     /// How long to wait until the bandwidth limit allows more.

@@ -108,6 +108,40 @@ fn a_connection_serves_several_calls() {
 }
 
 #[test]
+fn a_file_that_comes_late_does_not_wait_for_more() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("file");
+    write(&path, b"content");
+    let mut server = Server::start();
+    let mut sftp = server.sftp(Options::default());
+    let (wanted, to_read) = crossbeam_channel::bounded(1);
+    let (to_collect, arrived) = crossbeam_channel::bounded(1);
+    thread::scope(|scope| {
+        let reading = scope.spawn(move || sftp.read_files(&to_read, &to_collect));
+        for id in 0..3 {
+            wanted.send(listed(id, &path)).unwrap();
+            assert!(matches!(arrived.recv_timeout(Duration::from_secs(20)), Ok(Arrived::Data { .. })));
+            assert!(matches!(arrived.recv_timeout(Duration::from_secs(20)), Ok(Arrived::End { .. })));
+        }
+        drop(wanted);
+        reading.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn nobody_there_to_take_files_ends_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("file");
+    write(&path, b"content");
+    let mut server = Server::start();
+    let mut sftp = server.sftp(Options::default());
+    let (wanted, to_read) = crossbeam_channel::bounded(1);
+    let (to_collect, _) = crossbeam_channel::bounded(1);
+    wanted.send(listed(0, &path)).unwrap();
+    assert!(matches!(sftp.read_files(&to_read, &to_collect), Err(Broken::Unwanted)));
+}
+
+#[test]
 fn what_is_not_as_listed_is_read_again_as_it_is() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("file");
@@ -190,7 +224,7 @@ fn what_cannot_be_read_says_why_and_the_others_arrive() {
     fs::create_dir(directory.path().join("directory")).unwrap();
     let closed = directory.path().join("closed");
     write(&closed, b"secret");
-    fs::set_permissions(&closed, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
     let files = vec![
         Wanted { id: 1, path: at("gone"), ..good.clone() },
         Wanted { id: 2, path: at("directory"), ..good.clone() },
