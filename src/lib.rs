@@ -11,16 +11,16 @@
 //! - [`pull`], [`reindex`], [`check`], [`history`]: the verbs;
 //! - [`cli`], with the listeners in [`report`]: the only ones that know a terminal.
 
-// pub mod check;
+pub mod check;
 // pub mod cli;
 // pub mod config;
 pub mod entry;
 pub mod error;
-// pub mod history;
+pub mod history;
 pub mod path;
 pub mod plan;
 pub mod pull;
-// pub mod reindex;
+pub mod reindex;
 pub mod remote;
 pub mod report;
 pub mod repository;

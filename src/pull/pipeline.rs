@@ -17,10 +17,10 @@ use crate::remote::{Arrived, Wanted};
 use crate::repository::staging::Staging;
 
 // Files that may wait before a stage; each is a few hundred bytes.
-const QUEUE: usize = 2048;
+const QUEUE: usize = 16 * 1024;
 
 // Pieces of content that may wait for the staging area; each is at most 256 KiB.
-const PIECES: usize = 64;
+const PIECES: usize = 128;
 
 /// Runs all stages to their end; the first error of any ends them all.
 pub(super) fn run(run: &Run<'_>) -> Result<()> {
@@ -40,11 +40,17 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
         let ways = Ways { onward: onward.clone(), hashing, sizes: &sizes };
 
         let (received, rejoin_ways) = (onward.changes.clone(), ways.clone());
-        scope.spawn(move || failure.watch(receive(run, staging, expected, &to_receive, &received)));
-        scope.spawn(move || failure.watch(apply(run, staging, contents, &to_apply, &released)));
-        scope.spawn(move || failure.watch(read_files(run, &to_read, &arrived)));
-        scope.spawn(move || failure.watch(deciding(run, onward).and_then(|deciding| hash(run, &tasks, deciding))));
-        scope.spawn(move || failure.watch(decide_again(run, rejoin_ways, &to_rejoin)));
+        let stage = |name: &str| thread::Builder::new().name(name.to_owned());
+        let started = [
+            stage("receiving").spawn_scoped(scope, move || failure.watch(receive(run, staging, expected, &to_receive, &received))),
+            stage("applying").spawn_scoped(scope, move || failure.watch(apply(run, staging, contents, &to_apply, &released))),
+            stage("reading").spawn_scoped(scope, move || failure.watch(read_files(run, &to_read, &arrived))),
+            stage("hashing").spawn_scoped(scope, move || {
+                failure.watch(deciding(run, onward).and_then(|deciding| hash(run, &tasks, deciding)))
+            }),
+            stage("deciding").spawn_scoped(scope, move || failure.watch(decide_again(run, rejoin_ways, &to_rejoin))),
+        ];
+        started.into_iter().for_each(|thread| failure.watch(thread.map(drop).on_server("can't start a thread")));
         failure.watch(lead(run, ways));
         contents.wait_until_finished();
         // Whoever decides again over tasks that waited is the last that could begin anything.

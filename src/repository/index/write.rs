@@ -181,6 +181,12 @@ impl Write<'_> {
         self.insert_row(version, Some(version.run))
     }
 
+    /// Ends a run that was no pull but a look at what is on the disk.
+    pub fn end_rebuild(&self, run: i64, ended: Timestamp) -> Result<()> {
+        let sql = "UPDATE run SET ended = ?2, outcome = 'rebuild' WHERE id = ?1";
+        self.execute(sql, params![run, ended.as_nanosecond() as i64])
+    }
+
     /// Forgets a version whose place no longer exists. Content is never forgotten by this: it is not there.
     pub fn delete(&self, id: i64) -> Result<()> {
         self.execute("DELETE FROM version WHERE id = ?1", params![id])
