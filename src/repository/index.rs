@@ -70,6 +70,7 @@ impl Index {
         let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&path, flags).on_index("can't open the index")?;
         connection.busy_timeout(Duration::from_secs(120)).on_index("can't open the index")?;
+        settle(&connection).on_index("can't open the index")?;
         Ok(Some(Index { connection }))
     }
 
@@ -202,6 +203,12 @@ fn configure(connection: &Connection, repository: &Path) -> rusqlite::Result<()>
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     connection.pragma_update(None, "temp_store", "FILE")?;
+    settle(connection)
+}
+
+// Without the guarantee of stable plans, statements would be compiled anew for every set of parameters.
+fn settle(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(())
 }

@@ -1,14 +1,11 @@
 //! Hashing files for the server, several at a time.
 
 use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 
-use rustix::io::Errno;
-
+use crate::checked::{Checked, Unfit};
 use crate::output::Output;
 use crate::protocol::{Hash, HashOutcome, HashRequest, Hashed, MAX_HASHES, Reply};
-use crate::system;
 
 // How many files a worker takes at a time, and answers in one frame.
 const BATCH: usize = 64;
@@ -64,45 +61,26 @@ impl Hashing {
     }
 
     fn answer(&self, request: &HashRequest, buffer: &mut [u8]) -> Hashed {
-        let outcome = self.hash(request, buffer).unwrap_or_else(|errno| match errno {
-            Errno::NOENT | Errno::NOTDIR => HashOutcome::Vanished,
-            Errno::LOOP | Errno::NXIO => HashOutcome::Changed,
-            errno => HashOutcome::Failed(errno.raw_os_error()),
-        });
+        let outcome = match self.hash(request, buffer) {
+            Ok(done) => done,
+            Err(Unfit::Changed) => HashOutcome::Changed,
+            Err(Unfit::Vanished) => HashOutcome::Vanished,
+            Err(Unfit::Failed(errno)) => HashOutcome::Failed(errno),
+        };
         Hashed { id: request.id, outcome }
     }
 
-    fn hash(&self, request: &HashRequest, buffer: &mut [u8]) -> Result<HashOutcome, Errno> {
-        let file = system::open_file(request.path.as_bytes())?;
-        if !is_as_asked(&file, request)? {
-            return Ok(HashOutcome::Changed);
-        }
+    fn hash(&self, request: &HashRequest, buffer: &mut [u8]) -> Result<HashOutcome, Unfit> {
+        let file = Checked::open(&request.path, request.size, request.mtime)?;
         let mut plain = blake3::Hasher::new();
         let mut keyed = self.key.get().filter(|_| request.proof).map(blake3::Hasher::new_keyed);
-        let mut size = 0;
-        loop {
-            let count = rustix::io::read(&file, &mut *buffer)?;
-            plain.update(&buffer[..count]);
+        file.read(buffer, |piece| {
+            plain.update(piece);
             if let Some(keyed) = &mut keyed {
-                keyed.update(&buffer[..count]);
+                keyed.update(piece);
             }
-            size += count as u64;
-            // A short read of a regular file is its end; another would only say so again.
-            if count < buffer.len() || size > request.size {
-                break;
-            }
-        }
-        if size != request.size || !is_as_asked(&file, request)? {
-            return Ok(HashOutcome::Changed);
-        }
+        })?;
         let proof = keyed.map(|keyed| *keyed.finalize().as_bytes());
         Ok(HashOutcome::Done { hash: *plain.finalize().as_bytes(), proof })
     }
-}
-
-fn is_as_asked(file: &OwnedFd, request: &HashRequest) -> Result<bool, Errno> {
-    let stat = rustix::fs::fstat(file)?;
-    let is_file = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::RegularFile;
-    let mtime = stat.st_mtime.saturating_mul(1_000_000_000).saturating_add(stat.st_mtime_nsec as i64);
-    Ok(is_file && stat.st_size as u64 == request.size && mtime == request.mtime)
 }

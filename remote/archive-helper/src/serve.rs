@@ -7,6 +7,7 @@ use std::thread;
 
 use crate::hash::Hashing;
 use crate::output::Output;
+use crate::read::Reading;
 use crate::protocol::{self, Request, VERSION, read_frame};
 use crate::walk::Walking;
 
@@ -34,12 +35,13 @@ pub fn serve() -> ExitCode {
 struct Connection {
     output: Arc<Output>,
     hashing: Option<Arc<Hashing>>,
+    reading: Option<Arc<Reading>>,
     walking: Option<Arc<Walking>>,
 }
 
 impl Connection {
     fn new() -> Connection {
-        Connection { output: Arc::default(), hashing: None, walking: None }
+        Connection { output: Arc::default(), hashing: None, reading: None, walking: None }
     }
 
     // Hands everything over at once: whoever sends requests must never have to wait for work to be done.
@@ -51,6 +53,7 @@ impl Connection {
                 Request::Verdicts(verdicts) => self.walking.as_ref().is_some_and(|walking| walking.judge(&verdicts)),
                 Request::Key(key) => self.hashing().set_key(key),
                 Request::Hash(requests) => self.hashing().ask(requests),
+                Request::Read(requests) => self.reading().ask(requests),
             };
             if !accepted {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "a request that makes no sense"));
@@ -65,8 +68,6 @@ impl Connection {
         }
         let walking = Arc::new(Walking::new(&walk, self.output.clone()));
         self.walking = Some(walking.clone());
-        let written = walking.clone();
-        self.write(move |weight| written.written(weight));
         thread::spawn(move || walking.run(walk.roots, threads()));
         true
     }
@@ -81,10 +82,22 @@ impl Connection {
             let (hashing, output) = (hashing.clone(), self.output.clone());
             thread::spawn(move || hashing.work(&output));
         }
-        if self.walking.is_none() {
-            self.write(|_| {});
-        }
+        self.write_if_new();
         hashing
+    }
+
+    fn reading(&mut self) -> Arc<Reading> {
+        if let Some(reading) = &self.reading {
+            return reading.clone();
+        }
+        let reading: Arc<Reading> = Arc::default();
+        for _ in 0..threads() {
+            let (reading, output) = (reading.clone(), self.output.clone());
+            thread::spawn(move || reading.work(&output));
+        }
+        self.write_if_new();
+        self.reading = Some(reading.clone());
+        reading
     }
 
     fn write(&self, written: impl Fn(usize) + Send + 'static) {
