@@ -1,2 +1,18 @@
 //! The client's side of `archive`: lists directories and hashes files for a server that asks over stdin.
+//!
+//! A request's way through the modules: [`serve`] reads it, `walk` or `hash` does the work by means of
+//! `system`, and `outgoing` writes the answer. The thread that reads never waits for one that works or
+//! writes, so a server may write whenever it likes.
+
+mod exclude;
+mod hash;
+mod held;
+mod listing;
+mod outgoing;
 pub mod protocol;
+mod root;
+pub mod serve;
+mod stack;
+mod system;
+mod visit;
+mod walk;

@@ -1,0 +1,94 @@
+//! One connection: reads requests from stdin, hands them to who does the work, ends when stdin does.
+
+use std::fs::File;
+use std::io::{self, BufReader};
+use std::os::fd::AsFd;
+use std::process;
+use std::sync::Arc;
+use std::thread;
+
+use crate::hash::Hashers;
+use crate::outgoing::Outgoing;
+use crate::protocol::{self, Hash, HashRequest, MAX_HASHES, Request, Verdict};
+use crate::system;
+use crate::walk::Walking;
+
+const INPUT_BUFFER: usize = 64 * 1024;
+
+/// Serves one connection on stdin and stdout.
+///
+/// Returns when stdin ends, whatever is still under way: the process is to end then. `InvalidData` is a
+/// request that breaks the protocol. A stdout that nobody reads any more ends the process at once.
+pub fn serve() -> io::Result<()> {
+    system::be_modest();
+    let mut output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let mut input = BufReader::with_capacity(INPUT_BUFFER, File::from(io::stdin().as_fd().try_clone_to_owned()?));
+    let outgoing = Arc::new(Outgoing::default());
+    let writer = Arc::clone(&outgoing);
+    protocol::write_greeting(&mut output).unwrap_or_else(|_| process::exit(1));
+    thread::Builder::new().spawn(move || {
+        writer.write_to(&mut output).unwrap_or_else(|_| process::exit(1));
+    })?;
+    let mut connection = Connection { outgoing, walking: None, hashers: None, key: None, asked: 0 };
+    while let Some(request) = protocol::read_frame(&mut input)? {
+        connection.take(request)?;
+    }
+    Ok(())
+}
+
+struct Connection {
+    outgoing: Arc<Outgoing>,
+    walking: Option<Arc<Walking>>,
+    hashers: Option<Arc<Hashers>>,
+    key: Option<Hash>,
+    asked: u64,
+}
+
+impl Connection {
+    fn take(&mut self, request: Request) -> io::Result<()> {
+        match request {
+            Request::Walk(walk) => self.walk(walk),
+            Request::Verdicts(verdicts) => self.judge(verdicts),
+            Request::Key(key) => self.set_key(key),
+            Request::Hash(requests) => self.hash(requests),
+        }
+    }
+
+    fn walk(&mut self, walk: protocol::Walk) -> io::Result<()> {
+        if self.walking.is_some() {
+            return Err(breach("a second walk was asked for"));
+        }
+        self.walking = Some(Walking::start(walk, Arc::clone(&self.outgoing))?);
+        Ok(())
+    }
+
+    fn judge(&mut self, verdicts: Vec<Verdict>) -> io::Result<()> {
+        let known = self.walking.as_ref().is_some_and(|walking| walking.judge(&verdicts));
+        if known { Ok(()) } else { Err(breach("a verdict is on a directory that does not wait for one")) }
+    }
+
+    fn set_key(&mut self, key: Hash) -> io::Result<()> {
+        self.key = Some(key);
+        Ok(())
+    }
+
+    fn hash(&mut self, requests: Vec<HashRequest>) -> io::Result<()> {
+        self.asked += requests.len() as u64;
+        if self.asked - self.outgoing.answered() > MAX_HASHES as u64 {
+            return Err(breach("too many hash requests are under way"));
+        }
+        if self.key.is_none() && requests.iter().any(|request| request.proof) {
+            return Err(breach("a proof was asked for without a key"));
+        }
+        let hashers = match self.hashers.take() {
+            Some(hashers) => hashers,
+            None => Hashers::start(Arc::clone(&self.outgoing))?,
+        };
+        self.hashers.insert(hashers).add(requests, self.key);
+        Ok(())
+    }
+}
+
+fn breach(message: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, message)
+}

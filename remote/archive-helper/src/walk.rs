@@ -1,0 +1,113 @@
+//! Walking: lists directories below the roots with several threads, announces each, sends what is wanted.
+
+use std::io;
+use std::process;
+use std::sync::Arc;
+use std::thread;
+
+use crate::exclude::Excludes;
+use crate::held::Held;
+use crate::outgoing::Outgoing;
+use crate::protocol::{self, AbsPath, Announced, Problem, Reply, Skipped, Verdict};
+use crate::root;
+use crate::stack::{Place, Stack};
+use crate::system::Errno;
+use crate::visit::{self, Found, Visitor};
+
+/// How many threads work at a time.
+pub fn threads() -> usize {
+    thread::available_parallelism().map_or(1, |threads| threads.get().min(4))
+}
+
+/// A walk under way.
+pub struct Walking {
+    held: Held,
+    outgoing: Arc<Outgoing>,
+}
+
+impl Walking {
+    /// Starts to walk.
+    pub fn start(walk: protocol::Walk, outgoing: Arc<Outgoing>) -> io::Result<Arc<Walking>> {
+        let walking = Arc::new(Walking { held: Held::default(), outgoing });
+        let walker = Arc::clone(&walking);
+        thread::Builder::new().spawn(move || walker.run(walk))?;
+        Ok(walking)
+    }
+
+    /// Takes verdicts; false if one is on a directory that does not wait for it. Never waits.
+    pub fn judge(&self, verdicts: &[Verdict]) -> bool {
+        self.held.judge(verdicts)
+    }
+
+    fn run(&self, walk: protocol::Walk) {
+        let stack = Stack::new(self.find_roots(&walk.roots));
+        let options = visit::Options {
+            excludes: Excludes::new(&walk.exclude),
+            exclude_caches: walk.exclude_caches,
+            exclude_if_present: walk.exclude_if_present,
+            one_file_system: walk.one_file_system,
+            repository: walk.repository.into_bytes(),
+        };
+        thread::scope(|scope| {
+            let send = || {
+                self.held.send_wanted(|directory, listing| {
+                    listing.frames(directory).for_each(|frame| self.outgoing.push(&frame));
+                })
+            };
+            spawn(scope, send);
+            thread::scope(|scope| {
+                (1..threads()).for_each(|_| spawn(scope, || self.walk_on(&stack, &options)));
+                self.walk_on(&stack, &options);
+            });
+            self.held.finish();
+        });
+        self.outgoing.send(&Reply::End);
+    }
+
+    // Tells the server of every root before anything else; the directories among them are to be walked.
+    fn find_roots(&self, written: &[Vec<u8>]) -> Vec<Place> {
+        written.iter().filter_map(|written| self.find_root(written)).collect()
+    }
+
+    fn find_root(&self, written: &[u8]) -> Option<Place> {
+        let (reply, directory) = root::find(written);
+        self.outgoing.send(&Reply::Root(reply));
+        directory.map(|root| Place { path: root.path.clone(), device: root.device, border: true, root: root.into() })
+    }
+
+    fn walk_on(&self, stack: &Stack, options: &visit::Options) {
+        let report = |path: AbsPath, errno: Errno| self.report(path, errno);
+        let mut visitor = Visitor::new(options, &report);
+        while let Some(place) = stack.take() {
+            match visitor.visit(&place) {
+                Ok(found) => self.announce(place, found, stack),
+                Err(errno) => self.report(place.path, errno),
+            }
+            stack.done();
+        }
+    }
+
+    fn announce(&self, place: Place, found: Found, stack: &Stack) {
+        let Found { listing, complete, skipped, below } = found;
+        if let Some(reason) = skipped {
+            self.outgoing.send(&Reply::Skipped(Skipped { path: place.path.clone(), reason }));
+        }
+        let (fingerprint, entries) = (listing.fingerprint(), listing.entries());
+        let path = place.path;
+        self.held.announce(listing, |directory| {
+            let announced = Announced { directory, path, fingerprint, entries, complete };
+            self.outgoing.send(&Reply::Directory(announced));
+        });
+        // Only now, so that a parent is announced before its children.
+        below.into_iter().for_each(|siblings| stack.push(siblings));
+    }
+
+    fn report(&self, path: AbsPath, errno: Errno) {
+        self.outgoing.send(&Reply::Problem(Problem { path, errno: errno.raw_os_error() }));
+    }
+}
+
+// Without its threads a walk would never end, so the connection does.
+fn spawn<'scope>(scope: &'scope thread::Scope<'scope, '_>, work: impl FnOnce() + Send + 'scope) {
+    thread::Builder::new().spawn_scoped(scope, work).unwrap_or_else(|_| process::exit(1));
+}
