@@ -1,71 +1,89 @@
-//! Builds the helper as a static program and tells rustc where it is, for the server to embed.
-//!
-//! A nested cargo builds it into a target directory of its own: the outer one is locked while this runs.
+//! Builds `archive-helper` static and tells rustc where it is, so that `archive` can carry it along.
 
 use std::env;
-use std::ffi::OsString;
+use std::error::Error;
+use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-fn main() {
-    println!("cargo:rerun-if-env-changed=ARCHIVE_HELPER_PREBUILT");
-    for source in ["remote/archive-helper/src", "remote/archive-helper/Cargo.toml", "remote/build.rs", "Cargo.toml", "Cargo.lock"] {
-        println!("cargo:rerun-if-changed={source}");
-    }
-    let helper = match env::var_os("ARCHIVE_HELPER_PREBUILT") {
-        Some(ready) => PathBuf::from(ready),
-        None => build(),
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+// A ready-made helper to carry instead.
+const PREBUILT: &str = "ARCHIVE_HELPER_PREBUILT";
+
+// Whatever the helper is made of. A path that does not exist would have it built every time.
+const PARTS: [&str; 5] =
+    ["remote/build.rs", "remote/archive-helper/src", "remote/archive-helper/Cargo.toml", "Cargo.toml", "Cargo.lock"];
+
+fn main() -> Result<()> {
+    println!("cargo:rerun-if-env-changed={PREBUILT}");
+    PARTS.iter().for_each(|part| println!("cargo:rerun-if-changed={part}"));
+    let helper = match env::var_os(PREBUILT) {
+        Some(file) => prebuilt(Path::new(&file))?,
+        None => build()?,
     };
-    assert!(helper.is_file(), "there is no helper at {}", helper.display());
-    println!("cargo:rustc-env=ARCHIVE_HELPER={}", helper.display());
+    // Other builds share the helper's target directory: this one keeps what it was built with.
+    let copy = path_of("OUT_DIR")?.join("archive-helper");
+    fs::copy(&helper, &copy).map_err(|error| format!("{}: {error}", helper.display()))?;
+    println!("cargo:rustc-env=ARCHIVE_HELPER={}", copy.display());
+    Ok(())
 }
 
-fn build() -> PathBuf {
-    let target = static_target(&env::var("TARGET").expect("cargo sets TARGET"));
-    let directory = target_directory().join("helper");
-    let mut cargo = Command::new(env::var_os("CARGO").expect("cargo sets CARGO"));
-    cargo
-        .args(["build", "--package", "archive-helper", "--bin", "archive-helper", "--profile", "helper", "--locked"])
-        .args(["--target", &target])
-        .arg("--target-dir")
-        .arg(&directory)
-        .current_dir(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
-    // What the outer build set for itself would change this one, or build it anew each time.
-    for (name, _) in env::vars_os().filter(|(name, _)| is_of_outer_build(name)) {
-        cargo.env_remove(name);
+fn prebuilt(file: &Path) -> Result<PathBuf> {
+    println!("cargo:rerun-if-changed={}", file.display());
+    Ok(file.to_owned())
+}
+
+fn build() -> Result<PathBuf> {
+    let triple = triple(&env::var("TARGET")?)?;
+    let target_dir = target_dir(&path_of("OUT_DIR")?).join("helper");
+    let mut cargo = Command::new(path_of("CARGO")?);
+    cargo.args(["build", "--package", "archive-helper", "--bin", "archive-helper", "--profile", "helper", "--locked"]);
+    // Without a target, the flags would hit build scripts and macros too.
+    cargo.arg("--target").arg(&triple).arg("--target-dir").arg(&target_dir);
+    cargo.current_dir(path_of("CARGO_MANIFEST_DIR")?);
+    env::vars_os().filter(|(name, _)| !is_kept(name)).for_each(|(name, _)| drop(cargo.env_remove(name)));
+    if triple.contains("linux") {
+        cargo.env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
     }
-    // With --target this reaches the helper alone, not what is built to run here.
-    cargo.env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
-    let status = cargo.status().expect("cargo can be run");
-    assert!(status.success(), "the helper can't be built");
-    directory.join(target).join("helper/archive-helper")
+    let status = cargo.status()?;
+    if !status.success() {
+        return Err(format!("building archive-helper for {triple} failed: {status}").into());
+    }
+    Ok(target_dir.join(triple).join("helper").join("archive-helper"))
 }
 
-// musl makes the smallest static program, where it is installed.
-fn static_target(target: &str) -> String {
-    let musl = target.replace("-gnu", "-musl");
-    let sysroot = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into())).args(["--print", "sysroot"]).output();
-    let sysroot = sysroot.ok().and_then(|output| String::from_utf8(output.stdout).ok()).unwrap_or_default();
-    match Path::new(sysroot.trim()).join("lib/rustlib").join(&musl).is_dir() {
-        true => musl,
-        false => target.to_owned(),
+// The musl twin of `target`, if it is installed: it makes the smaller program.
+fn triple(target: &str) -> Result<String> {
+    let musl = target.replace("-linux-gnu", "-linux-musl");
+    let sysroot = Command::new(path_of("RUSTC")?).args(["--print", "sysroot"]).output()?.stdout;
+    let libraries = Path::new(str::from_utf8(&sysroot)?.trim_end()).join("lib/rustlib").join(&musl).join("lib");
+    Ok(if libraries.is_dir() { musl } else { target.to_owned() })
+}
+
+// The outer build's target directory, which it marks, is locked; a directory in it is not.
+fn target_dir(out_dir: &Path) -> &Path {
+    out_dir.ancestors().find(|path| path.join("CACHEDIR.TAG").is_file()).unwrap_or(out_dir)
+}
+
+fn path_of(variable: &str) -> Result<PathBuf> {
+    Ok(env::var_os(variable).ok_or_else(|| format!("cargo has not set {variable}"))?.into())
+}
+
+// The outer build's settings are for another program: only what says where things come from is kept.
+fn is_kept(name: &OsString) -> bool {
+    let Some(name) = OsStr::to_str(name) else { return true };
+    match name {
+        "CARGO" | "CARGO_HOME" | "CARGO_NET_OFFLINE" | "CARGO_BUILD_JOBS" | "RUSTUP_HOME" | "RUSTUP_TOOLCHAIN" => true,
+        "TARGET" | "HOST" | "OUT_DIR" | "PROFILE" | "DEBUG" | "OPT_LEVEL" | "NUM_JOBS" => false,
+        "MAKEFLAGS" | "MFLAGS" | "CFLAGS" | "LLVM_PROFILE_FILE" => false,
+        _ if name.starts_with("CARGO") => is_source_setting(name),
+        _ => !["RUST", "CLIPPY", "LLVM_PROFILE"].iter().any(|prefix| name.starts_with(prefix)),
     }
 }
 
-// Cargo marks its target directory with a file.
-fn target_directory() -> PathBuf {
-    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    out.ancestors().find(|directory| directory.join("CACHEDIR.TAG").is_file()).unwrap_or(&out).to_owned()
-}
-
-fn is_of_outer_build(name: &OsString) -> bool {
-    const KEPT: [&str; 4] = ["CARGO", "CARGO_HOME", "CARGO_NET_OFFLINE", "CARGO_BUILD_JOBS"];
-    const ITS_OWN: [&str; 8] = ["TARGET", "HOST", "OUT_DIR", "PROFILE", "DEBUG", "OPT_LEVEL", "MAKEFLAGS", "CFLAGS"];
-    let Some(name) = name.to_str() else { return false };
-    let kept = KEPT.contains(&name)
-        || ["CARGO_REGISTRIES_", "CARGO_REGISTRY_", "CARGO_SOURCE_", "CARGO_HTTP_"].iter().any(|prefix| name.starts_with(prefix))
-        || name.ends_with("_LINKER")
-        || ["RUSTUP_HOME", "RUSTUP_TOOLCHAIN"].contains(&name);
-    let prefixed = ["CARGO", "RUST", "CLIPPY", "LLVM_PROFILE"].iter().any(|prefix| name.starts_with(prefix));
-    !kept && (prefixed || ITS_OWN.contains(&name))
+fn is_source_setting(name: &str) -> bool {
+    let prefixes = ["CARGO_REGISTRIES_", "CARGO_REGISTRY_", "CARGO_SOURCE_", "CARGO_HTTP_", "CARGO_NET_"];
+    prefixes.iter().any(|prefix| name.starts_with(prefix)) || name.ends_with("_LINKER")
 }

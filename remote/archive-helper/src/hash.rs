@@ -1,86 +1,186 @@
-//! Hashing files for the server, several at a time.
+//! Hashing files: requests wait in one queue for threads that read.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
+use std::io;
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
 
-use crate::checked::{Checked, Unfit};
-use crate::output::Output;
-use crate::protocol::{Hash, HashOutcome, HashRequest, Hashed, MAX_HASHES, Reply};
+use blake3::Hasher;
 
-// How many files a worker takes at a time, and answers in one frame.
-const BATCH: usize = 64;
+use crate::outgoing::{Outgoing, UNPOISONED};
+use crate::protocol::{Hash, HashOutcome, HashRequest, Hashed, Kind};
+use crate::system::{Errno, File, Metadata};
+use crate::walk;
+
+// How much is read at once, in bytes.
 const BUFFER: usize = 256 * 1024;
 
-/// Files that wait to be hashed.
-#[derive(Debug, Default)]
-pub struct Hashing {
-    queue: Mutex<VecDeque<HashRequest>>,
+/// The threads that hash, and the queue in front of them.
+pub struct Hashers {
+    queue: Mutex<Queue>,
     filled: Condvar,
-    key: OnceLock<Hash>,
+    outgoing: Arc<Outgoing>,
 }
 
-impl Hashing {
-    /// Sets the run's key; false when it was set before.
-    pub fn set_key(&self, key: Hash) -> bool {
-        self.key.set(key).is_ok()
-    }
+#[derive(Default)]
+struct Queue {
+    jobs: VecDeque<Job>,
+    idle: usize,
+}
 
-    /// Queues requests; false when there are too many, or when a proof is wanted and no key was sent.
-    pub fn ask(&self, requests: Vec<HashRequest>) -> bool {
-        if self.key.get().is_none() && requests.iter().any(|request| request.proof) {
-            return false;
+struct Job {
+    request: HashRequest,
+    key: Option<Hash>,
+}
+
+impl Hashers {
+    /// Starts the threads.
+    pub fn start(outgoing: Arc<Outgoing>) -> io::Result<Arc<Hashers>> {
+        let hashers = Arc::new(Hashers { queue: Mutex::default(), filled: Condvar::new(), outgoing });
+        for _ in 0..walk::threads() {
+            let hashers = Arc::clone(&hashers);
+            thread::Builder::new().spawn(move || hashers.work())?;
         }
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        queue.extend(requests);
-        self.filled.notify_all();
-        queue.len() <= MAX_HASHES
+        Ok(hashers)
     }
 
-    /// Hashes for ever; several threads may.
-    pub fn work(&self, output: &Output) {
+    /// Queues requests; `key` is for those that want a proof.
+    pub fn add(&self, requests: Vec<HashRequest>, key: Option<Hash>) {
+        let mut queue = self.queue.lock().expect(UNPOISONED);
+        queue.jobs.extend(requests.into_iter().map(|request| {
+            let key = key.filter(|_| request.proof);
+            Job { request, key }
+        }));
+        if queue.idle > 0 {
+            self.filled.notify_all();
+        }
+    }
+
+    fn work(&self) {
         let mut buffer = vec![0; BUFFER];
         loop {
-            let batch = self.take();
-            let answers = batch.into_iter().map(|request| self.answer(&request, &mut buffer)).collect();
-            output.send(Reply::Hashed(answers));
+            let Job { request, key } = self.next();
+            let outcome = hash(&request, key.as_ref(), &mut buffer);
+            self.outgoing.answer(Hashed { id: request.id, outcome });
         }
     }
 
-    // Large files are taken alone, so that no small one waits for them.
-    fn take(&self) -> Vec<HashRequest> {
-        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut queue = self.filled.wait_while(queue, |queue| queue.is_empty()).unwrap_or_else(PoisonError::into_inner);
-        let mut bytes = 0;
-        let mut batch = Vec::with_capacity(BATCH);
-        while batch.len() < BATCH && bytes < 1 << 20 {
-            let Some(request) = queue.pop_front() else { break };
-            bytes += request.size;
-            batch.push(request);
-        }
-        batch
-    }
-
-    fn answer(&self, request: &HashRequest, buffer: &mut [u8]) -> Hashed {
-        let outcome = match self.hash(request, buffer) {
-            Ok(done) => done,
-            Err(Unfit::Changed) => HashOutcome::Changed,
-            Err(Unfit::Vanished) => HashOutcome::Vanished,
-            Err(Unfit::Failed(errno)) => HashOutcome::Failed(errno),
-        };
-        Hashed { id: request.id, outcome }
-    }
-
-    fn hash(&self, request: &HashRequest, buffer: &mut [u8]) -> Result<HashOutcome, Unfit> {
-        let file = Checked::open(&request.path, request.size, request.mtime)?;
-        let mut plain = blake3::Hasher::new();
-        let mut keyed = self.key.get().filter(|_| request.proof).map(blake3::Hasher::new_keyed);
-        file.read(buffer, |piece| {
-            plain.update(piece);
-            if let Some(keyed) = &mut keyed {
-                keyed.update(piece);
+    fn next(&self) -> Job {
+        let mut queue = self.queue.lock().expect(UNPOISONED);
+        loop {
+            if let Some(job) = queue.jobs.pop_front() {
+                return job;
             }
-        })?;
-        let proof = keyed.map(|keyed| *keyed.finalize().as_bytes());
-        Ok(HashOutcome::Done { hash: *plain.finalize().as_bytes(), proof })
+            queue.idle += 1;
+            queue = self.filled.wait(queue).expect(UNPOISONED);
+            queue.idle -= 1;
+        }
+    }
+}
+
+fn hash(request: &HashRequest, key: Option<&Hash>, buffer: &mut [u8]) -> HashOutcome {
+    match read(request, key, buffer) {
+        Ok(Some(Sums { hash, proof })) => HashOutcome::Done { hash, proof },
+        Ok(None) | Err(Errno::LOOP | Errno::NXIO) => HashOutcome::Changed,
+        Err(Errno::NOENT | Errno::NOTDIR) => HashOutcome::Vanished,
+        Err(errno) => HashOutcome::Failed(errno.raw_os_error()),
+    }
+}
+
+struct Sums {
+    hash: Hash,
+    proof: Option<Hash>,
+}
+
+// `None` if the file is not as it was listed, before or after it was read.
+fn read(request: &HashRequest, key: Option<&Hash>, buffer: &mut [u8]) -> Result<Option<Sums>, Errno> {
+    let file = File::open(&request.path)?;
+    if !is_as_listed(&file.metadata()?, request) {
+        return Ok(None);
+    }
+    let sums = if request.size < buffer.len() as u64 {
+        read_at_once(&file, request.size as usize, key, buffer)?
+    } else {
+        read_in_pieces(&file, request.size, key, buffer)?
+    };
+    Ok(sums.filter(|_| file.metadata().is_ok_and(|metadata| is_as_listed(&metadata, request))))
+}
+
+fn is_as_listed(metadata: &Metadata, request: &HashRequest) -> bool {
+    metadata.kind == Some(Kind::File) && metadata.size == request.size && metadata.mtime == request.mtime
+}
+
+// A small file needs neither a second read nor a hasher's state. It is not asked for its end: fstat tells.
+fn read_at_once(file: &File, size: usize, key: Option<&Hash>, buffer: &mut [u8]) -> Result<Option<Sums>, Errno> {
+    let length = file.read(&mut buffer[..size])?;
+    let content = &buffer[..size];
+    let sums =
+        || Sums { hash: blake3::hash(content).into(), proof: key.map(|key| blake3::keyed_hash(key, content).into()) };
+    Ok((length == size).then(sums))
+}
+
+fn read_in_pieces(file: &File, size: u64, key: Option<&Hash>, buffer: &mut [u8]) -> Result<Option<Sums>, Errno> {
+    let mut plain = Hasher::new();
+    let mut keyed = key.map(Hasher::new_keyed);
+    let mut total = 0;
+    loop {
+        let length = file.read(buffer)?;
+        total += length as u64;
+        // What still grows would never come to an end.
+        if length == 0 || total > size {
+            break;
+        }
+        plain.update(&buffer[..length]);
+        if let Some(keyed) = &mut keyed {
+            keyed.update(&buffer[..length]);
+        }
+    }
+    let sums = || Sums { hash: plain.finalize().into(), proof: keyed.map(|keyed| keyed.finalize().into()) };
+    Ok((total == size).then(sums))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::AbsPath;
+    use std::os::unix::ffi::OsStrExt;
+    use std::path::Path;
+
+    const KEY: Hash = [7; 32];
+
+    fn request(path: &Path) -> HashRequest {
+        let path = AbsPath::new(path.as_os_str().as_bytes()).unwrap();
+        let metadata = Metadata::of(&path).unwrap();
+        HashRequest { id: 1, path, size: metadata.size, mtime: metadata.mtime, proof: true }
+    }
+
+    fn outcome(request: &HashRequest) -> HashOutcome {
+        hash(request, Some(&KEY), &mut vec![0; BUFFER])
+    }
+
+    #[test]
+    fn sizes_around_the_buffer_hash_as_blake3_says() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("file");
+        for size in [0, 1, 1024, BUFFER - 1, BUFFER, BUFFER + 1, 3 * BUFFER, 3 * BUFFER + 5] {
+            let content: Vec<u8> = (0..size).map(|index| (index % 251) as u8).collect();
+            std::fs::write(&path, &content).unwrap();
+            let hash = blake3::hash(&content).into();
+            let proof = Some(blake3::keyed_hash(&KEY, &content).into());
+            assert_eq!(outcome(&request(&path)), HashOutcome::Done { hash, proof }, "{size} bytes");
+        }
+    }
+
+    #[test]
+    fn what_is_not_as_listed_has_changed() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("file");
+        for size in [10, BUFFER as u64 + 10] {
+            std::fs::write(&path, vec![b'x'; size as usize]).unwrap();
+            let listed = request(&path);
+            for (size, mtime) in [(size - 1, listed.mtime), (size + 1, listed.mtime), (size, listed.mtime + 1)] {
+                assert_eq!(outcome(&HashRequest { size, mtime, ..listed.clone() }), HashOutcome::Changed);
+            }
+        }
     }
 }

@@ -1,12 +1,18 @@
 //! The client's side of `archive`: lists directories and hashes files for a server that asks over stdin.
 //!
-//! [`serve`] reads requests and hands them over to [`walk`] and [`hash`], whose replies go out through [`output`].
-//! [`exclude`] holds what is left out; [`system`] the calls that only Linux has.
+//! A request's way through the modules: [`serve`] reads it, `walk` or `hash` does the work by means of
+//! `system`, and `outgoing` writes the answer. The thread that reads never waits for one that works or
+//! writes, so a server may write whenever it likes.
 
-pub mod exclude;
-pub mod hash;
-pub mod output;
+mod exclude;
+mod hash;
+mod held;
+mod listing;
+mod outgoing;
 pub mod protocol;
+mod root;
 pub mod serve;
-pub mod system;
-pub mod walk;
+mod stack;
+mod system;
+mod visit;
+mod walk;

@@ -1,115 +1,94 @@
-//! One connection: requests in, replies out.
+//! One connection: reads requests from stdin, hands them to who does the work, ends when stdin does.
 
+use std::fs::File;
 use std::io::{self, BufReader};
-use std::process::ExitCode;
+use std::os::fd::AsFd;
+use std::process;
 use std::sync::Arc;
 use std::thread;
 
-use crate::hash::Hashing;
-use crate::output::Output;
-use crate::read::Reading;
-use crate::protocol::{self, Request, VERSION, read_frame};
+use crate::hash::Hashers;
+use crate::outgoing::Outgoing;
+use crate::protocol::{self, Hash, HashRequest, MAX_HASHES, Request, Verdict};
+use crate::system;
 use crate::walk::Walking;
 
-// More threads than this gain little, and the client has better things to do.
-const MOST_THREADS: usize = 4;
+const INPUT_BUFFER: usize = 64 * 1024;
 
-/// Serves standard input and output until the input ends. The process ends then, whatever is still under way, so
-/// that nothing of it outlives the connection.
-pub fn serve() -> ExitCode {
-    // Others go first; if the system refuses, it is no less correct.
-    let _ = rustix::process::nice(10);
-    if protocol::write_greeting(&mut io::stdout().lock()).is_err() {
-        return ExitCode::FAILURE;
+/// Serves one connection on stdin and stdout.
+///
+/// Returns when stdin ends, whatever is still under way: the process is to end then. `InvalidData` is a
+/// request that breaks the protocol. A stdout that nobody reads any more ends the process at once.
+pub fn serve() -> io::Result<()> {
+    system::be_modest();
+    let mut output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let mut input = BufReader::with_capacity(INPUT_BUFFER, File::from(io::stdin().as_fd().try_clone_to_owned()?));
+    let outgoing = Arc::new(Outgoing::default());
+    let writer = Arc::clone(&outgoing);
+    protocol::write_greeting(&mut output).unwrap_or_else(|_| process::exit(1));
+    thread::Builder::new().spawn(move || {
+        writer.write_to(&mut output).unwrap_or_else(|_| process::exit(1));
+    })?;
+    let mut connection = Connection { outgoing, walking: None, hashers: None, key: None, asked: 0 };
+    while let Some(request) = protocol::read_frame(&mut input)? {
+        connection.take(request)?;
     }
-    let connection = Connection::new();
-    match connection.listen() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{VERSION}: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    Ok(())
 }
 
 struct Connection {
-    output: Arc<Output>,
-    hashing: Option<Arc<Hashing>>,
-    reading: Option<Arc<Reading>>,
+    outgoing: Arc<Outgoing>,
     walking: Option<Arc<Walking>>,
+    hashers: Option<Arc<Hashers>>,
+    key: Option<Hash>,
+    asked: u64,
 }
 
 impl Connection {
-    fn new() -> Connection {
-        Connection { output: Arc::default(), hashing: None, reading: None, walking: None }
+    fn take(&mut self, request: Request) -> io::Result<()> {
+        match request {
+            Request::Walk(walk) => self.walk(walk),
+            Request::Verdicts(verdicts) => self.judge(verdicts),
+            Request::Key(key) => self.set_key(key),
+            Request::Hash(requests) => self.hash(requests),
+        }
     }
 
-    // Hands everything over at once: whoever sends requests must never have to wait for work to be done.
-    fn listen(mut self) -> io::Result<()> {
-        let mut input = BufReader::with_capacity(64 * 1024, io::stdin().lock());
-        while let Some(request) = read_frame(&mut input)? {
-            let accepted = match request {
-                Request::Walk(walk) => self.walk(walk),
-                Request::Verdicts(verdicts) => self.walking.as_ref().is_some_and(|walking| walking.judge(&verdicts)),
-                Request::Key(key) => self.hashing().set_key(key),
-                Request::Hash(requests) => self.hashing().ask(requests),
-                Request::Read(requests) => self.reading().ask(requests),
-            };
-            if !accepted {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "a request that makes no sense"));
-            }
+    fn walk(&mut self, walk: protocol::Walk) -> io::Result<()> {
+        if self.walking.is_some() {
+            return Err(breach("a second walk was asked for"));
         }
+        self.walking = Some(Walking::start(walk, Arc::clone(&self.outgoing))?);
         Ok(())
     }
 
-    fn walk(&mut self, walk: protocol::Walk) -> bool {
-        if self.walking.is_some() {
-            return false;
-        }
-        let walking = Arc::new(Walking::new(&walk, self.output.clone()));
-        self.walking = Some(walking.clone());
-        thread::spawn(move || walking.run(walk.roots, threads()));
-        true
+    fn judge(&mut self, verdicts: Vec<Verdict>) -> io::Result<()> {
+        let known = self.walking.as_ref().is_some_and(|walking| walking.judge(&verdicts));
+        if known { Ok(()) } else { Err(breach("a verdict is on a directory that does not wait for one")) }
     }
 
-    fn hashing(&mut self) -> Arc<Hashing> {
-        if let Some(hashing) = &self.hashing {
-            return hashing.clone();
-        }
-        let hashing: Arc<Hashing> = Arc::default();
-        self.hashing = Some(hashing.clone());
-        for _ in 0..threads() {
-            let (hashing, output) = (hashing.clone(), self.output.clone());
-            thread::spawn(move || hashing.work(&output));
-        }
-        self.write_if_new();
-        hashing
+    fn set_key(&mut self, key: Hash) -> io::Result<()> {
+        self.key = Some(key);
+        Ok(())
     }
 
-    fn reading(&mut self) -> Arc<Reading> {
-        if let Some(reading) = &self.reading {
-            return reading.clone();
+    fn hash(&mut self, requests: Vec<HashRequest>) -> io::Result<()> {
+        self.asked += requests.len() as u64;
+        if self.asked - self.outgoing.answered() > MAX_HASHES as u64 {
+            return Err(breach("too many hash requests are under way"));
         }
-        let reading: Arc<Reading> = Arc::default();
-        for _ in 0..threads() {
-            let (reading, output) = (reading.clone(), self.output.clone());
-            thread::spawn(move || reading.work(&output));
+        if self.key.is_none() && requests.iter().any(|request| request.proof) {
+            return Err(breach("a proof was asked for without a key"));
         }
-        self.write_if_new();
-        self.reading = Some(reading.clone());
-        reading
-    }
-
-    fn write(&self, written: impl Fn(usize) + Send + 'static) {
-        let output = self.output.clone();
-        thread::spawn(move || {
-            // The other side is gone.
-            let _ = output.run(io::stdout().lock(), written);
-            std::process::exit(1);
-        });
+        let hashers = match self.hashers.take() {
+            Some(hashers) => hashers,
+            None => Hashers::start(Arc::clone(&self.outgoing))?,
+        };
+        self.hashers.insert(hashers).add(requests, self.key);
+        Ok(())
     }
 }
 
-fn threads() -> usize {
-    thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS)
+fn breach(message: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, message)
 }

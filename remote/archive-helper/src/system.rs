@@ -1,138 +1,336 @@
-//! The system calls that a walk is made of, and that other systems than Linux have under other names.
+//! What the helper asks of the operating system. Nothing else calls it, so another one's edition goes here.
+//!
+//! Linux of any age: what only newer kernels have (`openat2`) has its older form beside it.
 
-use std::ffi::CStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, ResolveFlags, Statx, StatxFlags};
-use rustix::io::Errno;
+use rustix::fs::{self, AtFlags, CWD, FileType, Mode, OFlags, RawDir, ResolveFlags, Stat};
+use rustix::process::{self, Resource, Rlimit};
 
-use crate::protocol::{Entry, Inode, Kind, Name};
+use crate::protocol::{AbsPath, Entry, Inode, Kind, MAX_PATH, Name};
+
+/// An error number of the system.
+pub type Errno = rustix::io::Errno;
+
+// How low the helper's priority is: 0 is everybody's, 19 the lowest.
+const NICENESS: i32 = 10;
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+// Opens nothing that would block or become a controlling terminal, nor a symlink.
+const FILE: OFlags =
+    OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 
-/// Opens a root, following symlinks: the user named it.
-pub fn open_root(path: &[u8]) -> Result<OwnedFd, Errno> {
-    rustix::fs::openat(CWD, path, DIRECTORY, Mode::empty())
+const BELOW: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+
+/// Lowers the process's priority, and lets it open as many files as it may. What fails is left as it is.
+pub fn be_modest() {
+    let _ = process::nice(NICENESS);
+    let limit = process::getrlimit(Resource::Nofile);
+    let _ = process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
-/// Opens a directory below a root, following none: `path` is relative, empty for the root itself.
-pub fn open_below(root: impl AsFd, path: &[u8]) -> Result<OwnedFd, Errno> {
-    static NO_OPENAT2: AtomicBool = AtomicBool::new(false);
-    let path = if path.is_empty() { b"." } else { path };
-    if !NO_OPENAT2.load(Ordering::Relaxed) {
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        match rustix::fs::openat2(&root, path, DIRECTORY, Mode::empty(), resolve) {
-            // An older kernel, or the system call filter of a container.
-            Err(Errno::NOSYS | Errno::PERM) => NO_OPENAT2.store(true, Ordering::Relaxed),
-            other => return other,
+/// What `stat` tells of something.
+pub struct Metadata {
+    /// What it is; `None` if it is nothing that has a name here.
+    pub kind: Option<Kind>,
+    /// Bytes, whatever that means for this kind.
+    pub size: u64,
+    /// Nanoseconds since 1970 UTC.
+    pub mtime: i64,
+    /// The device number of the file system that it is on.
+    pub device: u64,
+    ctime: i64,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    links: u64,
+    inode: u64,
+    special: u64,
+}
+
+impl Metadata {
+    /// Of what `path` leads to, symlinks followed.
+    pub fn of(path: &AbsPath) -> Result<Metadata, Errno> {
+        fs::stat(path.as_bytes()).map(Metadata::from)
+    }
+
+    /// As an entry of this name and kind; `target` is that of a symlink.
+    pub fn entry(&self, name: Name, kind: Kind, target: Vec<u8>) -> Entry {
+        let is_file = kind == Kind::File;
+        let is_device = matches!(kind, Kind::Char | Kind::Block);
+        Entry {
+            name,
+            kind,
+            size: if is_file { self.size } else { 0 },
+            mtime: self.mtime,
+            ctime: self.ctime,
+            mode: self.mode,
+            uid: self.uid,
+            gid: self.gid,
+            inode: (is_file && self.links > 1).then_some(Inode { device: self.device, number: self.inode }),
+            device: if is_device { self.special } else { 0 },
+            target,
         }
     }
-    rustix::fs::openat(&root, path, DIRECTORY | OFlags::NOFOLLOW, Mode::empty())
 }
 
-/// Opens a file to hash: it must not block on a fifo, and must not follow a link.
-pub fn open_file(path: &[u8]) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
-    rustix::fs::openat(CWD, path, flags, Mode::empty())
-}
-
-/// Calls `each` with every name in a directory but `.` and `..`.
-pub fn list(dir: impl AsFd, buffer: &mut Vec<u8>, mut each: impl FnMut(&CStr)) -> Result<(), Errno> {
-    const SIZE: usize = 64 * 1024;
-    buffer.reserve(SIZE);
-    let mut entries = RawDir::new(dir, buffer.spare_capacity_mut());
-    while let Some(entry) = entries.next() {
-        match entry?.file_name() {
-            name if name == c"." || name == c".." => {}
-            name => each(name),
+impl From<Stat> for Metadata {
+    // The types of the fields differ by machine.
+    #[allow(clippy::unnecessary_cast)]
+    fn from(stat: Stat) -> Metadata {
+        let nanoseconds = |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
+        Metadata {
+            kind: kind_of(FileType::from_raw_mode(stat.st_mode)),
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            mtime: nanoseconds(stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+            ctime: nanoseconds(stat.st_ctime as i64, stat.st_ctime_nsec as i64),
+            mode: (stat.st_mode & 0o7777) as u32,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            links: stat.st_nlink as u64,
+            inode: stat.st_ino as u64,
+            device: stat.st_dev as u64,
+            special: stat.st_rdev as u64,
         }
     }
-    Ok(())
 }
 
-/// What `statx` tells of a name in a directory; `follow` resolves a symlink.
-pub fn stat(dir: impl AsFd, name: &CStr, follow: bool) -> Result<Statx, Errno> {
-    let flags = if follow { AtFlags::empty() } else { AtFlags::SYMLINK_NOFOLLOW };
-    rustix::fs::statx(dir, name, flags, StatxFlags::BASIC_STATS)
-}
-
-/// What `statx` tells of a path.
-pub fn stat_path(path: &[u8]) -> Result<Statx, Errno> {
-    rustix::fs::statx(CWD, path, AtFlags::empty(), StatxFlags::BASIC_STATS)
-}
-
-/// The target of a symlink.
-pub fn read_link(dir: impl AsFd, name: &CStr) -> Result<Vec<u8>, Errno> {
-    rustix::fs::readlinkat(dir, name, Vec::new()).map(|target| target.into_bytes())
-}
-
-/// The device that something lies on.
-pub fn device(stat: &Statx) -> u64 {
-    rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor)
-}
-
-/// The entry that a `statx` describes.
-pub fn entry(name: Name, stat: &Statx, target: Vec<u8>) -> Entry {
-    let kind = kind(stat);
-    let is_device = matches!(kind, Kind::Char | Kind::Block);
-    let has_links = kind == Kind::File && stat.stx_nlink > 1;
-    Entry {
-        name,
-        kind,
-        size: if kind == Kind::File { stat.stx_size } else { 0 },
-        mtime: nanoseconds(&stat.stx_mtime),
-        ctime: nanoseconds(&stat.stx_ctime),
-        mode: u32::from(stat.stx_mode) & 0o7777,
-        uid: stat.stx_uid,
-        gid: stat.stx_gid,
-        inode: has_links.then(|| Inode { device: device(stat), number: stat.stx_ino }),
-        device: if is_device { rustix::fs::makedev(stat.stx_rdev_major, stat.stx_rdev_minor) } else { 0 },
-        target,
+fn kind_of(file_type: FileType) -> Option<Kind> {
+    match file_type {
+        FileType::RegularFile => Some(Kind::File),
+        FileType::Directory => Some(Kind::Dir),
+        FileType::Symlink => Some(Kind::Symlink),
+        FileType::Fifo => Some(Kind::Fifo),
+        FileType::Socket => Some(Kind::Socket),
+        FileType::CharacterDevice => Some(Kind::Char),
+        FileType::BlockDevice => Some(Kind::Block),
+        FileType::Unknown => None,
     }
 }
 
-/// A time in nanoseconds since 1970; the years that an `i64` has no room for, before 1677 and after 2262, are cut off.
-pub fn nanoseconds(time: &rustix::fs::StatxTimestamp) -> i64 {
-    time.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(time.tv_nsec))
+/// A name in a directory, as reading the directory tells of it.
+pub struct Listed<'a> {
+    /// The name.
+    pub name: &'a [u8],
+    /// The number of its inode.
+    pub inode: u64,
+    /// What it is, if the file system says so at once.
+    pub kind: Option<Kind>,
 }
 
-/// What a `statx` describes.
-pub fn kind(stat: &Statx) -> Kind {
-    use rustix::fs::FileType;
-    match FileType::from_raw_mode(u32::from(stat.stx_mode)) {
-        FileType::Directory => Kind::Dir,
-        FileType::Symlink => Kind::Symlink,
-        FileType::Fifo => Kind::Fifo,
-        FileType::Socket => Kind::Socket,
-        FileType::CharacterDevice => Kind::Char,
-        FileType::BlockDevice => Kind::Block,
-        _ => Kind::File,
+/// An open directory.
+pub struct Directory(OwnedFd);
+
+impl Directory {
+    /// Opens what `path` leads to, symlinks followed.
+    pub fn open(path: &AbsPath) -> Result<Directory, Errno> {
+        quietly(DIRECTORY, |flags| fs::open(path.as_bytes(), flags, Mode::empty())).map(Directory)
+    }
+
+    /// Opens a directory below this one; no part of `relative` may be a symlink.
+    pub fn open_below(&self, relative: &[u8]) -> Result<Directory, Errno> {
+        quietly(DIRECTORY, |flags| self.below(relative, flags)).map(Directory)
+    }
+
+    /// Whether the file system of a directory below this one is made up by the kernel. Mounts nothing.
+    pub fn is_made_up_below(&self, relative: &[u8]) -> Result<bool, Errno> {
+        let directory = self.below(relative, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC)?;
+        Ok(is_made_up(&directory))
+    }
+
+    /// Whether the kernel makes this directory's file system up.
+    pub fn is_made_up(&self) -> bool {
+        is_made_up(&self.0)
+    }
+
+    /// Whether it has no entries.
+    pub fn is_empty(&self) -> Result<bool, Errno> {
+        let mut buffer = Vec::with_capacity(4096);
+        let mut entries = RawDir::new(&self.0, buffer.spare_capacity_mut());
+        while let Some(entry) = entries.next() {
+            if !is_dots(entry?.file_name().to_bytes()) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Hands the names to `each`, in the file system's order. On an error it has handed over some of them.
+    pub fn read(&self, buffer: &mut [MaybeUninit<u8>], mut each: impl FnMut(Listed<'_>)) -> Result<(), Errno> {
+        let mut entries = RawDir::new(&self.0, buffer);
+        while let Some(entry) = entries.next() {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if !is_dots(name) {
+                each(Listed { name, inode: entry.ino(), kind: kind_of(entry.file_type()) });
+            }
+        }
+        Ok(())
+    }
+
+    /// What `lstat` tells of a name. Mounts nothing.
+    pub fn metadata(&self, name: &[u8]) -> Result<Metadata, Errno> {
+        fs::statat(&self.0, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT).map(Metadata::from)
+    }
+
+    /// The target of a symlink.
+    pub fn read_link(&self, name: &[u8]) -> Result<Vec<u8>, Errno> {
+        let mut buffer = [MaybeUninit::uninit(); MAX_PATH + 1];
+        let (target, _) = fs::readlinkat_raw(&self.0, name, &mut buffer)?;
+        match target.len() {
+            0 => Err(Errno::INVAL),
+            _ if target.contains(&0) => Err(Errno::INVAL),
+            length if length > MAX_PATH => Err(Errno::NAMETOOLONG),
+            _ => Ok(target.to_vec()),
+        }
+    }
+
+    /// The first `limit` bytes of a regular file; `None` if it is none or can't be read.
+    pub fn head(&self, name: &[u8], limit: usize) -> Option<Vec<u8>> {
+        let file = File(quietly(FILE, |flags| fs::openat(&self.0, name, flags, Mode::empty())).ok()?);
+        if file.metadata().ok()?.kind != Some(Kind::File) {
+            return None;
+        }
+        let mut bytes = vec![0; limit];
+        let length = file.read(&mut bytes).ok()?;
+        bytes.truncate(length);
+        Some(bytes)
+    }
+
+    fn below(&self, relative: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+        // A kernel before 5.6, or a sandbox that forbids what it does not know.
+        static MISSING: AtomicBool = AtomicBool::new(false);
+        if MISSING.load(Ordering::Relaxed) {
+            return self.below_by_parts(relative, flags);
+        }
+        match fs::openat2(&self.0, relative, flags, Mode::empty(), BELOW) {
+            Err(Errno::NOSYS | Errno::PERM) => {
+                let opened = self.below_by_parts(relative, flags)?;
+                MISSING.store(true, Ordering::Relaxed);
+                Ok(opened)
+            }
+            result => result,
+        }
+    }
+
+    fn below_by_parts(&self, relative: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+        let flags = flags | OFlags::NOFOLLOW;
+        let open = |parent: Option<&OwnedFd>, part: &[u8], flags| {
+            fs::openat(parent.unwrap_or(&self.0), part, flags, Mode::empty())
+        };
+        let mut parts = relative.split(|&byte| byte == b'/');
+        let last = parts.next_back().ok_or(Errno::NOENT)?;
+        let mut parent = None;
+        for part in parts {
+            let through = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            parent = Some(open(parent.as_ref(), part, through)?);
+        }
+        open(parent.as_ref(), last, flags)
     }
 }
 
-/// True for file systems whose content the kernel makes up (the numbers are those of linux/magic.h).
-pub fn is_kernel_file_system(dir: impl AsFd) -> bool {
-    const MADE_UP: [u32; 19] = [
-        0x9fa0,      // proc
-        0x6265_6572, // sysfs
-        0x0027_e0eb, // cgroup
-        0x6367_7270, // cgroup2
-        0x1cd1,      // devpts
-        0x6462_6720, // debugfs
-        0x7472_6163, // tracefs
-        0x7363_6673, // securityfs
-        0xcafe_4a11, // bpf
-        0x6165_676c, // pstore
-        0xde5e_81e4, // efivarfs
-        0x6265_6570, // configfs
-        0x1980_0202, // mqueue
-        0x9584_58f6, // hugetlbfs
-        0x6573_5543, // fusectl
-        0x4249_4e4d, // binfmt_misc
-        0x6759_6969, // rpc_pipefs
-        0x6e73_6673, // nsfs
-        0xf97c_ff8c, // selinuxfs
-    ];
-    rustix::fs::fstatfs(dir).is_ok_and(|found| MADE_UP.contains(&(found.f_type as u32)) || found.f_type as u32 == 0x0187)
+/// A file that is open for reading.
+pub struct File(OwnedFd);
+
+impl File {
+    /// Opens what `path` names, unless it is a symlink. Does not wait for a fifo's writer.
+    pub fn open(path: &AbsPath) -> Result<File, Errno> {
+        quietly(FILE, |flags| fs::openat(CWD, path.as_bytes(), flags, Mode::empty())).map(File)
+    }
+
+    /// What `fstat` tells.
+    pub fn metadata(&self) -> Result<Metadata, Errno> {
+        fs::fstat(&self.0).map(Metadata::from)
+    }
+
+    /// Fills `buffer`, unless the file ends before; how much was read.
+    pub fn read(&self, buffer: &mut [u8]) -> Result<usize, Errno> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match rustix::io::read(&self.0, &mut buffer[filled..]) {
+                Ok(0) => break,
+                Ok(length) => filled += length,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(filled)
+    }
+}
+
+// Opens without leaving a trace in the access time, where that is allowed.
+fn quietly(flags: OFlags, open: impl Fn(OFlags) -> Result<OwnedFd, Errno>) -> Result<OwnedFd, Errno> {
+    match open(flags | OFlags::NOATIME) {
+        Err(Errno::PERM) => open(flags),
+        result => result,
+    }
+}
+
+fn is_dots(name: &[u8]) -> bool {
+    name == b"." || name == b".."
+}
+
+fn is_made_up(directory: &OwnedFd) -> bool {
+    // The field's type differs by machine; the numbers have 32 bits.
+    fs::fstatfs(directory).is_ok_and(|system| MADE_UP.contains(&(system.f_type as u32)))
+}
+
+// The `f_type`s of file systems that hold no files of anybody; see statfs(2).
+const MADE_UP: [u32; 24] = [
+    0x9fa0,      // proc
+    0x6265_6572, // sysfs
+    0x0027_e0eb, // cgroup
+    0x6367_7270, // cgroup2
+    0x1cd1,      // devpts
+    0x6462_6720, // debugfs
+    0x7472_6163, // tracefs
+    0x7363_6673, // securityfs
+    0xcafe_4a11, // bpf
+    0x6165_676c, // pstore
+    0xde5e_81e4, // efivarfs
+    0x6265_6570, // configfs
+    0x1980_0202, // mqueue
+    0x9584_58f6, // hugetlbfs
+    0x6573_5543, // fusectl
+    0x4249_4e4d, // binfmt_misc
+    0x6759_6969, // rpc_pipefs
+    0x6e73_6673, // nsfs
+    0x0187,      // autofs with nothing mounted
+    0xf97c_ff8c, // selinuxfs
+    0x4341_5d53, // smackfs
+    0x5a3c_69f0, // apparmorfs
+    0x6c6f_6f70, // binderfs
+    0x0765_5821, // resctrl
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::ffi::OsStrExt;
+
+    #[test]
+    fn old_kernels_open_below_without_following() {
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(temp.path().join("a/b")).unwrap();
+        std::os::unix::fs::symlink("a", temp.path().join("link")).unwrap();
+        let path = AbsPath::new(temp.path().canonicalize().unwrap().as_os_str().as_bytes()).unwrap();
+        let directory = Directory::open(&path).unwrap();
+        for relative in [b"." as &[u8], b"a", b"a/b"] {
+            assert!(directory.below(relative, DIRECTORY).is_ok());
+            assert!(directory.below_by_parts(relative, DIRECTORY).is_ok());
+        }
+        for relative in [b"link" as &[u8], b"link/b"] {
+            assert!(directory.below(relative, DIRECTORY).is_err());
+            assert!(directory.below_by_parts(relative, DIRECTORY).is_err());
+        }
+    }
+
+    #[test]
+    fn proc_is_made_up_and_a_disk_is_not() {
+        let made_up = |path: &str| Directory::open(&AbsPath::new(path).unwrap()).unwrap().is_made_up();
+        assert!(made_up("/proc"));
+        assert!(!made_up("/etc"));
+    }
 }

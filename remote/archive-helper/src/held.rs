@@ -1,0 +1,102 @@
+//! Directories that were announced: each waits for its verdict, those that are wanted for being sent.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Condvar, Mutex, MutexGuard};
+
+use crate::listing::Listing;
+use crate::outgoing::UNPOISONED;
+use crate::protocol::Verdict;
+
+// How many bytes of listings may be held before walkers wait. A larger one is let through alone.
+const BUDGET: usize = 16 * 1024 * 1024;
+
+/// The listings that are in memory.
+#[derive(Default)]
+pub struct Held {
+    // Taken before `state`, and kept while an announcement is queued, which may take long.
+    announcing: Mutex<u64>,
+    state: Mutex<State>,
+    room: Condvar,
+    wanted: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    unjudged: HashMap<u64, Listing>,
+    wanted: VecDeque<(u64, Listing)>,
+    bytes: usize,
+    walked: bool,
+}
+
+impl Held {
+    /// Waits until there is room for `listing`, numbers it and lets `announce` queue the announcement.
+    ///
+    /// Numbers are queued in ascending order, and what is announced after this returns comes later.
+    pub fn announce(&self, listing: Listing, announce: impl FnOnce(u64)) {
+        self.reserve(listing.weight());
+        let mut next = self.announcing.lock().expect(UNPOISONED);
+        // First held, then announced: the verdict may come at once.
+        self.lock().unjudged.insert(*next, listing);
+        announce(*next);
+        *next += 1;
+    }
+
+    fn reserve(&self, weight: usize) {
+        let mut state = self.lock();
+        while state.bytes > 0 && state.bytes + weight > BUDGET {
+            state = self.room.wait(state).expect(UNPOISONED);
+        }
+        state.bytes += weight;
+    }
+
+    /// Carries out verdicts; false if one is on a directory that does not wait for it.
+    pub fn judge(&self, verdicts: &[Verdict]) -> bool {
+        let mut state = self.lock();
+        let known = verdicts.iter().all(|verdict| state.judge(verdict));
+        drop(state);
+        self.room.notify_all();
+        self.wanted.notify_all();
+        known
+    }
+
+    /// No further directory will be announced.
+    pub fn finish(&self) {
+        self.lock().walked = true;
+        self.wanted.notify_all();
+    }
+
+    /// Hands each wanted listing to `send`, in the order of verdicts; returns when all was walked,
+    /// judged and sent.
+    pub fn send_wanted(&self, mut send: impl FnMut(u64, &Listing)) {
+        let mut state = self.lock();
+        loop {
+            if let Some((directory, listing)) = state.wanted.pop_front() {
+                drop(state);
+                send(directory, &listing);
+                state = self.lock();
+                state.bytes -= listing.weight();
+                self.room.notify_all();
+            } else if state.walked && state.unjudged.is_empty() {
+                return;
+            } else {
+                state = self.wanted.wait(state).expect(UNPOISONED);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect(UNPOISONED)
+    }
+}
+
+impl State {
+    fn judge(&mut self, verdict: &Verdict) -> bool {
+        let Some(listing) = self.unjudged.remove(&verdict.directory) else { return false };
+        if verdict.send {
+            self.wanted.push_back((verdict.directory, listing));
+        } else {
+            self.bytes -= listing.weight();
+        }
+        true
+    }
+}

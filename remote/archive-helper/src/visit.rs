@@ -1,0 +1,263 @@
+//! One visit to one directory: what is in it, what of that is left out, and what lies below.
+
+use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::exclude::{Excludes, Filter};
+use crate::listing::{Listing, Unsorted};
+use crate::protocol::{AbsPath, Entry, Kind, MAX_PATH, Name, SkipReason};
+use crate::stack::{Names, Place, Siblings};
+use crate::system::{Directory, Errno, Metadata};
+
+// How many bytes of a directory are read at once.
+const READ_BUFFER: usize = 64 * 1024;
+// How much memory a visitor keeps for its next visit, in bytes.
+const KEPT: usize = 1024 * 1024;
+// What makes a `CACHEDIR.TAG` valid: see <https://bford.info/cachedir/>.
+const TAG: &[u8] = b"CACHEDIR.TAG";
+const TAG_SIGNATURE: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55";
+// How much of a repository's `format` file is searched for its id, in bytes.
+const FORMAT: &[u8] = b"format";
+const FORMAT_HEAD: usize = 4096;
+
+/// What to leave out.
+pub struct Options {
+    /// Entries that match are left out.
+    pub excludes: Excludes,
+    /// Leave out what stands beside a valid `CACHEDIR.TAG`.
+    pub exclude_caches: bool,
+    /// Leave out what stands beside a file of one of these names.
+    pub exclude_if_present: Vec<Name>,
+    /// Do not enter other file systems.
+    pub one_file_system: bool,
+    /// The id of the repository, which is left out; empty for none.
+    pub repository: Vec<u8>,
+}
+
+/// What a visit found.
+#[derive(Default)]
+pub struct Found {
+    /// The entries.
+    pub listing: Listing,
+    /// False when some could not be read.
+    pub complete: bool,
+    /// Why the directory was not entered, if it was not.
+    pub skipped: Option<SkipReason>,
+    /// Its subdirectories.
+    pub below: Vec<Siblings>,
+}
+
+/// Visits directories, one at a time.
+pub struct Visitor<'a> {
+    options: &'a Options,
+    report: &'a dyn Fn(AbsPath, Errno),
+    buffer: Vec<u8>,
+    items: Items,
+    entries: Unsorted,
+}
+
+impl<'a> Visitor<'a> {
+    /// A visitor that reports to `report` what it can't list.
+    pub fn new(options: &'a Options, report: &'a dyn Fn(AbsPath, Errno)) -> Visitor<'a> {
+        let buffer = Vec::with_capacity(READ_BUFFER);
+        Visitor { options, report, buffer, items: Items::default(), entries: Unsorted::default() }
+    }
+
+    /// Visits a directory. An error is one of opening it.
+    pub fn visit(&mut self, place: &Place) -> Result<Found, Errno> {
+        if let Some(reason) = self.barrier(place)? {
+            return Ok(Found { complete: true, skipped: Some(reason), ..Found::default() });
+        }
+        let directory = place.root.directory.open_below(place.relative())?;
+        let mut visit = Visit::new(self, place, &directory);
+        visit.read(&mut self.buffer, &mut self.items);
+        let skipped = visit.mark(&mut self.items);
+        // In the order of inodes a disk reads fewest blocks.
+        self.items.list.sort_unstable_by_key(|item| item.inode);
+        for item in &self.items.list {
+            visit.add(item, &self.items.names[item.name.clone()], &mut self.entries);
+        }
+        let complete = visit.complete;
+        let below = if skipped.is_some() { Vec::new() } else { visit.below() };
+        let listing = self.entries.sort();
+        self.forget();
+        Ok(Found { listing, complete, skipped, below })
+    }
+
+    // What keeps out of a directory before it is opened, for that alone could mount something.
+    fn barrier(&self, place: &Place) -> Result<Option<SkipReason>, Errno> {
+        if !place.border {
+            return Ok(None);
+        }
+        if place.root.directory.is_made_up_below(place.relative())? {
+            return Ok(Some(SkipReason::KernelFileSystem));
+        }
+        let is_other = self.options.one_file_system && place.device != place.root.device;
+        Ok(is_other.then_some(SkipReason::OtherFileSystem))
+    }
+
+    fn forget(&mut self) {
+        self.items.names.clear();
+        self.items.list.clear();
+        let items = self.items.names.capacity() + self.items.list.capacity() * size_of::<Item>();
+        if items + self.entries.capacity() > KEPT {
+            self.items = Items::default();
+            self.entries = Unsorted::default();
+        }
+    }
+}
+
+#[derive(Default)]
+struct Items {
+    names: Vec<u8>,
+    list: Vec<Item>,
+}
+
+struct Item {
+    name: Range<usize>,
+    inode: u64,
+    kind: Option<Kind>,
+}
+
+impl Items {
+    fn name(&self, item: &Item) -> &[u8] {
+        &self.names[item.name.clone()]
+    }
+
+    fn has(&self, name: &[u8]) -> bool {
+        self.list.iter().any(|item| self.name(item) == name)
+    }
+
+    fn retain_only(&mut self, name: &[u8]) {
+        let names = &self.names;
+        self.list.retain(|item| &names[item.name.clone()] == name);
+    }
+}
+
+struct Visit<'a> {
+    place: &'a Place,
+    directory: &'a Directory,
+    options: &'a Options,
+    report: &'a dyn Fn(AbsPath, Errno),
+    filter: Filter<'a>,
+    complete: bool,
+    below: Names,
+    borders: Vec<(Name, u64)>,
+}
+
+impl<'a> Visit<'a> {
+    fn new(visitor: &Visitor<'a>, place: &'a Place, directory: &'a Directory) -> Visit<'a> {
+        let Visitor { options, report, .. } = *visitor;
+        let filter = options.excludes.within(&place.path);
+        let below = Names::default();
+        Visit { place, directory, options, report, filter, complete: true, below, borders: Vec::new() }
+    }
+
+    fn read(&mut self, buffer: &mut Vec<u8>, items: &mut Items) {
+        let buffer: &mut [MaybeUninit<u8>] = buffer.spare_capacity_mut();
+        let result = self.directory.read(buffer, |listed| {
+            let start = items.names.len();
+            items.names.extend_from_slice(listed.name);
+            items.list.push(Item { name: start..items.names.len(), inode: listed.inode, kind: listed.kind });
+        });
+        if let Err(errno) = result {
+            self.problem(None, errno);
+        }
+    }
+
+    // What keeps out of a directory by being in it; the items that are left are what is listed all the same.
+    fn mark(&self, items: &mut Items) -> Option<SkipReason> {
+        if items.has(FORMAT) && self.is_repository() {
+            items.list.clear();
+            return Some(SkipReason::Repository);
+        }
+        if self.options.exclude_caches && items.has(TAG) && self.is_cache() {
+            items.retain_only(TAG);
+            return Some(SkipReason::Cache);
+        }
+        let marker = self.options.exclude_if_present.iter().map(Name::as_bytes).find(|name| self.marks(items, name))?;
+        items.retain_only(marker);
+        Some(SkipReason::Marker)
+    }
+
+    fn is_repository(&self) -> bool {
+        let id = &self.options.repository;
+        let holds = |head: Vec<u8>| head.windows(id.len()).any(|window| window == id);
+        !id.is_empty() && self.directory.head(FORMAT, FORMAT_HEAD).is_some_and(holds)
+    }
+
+    fn is_cache(&self) -> bool {
+        self.directory.head(TAG, TAG_SIGNATURE.len()).is_some_and(|head| head == TAG_SIGNATURE)
+    }
+
+    fn marks(&self, items: &Items, name: &[u8]) -> bool {
+        items.has(name) && self.directory.metadata(name).is_ok_and(|metadata| metadata.kind != Some(Kind::Dir))
+    }
+
+    fn add(&mut self, item: &Item, bytes: &[u8], entries: &mut Unsorted) {
+        if item.kind.is_some_and(|kind| self.filter.excludes(bytes, kind == Kind::Dir)) {
+            return;
+        }
+        let Some(name) = Name::new(bytes) else { return self.problem(None, Errno::INVAL) };
+        if self.place.path.as_bytes().len() + 1 + bytes.len() > MAX_PATH {
+            return self.problem(None, Errno::NAMETOOLONG);
+        }
+        match self.describe(&name) {
+            Ok((entry, _)) if item.kind != Some(entry.kind) && self.is_excluded(&entry) => {}
+            Ok((entry, metadata)) => self.keep(entry, &metadata, entries),
+            Err(Errno::NOENT) => {}
+            Err(errno) => self.problem(Some(&name), errno),
+        }
+    }
+
+    fn describe(&self, name: &Name) -> Result<(Entry, Metadata), Errno> {
+        let metadata = self.directory.metadata(name.as_bytes())?;
+        let kind = metadata.kind.ok_or(Errno::INVAL)?;
+        let target = match kind {
+            Kind::Symlink => self.directory.read_link(name.as_bytes())?,
+            _ => Vec::new(),
+        };
+        Ok((metadata.entry(name.clone(), kind, target), metadata))
+    }
+
+    fn is_excluded(&self, entry: &Entry) -> bool {
+        self.filter.excludes(entry.name.as_bytes(), entry.kind == Kind::Dir)
+    }
+
+    fn keep(&mut self, entry: Entry, metadata: &Metadata, entries: &mut Unsorted) {
+        entries.push(&entry);
+        if entry.kind != Kind::Dir {
+            return;
+        }
+        if metadata.device == self.place.device {
+            self.below.push(&entry.name);
+        } else {
+            self.borders.push((entry.name, metadata.device));
+        }
+    }
+
+    fn below(self) -> Vec<Siblings> {
+        let siblings = |names, device, border| {
+            let (root, parent) = (Arc::clone(&self.place.root), self.place.path.clone());
+            Siblings { root, parent, device, border, names }
+        };
+        let mut below: Vec<Siblings> = Vec::new();
+        for (name, device) in &self.borders {
+            let mut names = Names::default();
+            names.push(name);
+            below.push(siblings(names, *device, true));
+        }
+        if !self.below.is_empty() {
+            below.push(siblings(self.below, self.place.device, false));
+        }
+        below
+    }
+
+    // Of the entry of this name, else of the directory itself.
+    fn problem(&mut self, name: Option<&Name>, errno: Errno) {
+        self.complete = false;
+        let path = name.and_then(|name| self.place.path.join(name)).unwrap_or_else(|| self.place.path.clone());
+        (self.report)(path, errno);
+    }
+}
