@@ -15,6 +15,7 @@ use crate::path::AbsPath;
 use crate::source::{RemoteKind, Ssh};
 
 mod attempt;
+mod bundle;
 mod child;
 pub mod helper;
 mod local;
@@ -31,6 +32,9 @@ pub use probe::{HelperStatus, helper_install, helper_remove, helper_status};
 use helper::Conversation;
 use probe::HelperFiles;
 use stream::Traffic;
+
+// How many files may wait for SFTP.
+const LARGE_FILES: usize = 1024;
 
 // How long a client may stay silent when it owes an answer.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -90,12 +94,32 @@ impl Client {
     /// Reads files until `wanted` is closed and everything is answered.
     pub fn read_files(&self, wanted: &Receiver<Wanted>, arrived: &Sender<Arrived>) -> Result<()> {
         match &self.way {
-            Way::Ssh { session, .. } => self.read_by_sftp(session, wanted, arrived),
+            // One pace can't be kept on two ways.
+            Way::Ssh { session, .. } if self.bytes_per_second.is_some() => self.read_by_sftp(session, wanted, arrived),
+            Way::Ssh { session, .. } => self.read_by_both(session, wanted, arrived),
             Way::Local { .. } => {
                 local::read_files(wanted, arrived, self.bytes_per_second);
                 Ok(())
             }
         }
+    }
+
+    // Small files through the helper, the others through SFTP, at the same time.
+    fn read_by_both(&self, session: &ssh::Session, wanted: &Receiver<Wanted>, arrived: &Sender<Arrived>) -> Result<()> {
+        let (others, rest) = crossbeam_channel::bounded(LARGE_FILES);
+        let conversation = self.converse()?;
+        std::thread::scope(|scope| {
+            let large = scope.spawn(|| {
+                let read = if is_fed(&rest) { self.read_by_sftp(session, &rest, arrived) } else { Ok(()) };
+                // Whoever still sends must not wait for a reader that has given up.
+                drop(rest);
+                read
+            });
+            let small = bundle::read_files(conversation, wanted, arrived, &others);
+            drop(others);
+            let large = large.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            large.and(small)
+        })
     }
 
     fn read_by_sftp(&self, session: &ssh::Session, wanted: &Receiver<Wanted>, arrived: &Sender<Arrived>) -> Result<()> {
@@ -128,6 +152,14 @@ impl Client {
             Way::Local { helper } => helper.close(),
         }
     }
+}
+
+/// Waits for the first message of a channel; false when it is closed without any.
+pub fn is_fed<T>(channel: &Receiver<T>) -> bool {
+    let mut select = crossbeam_channel::Select::new();
+    select.recv(channel);
+    select.ready();
+    !channel.is_empty()
 }
 
 fn connect_ssh(ssh: &Ssh, helper_dir: Option<&Path>) -> Result<Way> {
@@ -177,6 +209,15 @@ pub enum Arrived {
         id: u64,
         /// At least one byte, at most 256 KiB.
         bytes: Vec<u8>,
+    },
+    /// All of a small file, read in one piece, and as it was listed: nothing else comes for it.
+    Whole {
+        /// [`Wanted::id`].
+        id: u64,
+        /// Its content.
+        bytes: Vec<u8>,
+        /// What the open file's metadata was after the last byte.
+        state: FileState,
     },
     /// The file changed while it was read: what came of it so far is void, reading starts over.
     Restart {

@@ -138,7 +138,7 @@ impl Listing<'_> {
             Reply::Problem(problem) => self.problem(&problem)?,
             Reply::Skipped(skipped) => self.skipped(&skipped),
             Reply::End => return self.end(),
-            Reply::Root(_) | Reply::Hashed(_) => return Err(nonsense("an answer came that nobody asked for")),
+            Reply::Root(_) | Reply::Hashed(_) | Reply::Read(_) => return Err(nonsense("an answer came that nobody asked for")),
         }
         Ok(true)
     }

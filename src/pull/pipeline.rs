@@ -3,7 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use crossbeam_channel::{Receiver, Select, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use super::Run;
 use super::applying::apply;
@@ -13,7 +13,7 @@ use super::hashing::{Deciding, hash, rejoin};
 use super::listing::{Remembered, list};
 use super::receiving::{Expected, Fetch, receive};
 use crate::error::{Error, OnServer, Result};
-use crate::remote::{Arrived, Wanted};
+use crate::remote::{Arrived, Wanted, is_fed};
 use crate::repository::staging::Staging;
 
 // Files that may wait before a stage; each is a few hundred bytes.
@@ -98,11 +98,8 @@ fn decide_again<'a>(run: &'a Run<'a>, ways: Ways<'a>, released: &Receiver<Releas
 
 // Nothing is started on the client for a run that reads nothing.
 fn read_files(run: &Run<'_>, wanted: &Receiver<Wanted>, arrived: &Sender<Arrived>) -> Result<()> {
-    let mut select = Select::new();
-    select.recv(wanted);
-    select.ready();
-    match wanted.is_empty() {
-        true => Ok(()),
-        false => run.client.read_files(wanted, arrived),
+    match is_fed(wanted) {
+        true => run.client.read_files(wanted, arrived),
+        false => Ok(()),
     }
 }

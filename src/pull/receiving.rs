@@ -76,6 +76,13 @@ pub fn receive(
                 run.tally.report.progress(&run.tally.progress);
                 receiving.entry(id).or_default().add(bytes, staging)?;
             }
+            Arrived::Whole { id, bytes, state } => {
+                run.tally.progress.bytes_copied.add(bytes.len() as u64);
+                let mut content = Receiving::default();
+                content.add(bytes, staging)?;
+                let change = finish(run, expected.take(id), content, state, true, owned, staging)?;
+                changes.send(change).map_err(aborted)?;
+            }
             Arrived::Restart { id } => {
                 let begun = receiving.remove(&id).unwrap_or_default();
                 begun.discard(staging)?;
