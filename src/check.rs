@@ -23,7 +23,8 @@ pub fn check(repository: &Repository, report: &dyn Report) -> Result<u64> {
         let source = SourceName::new(&name)?;
         let Some(id) = index.source_id(&source)? else { continue };
         for tree in [Tree::Snapshot, Tree::Archive] {
-            let mut checking = Checking { index: &index, report, source: &source, id, tree, seen: HashSet::new(), problems: 0 };
+            let mut checking =
+                Checking { index: &index, report, source: &source, id, tree, seen: HashSet::new(), problems: 0 };
             checking.on_disk(repository)?;
             checking.in_index()?;
             problems += checking.problems;

@@ -91,7 +91,8 @@ pub fn same_as(
     let index = repository.index()?;
     let id = index.source_id(source)?.ok_or_else(|| {
         let known = index.source_names().unwrap_or_default().join("`, `");
-        Error::usage(format_args!("there is no source `{source}` in the repository")).hint(format_args!("it has `{known}`"))
+        Error::usage(format_args!("there is no source `{source}` in the repository"))
+            .hint(format_args!("it has `{known}`"))
     })?;
     let versions = index.versions_at(id, path)?;
     let newest = versions.last().ok_or_else(|| {
@@ -117,11 +118,18 @@ pub fn stats(repository: &Repository) -> Result<Stats> {
     repository.index()?.stats()
 }
 
-fn each_place(repository: &Repository, from: &Hash, to: &Hash, each: &mut dyn FnMut(Place) -> Result<()>) -> Result<()> {
+fn each_place(
+    repository: &Repository,
+    from: &Hash,
+    to: &Hash,
+    each: &mut dyn FnMut(Place) -> Result<()>,
+) -> Result<()> {
     repository.index()?.each_with_hash(from, to, &mut |located| {
         for place in place::Place::all_of(&located) {
             let version = &located.version;
-            let (Some(path), Some(hash)) = (located.directory.join(&version.entry.name), version.hash) else { continue };
+            let (Some(path), Some(hash)) = (located.directory.join(&version.entry.name), version.hash) else {
+                continue;
+            };
             each(Place {
                 source: located.source.to_string(),
                 path,

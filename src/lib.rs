@@ -12,8 +12,8 @@
 //! - [`cli`], with the listeners in [`report`]: the only ones that know a terminal.
 
 pub mod check;
-// pub mod cli;
-// pub mod config;
+pub mod cli;
+pub mod config;
 pub mod entry;
 pub mod error;
 pub mod history;

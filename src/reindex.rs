@@ -16,12 +16,12 @@ use crate::entry::{Entry, Hash, Kind, flags, is_on_disk};
 use crate::error::{Error, OnServer, Result};
 use crate::path::{AbsPath, Escaped, Name, SourceName};
 use crate::report::Report;
+use crate::repository::Repository;
 use crate::repository::archive::{open_directory, original_name};
 use crate::repository::dirs::{Dir, Metadata};
 use crate::repository::index::{Index, NewVersion, SourceId, Write};
 use crate::repository::lock::Lock;
 use crate::repository::place::Tree;
-use crate::repository::Repository;
 
 const WHAT: &str = "can't read the trees";
 
@@ -89,7 +89,12 @@ struct Found {
 
 type Inodes = Mutex<HashMap<(u64, u64), Arc<OnceLock<std::result::Result<Hash, String>>>>>;
 
-fn rebuild_source(repository: &Repository, source: &SourceName, entering: &Entering<'_>, rebuilt: &mut Rebuilt) -> Result<()> {
+fn rebuild_source(
+    repository: &Repository,
+    source: &SourceName,
+    entering: &Entering<'_>,
+    rebuilt: &mut Rebuilt,
+) -> Result<()> {
     let inodes = Inodes::default();
     let threads = thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
     thread::scope(|scope| {
@@ -203,7 +208,14 @@ impl Entering<'_> {
         let name = if in_archive { original_name(&found.name) } else { found.name.clone() };
         let entry = entry_of(name, &found.metadata, found.target);
         let archive_name = in_archive.then_some(&found.name);
-        let version = NewVersion { directory, entry: &entry, hash: found.hash, run: self.run, archive_name, flags: flags::REBUILT };
+        let version = NewVersion {
+            directory,
+            entry: &entry,
+            hash: found.hash,
+            run: self.run,
+            archive_name,
+            flags: flags::REBUILT,
+        };
         if in_archive { self.write.insert_past(&version) } else { self.write.insert(&version) }
     }
 }

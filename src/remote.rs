@@ -126,7 +126,8 @@ impl Client {
         let ends = session.subsystem("sftp")?;
         let (input, output) = ends.counted(PATIENCE, self.traffic.clone())?;
         let options = sftp::Options { bytes_per_second: self.bytes_per_second };
-        let lost = |error: sftp::Broken| Error::new(Kind::Unreachable, format_args!("the SFTP connection broke: {error}"));
+        let lost =
+            |error: sftp::Broken| Error::new(Kind::Unreachable, format_args!("the SFTP connection broke: {error}"));
         let mut reader = sftp::Sftp::start(input, output, options).map_err(lost)?;
         reader.read_files(wanted, arrived).map_err(lost)
     }
@@ -180,7 +181,9 @@ fn cannot(kind: RemoteKind, ssh: Option<&Ssh>) -> Error {
         (RemoteKind::Posix | RemoteKind::Sftp, Some(_)) => {
             Error::usage(format_args!("this version can't reach a client by `{word}` yet")).hint("leave out `--remote`")
         }
-        (_, Some(_)) => Error::usage(format_args!("`{word}` is for this machine, not for a host")).hint("leave out `--remote`"),
+        (_, Some(_)) => {
+            Error::usage(format_args!("`{word}` is for this machine, not for a host")).hint("leave out `--remote`")
+        }
         (_, None) => Error::usage(format_args!("`{word}` needs a host")).hint("leave out `--remote` for a local path"),
     }
 }

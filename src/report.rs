@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::path::{AbsPath, SourceName};
 use crate::source::RemoteKind;
 
-
-
-
+pub mod json;
+pub mod log;
+pub mod terminal;
 
 /// How much a message matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,8 +203,22 @@ pub struct Summary {
 
 /// The names of [`Summary::counts`].
 pub const COUNT_NAMES: [&str; 16] = [
-    "listed", "unchanged", "new", "changed", "touched", "removed", "copied", "linked", "archived", "skipped",
-    "bytes_copied", "bytes_linked", "bytes_sent", "bytes_received", "warnings", "errors",
+    "listed",
+    "unchanged",
+    "new",
+    "changed",
+    "touched",
+    "removed",
+    "copied",
+    "linked",
+    "archived",
+    "skipped",
+    "bytes_copied",
+    "bytes_linked",
+    "bytes_sent",
+    "bytes_received",
+    "warnings",
+    "errors",
 ];
 
 impl Summary {
@@ -219,9 +233,21 @@ impl Progress {
     /// The counts as [`Summary::counts`] has them; what went through ssh is counted elsewhere.
     pub fn counts(&self, bytes_sent: u64, bytes_received: u64) -> [u64; COUNT_NAMES.len()] {
         [
-            self.listed.get(), self.unchanged.get(), self.new.get(), self.changed.get(), self.touched.get(),
-            self.removed.get(), self.copied.get(), self.linked.get(), self.archived.get(), self.skipped.get(),
-            self.bytes_copied.get(), self.bytes_linked.get(), bytes_sent, bytes_received, self.warnings.get(),
+            self.listed.get(),
+            self.unchanged.get(),
+            self.new.get(),
+            self.changed.get(),
+            self.touched.get(),
+            self.removed.get(),
+            self.copied.get(),
+            self.linked.get(),
+            self.archived.get(),
+            self.skipped.get(),
+            self.bytes_copied.get(),
+            self.bytes_linked.get(),
+            bytes_sent,
+            bytes_received,
+            self.warnings.get(),
             self.errors.get(),
         ]
     }

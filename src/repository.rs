@@ -15,7 +15,6 @@ pub mod lock;
 pub mod place;
 pub mod staging;
 
-
 use dirs::Dir;
 use index::Index;
 
@@ -103,6 +102,13 @@ impl Repository {
         self.base.open_or_create(b"lock").on_server("can't open `lock` in the repository")
     }
 
+    /// Opens the log to append to it.
+    pub fn open_log(&self) -> Result<std::fs::File> {
+        let name = Name::new("archive.log").expect("it is a name");
+        let log = self.base.open_or_create(b"log").and_then(|dir| dir.open_to_append(&name));
+        log.on_server("can't open `log/archive.log` in the repository")
+    }
+
     /// The names of the dated copies of the index.
     pub fn index_copies(&self) -> Result<Vec<String>> {
         let names = self.base.names().on_server("can't list the repository")?;
@@ -129,14 +135,22 @@ impl Repository {
     // Files are renamed from staging into both trees, which works within one file system only.
     fn check_file_systems(&self) -> Result<()> {
         let device = |name: &str| -> Result<u64> {
-            let dir = self.base.open_or_create(name.as_bytes()).on_server(format_args!("can't open `{name}` in the repository"))?;
-            dir.own_metadata().map(|found| found.inode.0).on_server(format_args!("can't read `{name}` in the repository"))
+            let dir = self
+                .base
+                .open_or_create(name.as_bytes())
+                .on_server(format_args!("can't open `{name}` in the repository"))?;
+            dir.own_metadata()
+                .map(|found| found.inode.0)
+                .on_server(format_args!("can't read `{name}` in the repository"))
         };
         let snapshot = device("snapshot")?;
         for other in ["archive", "staging"] {
             if device(other)? != snapshot {
-                return Err(Error::usage(format_args!("`{}` is on another file system than `snapshot`", self.path.join(other).display()))
-                    .hint("`snapshot`, `archive` and `staging` must be on one, for files are renamed between them"));
+                return Err(Error::usage(format_args!(
+                    "`{}` is on another file system than `snapshot`",
+                    self.path.join(other).display()
+                ))
+                .hint("`snapshot`, `archive` and `staging` must be on one, for files are renamed between them"));
             }
         }
         Ok(())
@@ -175,7 +189,9 @@ fn create(path: &Path) -> Result<()> {
             made.on_server(format_args!("can't create the repository `{}`", path.display()))?;
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
-            return Err(Error::usage(format_args!("`{}` is no directory", path.display())).hint("name one with `--repo DIR`"));
+            return Err(
+                Error::usage(format_args!("`{}` is no directory", path.display())).hint("name one with `--repo DIR`")
+            );
         }
         Err(error) => return Err(Error::server(what(path), error)),
     }
@@ -202,7 +218,9 @@ fn fill(path: &Path) -> Result<()> {
 fn write_new(base: &Dir, name: &str, text: &str) -> Result<()> {
     let name = Name::new(name).expect("a file of the repository has a name");
     match base.create_file(&name) {
-        Ok(mut file) => file.write_all(text.as_bytes()).on_server(format_args!("can't write `{name}` in the repository")),
+        Ok(mut file) => {
+            file.write_all(text.as_bytes()).on_server(format_args!("can't write `{name}` in the repository"))
+        }
         Err(Errno::EEXIST) => Ok(()),
         Err(errno) => Err(Error::server(format_args!("can't write `{name}` in the repository"), errno.into())),
     }
@@ -222,8 +240,11 @@ fn read_format(path: &Path) -> Result<String> {
             format_args!("the repository `{}` has format {newer}, newer than this program knows", path.display()),
         )
         .hint("use the newer `archive` that wrote it")),
-        _ => Err(Error::usage(format_args!("`{}` is no repository: its `format` file says something else", path.display()))
-            .hint("name another with `--repo DIR`")),
+        _ => Err(Error::usage(format_args!(
+            "`{}` is no repository: its `format` file says something else",
+            path.display()
+        ))
+        .hint("name another with `--repo DIR`")),
     }
 }
 

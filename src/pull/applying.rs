@@ -53,7 +53,17 @@ pub fn apply(
     let mut index = run.repository.index()?;
     clear_flags(run, &mut index)?;
     let placing = Placing::open(run, staging)?;
-    let batch = Batch { placing, contents, released, rows: Vec::new(), finished: Vec::new(), directories: Vec::new(), changes: 0, bytes: 0, begun: None };
+    let batch = Batch {
+        placing,
+        contents,
+        released,
+        rows: Vec::new(),
+        finished: Vec::new(),
+        directories: Vec::new(),
+        changes: 0,
+        bytes: 0,
+        begun: None,
+    };
     batch.run(run, &mut index, changes)
 }
 
@@ -136,7 +146,12 @@ impl Batch<'_> {
 
     fn restated(&mut self, task: FileTask) -> Result<()> {
         if let Some(old) = &task.old {
-            self.rows.push(Row::Refresh { id: old.id, entry: Box::new(task.entry.clone()), hash: old.hash, flags: old.flags });
+            self.rows.push(Row::Refresh {
+                id: old.id,
+                entry: Box::new(task.entry.clone()),
+                hash: old.hash,
+                flags: old.flags,
+            });
         }
         self.finish(task, None);
         Ok(())
@@ -254,7 +269,14 @@ fn write_row(run: &Run<'_>, write: &Write<'_>, row: Row) -> Result<()> {
         Row::Stray { directory, entry, archive_name } => {
             let directory = id_of(run, write, &directory)?;
             let (archive_name, flags) = (Some(&archive_name), flags::REBUILT);
-            write.insert_past(&NewVersion { directory, entry: &entry, hash: None, run: run.number, archive_name, flags })
+            write.insert_past(&NewVersion {
+                directory,
+                entry: &entry,
+                hash: None,
+                run: run.number,
+                archive_name,
+                flags,
+            })
         }
         Row::Refresh { id, entry, hash, flags } => write.refresh(id, &entry, hash, flags),
         Row::Flag { id } => write.flag(id, flags::UNREADABLE),

@@ -102,7 +102,9 @@ impl Ways<'_> {
 
     // A rebuilt index does not know ctimes; here size and mtime must do, or all would be copied again.
     fn to_server(&self, task: FileTask) -> Result<()> {
-        let rebuilt = |old: &Version| old.has(flags::REBUILT) && old.entry.mtime == task.entry.mtime && old.entry.size == task.entry.size;
+        let rebuilt = |old: &Version| {
+            old.has(flags::REBUILT) && old.entry.mtime == task.entry.mtime && old.entry.size == task.entry.size
+        };
         let known = task.old.as_deref().filter(|old| rebuilt(old)).and_then(|old| old.hash);
         match known {
             Some(hash) => self.onward.change(Change::Known(task, hash)),
@@ -142,7 +144,12 @@ struct Removal {
 
 impl Steps for Dispatch<'_> {
     fn step(&mut self, directory: &Arc<Directory>, step: Step) -> Result<()> {
-        let task = |entry, old: Option<Version>| FileTask { directory: directory.clone(), entry, old: old.map(Box::new), leads: Vec::new() };
+        let task = |entry, old: Option<Version>| FileTask {
+            directory: directory.clone(),
+            entry,
+            old: old.map(Box::new),
+            leads: Vec::new(),
+        };
         match step {
             Step::Same => Ok(()),
             Step::New { entry } => self.enter(task(entry, None)),

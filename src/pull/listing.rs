@@ -138,7 +138,9 @@ impl Listing<'_> {
             Reply::Problem(problem) => self.problem(&problem)?,
             Reply::Skipped(skipped) => self.skipped(&skipped),
             Reply::End => return self.end(),
-            Reply::Root(_) | Reply::Hashed(_) | Reply::Read(_) => return Err(nonsense("an answer came that nobody asked for")),
+            Reply::Root(_) | Reply::Hashed(_) | Reply::Read(_) => {
+                return Err(nonsense("an answer came that nobody asked for"));
+            }
         }
         Ok(true)
     }
@@ -157,7 +159,9 @@ impl Listing<'_> {
             Root::Unreadable { path, errno } => {
                 Err(self.bad_root(&path, &format!("can't be read on the client: {}", errno_text(errno))))
             }
-            Root::Invalid => Err(Error::usage("a path can't be pulled").hint("write it without `..`, and at most 4095 bytes long")),
+            Root::Invalid => {
+                Err(Error::usage("a path can't be pulled").hint("write it without `..`, and at most 4095 bytes long"))
+            }
         }
     }
 
@@ -167,8 +171,11 @@ impl Listing<'_> {
             return Err(nonsense("a root has another name than asked for"));
         }
         if empty && self.holds_below(&path)? {
-            return Err(Error::new(ErrorKind::Guard, format_args!("`{path}` is empty on the client, but not in the snapshot"))
-                .hint("is it mounted there? nothing was changed here"));
+            return Err(Error::new(
+                ErrorKind::Guard,
+                format_args!("`{path}` is empty on the client, but not in the snapshot"),
+            )
+            .hint("is it mounted there? nothing was changed here"));
         }
         Ok((path, entry))
     }

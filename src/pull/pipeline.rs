@@ -42,8 +42,10 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
         let (received, rejoin_ways) = (onward.changes.clone(), ways.clone());
         let stage = |name: &str| thread::Builder::new().name(name.to_owned());
         let started = [
-            stage("receiving").spawn_scoped(scope, move || failure.watch(receive(run, staging, expected, &to_receive, &received))),
-            stage("applying").spawn_scoped(scope, move || failure.watch(apply(run, staging, contents, &to_apply, &released))),
+            stage("receiving")
+                .spawn_scoped(scope, move || failure.watch(receive(run, staging, expected, &to_receive, &received))),
+            stage("applying")
+                .spawn_scoped(scope, move || failure.watch(apply(run, staging, contents, &to_apply, &released))),
             stage("reading").spawn_scoped(scope, move || failure.watch(read_files(run, &to_read, &arrived))),
             stage("hashing").spawn_scoped(scope, move || {
                 failure.watch(deciding(run, onward).and_then(|deciding| hash(run, &tasks, deciding)))

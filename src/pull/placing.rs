@@ -84,9 +84,12 @@ impl<'a> Placing<'a> {
         let FileTask { directory, entry, old, .. } = task;
         let old = old.as_deref();
         let same_kind = old.is_some_and(|old| old.entry.kind == entry.kind);
-        let same_symlink = same_kind && old.is_some_and(|old| old.entry.target == entry.target && old.entry.mtime == entry.mtime);
+        let same_symlink =
+            same_kind && old.is_some_and(|old| old.entry.target == entry.target && old.entry.mtime == entry.mtime);
         let retired = match old {
-            Some(old) if !(same_kind && entry.kind == Kind::Dir || same_symlink) => self.retire(directory, old, rows)?,
+            Some(old) if !(same_kind && entry.kind == Kind::Dir || same_symlink) => {
+                self.retire(directory, old, rows)?
+            }
             _ => None,
         };
         let archived = match entry.kind {
@@ -95,7 +98,8 @@ impl<'a> Placing<'a> {
             Kind::Symlink => self.own_symlink(directory, entry)?,
             _ => None,
         };
-        let restated = old.filter(|old| same_kind && old.entry.target == entry.target && is_restated(&old.entry, entry));
+        let restated =
+            old.filter(|old| same_kind && old.entry.target == entry.target && is_restated(&old.entry, entry));
         match restated {
             Some(old) => rows.push(Row::Refresh { id: old.id, entry: Box::new(entry.clone()), hash: None, flags: 0 }),
             None => {
@@ -109,7 +113,11 @@ impl<'a> Placing<'a> {
     /// Takes a file that was received; it comes into place when the batch settles.
     pub(super) fn received(&mut self, task: &FileTask, staged: Staged) {
         let flags = if staged.consistent { 0 } else { flags::INCONSISTENT };
-        self.deferred.push(Deferred { file: NewFile::of(task, staged.hash, flags), staged: staged.name, received: true });
+        self.deferred.push(Deferred {
+            file: NewFile::of(task, staged.hash, flags),
+            staged: staged.name,
+            received: true,
+        });
     }
 
     /// Places a file whose content is here already; false when no place has it any more.
@@ -173,7 +181,8 @@ impl<'a> Placing<'a> {
         let settings = &self.run.source.settings;
         let same = file.old.as_ref().is_some_and(|old| old.hash == Some(file.hash) && old.entry.kind == Kind::File);
         let same_mtime = file.old.as_ref().is_some_and(|old| old.entry.mtime == file.entry.mtime);
-        if same && (same_mtime || settings.link == LinkWhen::Content)
+        if same
+            && (same_mtime || settings.link == LinkWhen::Content)
             && let Some(found) = self.find_old(&file)?
         {
             self.staging.dir().unlink(staged).on_server(WHAT)?;
@@ -228,7 +237,12 @@ impl<'a> Placing<'a> {
     // Owner and mode may have changed; if so that is another version, which has the same place.
     fn same_version(&mut self, file: NewFile, old: &Version, rows: &mut Vec<Row>) -> Result<()> {
         if old.has(flags::REBUILT) || is_restated(&old.entry, &file.entry) {
-            rows.push(Row::Refresh { id: old.id, entry: Box::new(file.entry), hash: Some(file.hash), flags: file.flags });
+            rows.push(Row::Refresh {
+                id: old.id,
+                entry: Box::new(file.entry),
+                hash: Some(file.hash),
+                flags: file.flags,
+            });
             return Ok(());
         }
         rows.push(Row::End { id: old.id, archive_name: None });
@@ -404,7 +418,9 @@ impl<'a> Placing<'a> {
     }
 
     fn missing(&self, directory: &Directory, old: &Version) -> Result<Option<Name>> {
-        if old.entry.kind != Kind::Dir && let Some(path) = directory.path.join(&old.entry.name) {
+        if old.entry.kind != Kind::Dir
+            && let Some(path) = directory.path.join(&old.entry.name)
+        {
             self.run.tally.warn(format_args!("`{path}` was missing from the snapshot"));
         }
         Ok(old.archive_name.clone())
@@ -441,7 +457,13 @@ impl<'a> Placing<'a> {
         Ok(())
     }
 
-    fn make_directory(&mut self, directory: &Arc<Directory>, entry: &Entry, old: Option<&Version>, rows: &mut Vec<Row>) -> Result<Option<Name>> {
+    fn make_directory(
+        &mut self,
+        directory: &Arc<Directory>,
+        entry: &Entry,
+        old: Option<&Version>,
+        rows: &mut Vec<Row>,
+    ) -> Result<Option<Name>> {
         let parent = self.snapshot.directory(&directory.path).on_server(WHAT)?;
         let made = match parent.create_dir(&entry.name, 0o700) {
             Err(Errno::EEXIST) => parent.open(entry.name.as_bytes()),

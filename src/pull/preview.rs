@@ -56,7 +56,9 @@ impl Steps for Preview<'_> {
             Step::Same | Step::Restated { .. } => {}
             Step::New { entry } => self.tell(Change::New, directory, &entry.name),
             Step::Changed { entry, .. } => self.tell(Change::Changed, directory, &entry.name),
-            Step::Touched { entry, old } if entry.kind == Kind::File && self.hashes => self.ask(directory, &old, entry.size, entry.mtime),
+            Step::Touched { entry, old } if entry.kind == Kind::File && self.hashes => {
+                self.ask(directory, &old, entry.size, entry.mtime)
+            }
             Step::Touched { entry, .. } => self.tell(Change::Touched, directory, &entry.name),
             Step::Removed { old } => self.removed(directory, &old)?,
         }
@@ -86,7 +88,9 @@ impl Preview<'_> {
     }
 
     fn removed(&self, directory: &Directory, old: &Version) -> Result<()> {
-        if let (Kind::Dir, Some((index, source)), Some(path)) = (old.entry.kind, self.index, directory.path.join(&old.entry.name)) {
+        if let (Kind::Dir, Some((index, source)), Some(path)) =
+            (old.entry.kind, self.index, directory.path.join(&old.entry.name))
+        {
             for (id, path) in index.directories_below(source, &path)?.into_iter().rev() {
                 let directory = Directory::new(path, false);
                 for version in index.current_in(id, None, None)? {
@@ -106,7 +110,8 @@ impl Preview<'_> {
         }
         let Conversation { mut replies, mut requests } = client.converse()?;
         for batch in files.chunks(MAX_HASHES / 2) {
-            let mut open: HashMap<u64, _> = batch.iter().map(|(request, old)| (request.id, (&request.path, old))).collect();
+            let mut open: HashMap<u64, _> =
+                batch.iter().map(|(request, old)| (request.id, (&request.path, old))).collect();
             requests.send(&Request::Hash(batch.iter().map(|(request, _)| request.clone()).collect()))?;
             requests.flush()?;
             while !open.is_empty() {
@@ -114,7 +119,8 @@ impl Preview<'_> {
                     return Err(nonsense("an answer came that nobody asked for"));
                 };
                 for answer in answers {
-                    let (path, old) = open.remove(&answer.id).ok_or_else(|| nonsense("a hash came that nobody asked for"))?;
+                    let (path, old) =
+                        open.remove(&answer.id).ok_or_else(|| nonsense("a hash came that nobody asked for"))?;
                     self.tally.changed(judge(&answer.outcome, old), path);
                 }
             }

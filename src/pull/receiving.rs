@@ -159,7 +159,8 @@ fn finish(
     let as_claimed = task.leads.iter().all(|key| !matches!(key, Key::Hash(claimed) if *claimed != hash));
     let consistent = consistent && (as_claimed || !as_listed);
     if !consistent {
-        run.tally.warn(format_args!("`{}` kept changing while it was read; its copy may be inconsistent", path_of(&task)));
+        run.tally
+            .warn(format_args!("`{}` kept changing while it was read; its copy may be inconsistent", path_of(&task)));
     }
     let owner = owned.then_some((task.entry.uid, task.entry.gid));
     set_file_metadata(&file, mode_on_disk(&task.entry), task.entry.mtime, owner).on_server(WHAT)?;

@@ -93,7 +93,9 @@ impl Bundles<'_> {
             // SFTP's reader knows what to do with a file that does not keep still.
             ReadOutcome::Changed => return self.others.send(wanted).map_err(unwanted),
             ReadOutcome::Vanished => failed(ReadError::Vanished),
-            ReadOutcome::Failed(errno) => failed(ReadError::Refused(nix::errno::Errno::from_raw(errno).desc().to_owned())),
+            ReadOutcome::Failed(errno) => {
+                failed(ReadError::Refused(nix::errno::Errno::from_raw(errno).desc().to_owned()))
+            }
         };
         self.arrived.send(arrival).map_err(unwanted)
     }

@@ -4,9 +4,7 @@ use std::io::{BufReader, BufWriter, Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use archive_helper::protocol::{
-    MAGIC, MAX_CHATTER, Reply, Request, VERSION, read_frame, write_frame,
-};
+use archive_helper::protocol::{MAGIC, MAX_CHATTER, Reply, Request, VERSION, read_frame, write_frame};
 
 use super::stream::{Ends, Input, Output, Traffic};
 use crate::error::{Error, Kind, Result};

@@ -14,7 +14,8 @@ use crate::source::Ssh;
 static EMBEDDED: &[u8] = include_bytes!(env!("ARCHIVE_HELPER"));
 
 // What the embedded helper runs on, as `uname -s` and `uname -m` print it.
-const EMBEDDED_FOR: (&str, &str) = (if cfg!(target_os = "linux") { "Linux" } else { std::env::consts::OS }, std::env::consts::ARCH);
+const EMBEDDED_FOR: (&str, &str) =
+    (if cfg!(target_os = "linux") { "Linux" } else { std::env::consts::OS }, std::env::consts::ARCH);
 
 // Where a helper may lie, in the order of trying.
 const PLACES: &str = r#""${XDG_CACHE_HOME:-${HOME:-/nonexistent}/.cache}/archive" "${XDG_RUNTIME_DIR:-/nonexistent}/archive" /var/tmp/archive-$u /tmp/archive-$u /dev/shm/archive-$u"#;
@@ -186,8 +187,11 @@ fn install(session: &Session, helper: &HelperFile) -> Result<Installed> {
         }
         refusals.extend(marked(&output, "ARCHIVE-REFUSED ").map(|text| Escaped(text.as_bytes()).to_string()));
     }
-    Err(Error::new(Kind::Failed, format_args!("no directory of the client takes and runs the helper ({})", refusals.join("; ")))
-        .hint("give it one, such as a `~/.cache` that is writable and not mounted noexec"))
+    Err(Error::new(
+        Kind::Failed,
+        format_args!("no directory of the client takes and runs the helper ({})", refusals.join("; ")),
+    )
+    .hint("give it one, such as a `~/.cache` that is writable and not mounted noexec"))
 }
 
 fn install_script(place: usize, size: usize) -> String {
@@ -236,7 +240,8 @@ fn quoted(text: &str) -> String {
 }
 
 fn no_shell() -> Error {
-    Error::new(Kind::Failed, "the client's account runs no POSIX shell").hint("give the account a shell such as `/bin/sh`")
+    Error::new(Kind::Failed, "the client's account runs no POSIX shell")
+        .hint("give the account a shell such as `/bin/sh`")
 }
 
 fn no_helper(probed: &Probed) -> Error {

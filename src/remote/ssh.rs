@@ -40,7 +40,8 @@ impl Session {
     /// Connects. Never asks anything: what would need an answer is an error with advice.
     pub fn connect(ssh: &Ssh) -> Result<Session> {
         if ssh.host.starts_with('-') || ssh.host.is_empty() {
-            return Err(Error::usage(format_args!("`{}` is no host", Escaped(ssh.host.as_bytes()))).hint("write `[USER@]HOST:PATH`"));
+            return Err(Error::usage(format_args!("`{}` is no host", Escaped(ssh.host.as_bytes())))
+                .hint("write `[USER@]HOST:PATH`"));
         }
         let directory = control_directory()?;
         let config = directory.path().join("config");
@@ -114,9 +115,14 @@ fn builder(ssh: &Ssh, config: &Path, directory: &Path) -> SessionBuilder {
 
 fn control_directory() -> Result<tempfile::TempDir> {
     let preferred = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).into_iter().chain([std::env::temp_dir()]);
-    let fits = |directory: &PathBuf| directory.as_os_str().len() + "/archive-XXXXXX".len() <= MOST_CONTROL_PATH && directory.is_dir();
+    let fits = |directory: &PathBuf| {
+        directory.as_os_str().len() + "/archive-XXXXXX".len() <= MOST_CONTROL_PATH && directory.is_dir()
+    };
     let place = preferred.filter(fits).next().unwrap_or_else(|| PathBuf::from("/tmp"));
-    tempfile::Builder::new().prefix("archive-").tempdir_in(place).on_server("can't make a directory for ssh's control socket")
+    tempfile::Builder::new()
+        .prefix("archive-")
+        .tempdir_in(place)
+        .on_server("can't make a directory for ssh's control socket")
 }
 
 fn configuration(ssh: &Ssh) -> Result<String> {
@@ -148,7 +154,8 @@ fn quoted(path: &Path) -> Result<String> {
 fn unreachable(ssh: &Ssh, error: openssh::Error) -> Error {
     let said = reason(&error);
     let host = Escaped(ssh.host.as_bytes());
-    let error = Error::new(Kind::Unreachable, format_args!("can't reach `{host}`: {}", Escaped(essence(&said).as_bytes())));
+    let error =
+        Error::new(Kind::Unreachable, format_args!("can't reach `{host}`: {}", Escaped(essence(&said).as_bytes())));
     match hint(&said, ssh) {
         Some(hint) => error.hint(hint),
         None => error,
@@ -168,7 +175,8 @@ fn reason(error: &openssh::Error) -> String {
 
 // The line of ssh's talk that says what is wrong.
 fn essence(said: &str) -> &str {
-    let telling = ["REMOTE HOST IDENTIFICATION HAS CHANGED", "host key is known", "Permission denied", "Could not resolve"];
+    let telling =
+        ["REMOTE HOST IDENTIFICATION HAS CHANGED", "host key is known", "Permission denied", "Could not resolve"];
     let lines = || said.lines().map(|line| line.trim().trim_matches('@').trim()).filter(|line| !line.is_empty());
     let found = telling.iter().find_map(|words| lines().find(|line| line.contains(words)));
     found.or_else(|| lines().last()).unwrap_or("ssh gave no reason").trim_end_matches('.')
@@ -183,7 +191,9 @@ fn hint(said: &str, ssh: &Ssh) -> Option<String> {
     } else if has("host key is known") || has("Host key verification failed") {
         Some(format!("run `ssh {whole}` once by hand, compare the host key's fingerprint, and accept it"))
     } else if has("Permission denied") {
-        Some(format!("put this machine's public key into the account's authorized_keys, as by `ssh-copy-id {whole}`; passwords are never asked for"))
+        Some(format!(
+            "put this machine's public key into the account's authorized_keys, as by `ssh-copy-id {whole}`; passwords are never asked for"
+        ))
     } else if has("Could not resolve") {
         Some("check the name, or give it an address in ~/.ssh/config".to_owned())
     } else if has("Connection refused") {
@@ -203,7 +213,8 @@ mod tests {
     fn the_telling_line_is_found_in_what_ssh_says() {
         let changed = "@@@@@@@@\n@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @\n@@@@@@@@\nIT IS POSSIBLE\nHost key verification failed.";
         assert_eq!(essence(changed), "WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!");
-        let unknown = "No ED25519 host key is known for h and you have requested strict checking.\nHost key verification failed.";
+        let unknown =
+            "No ED25519 host key is known for h and you have requested strict checking.\nHost key verification failed.";
         assert_eq!(essence(unknown), "No ED25519 host key is known for h and you have requested strict checking");
         assert_eq!(essence(""), "ssh gave no reason");
     }

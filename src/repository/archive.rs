@@ -32,7 +32,14 @@ impl Archive {
     }
 
     /// Makes an own copy of a file here; returns its name.
-    pub fn copy(&mut self, path: &AbsPath, from: &Dir, name: &Name, mtime: i64, staging: &Staging) -> nix::Result<Name> {
+    pub fn copy(
+        &mut self,
+        path: &AbsPath,
+        from: &Dir,
+        name: &Name,
+        mtime: i64,
+        staging: &Staging,
+    ) -> nix::Result<Name> {
         let to = self.directory(path)?;
         let found = from.metadata(name)?;
         let source = from.open_file(name)?;
@@ -71,7 +78,9 @@ fn open_parts(base: &Dir, path: &AbsPath, create: bool) -> nix::Result<Dir> {
     parts.map(|part| Name::new(part).ok_or(Errno::EINVAL)).try_fold(base.clone(), |dir, name| {
         let name = name?;
         match dir.open(name.as_bytes()) {
-            Err(Errno::ENOENT) if create && dir.open(aside(&name).as_bytes()).is_err() => dir.open_or_create(name.as_bytes()),
+            Err(Errno::ENOENT) if create && dir.open(aside(&name).as_bytes()).is_err() => {
+                dir.open_or_create(name.as_bytes())
+            }
             Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) if create => dir.open_or_create(aside(&name).as_bytes()),
             Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => dir.open(aside(&name).as_bytes()),
             other => other,

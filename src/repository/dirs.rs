@@ -21,8 +21,7 @@ use nix::unistd::{Gid, LinkatFlags, Uid, UnlinkatFlags, fchown, fchownat, linkat
 use crate::entry::Kind;
 use crate::path::{AbsPath, Name};
 
-const DIRECTORY: OFlag =
-    OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC).union(OFlag::O_NOFOLLOW);
+const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC).union(OFlag::O_NOFOLLOW);
 
 /// A directory of the repository, held open.
 #[derive(Clone, Debug)]
@@ -87,9 +86,8 @@ impl Dir {
     fn open_beneath(&self, path: &[u8], flags: OFlag) -> nix::Result<OwnedFd> {
         static NO_OPENAT2: AtomicBool = AtomicBool::new(false);
         if !NO_OPENAT2.load(Ordering::Relaxed) {
-            let resolve = ResolveFlag::RESOLVE_BENEATH
-                | ResolveFlag::RESOLVE_NO_SYMLINKS
-                | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+            let resolve =
+                ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS;
             match openat2(self, path, OpenHow::new().flags(flags).resolve(resolve)) {
                 // EPERM is what a system call filter of an older container says.
                 Err(Errno::ENOSYS | Errno::EPERM) => NO_OPENAT2.store(true, Ordering::Relaxed),
@@ -129,6 +127,12 @@ impl Dir {
     pub fn open_file_to_write(&self, name: &Name) -> nix::Result<File> {
         let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
         openat(self, name.as_bytes(), flags, Mode::empty()).map(File::from)
+    }
+
+    /// Opens a file of the repository's own to append to it, creating it with mode 0600.
+    pub fn open_to_append(&self, name: &Name) -> nix::Result<File> {
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_APPEND | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+        openat(self, name.as_bytes(), flags, Mode::from_bits_truncate(0o600)).map(File::from)
     }
 
     /// Creates a directory.

@@ -56,8 +56,11 @@ impl Index {
         match version {
             USER_VERSION => Ok(Index { connection }),
             0 => create_schema(connection),
-            _ => Err(Error::new(ErrorKind::Failed, format_args!("the index has format {version}, newer than this program knows"))
-                .hint("use the newer `archive` that wrote it")),
+            _ => Err(Error::new(
+                ErrorKind::Failed,
+                format_args!("the index has format {version}, newer than this program knows"),
+            )
+            .hint("use the newer `archive` that wrote it")),
         }
     }
 
@@ -113,7 +116,12 @@ impl Index {
     }
 
     /// The current versions in a directory whose names come after `after` and not after `until`, by name.
-    pub fn current_in(&self, directory: DirectoryId, after: Option<&Name>, until: Option<&Name>) -> Result<Vec<Version>> {
+    pub fn current_in(
+        &self,
+        directory: DirectoryId,
+        after: Option<&Name>,
+        until: Option<&Name>,
+    ) -> Result<Vec<Version>> {
         let sql = format!(
             "SELECT {COLUMNS} FROM version WHERE directory = ?1 AND until_run IS NULL AND name > ?2 AND name <= ?3 ORDER BY name"
         );
@@ -128,8 +136,7 @@ impl Index {
     pub fn current_at(&self, source: SourceId, path: &AbsPath) -> Result<Option<Version>> {
         let Some((parent, name)) = path.split() else { return Ok(None) };
         let Some((directory, _)) = self.directory(source, &parent)? else { return Ok(None) };
-        let sql =
-            format!("SELECT {COLUMNS} FROM version WHERE directory = ?1 AND until_run IS NULL AND name = ?2");
+        let sql = format!("SELECT {COLUMNS} FROM version WHERE directory = ?1 AND until_run IS NULL AND name = ?2");
         self.one(&sql, params![directory.0, name.as_bytes()], version_of)
     }
 
@@ -299,8 +306,7 @@ fn path_of(value: ValueRef<'_>) -> rusqlite::Result<AbsPath> {
     AbsPath::new(bytes).ok_or(rusqlite::Error::InvalidQuery)
 }
 
-const KINDS: [Kind; 7] =
-    [Kind::File, Kind::Dir, Kind::Symlink, Kind::Fifo, Kind::Socket, Kind::Char, Kind::Block];
+const KINDS: [Kind; 7] = [Kind::File, Kind::Dir, Kind::Symlink, Kind::Fifo, Kind::Socket, Kind::Char, Kind::Block];
 
 fn kind_of(number: i64) -> Kind {
     KINDS.get(number as usize).copied().unwrap_or(Kind::Socket)

@@ -39,7 +39,8 @@ impl Lock {
     // Writes who holds it into the innermost lock file, for the message to whoever comes second.
     fn signed(mut self) -> Result<Lock> {
         let file: &mut File = self._held.last_mut().expect("a lock holds a file");
-        let text = format!("pid {} since {}\n", std::process::id(), jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ"));
+        let text =
+            format!("pid {} since {}\n", std::process::id(), jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ"));
         file.set_len(0)
             .and_then(|()| file.rewind())
             .and_then(|()| file.write_all(text.as_bytes()))

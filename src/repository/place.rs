@@ -55,7 +55,8 @@ impl Place {
 
     /// Opens the directory that it is in.
     pub fn open_directory(&self, repository: &Repository) -> nix::Result<Dir> {
-        let base = repository.base().open(&[self.tree.name().as_bytes(), b"/", self.source.as_str().as_bytes()].concat())?;
+        let base =
+            repository.base().open(&[self.tree.name().as_bytes(), b"/", self.source.as_str().as_bytes()].concat())?;
         match self.tree {
             Tree::Snapshot => base.open(self.directory.below_root()),
             Tree::Archive => open_directory(&base, &self.directory, false),

@@ -1,0 +1,166 @@
+//! The command line: arguments in, exit status out.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::report::terminal::{Terminal, Verbosity};
+use crate::repository::Repository;
+
+mod completions;
+mod config;
+mod find;
+mod helper;
+mod index;
+mod pull;
+mod target;
+
+/// Pull-based backup into two trees of plain files: a snapshot of each client as it is now, and an archive of every
+/// file that was removed from it or replaced in it.
+#[derive(Debug, Parser)]
+#[command(name = "archive", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Args)]
+struct Global {
+    /// The repository; else ARCHIVE_REPO, the configuration's `repository`, or a default place
+    #[arg(long, global = true, value_name = "DIR", env = "ARCHIVE_REPO", hide_env_values = true)]
+    repo: Option<PathBuf>,
+    /// The configuration file; else ARCHIVE_CONFIG, or the first that is there of the usual places
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Tell of every changed path; twice, of every step as well
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+    /// Tell of warnings and errors only
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Print JSON, one object a line
+    #[arg(long, global = true)]
+    json: bool,
+    /// When to use colours
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    color: ColorWhen,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ColorWhen {
+    /// On a terminal, unless NO_COLOR is set
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Pull(pull::Args),
+    Find(find::Args),
+    Index(index::Args),
+    Helper(helper::Args),
+    Config(config::Args),
+    Completions(completions::Args),
+}
+
+/// Reads the process's arguments, does what they say, and returns the exit status.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    begin_tracing(cli.global.verbose);
+    let context = Context { global: cli.global };
+    let status = match &cli.command {
+        Command::Pull(args) => pull::run(&context, args),
+        Command::Find(args) => find::run(&context, args),
+        Command::Index(args) => index::run(&context, args),
+        Command::Helper(args) => helper::run(&context, args),
+        Command::Config(args) => config::run(&context, args),
+        Command::Completions(args) => completions::run(args),
+    };
+    match status {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            let terminal = context.terminal();
+            crate::report::Report::message(&terminal, crate::report::Level::Error, &error);
+            ExitCode::from(error.kind().exit_status())
+        }
+    }
+}
+
+/// The whole grammar, for manual pages and completions.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+fn begin_tracing(verbose: u8) {
+    let level = match verbose {
+        0 | 1 => "off",
+        2 => "archive=debug",
+        _ => "archive=trace",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("ARCHIVE_LOG").unwrap_or_else(|_| level.into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+/// What every command gets to know.
+struct Context {
+    global: Global,
+}
+
+impl Context {
+    fn config(&self) -> Result<Config> {
+        Config::load(self.global.config.as_deref())
+    }
+
+    fn verbosity(&self) -> Verbosity {
+        match (self.global.quiet, self.global.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (false, 0) => Verbosity::Normal,
+            (false, _) => Verbosity::Verbose,
+        }
+    }
+
+    fn terminal(&self) -> Terminal {
+        use std::io::IsTerminal;
+        let colored = match self.global.color {
+            ColorWhen::Always => true,
+            ColorWhen::Never => false,
+            ColorWhen::Auto => std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+        };
+        Terminal::new(self.verbosity(), colored, self.global.json)
+    }
+
+    fn repository_dir(&self, config: &Config) -> PathBuf {
+        let named = self.global.repo.clone().or_else(|| config.repository.clone());
+        named.unwrap_or_else(|| match nix::unistd::geteuid().is_root() {
+            true => PathBuf::from("/var/lib/archive"),
+            false => data_home().join("archive"),
+        })
+    }
+
+    fn repository(&self) -> Result<Repository> {
+        Repository::open(&self.repository_dir(&self.config()?))
+    }
+}
+
+fn data_home() -> PathBuf {
+    let set = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    set.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".local/share"))
+}
+
+// A reader that has enough, such as `head`, is no failure.
+fn print_line(line: &str) -> Result<()> {
+    use std::io::Write;
+    match writeln!(std::io::stdout(), "{line}") {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) => Err(Error::server("can't write to standard output", error)),
+        Ok(()) => Ok(()),
+    }
+}

@@ -1,0 +1,65 @@
+//! `archive find`.
+
+use clap::ArgGroup;
+
+use super::{Context, print_line};
+use crate::entry::hash_hex;
+use crate::error::{Error, Result};
+use crate::history::{Place, find_hash, same_as};
+use crate::path::{AbsPath, Escaped, SourceName};
+use crate::report::json::{insert_path, object};
+
+/// Find every place that holds a content
+#[derive(Debug, clap::Args)]
+#[command(group = ArgGroup::new("what").required(true))]
+pub struct Args {
+    /// The places whose BLAKE3 hash begins with these hexadecimal digits
+    #[arg(long, value_name = "HASH", group = "what")]
+    hash: Option<String>,
+    /// The places with the same content as the newest version of a path
+    #[arg(long, value_name = "SOURCE:PATH", group = "what")]
+    same_as: Option<std::ffi::OsString>,
+}
+
+pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
+    let repository = context.repository()?;
+    let mut found = false;
+    let mut show = |place: Place| {
+        found = true;
+        show(context, &place)
+    };
+    if let Some(hash) = &args.hash {
+        find_hash(&repository, hash, &mut show)?;
+    }
+    if let Some(text) = &args.same_as {
+        let (source, path) = source_and_path(text)?;
+        same_as(&repository, &source, &path, &mut show)?;
+    }
+    Ok(if found { 0 } else { 1 })
+}
+
+fn show(context: &Context, place: &Place) -> Result<()> {
+    if !context.global.json {
+        return print_line(&Escaped(&place.on_disk).to_string());
+    }
+    let mut line = object("place");
+    line.insert("source".to_owned(), place.source.as_str().into());
+    insert_path(&mut line, "path", place.path.as_bytes());
+    insert_path(&mut line, "on_disk", &place.on_disk);
+    line.insert("hash".to_owned(), hash_hex(&place.hash).into());
+    line.insert("size".to_owned(), place.size.into());
+    line.insert("mtime".to_owned(), place.mtime.into());
+    line.insert("current".to_owned(), place.current.into());
+    print_line(&serde_json::Value::Object(line).to_string())
+}
+
+fn source_and_path(text: &std::ffi::OsStr) -> Result<(SourceName, AbsPath)> {
+    use std::os::unix::ffi::OsStrExt;
+    let bytes = text.as_bytes();
+    let wrong =
+        || Error::usage(format_args!("`{}` names no path of a source", Escaped(bytes))).hint("write `SOURCE:/PATH`");
+    let colon = bytes.iter().position(|&byte| byte == b':').ok_or_else(wrong)?;
+    let source = std::str::from_utf8(&bytes[..colon]).map_err(|_| wrong())?;
+    let path = bytes[colon + 1..].strip_suffix(b"/").unwrap_or(&bytes[colon + 1..]);
+    Ok((SourceName::new(source)?, AbsPath::new(path).ok_or_else(wrong)?))
+}

@@ -1,0 +1,121 @@
+//! `archive helper`.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::target::Target;
+use super::{Context, print_line};
+use crate::error::{Error, Result};
+use crate::path::Escaped;
+use crate::remote::{helper_install, helper_remove, helper_status};
+use crate::report::json::object;
+use crate::report::terminal::grouped;
+use crate::source::Ssh;
+
+/// Look after the helper on a client
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: HelperCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum HelperCommand {
+    /// Tell whether the helper is on a client
+    Status(Host),
+    /// Bring the helper to a client, as the first pull does
+    Install(Host),
+    /// Remove the helper from a client
+    Remove(Host),
+}
+
+#[derive(Debug, clap::Args)]
+struct Host {
+    /// A source of the configuration, or [USER@]HOST
+    #[arg(value_name = "HOST")]
+    host: String,
+    /// The configuration file for ssh
+    #[arg(short = 'F', long, value_name = "FILE")]
+    ssh_config: Option<PathBuf>,
+    /// The port of the client's sshd
+    #[arg(short = 'p', long, value_name = "PORT")]
+    port: Option<u16>,
+    /// The private key for ssh
+    #[arg(short = 'i', long, value_name = "FILE")]
+    identity: Option<PathBuf>,
+    /// Where helpers for other machine types are
+    #[arg(long, value_name = "DIR")]
+    helper_dir: Option<PathBuf>,
+}
+
+pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
+    match &args.command {
+        HelperCommand::Status(host) => status(context, host),
+        HelperCommand::Install(host) => install(context, host),
+        HelperCommand::Remove(host) => remove(context, host),
+    }
+}
+
+fn status(context: &Context, host: &Host) -> Result<u8> {
+    let (ssh, helper_dir) = host.resolve(context)?;
+    let status = helper_status(&ssh, helper_dir.as_deref())?;
+    if context.global.json {
+        let mut line = object("helper");
+        line.insert("machine".to_owned(), json!(format!("{} {}", status.os, status.arch)));
+        line.insert("installed".to_owned(), json!(status.installed));
+        line.insert("available".to_owned(), json!(status.available));
+        return print_line(&Value::Object(line).to_string()).map(|()| 0);
+    }
+    let machine = format!("{} {}", status.os, status.arch);
+    let state = match (&status.installed, status.available) {
+        (Some(path), _) => format!("installed at {path}"),
+        (None, true) => "not installed; the next pull brings it".to_owned(),
+        (None, false) => "there is none for this type of machine".to_owned(),
+    };
+    print_line(&format!("{}: {}", Escaped(machine.as_bytes()), Escaped(state.as_bytes()))).map(|()| 0)
+}
+
+fn install(context: &Context, host: &Host) -> Result<u8> {
+    let (ssh, helper_dir) = host.resolve(context)?;
+    let path = helper_install(&ssh, helper_dir.as_deref())?;
+    print_line(&format!("installed at {}", Escaped(path.as_bytes()))).map(|()| 0)
+}
+
+fn remove(context: &Context, host: &Host) -> Result<u8> {
+    let (ssh, _) = host.resolve(context)?;
+    let count = helper_remove(&ssh)?;
+    print_line(&format!("removed {}", grouped(count))).map(|()| 0)
+}
+
+impl Host {
+    fn resolve(&self, context: &Context) -> Result<(Ssh, Option<PathBuf>)> {
+        let config = context.config()?;
+        let configured = config.source(&self.host)?;
+        let known = configured.is_some();
+        let mut ssh = match configured.and_then(|source| source.ssh) {
+            Some(ssh) => ssh,
+            None if known => {
+                return Err(Error::usage(format_args!(
+                    "source `{}` is of this machine",
+                    Escaped(self.host.as_bytes())
+                ))
+                .hint("name a host"));
+            }
+            None => self.named(&config)?,
+        };
+        ssh.config = self.ssh_config.clone().or(ssh.config);
+        ssh.port = self.port.or(ssh.port);
+        ssh.identity = self.identity.clone().or(ssh.identity);
+        Ok((ssh, self.helper_dir.clone().or_else(|| config.helper_dir.clone())))
+    }
+
+    fn named(&self, config: &crate::config::Config) -> Result<Ssh> {
+        let target = Target::parse(format!("{}:/", self.host.trim_end_matches(':')).as_ref())?;
+        let source = target.source(config, None)?;
+        source.ssh.ok_or_else(|| {
+            Error::usage(format_args!("`{}` is no host", Escaped(self.host.as_bytes()))).hint("write `[USER@]HOST`")
+        })
+    }
+}

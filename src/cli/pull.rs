@@ -1,0 +1,288 @@
+//! `archive pull`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use super::Context;
+use super::target::Target;
+use crate::config::{Config, Percent, read_patterns, refuse_overlap};
+use crate::error::{Error, Result};
+use crate::pull::{self, Options, last_good_start};
+use crate::report::json::Json;
+use crate::report::log::Log;
+use crate::report::{Report, Summary, Tee};
+use crate::repository::Repository;
+use crate::source::{ArchiveWhat, HashWhere, LinkWhen, RemoteKind, Source};
+use crate::time::parse_duration;
+
+/// Pull directories and files of clients into the repository
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A source of the configuration, [USER@]HOST:PATH, or a path of this machine
+    #[arg(value_name = "TARGET", required_unless_present_any = ["all", "due"])]
+    targets: Vec<OsString>,
+    /// Pull every source of the configuration
+    #[arg(long, conflicts_with = "targets")]
+    all: bool,
+    /// Pull the sources whose last good pull is longer ago than their `every`
+    #[arg(long, conflicts_with_all = ["targets", "all"])]
+    due: bool,
+    /// Show what would be done, file by file, and change nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+    /// Trust no size and time: have every file hashed
+    #[arg(short = 'c', long)]
+    checksum: bool,
+    /// Leave out what matches, as in gitignore(5); a leading slash anchors at /
+    #[arg(long, value_name = "PATTERN")]
+    exclude: Vec<OsString>,
+    /// Leave out what matches the lines of a file
+    #[arg(long, value_name = "FILE")]
+    exclude_from: Vec<PathBuf>,
+    /// Leave out what stands beside a CACHEDIR.TAG
+    #[arg(long)]
+    exclude_caches: bool,
+    /// Leave out what stands beside a file of this name
+    #[arg(long, value_name = "NAME")]
+    exclude_if_present: Vec<String>,
+    /// Do not enter other file systems
+    #[arg(short = 'x', long)]
+    one_file_system: bool,
+    /// Where content is hashed first
+    #[arg(long, value_name = "WHERE")]
+    hash: Option<HashFlag>,
+    /// What goes into the archive
+    #[arg(long, value_name = "WHAT")]
+    archive: Option<ArchiveFlag>,
+    /// When files of equal content share an inode
+    #[arg(long, value_name = "WHEN")]
+    link: Option<LinkFlag>,
+    /// Stop when more than this share of the files would be removed
+    #[arg(long, value_name = "PERCENT")]
+    max_delete: Option<Percent>,
+    /// Read at most this many bytes a second, as in 500KiB or 2MB; 0 is no limit
+    #[arg(long, value_name = "RATE")]
+    bwlimit: Option<bytesize::ByteSize>,
+    /// How to reach the client; else the best way that works
+    #[arg(long, value_name = "WAY")]
+    remote: Option<RemoteFlag>,
+    /// The source's name, for targets that are paths
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// The configuration file for ssh
+    #[arg(short = 'F', long, value_name = "FILE")]
+    ssh_config: Option<PathBuf>,
+    /// The port of the client's sshd
+    #[arg(short = 'p', long, value_name = "PORT")]
+    port: Option<u16>,
+    /// The private key for ssh
+    #[arg(short = 'i', long, value_name = "FILE")]
+    identity: Option<PathBuf>,
+    /// Where helpers for other machine types are
+    #[arg(long, value_name = "DIR")]
+    helper_dir: Option<PathBuf>,
+    /// How long to wait while another pull of the same source goes on, as in 10m
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = parse_duration)]
+    lock_wait: Duration,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum HashFlag {
+    /// On the client: what is known here is not sent
+    Client,
+    /// On the server, after it was copied
+    Server,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ArchiveFlag {
+    /// Removed and replaced files
+    Replaced,
+    /// Every file, the moment it is received
+    All,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LinkFlag {
+    /// Whenever their content is equal
+    Content,
+    /// Only when owner, mode and mtime agree too
+    Exact,
+    /// Never
+    Never,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum RemoteFlag {
+    /// The helper, through ssh
+    Helper,
+    /// POSIX commands, through ssh
+    Posix,
+    /// SFTP alone
+    Sftp,
+    /// The helper, on this machine
+    Local,
+}
+
+pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
+    let config = context.config()?;
+    let dir = context.repository_dir(&config);
+    let repository = match args.dry_run {
+        true if !Repository::is_repository(&dir) => None,
+        true => Some(Repository::open(&dir)?),
+        // Wrong arguments must not leave a new repository behind.
+        false => None,
+    };
+    let mut sources = sources(&config, args)?;
+    for source in &mut sources {
+        override_settings(source, args)?;
+    }
+    let repository = match repository {
+        None if !args.dry_run => Some(Repository::open_or_create(&dir)?),
+        opened => opened,
+    };
+    if args.due {
+        sources = due(repository.as_ref(), sources)?;
+    }
+    let options = Options {
+        dry_run: args.dry_run,
+        checksum: args.checksum,
+        lock_wait: args.lock_wait,
+        helper_dir: args.helper_dir.clone().or_else(|| config.helper_dir.clone()),
+    };
+    let mut worst = 0;
+    for source in &sources {
+        let summary = pull_one(context, repository.as_ref(), source, &options)?;
+        worst = worse(worst, summary.exit);
+    }
+    Ok(worst)
+}
+
+fn pull_one(context: &Context, repository: Option<&Repository>, source: &Source, options: &Options) -> Result<Summary> {
+    let terminal = context.terminal();
+    let json = context.global.json.then(|| Json::new(context.global.verbose > 0));
+    let log = repository.filter(|_| !options.dry_run).map(Repository::open_log).transpose()?.map(Log::new);
+    let mut listeners: Vec<&dyn Report> = vec![&terminal];
+    listeners.extend(json.as_ref().map(|json| json as &dyn Report));
+    listeners.extend(log.as_ref().map(|log| log as &dyn Report));
+    Ok(pull::pull(repository, source, options, &Tee(listeners)))
+}
+
+// Of several sources' statuses, what a person must look at first: that files were unreadable is the mildest.
+fn worse(one: u8, other: u8) -> u8 {
+    const ORDER: [u8; 9] = [0, 3, 11, 6, 4, 2, 1, 5, 130];
+    let rank = |status: u8| ORDER.iter().position(|known| *known == status).unwrap_or(ORDER.len());
+    if rank(other) > rank(one) { other } else { one }
+}
+
+fn sources(config: &Config, args: &Args) -> Result<Vec<Source>> {
+    if args.all || args.due {
+        let names: Vec<_> = config.source_names().map(str::to_owned).collect();
+        if names.is_empty() {
+            return Err(
+                Error::usage("the configuration has no source").hint("add a `[source.NAME]`, see archive.toml(5)")
+            );
+        }
+        return names.into_iter().map(|name| Target::Source(name).source(config, None)).collect();
+    }
+    let mut sources: Vec<Source> = Vec::new();
+    for target in &args.targets {
+        let source = Target::parse(target)?.source(config, args.name.as_deref())?;
+        match sources.iter_mut().find(|known| known.name == source.name) {
+            Some(known) if known.ssh == source.ssh => known.paths.extend(source.paths),
+            Some(known) => {
+                return Err(Error::usage(format_args!("two targets make a source `{}`", known.name))
+                    .hint("give one of them another name, in a call of its own with `--name`"));
+            }
+            None => sources.push(source),
+        }
+    }
+    sources.iter().try_for_each(|source| refuse_overlap(source.paths.iter().map(Vec::as_slice)))?;
+    Ok(sources)
+}
+
+fn due(repository: Option<&Repository>, sources: Vec<Source>) -> Result<Vec<Source>> {
+    let Some(repository) = repository else { return Ok(sources) };
+    let mut due = Vec::new();
+    for source in sources {
+        let last = last_good_start(repository, &source.name)?;
+        let age = last.map(|last| jiff::Timestamp::now().duration_since(last));
+        let every = source.settings.every.unwrap_or_default();
+        if age.is_none_or(|age| age.unsigned_abs() >= every || age.is_negative()) {
+            due.push(source);
+        }
+    }
+    Ok(due)
+}
+
+fn override_settings(source: &mut Source, args: &Args) -> Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    let settings = &mut source.settings;
+    settings.exclude.extend(args.exclude.iter().map(|pattern| pattern.as_bytes().to_vec()));
+    for path in &args.exclude_from {
+        settings.exclude.extend(read_patterns(path)?);
+    }
+    settings.exclude_caches |= args.exclude_caches;
+    settings.exclude_if_present.extend(args.exclude_if_present.iter().cloned());
+    settings.one_file_system |= args.one_file_system;
+    settings.hash = args.hash.map_or(settings.hash, hash_of);
+    settings.archive = args.archive.map_or(settings.archive, archive_of);
+    settings.link = args.link.map_or(settings.link, link_of);
+    settings.max_delete = args.max_delete.map_or(settings.max_delete, |percent| percent.0);
+    settings.bwlimit = args.bwlimit.map_or(settings.bwlimit, |rate| Some(rate.as_u64()).filter(|rate| *rate > 0));
+    settings.remote = args.remote.map(remote_of).or(settings.remote);
+    if let Some(ssh) = &mut source.ssh {
+        ssh.config = args.ssh_config.clone().or(ssh.config.take());
+        ssh.port = args.port.or(ssh.port);
+        ssh.identity = args.identity.clone().or(ssh.identity.take());
+    }
+    Ok(())
+}
+
+fn hash_of(flag: HashFlag) -> HashWhere {
+    match flag {
+        HashFlag::Client => HashWhere::Client,
+        HashFlag::Server => HashWhere::Server,
+    }
+}
+
+fn archive_of(flag: ArchiveFlag) -> ArchiveWhat {
+    match flag {
+        ArchiveFlag::Replaced => ArchiveWhat::Replaced,
+        ArchiveFlag::All => ArchiveWhat::All,
+    }
+}
+
+fn link_of(flag: LinkFlag) -> LinkWhen {
+    match flag {
+        LinkFlag::Content => LinkWhen::Content,
+        LinkFlag::Exact => LinkWhen::Exact,
+        LinkFlag::Never => LinkWhen::Never,
+    }
+}
+
+fn remote_of(flag: RemoteFlag) -> RemoteKind {
+    match flag {
+        RemoteFlag::Helper => RemoteKind::Helper,
+        RemoteFlag::Posix => RemoteKind::Posix,
+        RemoteFlag::Sftp => RemoteKind::Sftp,
+        RemoteFlag::Local => RemoteKind::Local,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worst_of_several_statuses_counts() {
+        let worst = |statuses: &[u8]| statuses.iter().copied().fold(0, worse);
+        assert_eq!(worst(&[0, 3, 0]), 3);
+        assert_eq!(worst(&[3, 6, 0]), 6);
+        assert_eq!(worst(&[6, 1, 3]), 1);
+        assert_eq!(worst(&[]), 0);
+    }
+}

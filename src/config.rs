@@ -1,0 +1,405 @@
+//! The configuration file: `archive.toml` and the `conf.d` beside it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::error::{Error, Kind, OnServer, Result};
+use crate::path::{AbsPath, Escaped, SourceName};
+use crate::retention::Keep;
+use crate::source::{ArchiveWhat, HashWhere, LinkWhen, RemoteKind, Settings, Source, Ssh};
+use crate::time::parse_duration;
+
+/// What all files together say.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// The files that were read, in order.
+    pub files: Vec<PathBuf>,
+    /// Where the repository is.
+    pub repository: Option<PathBuf>,
+    /// Where helpers for other machine types are.
+    pub helper_dir: Option<PathBuf>,
+    /// For sources that don't say otherwise, configured or not.
+    pub defaults: Keys,
+    sources: BTreeMap<String, Keys>,
+}
+
+/// One file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    repository: Option<PathBuf>,
+    helper_dir: Option<PathBuf>,
+    defaults: Option<Keys>,
+    #[serde(default)]
+    source: BTreeMap<toml::Spanned<String>, Keys>,
+}
+
+/// The keys of a source.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+#[allow(missing_docs)] // archive.toml(5) documents them.
+pub struct Keys {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paths: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ssh_config: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exclude: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exclude_from: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exclude_caches: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exclude_if_present: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub one_file_system: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hash: Option<HashWhere>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub archive: Option<ArchiveWhat>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub link: Option<LinkWhen>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_delete: Option<Percent>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bwlimit: Option<bytesize::ByteSize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remote: Option<RemoteKind>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub every: Option<Span>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep: Option<KeepKeys>,
+}
+
+/// The keys of `keep`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+#[allow(missing_docs)] // archive.toml(5) documents them.
+pub struct KeepKeys {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hourly: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub daily: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weekly: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub monthly: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub yearly: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub within: Option<Span>,
+}
+
+/// A share in percent: `50`, or `"50%"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Percent(pub u8);
+
+impl std::str::FromStr for Percent {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Percent, String> {
+        let number = text.strip_suffix('%').unwrap_or(text).trim().parse().ok();
+        let percent = number.filter(|number| *number <= 100).map(Percent);
+        percent.ok_or_else(|| format!("`{}` is no share: write it as in `50%`", Escaped(text.as_bytes())))
+    }
+}
+
+impl<'de> Deserialize<'de> for Percent {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Percent, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "a share such as 50 or \"50%\"")]
+        enum Written {
+            Number(i64),
+            Text(String),
+        }
+        let text = match Written::deserialize(deserializer)? {
+            Written::Number(number) => number.to_string(),
+            Written::Text(text) => text,
+        };
+        text.parse().map_err(de::Error::custom)
+    }
+}
+
+impl Serialize for Percent {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.serialize_str(&format!("{}%", self.0))
+    }
+}
+
+/// A duration, with the text that it was written as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span(Duration, String);
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Span, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        parse_duration(&text).map(|duration| Span(duration, text)).map_err(de::Error::custom)
+    }
+}
+
+impl Serialize for Span {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.1)
+    }
+}
+
+impl Config {
+    /// Reads the file that was named, or else the first of the usual places; none there is a configuration too.
+    pub fn load(explicit: Option<&Path>) -> Result<Config> {
+        let named = explicit.map(Path::to_owned).or_else(|| std::env::var_os("ARCHIVE_CONFIG").map(PathBuf::from));
+        let Some(main) = named.or_else(|| usual_places().into_iter().find(|path| path.is_file())) else {
+            return Ok(Config::default());
+        };
+        let mut config = Config::default();
+        for path in std::iter::once(main.clone()).chain(beside(&main)?) {
+            config.add(&path)?;
+        }
+        Ok(config)
+    }
+
+    fn add(&mut self, path: &Path) -> Result<()> {
+        let text = fs_err::read_to_string(path)
+            .map_err(|error| Error::usage(error).hint("name a configuration file with `--config FILE`"))?;
+        let file: File = toml::from_str(&text).map_err(|error| wrong(path, &text, &error))?;
+        self.set_once(path, "repository", |config| &mut config.repository, file.repository)?;
+        self.set_once(path, "helper_dir", |config| &mut config.helper_dir, file.helper_dir)?;
+        if let Some(defaults) = file.defaults {
+            if self.defaults != Keys::default() {
+                return Err(self.twice(path, "[defaults]"));
+            }
+            self.defaults = defaults;
+        }
+        for (name, keys) in file.source {
+            let place = place(path, &text, name.span());
+            let name = name.into_inner();
+            check_source(&name, &keys).map_err(|error| Error::usage(format_args!("{place}: {error}")))?;
+            if self.sources.insert(name.clone(), keys).is_some() {
+                return Err(self.twice(path, &format!("[source.{name}]")));
+            }
+        }
+        self.files.push(path.to_owned());
+        Ok(())
+    }
+
+    fn set_once(
+        &mut self,
+        path: &Path,
+        what: &str,
+        slot: fn(&mut Config) -> &mut Option<PathBuf>,
+        value: Option<PathBuf>,
+    ) -> Result<()> {
+        if value.is_some() && slot(self).is_some() {
+            return Err(self.twice(path, what));
+        }
+        let slot = slot(self);
+        *slot = value.or(slot.take());
+        Ok(())
+    }
+
+    fn twice(&self, path: &Path, what: &str) -> Error {
+        let earlier = self.files.iter().map(|path| format!("`{}`", path.display())).collect::<Vec<_>>().join(" or ");
+        Error::usage(format_args!("`{}` and {earlier} both say `{what}`", path.display())).hint("say it in one of them")
+    }
+
+    /// The names of all sources.
+    pub fn source_names(&self) -> impl Iterator<Item = &str> {
+        self.sources.keys().map(String::as_str)
+    }
+
+    /// The keys of a source, those of `defaults` filled in.
+    pub fn keys(&self, name: &str) -> Option<Keys> {
+        self.sources.get(name).map(|keys| keys.clone().or(&self.defaults))
+    }
+
+    /// What counts for the repository that is used, and for every source.
+    pub fn effective(&self, repository: &Path) -> Effective {
+        let source = self.sources.iter().map(|(name, keys)| (name.clone(), keys.clone().or(&self.defaults).filled()));
+        Effective { repository: repository.to_owned(), helper_dir: self.helper_dir.clone(), source: source.collect() }
+    }
+
+    /// A source with its settings.
+    pub fn source(&self, name: &str) -> Result<Option<Source>> {
+        self.keys(name).map(|keys| keys.source(SourceName::new(name)?)).transpose()
+    }
+}
+
+/// All that counts, ready to be shown.
+#[derive(Debug, Serialize)]
+pub struct Effective {
+    repository: PathBuf,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    helper_dir: Option<PathBuf>,
+    source: BTreeMap<String, Keys>,
+}
+
+impl Effective {
+    /// As a configuration file that says the same.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("what was read as TOML can be written as TOML")
+    }
+
+    /// As one JSON object.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("what was read as TOML can be written as JSON")
+    }
+}
+
+impl Keys {
+    /// Takes from `defaults` what is not said here. Excludes add up, so that a source can take one back with `!`.
+    pub fn or(self, defaults: &Keys) -> Keys {
+        let defaults = defaults.clone();
+        let exclude = match (defaults.exclude, self.exclude) {
+            (Some(first), Some(then)) => Some([first, then].concat()),
+            (first, then) => then.or(first),
+        };
+        Keys {
+            host: self.host.or(defaults.host),
+            paths: self.paths.or(defaults.paths),
+            ssh_config: self.ssh_config.or(defaults.ssh_config),
+            port: self.port.or(defaults.port),
+            identity: self.identity.or(defaults.identity),
+            exclude,
+            exclude_from: self.exclude_from.or(defaults.exclude_from),
+            exclude_caches: self.exclude_caches.or(defaults.exclude_caches),
+            exclude_if_present: self.exclude_if_present.or(defaults.exclude_if_present),
+            one_file_system: self.one_file_system.or(defaults.one_file_system),
+            hash: self.hash.or(defaults.hash),
+            archive: self.archive.or(defaults.archive),
+            link: self.link.or(defaults.link),
+            max_delete: self.max_delete.or(defaults.max_delete),
+            bwlimit: self.bwlimit.or(defaults.bwlimit),
+            remote: self.remote.or(defaults.remote),
+            every: self.every.or(defaults.every),
+            keep: self.keep.or(defaults.keep),
+        }
+    }
+
+    // What is not said anywhere, as it is without saying.
+    fn filled(self) -> Keys {
+        let usual = Settings::default();
+        Keys {
+            exclude_caches: self.exclude_caches.or(Some(usual.exclude_caches)),
+            one_file_system: self.one_file_system.or(Some(usual.one_file_system)),
+            hash: self.hash.or(Some(usual.hash)),
+            archive: self.archive.or(Some(usual.archive)),
+            link: self.link.or(Some(usual.link)),
+            max_delete: self.max_delete.or(Some(Percent(usual.max_delete))),
+            ..self
+        }
+    }
+
+    /// The source that these keys describe.
+    pub fn source(self, name: SourceName) -> Result<Source> {
+        let settings = self.settings()?;
+        let ssh = self.host.map(|host| Ssh { host, config: self.ssh_config, port: self.port, identity: self.identity });
+        let paths = self.paths.unwrap_or_default().into_iter().map(String::into_bytes).collect();
+        Ok(Source { name, ssh, paths, settings })
+    }
+
+    fn settings(&self) -> Result<Settings> {
+        let usual = Settings::default();
+        let mut exclude: Vec<Vec<u8>> = self.exclude.iter().flatten().map(|line| line.clone().into_bytes()).collect();
+        if let Some(path) = &self.exclude_from {
+            exclude.extend(read_patterns(path)?);
+        }
+        Ok(Settings {
+            exclude,
+            exclude_caches: self.exclude_caches.unwrap_or(usual.exclude_caches),
+            exclude_if_present: self.exclude_if_present.clone().unwrap_or_default(),
+            one_file_system: self.one_file_system.unwrap_or(usual.one_file_system),
+            hash: self.hash.unwrap_or_default(),
+            archive: self.archive.unwrap_or_default(),
+            link: self.link.unwrap_or_default(),
+            max_delete: self.max_delete.map_or(usual.max_delete, |percent| percent.0),
+            bwlimit: self.bwlimit.map(|size| size.as_u64()).filter(|limit| *limit > 0),
+            remote: self.remote,
+            every: self.every.as_ref().map(|span| span.0),
+            keep: self.keep.as_ref().map(KeepKeys::policy),
+        })
+    }
+}
+
+impl KeepKeys {
+    fn policy(&self) -> Keep {
+        let KeepKeys { last, hourly, daily, weekly, monthly, yearly, within } = self.clone();
+        Keep { last, hourly, daily, weekly, monthly, yearly, within: within.map(|span| span.0) }
+    }
+}
+
+/// The lines of a file of exclude patterns.
+pub fn read_patterns(path: &Path) -> Result<Vec<Vec<u8>>> {
+    let bytes = fs_err::read(path).map_err(|error| Error::usage(error).hint("name a file of exclude patterns"))?;
+    Ok(bytes.split(|&byte| byte == b'\n').map(<[u8]>::to_vec).collect())
+}
+
+fn usual_places() -> Vec<PathBuf> {
+    let own = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let own = own.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config")));
+    own.into_iter().chain([PathBuf::from("/etc")]).map(|place| place.join("archive/archive.toml")).collect()
+}
+
+fn beside(main: &Path) -> Result<Vec<PathBuf>> {
+    let directory = main.parent().unwrap_or(Path::new(".")).join("conf.d");
+    if !directory.is_dir() {
+        return Ok(Vec::new());
+    }
+    let listing = fs_err::read_dir(&directory).and_then(|entries| entries.collect::<std::io::Result<Vec<_>>>());
+    let mut files: Vec<_> =
+        listing.on_server("can't read the configuration")?.iter().map(fs_err::DirEntry::path).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    files.sort();
+    Ok(files)
+}
+
+fn check_source(name: &str, keys: &Keys) -> Result<()> {
+    SourceName::new(name)?;
+    let paths = keys.paths.as_deref().unwrap_or_default();
+    if keys.paths.as_ref().is_some_and(Vec::is_empty) {
+        return Err(Error::usage("`paths` is empty").hint("name at least one directory or file"));
+    }
+    refuse_overlap(paths.iter().map(String::as_bytes))
+}
+
+/// Refuses paths of which one lies within another, as far as that shows before the client was asked.
+pub fn refuse_overlap<'a>(paths: impl Iterator<Item = &'a [u8]>) -> Result<()> {
+    let paths: Vec<AbsPath> = paths.filter_map(tidied).collect();
+    for (at, one) in paths.iter().enumerate() {
+        for other in &paths[at + 1..] {
+            if one.starts_with(other) || other.starts_with(one) {
+                return Err(Error::usage(format_args!("`{one}` and `{other}` overlap")).hint("name only the outer one"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn tidied(path: &[u8]) -> Option<AbsPath> {
+    let parts = path.split(|&byte| byte == b'/').filter(|part| !part.is_empty() && *part != b".");
+    let joined = [b"/", &parts.collect::<Vec<_>>().join(&b'/')[..]].concat();
+    AbsPath::new(joined).filter(|_| path.starts_with(b"/"))
+}
+
+fn wrong(path: &Path, text: &str, error: &toml::de::Error) -> Error {
+    let message = error.message().lines().collect::<Vec<_>>().join(" ");
+    let place = place(path, text, error.span().unwrap_or_default());
+    Error::new(Kind::Usage, format_args!("{place}: {}", Escaped(message.as_bytes())))
+        .hint("archive.toml(5) tells of every key")
+}
+
+fn place(path: &Path, text: &str, span: std::ops::Range<usize>) -> String {
+    let before = &text[..span.start.min(text.len())];
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|character| *character != '\n').count() + 1;
+    format!("{}:{line}:{column}", path.display())
+}

@@ -1,0 +1,245 @@
+//! What a person sees: messages, one steady line of progress, a summary of three lines.
+
+use std::fmt::{self, Display};
+use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::{Change, Level, Outcome, Progress, Report, Summary};
+use crate::path::{AbsPath, SourceName};
+use crate::time::show_seconds;
+
+/// How much is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verbosity {
+    /// Warnings and errors only.
+    Quiet,
+    /// Notices and summaries too.
+    Normal,
+    /// Every changed path too.
+    Verbose,
+}
+
+/// Listens for a person at a terminal, or behind a mail from cron.
+pub struct Terminal {
+    verbosity: Verbosity,
+    colored: bool,
+    // Where standard output is a program's to read, changes and summaries are left to another listener.
+    json: bool,
+    line: Mutex<Option<ProgressBar>>,
+    lists_changes: Mutex<bool>,
+    // The tenth of a second in which the line was last written anew.
+    shown: AtomicU64,
+}
+
+impl Terminal {
+    /// A listener that writes messages to standard error; `json` leaves standard output alone.
+    pub fn new(verbosity: Verbosity, colored: bool, json: bool) -> Terminal {
+        Terminal {
+            verbosity,
+            colored,
+            json,
+            line: Mutex::new(None),
+            lists_changes: Mutex::new(false),
+            shown: AtomicU64::new(0),
+        }
+    }
+
+    fn paint(&self, color: &str, text: &str) -> String {
+        if self.colored { format!("\x1b[{color}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    // The line gives way to what is written, and comes back below it.
+    fn write(&self, write: impl FnOnce()) {
+        match &*self.line.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(line) => line.suspend(write),
+            None => write(),
+        }
+    }
+}
+
+impl Report for Terminal {
+    fn begin(&self, source: &SourceName, run: Option<i64>) {
+        *self.lists_changes.lock().unwrap_or_else(PoisonError::into_inner) = run.is_none();
+        if self.verbosity == Verbosity::Quiet || !std::io::stderr().is_terminal() {
+            return;
+        }
+        let line = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(8));
+        let style = ProgressStyle::with_template("{spinner} {prefix}: {msg}").expect("the template is right");
+        line.set_style(style);
+        line.set_prefix(source.to_string());
+        line.enable_steady_tick(Duration::from_millis(125));
+        *self.line.lock().unwrap_or_else(PoisonError::into_inner) = Some(line);
+    }
+
+    fn message(&self, level: Level, text: &dyn Display) {
+        let (word, least) = match level {
+            Level::Notice => ("notice".to_owned(), Verbosity::Normal),
+            Level::Warning => (self.paint("33", "warning"), Verbosity::Quiet),
+            Level::Error => (self.paint("31", "error"), Verbosity::Quiet),
+        };
+        if self.verbosity >= least {
+            self.write(|| eprintln!("archive: {word}: {}", Plain(text)));
+        }
+    }
+
+    fn change(&self, change: Change, path: &AbsPath) {
+        let lists = *self.lists_changes.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.json || !(lists || self.verbosity == Verbosity::Verbose) {
+            return;
+        }
+        let color = match change {
+            Change::New => "32",
+            Change::Changed => "33",
+            Change::Touched => "36",
+            Change::Removed => "31",
+        };
+        let word = self.paint(color, &format!("{:<8}", change.word()));
+        self.write(|| drop(writeln!(std::io::stdout(), "{word} {path}")));
+    }
+
+    fn progress(&self, progress: &Progress) {
+        // A listener that has no line must cost nothing.
+        let Ok(line) = self.line.try_lock() else { return };
+        if let Some(line) = &*line {
+            let now = line.elapsed();
+            let tenth = now.as_millis() as u64 / 100;
+            if self.shown.swap(tenth, Ordering::Relaxed) != tenth {
+                line.set_message(progress_text(progress, now));
+            }
+        }
+    }
+
+    fn summary(&self, summary: &Summary) {
+        if let Some(line) = self.line.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            line.finish_and_clear();
+        }
+        if self.verbosity >= Verbosity::Normal && !self.json {
+            let text = summary_text(summary, |word| match summary.outcome {
+                Outcome::Ok => self.paint("32", word),
+                Outcome::Partial => self.paint("33", word),
+                Outcome::Stopped | Outcome::Failed => self.paint("31", word),
+            });
+            // Nobody listens any more: the exit status still tells.
+            let _ = write!(std::io::stdout(), "{text}");
+        }
+    }
+}
+
+fn progress_text(progress: &Progress, elapsed: Duration) -> String {
+    let bytes = progress.bytes_copied.get();
+    let rate = (bytes as f64 / elapsed.as_secs_f64().max(0.1)) as u64;
+    let doing = match bytes {
+        0 => "comparing",
+        _ => "copying",
+    };
+    format!(
+        "{doing}, {} listed, {} files copied ({}), {} linked, {}/s",
+        grouped(progress.listed.get()),
+        grouped(progress.copied.get()),
+        ByteSize(bytes),
+        grouped(progress.linked.get()),
+        ByteSize(rate),
+    )
+}
+
+fn summary_text(summary: &Summary, paint: impl Fn(&str) -> String) -> String {
+    let count = |name| grouped(summary.count(name));
+    let bytes = |name| ByteSize(summary.count(name));
+    let run = match (summary.dry_run, summary.run) {
+        (true, _) => "dry run".to_owned(),
+        (false, Some(run)) => format!("run {run}"),
+        (false, None) => "no run".to_owned(),
+    };
+    let way = summary.remote.map(|remote| format!(" ({})", remote.word())).unwrap_or_default();
+    let troubles = match (summary.count("errors"), summary.count("warnings")) {
+        (0, 0) => String::new(),
+        (errors, warnings) => format!("; {errors} errors, {warnings} warnings"),
+    };
+    format!(
+        "{}: {}, {run} in {}{way}{troubles}\n\
+         \x20 {} of {} entries unchanged: {} new, {} changed, {} touched, {} removed\n\
+         \x20 copied {} files ({}), linked {} ({}), archived {}; sent {}, received {}\n",
+        summary.source,
+        paint(summary.outcome.word()),
+        show_seconds(summary.seconds),
+        count("unchanged"),
+        count("listed"),
+        count("new"),
+        count("changed"),
+        count("touched"),
+        count("removed"),
+        count("copied"),
+        bytes("bytes_copied"),
+        count("linked"),
+        bytes("bytes_linked"),
+        count("archived"),
+        bytes("bytes_sent"),
+        bytes("bytes_received"),
+    )
+}
+
+/// A number with its thousands apart.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Text that may quote a client: what would steer a terminal is shown instead.
+pub(super) struct Plain<'a>(pub &'a dyn Display);
+
+impl Display for Plain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for character in self.0.to_string().chars() {
+            match character.is_control() {
+                true => write!(f, "\\x{:02x}", u32::from(character))?,
+                false => write!(f, "{character}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::COUNT_NAMES;
+    use crate::source::RemoteKind;
+
+    #[test]
+    fn a_summary_has_three_lines() {
+        let mut counts = [0; COUNT_NAMES.len()];
+        counts.copy_from_slice(&[100_000, 99_982, 12, 3, 1, 2, 14, 1, 5, 0, 2_411_725, 12_288, 1229, 2_516_582, 0, 0]);
+        let summary = Summary {
+            source: "laptop".to_owned(),
+            run: Some(12),
+            outcome: Outcome::Ok,
+            exit: 0,
+            remote: Some(RemoteKind::Helper),
+            counts,
+            seconds: 4.2,
+            dry_run: false,
+        };
+        insta::assert_snapshot!(summary_text(&summary, str::to_owned), @r"
+        laptop: ok, run 12 in 4.2 s (helper)
+          99,982 of 100,000 entries unchanged: 12 new, 3 changed, 1 touched, 2 removed
+          copied 14 files (2.3 MiB), linked 1 (12.0 KiB), archived 5; sent 1.2 KiB, received 2.4 MiB
+        ");
+    }
+
+    #[test]
+    fn control_characters_are_shown_not_sent() {
+        assert_eq!(Plain(&"a\x1b[31mb\u{9b}c\nd").to_string(), "a\\x1b[31mb\\x9bc\\x0ad");
+    }
+}
