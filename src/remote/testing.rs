@@ -33,13 +33,14 @@ impl Got {
             }
             Arrived::End { state, consistent, .. } => self.end = Some(Ok((state, consistent))),
             Arrived::Failed { error, .. } => self.end = Some(Err(error)),
+            Arrived::Whole { .. } => panic!("only the helper sends files whole"),
         }
     }
 }
 
 fn id(arrived: &Arrived) -> u64 {
     match *arrived {
-        Arrived::Data { id, .. } | Arrived::Restart { id } | Arrived::End { id, .. } | Arrived::Failed { id, .. } => id,
+        Arrived::Data { id, .. } | Arrived::Restart { id } | Arrived::End { id, .. } | Arrived::Failed { id, .. } | Arrived::Whole { id, .. } => id,
     }
 }
 

@@ -1,0 +1,16 @@
+//! What the tests share: a throw-away sshd, trees as literals, the program under test, and an oracle that is not ours.
+
+pub mod oracle;
+pub mod program;
+pub mod sshd;
+pub mod tree;
+
+pub use oracle::assert_same;
+pub use program::{Program, Ran};
+pub use sshd::Sshd;
+pub use tree::*;
+
+/// True when the tests run as root, as some things can only be tested so.
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}

@@ -1,0 +1,97 @@
+//! An sshd without a port: each connection starts one, through `ProxyCommand`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const SSHD: &str = "/usr/sbin/sshd";
+
+/// The sshd of one test, its keys, and the home of whoever logs in.
+pub struct Sshd {
+    dir: tempfile::TempDir,
+}
+
+impl Sshd {
+    /// An sshd that lets the test's key in, reachable as `client` and as `other`.
+    pub fn new() -> Sshd {
+        Sshd::with("")
+    }
+
+    /// The same with more lines of sshd_config(5).
+    pub fn with(more: &str) -> Sshd {
+        assert!(Path::new(SSHD).exists(), "the tests need sshd: install openssh-server (`make test` does)");
+        if super::is_root() {
+            std::fs::create_dir_all("/run/sshd").unwrap();
+        }
+        let sshd = Sshd { dir: tempfile::Builder::new().prefix("sshd").tempdir_in("/tmp").unwrap() };
+        for key in ["hostkey", "key", "wrongkey"] {
+            sshd.run("ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-f", sshd.path(key).to_str().unwrap()]);
+        }
+        std::fs::copy(sshd.path("key.pub"), sshd.path("authorized_keys")).unwrap();
+        std::fs::create_dir(sshd.home()).unwrap();
+        sshd.configure_server(more);
+        sshd.configure_client("");
+        sshd.know_host(&sshd.public("hostkey"));
+        sshd
+    }
+
+    fn configure_server(&self, more: &str) {
+        let text = format!(
+            "HostKey {hostkey}\nAuthorizedKeysFile {keys}\nPidFile none\nStrictModes no\nUsePAM no\n\
+             PasswordAuthentication no\nKbdInteractiveAuthentication no\nSubsystem sftp internal-sftp\n\
+             SetEnv SHLVL=2 HOME={home} XDG_RUNTIME_DIR={home}/run\n{more}\n",
+            hostkey = self.path("hostkey").display(),
+            keys = self.path("authorized_keys").display(),
+            home = self.home().display(),
+        );
+        std::fs::write(self.path("sshd_config"), text).unwrap();
+    }
+
+    /// Writes the client's configuration; `more` comes first, so that it counts.
+    pub fn configure_client(&self, more: &str) {
+        let text = format!(
+            "{more}\nHost client other\n  ProxyCommand {SSHD} -i -f {config}\n  HostKeyAlias testhost\nHost *\n  IdentityFile {key}\n  \
+             IdentitiesOnly yes\n  IdentityAgent none\n  UserKnownHostsFile {known}\n  GlobalKnownHostsFile none\n",
+            config = self.path("sshd_config").display(),
+            key = self.path("key").display(),
+            known = self.path("known_hosts").display(),
+        );
+        std::fs::write(self.path("ssh_config"), text).unwrap();
+    }
+
+    /// Makes `key` (a public key's text) the one that is known for the host; empty to know none.
+    pub fn know_host(&self, key: &str) {
+        let line = if key.is_empty() { String::new() } else { format!("testhost {key}\n") };
+        std::fs::write(self.path("known_hosts"), line).unwrap();
+    }
+
+    /// The text of a public key.
+    pub fn public(&self, key: &str) -> String {
+        std::fs::read_to_string(self.path(&format!("{key}.pub"))).unwrap()
+    }
+
+    /// The configuration file for `-F`.
+    pub fn config(&self) -> PathBuf {
+        self.path("ssh_config")
+    }
+
+    /// The home directory of whoever logs in.
+    pub fn home(&self) -> PathBuf {
+        self.path("home")
+    }
+
+    /// A file of this sshd.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Runs a command line on the client, as ssh does, and returns what it prints.
+    pub fn run_there(&self, command: &str) -> String {
+        self.run("ssh", &["-F", self.config().to_str().unwrap(), "client", command])
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) -> String {
+        let output = Command::new(program).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
