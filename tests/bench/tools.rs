@@ -66,6 +66,8 @@ impl Tools {
     pub fn archive(&self, client: &Path, target: &Path) -> Result<Ran> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_archive"));
         command.arg("--repo").arg(target.join("repository")).args(["--json", "pull", "-F"]).arg(&self.sshd.config);
+        // A renamed directory that is all there is looks like a loss.
+        command.args(["--max-delete", "100"]);
         command.arg(format!("{HOST}:{}", client.display()));
         self.run(command)
     }
