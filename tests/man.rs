@@ -94,9 +94,12 @@ fn the_example_in_archive_helper_5_is_what_goes_over_the_wire() {
 
 #[test]
 fn every_limit_of_the_protocol_stands_in_archive_helper_5() {
-    use archive_helper::protocol::{MAX_CHATTER, MAX_ENTRIES, MAX_FRAME, MAX_HASHES, MAX_NAME, MAX_PATH};
+    use archive_helper::protocol::{
+        MAX_BUNDLED, MAX_CHATTER, MAX_ENTRIES, MAX_FRAME, MAX_HASHES, MAX_NAME, MAX_PATH, MAX_READING,
+    };
     let page = fs::read_to_string(file("man/archive-helper.5")).unwrap();
-    for limit in [MAX_CHATTER, MAX_ENTRIES, MAX_FRAME, MAX_HASHES, MAX_NAME, MAX_PATH] {
+    let counts = [MAX_CHATTER, MAX_ENTRIES, MAX_FRAME, MAX_HASHES, MAX_NAME, MAX_PATH];
+    for limit in counts.map(|count| count as u64).into_iter().chain([MAX_BUNDLED, MAX_READING]) {
         let digits = limit.to_string();
         let grouped = match digits.len() {
             7.. => format!("{},{},{}", &digits[..1], &digits[1..4], &digits[4..]),
