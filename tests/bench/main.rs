@@ -5,6 +5,7 @@
 //!
 //! - `BENCH_QUICK=1`: a hundredth of the data, to see whether it works;
 //! - `BENCH_LONG=1`: also a million files;
+//! - `BENCH_ONLY`: one of `small`, `large`, `renamed` and `million`;
 //! - `BENCH_ROUNDS`: how often everything is done, 3 unless set; medians are shown;
 //! - `BENCH_FS=ext4`: targets on ext4 in image files below `BENCH_DIR` (the temporary directory), instead of tmpfs.
 
@@ -47,12 +48,7 @@ fn main() -> Result<()> {
     let mut bench =
         Bench { places, tools, table: Table::default(), rounds: rounds.unwrap_or(if quick { 1 } else { 3 }), quick };
     println!("{} on {}", bench.tools.versions()?, bench.places.description());
-    bench.small_files()?;
-    bench.large_files()?;
-    bench.renamed_directory()?;
-    if is_set("BENCH_LONG") {
-        bench.million_files()?;
-    }
+    bench.run()?;
     println!("\n{}", bench.table);
     Ok(())
 }
@@ -62,6 +58,22 @@ fn is_set(variable: &str) -> bool {
 }
 
 impl Bench {
+    fn run(&mut self) -> Result<()> {
+        let only = std::env::var("BENCH_ONLY").unwrap_or_default();
+        let workloads: [(&str, fn(&mut Bench) -> Result<()>, bool); 4] = [
+            ("small", Bench::small_files, true),
+            ("large", Bench::large_files, true),
+            ("renamed", Bench::renamed_directory, true),
+            ("million", Bench::million_files, is_set("BENCH_LONG")),
+        ];
+        for (name, workload, usual) in workloads {
+            if name == only || (usual && only.is_empty()) {
+                workload(self)?;
+            }
+        }
+        Ok(())
+    }
+
     fn scaled(&self, count: u64) -> u64 {
         if self.quick { count / 100 } else { count }
     }
@@ -149,7 +161,6 @@ impl Bench {
         client: &Place,
         targets: &Targets,
     ) -> Result<tools::Ran> {
-        eprintln!("round {}: {row}", round + 1);
         let pull_by_rsync = || self.tools.rsync(client.path(), targets.rsync.path());
         let pull_by_archive = || self.tools.archive(client.path(), targets.archive.path());
         let (by_rsync, by_archive) = if round % 2 == 0 {
@@ -159,6 +170,8 @@ impl Bench {
             let by_archive = pull_by_archive()?;
             (pull_by_rsync()?, by_archive)
         };
+        let times = format!("rsync {:.2} s, archive {:.2} s", by_rsync.seconds, by_archive.seconds);
+        eprintln!("round {}: {row}: {times}", round + 1);
         // Comparing contents takes longer than all pulls; once will do.
         self.tools.check(client.path(), targets.archive.path(), round == 0)?;
         self.table.rsync(row, aim, by_rsync.seconds);
