@@ -92,12 +92,24 @@ pull() {
     fi
 }
 
+count_files() { find "$1" -type f | wc -l; }
+
+# The directory with the most files that holds less than half of them all: to lose more would stop a pull.
+find_large() {
+    half=$(($(count_files "$client") / 2))
+    for directory in "$client"/etc "$client"/usr/*/; do
+        count=$(count_files "$directory")
+        [ "$count" -ge "$half" ] || echo "$count ${directory%/}"
+    done | sort -n | tail -n 1 | cut -d' ' -f2-
+}
+
 change_files() {
     date >>"$client/notes.txt"
     echo '127.0.0.1 demo.example' >>"$client/etc/hosts"
     rm -f "$client/etc/issue" "$client/etc/issue.net"
-    mv "$client/usr" "$client/renamed"
     cp -r "$client/etc" "$client/copy-of-etc"
+    large=$(find_large)
+    mv "$large" "$client/renamed"
 }
 
 title 'A client with real files'
@@ -108,15 +120,17 @@ else
     sshd=
     say "there is no sshd here and it could not be installed, so this demo pulls locally, without ssh"
 fi
-files=$(find "$client" -type f | wc -l)
-say "$files files, $(du -sh "$client" | cut -f1), copied from /etc and /usr to $client"
+say "$(count_files "$client") files, $(du -sh "$client" | cut -f1), copied from /etc and /usr to $client"
 
 title 'The first pull'
 pull
 
 title 'Some changes: two files edited, two removed, a large directory renamed, another copied'
 change_files
-(cd "$client" && ls)
+say "edited    notes.txt, etc/hosts"
+say "removed   etc/issue, etc/issue.net"
+say "copied    etc to copy-of-etc"
+say "renamed   ${large#"$client/"} to renamed"
 
 title 'The second pull: the renamed and the copied directory are recognised, and not sent again'
 pull
@@ -133,8 +147,8 @@ title 'The archive: what was removed or replaced, with the time of its last chan
 shell "find archive/demo$client -maxdepth 2 -type f"
 
 title 'Hard links: one inode under the new name, and under the old one in the archive'
-moved=$(cd "$client/renamed" && find share include -type f -size +1k -links 1 2>/dev/null | head -n 1)
-shell "ls -li $below/renamed/$moved archive/demo$client/usr/$moved.*"
+moved=$(cd "$client/renamed" && find . -type f -size +1k -links 1 | sed 's|^\./||' | sort | head -n 1)
+shell "ls -li $below/renamed/$moved archive/demo$large/$moved.*"
 
 title 'The index knows every place of a content'
 show "$archive" --repo "$repo" find --same-as "demo:$client/renamed/$moved"

@@ -1,0 +1,94 @@
+//! Files to pull: the same in every run, and of a content that nothing compresses.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+// Files in one directory.
+const WIDTH: u64 = 100;
+
+/// Writes so many files with sizes as in a home directory, log-normal with a median of 3 KiB; returns their bytes.
+pub fn small_files(directory: &Path, count: u64) -> io::Result<u64> {
+    let mut random = Random(1);
+    let mut bytes = 0;
+    for number in 0..count {
+        // This spread makes the mean 5.9 KB.
+        let size = (3072.0 * (1.14 * random.normal()).exp()).min(4e6) as u64;
+        write_file(&file(directory, number)?, size, number + 1)?;
+        bytes += size;
+    }
+    Ok(bytes)
+}
+
+/// Gives one file in a hundred other content, another hundredth each round; returns how many.
+pub fn change_some(directory: &Path, count: u64, round: u64) -> io::Result<u64> {
+    let chosen: Vec<u64> = (0..count).filter(|number| number % 100 == round % 100).collect();
+    for number in &chosen {
+        let path = file(directory, *number)?;
+        let size = fs::metadata(&path)?.len();
+        // Another size, for rsync looks at whole seconds only.
+        write_file(&path, size + 1, (round + 1) << 32 | number)?;
+    }
+    Ok(chosen.len() as u64)
+}
+
+/// Writes some files of one size.
+pub fn large_files(directory: &Path, count: u64, size: u64) -> io::Result<()> {
+    (0..count).try_for_each(|number| write_file(&directory.join(format!("large-{number}")), size, number + 7))
+}
+
+/// Writes many files of one size.
+pub fn even_files(directory: &Path, count: u64, size: u64) -> io::Result<()> {
+    (0..count).try_for_each(|number| write_file(&file(directory, number)?, size, number + 3))
+}
+
+// Three levels of at most 100 entries each, and then some.
+fn file(directory: &Path, number: u64) -> io::Result<PathBuf> {
+    let parent = number / WIDTH;
+    let directory = directory.join(format!("d{:03}/e{:02}", parent / WIDTH, parent % WIDTH));
+    if number % WIDTH == 0 {
+        fs::create_dir_all(&directory)?;
+    }
+    Ok(directory.join(format!("file-{number:07}.data")))
+}
+
+fn write_file(path: &Path, size: u64, seed: u64) -> io::Result<()> {
+    let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let mut file = fs::File::create(path)?;
+    let mut left = size as usize;
+    let mut buffer = vec![0; left.min(1 << 20)];
+    while left > 0 {
+        let count = left.min(buffer.len());
+        for piece in buffer[..count].chunks_mut(8) {
+            let bytes = random.next().to_le_bytes();
+            piece.copy_from_slice(&bytes[..piece.len()]);
+        }
+        file.write_all(&buffer[..count])?;
+        left -= count;
+    }
+    Ok(())
+}
+
+/// SplitMix64: a small generator whose every seed will do.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
+    }
+
+    /// Above 0, at most 1.
+    fn unit(&mut self) -> f64 {
+        ((self.next() >> 11) + 1) as f64 / (1u64 << 53) as f64
+    }
+
+    /// The standard normal distribution, by the method of Box and Muller.
+    fn normal(&mut self) -> f64 {
+        let (one, other) = (self.unit(), self.unit());
+        (-2.0 * one.ln()).sqrt() * (std::f64::consts::TAU * other).cos()
+    }
+}

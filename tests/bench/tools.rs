@@ -1,0 +1,125 @@
+//! The two that are compared, and rsync again as the judge of what came of it.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::sshd::{HOST, Sshd};
+
+/// Both tools, and what they need.
+pub struct Tools {
+    sshd: Sshd,
+    scratch: PathBuf,
+}
+
+/// A pull that succeeded.
+pub struct Ran {
+    /// Wall-clock time.
+    pub seconds: f64,
+    /// The largest resident size of the process, without those that it started.
+    pub peak_kib: u64,
+    summary: Value,
+}
+
+impl Ran {
+    /// A count of the summary.
+    pub fn count(&self, name: &str) -> u64 {
+        self.summary[name].as_u64().unwrap_or(0)
+    }
+}
+
+impl Tools {
+    /// Starts the sshd, and brings the helper to the client as any pull before would have.
+    pub fn start(scratch: &tempfile::TempDir) -> Result<Tools> {
+        let tools = Tools { sshd: Sshd::start(scratch.path())?, scratch: scratch.path().to_owned() };
+        let warm_up = tempfile::tempdir_in(&tools.scratch)?;
+        std::fs::write(warm_up.path().join("file"), "content")?;
+        let target = tempfile::tempdir_in(&tools.scratch)?;
+        tools.archive(warm_up.path(), target.path())?;
+        tools.rsync(warm_up.path(), target.path())?;
+        Ok(tools)
+    }
+
+    /// What is compared.
+    pub fn versions(&self) -> Result<String> {
+        let version = |program: &str| -> Result<String> {
+            let output = Command::new(program).arg("--version").output().with_context(|| program.to_owned())?;
+            Ok(String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned())
+        };
+        Ok(format!("{}; {}", version(env!("CARGO_BIN_EXE_archive"))?, version("rsync")?))
+    }
+
+    /// Pulls by rsync.
+    pub fn rsync(&self, client: &Path, target: &Path) -> Result<Ran> {
+        let mut command = Command::new("rsync");
+        command.args(["-aH", "--delete", "-e"]).arg(format!("ssh -F {}", self.sshd.config.display()));
+        command.arg(format!("{HOST}:{}/", client.display())).arg(target.join("copy"));
+        self.run(command)
+    }
+
+    /// Pulls by archive.
+    pub fn archive(&self, client: &Path, target: &Path) -> Result<Ran> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_archive"));
+        command.arg("--repo").arg(target.join("repository")).args(["--json", "pull", "-F"]).arg(&self.sshd.config);
+        // A renamed directory that is all there is looks like a loss.
+        command.args(["--max-delete", "100"]);
+        command.arg(format!("{HOST}:{}", client.display()));
+        self.run(command)
+    }
+
+    /// Holds what archive pulled against the client's files; by their content too, if `thoroughly`.
+    pub fn check(&self, client: &Path, target: &Path, thoroughly: bool) -> Result<()> {
+        let snapshot = target.join("repository/snapshot").join(HOST).join(client.strip_prefix("/")?);
+        let mut command = Command::new("rsync");
+        // Times of directories are in the index only.
+        command.args([if thoroughly { "-naciHO" } else { "-naiHO" }, "--delete"]);
+        let output = command.arg(format!("{}/", client.display())).arg(&snapshot).output().context("rsync")?;
+        crate::succeeded("rsync", &output)?;
+        let differences = String::from_utf8_lossy(&output.stdout);
+        ensure!(differences.is_empty(), "the snapshot is not what the client has:\n{differences}");
+        Ok(())
+    }
+
+    fn run(&self, mut command: Command) -> Result<Ran> {
+        let (out, err) = (self.scratch.join("stdout"), self.scratch.join("stderr"));
+        command.stdin(Stdio::null()).stdout(File::create(&out)?).stderr(File::create(&err)?);
+        // No configuration of the user's has a say in this.
+        command.env("ARCHIVE_CONFIG", "/dev/null");
+        let started = Instant::now();
+        let mut child = command.spawn().with_context(|| format!("{command:?}"))?;
+        let (pid, over) = (child.id(), AtomicBool::new(false));
+        let (status, seconds, peak_kib) = std::thread::scope(|scope| {
+            let watching = scope.spawn(|| watch_memory(pid, &over));
+            let status = child.wait();
+            let seconds = started.elapsed().as_secs_f64();
+            over.store(true, Ordering::Relaxed);
+            (status, seconds, watching.join().unwrap_or(0))
+        });
+        let said = std::fs::read_to_string(&err)?;
+        ensure!(status?.success(), "{command:?} failed:\n{said}");
+        let last = std::fs::read_to_string(&out)?.lines().last().map(serde_json::from_str);
+        let summary = last.and_then(|parsed| parsed.ok()).unwrap_or(Value::Null);
+        Ok(Ran { seconds, peak_kib, summary })
+    }
+}
+
+// The kernel keeps the peak itself, and shows it as long as the process lives.
+fn watch_memory(pid: u32, over: &AtomicBool) -> u64 {
+    let mut peak = 0;
+    while !over.load(Ordering::Relaxed) {
+        peak = peak.max(peak_kib(pid).unwrap_or(0));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    peak
+}
+
+fn peak_kib(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse().ok()
+}

@@ -1,0 +1,111 @@
+//! The manual pages say what the program does: what can be generated or checked is.
+//!
+//! `UPDATE_MAN=1` (`make man`) writes the generated parts anew instead of comparing them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use archive_helper::protocol::{Request, Walk, write_frame};
+use clap_mangen::Man;
+
+fn file(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// What stands in a page between the comments `PART begin` and `PART end`, and what comes before and after.
+fn parts<'a>(page: &'a str, part: &str) -> (&'a str, &'a str, &'a str) {
+    let (begin, end) = (format!(".\\\" {part} begin\n"), format!(".\\\" {part} end\n"));
+    let from = page.find(&begin).expect("the page has the part's first comment") + begin.len();
+    let until = from + page[from..].find(&end).expect("the page has the part's last comment");
+    (&page[..from], &page[from..until], &page[until..])
+}
+
+fn must_hold(path: &str, part: &str, wanted: &str) {
+    let page = fs::read_to_string(file(path)).unwrap();
+    let (before, found, after) = parts(&page, part);
+    if std::env::var_os("UPDATE_MAN").is_some() {
+        fs::write(file(path), [before, wanted, after].concat()).unwrap();
+    } else {
+        assert!(found == wanted, "the {part} in {path} are not those of the program: run `make man`");
+    }
+}
+
+/// The options of every command, as a section of archive(1).
+fn options() -> String {
+    let mut command = archive::cli::command();
+    command.build();
+    let mut text = ".SH OPTIONS\n".to_owned();
+    text += &options_of(&command, "Options for every command", true);
+    for command in commands(&command) {
+        let usage = command.clone().render_usage().to_string();
+        let heading = usage.trim_start_matches("Usage: ").lines().next().unwrap_or_default().to_owned();
+        text += &options_of(&command, &heading, false);
+    }
+    text
+}
+
+/// The commands that do something, in the order of the help.
+fn commands(command: &clap::Command) -> Vec<clap::Command> {
+    let visible = command.get_subcommands().filter(|command| !command.is_hide_set() && command.get_name() != "help");
+    visible
+        .flat_map(|command| if command.has_subcommands() { commands(command) } else { vec![command.clone()] })
+        .collect()
+}
+
+fn options_of(command: &clap::Command, heading: &str, global: bool) -> String {
+    let command = command.clone().mut_args(|argument| {
+        let hidden = argument.is_hide_set() || argument.is_global_set() != global;
+        argument.hide(hidden)
+    });
+    let mut rendered = Vec::new();
+    Man::new(command).render_options_section(&mut rendered).unwrap();
+    let rendered = String::from_utf8(rendered).unwrap();
+    let body = rendered.split_once(".SH OPTIONS\n").map_or("", |(_, body)| body);
+    match body.trim().is_empty() {
+        true => String::new(),
+        false => format!(".SS \"{}\"\n{body}", heading.replace('-', "\\-")),
+    }
+}
+
+#[test]
+fn the_options_in_archive_1_are_those_of_the_program() {
+    must_hold("man/archive.1", "options", &options());
+}
+
+#[test]
+fn the_schema_in_archive_tree_5_is_that_of_the_index() {
+    let schema = fs::read_to_string(file("src/repository/index/schema.sql")).unwrap();
+    let statements = schema.split_once('\n').map_or("", |(_comment, statements)| statements);
+    must_hold("man/archive-tree.5", "schema", &statements.replace('\\', "\\e"));
+}
+
+#[test]
+fn the_example_in_archive_helper_5_is_what_goes_over_the_wire() {
+    let page = fs::read_to_string(file("man/archive-helper.5")).unwrap();
+    let (_, example, _) = parts(&page, "example");
+    // The bytes end where two spaces begin.
+    let digits = example.lines().flat_map(|line| line.split("  ").next().unwrap_or_default().split(' '));
+    let bytes: Vec<u8> = digits.map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+    let walk = Walk { roots: vec![b"/etc".to_vec()], repository: "5f0c".to_owned(), ..Walk::default() };
+    let mut frame = Vec::new();
+    write_frame(&mut frame, &Request::Walk(walk)).unwrap();
+    assert_eq!(bytes, frame);
+}
+
+#[test]
+fn every_limit_of_the_protocol_stands_in_archive_helper_5() {
+    use archive_helper::protocol::{
+        MAX_BUNDLED, MAX_CHATTER, MAX_ENTRIES, MAX_FRAME, MAX_HASHES, MAX_NAME, MAX_PATH, MAX_READING,
+    };
+    let page = fs::read_to_string(file("man/archive-helper.5")).unwrap();
+    let counts = [MAX_CHATTER, MAX_ENTRIES, MAX_FRAME, MAX_HASHES, MAX_NAME, MAX_PATH];
+    for limit in counts.map(|count| count as u64).into_iter().chain([MAX_BUNDLED, MAX_READING]) {
+        let digits = limit.to_string();
+        let grouped = match digits.len() {
+            7.. => format!("{},{},{}", &digits[..1], &digits[1..4], &digits[4..]),
+            4.. => format!("{},{}", &digits[..digits.len() - 3], &digits[digits.len() - 3..]),
+            _ => digits,
+        };
+        assert!(page.contains(&format!(" Ta {grouped}")), "{limit}");
+    }
+}
