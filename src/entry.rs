@@ -1,6 +1,55 @@
 //! Listed things: what a client's directory holds, and what the index remembers of it.
 
+use crate::path::Name;
+
 pub use archive_helper::protocol::{Entry, Fingerprint, Hash, Inode, Kind, fingerprint};
+
+/// Flags of a version.
+pub mod flags {
+    /// It kept changing while it was read: this content may never have existed as a whole.
+    pub const INCONSISTENT: u32 = 1;
+    /// The last run could not read it, so this is an older state.
+    pub const UNREADABLE: u32 = 2;
+    /// Made by `index rebuild` from what is on disk: only content and name are certain.
+    pub const REBUILT: u32 = 4;
+}
+
+/// A directory's number in the index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DirectoryId(pub i64);
+
+/// One entry as it was from one run until another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// Its number in the index.
+    pub id: i64,
+    /// The directory it is in.
+    pub directory: DirectoryId,
+    /// What was listed.
+    pub entry: Entry,
+    /// BLAKE3 of a file's content.
+    pub hash: Option<Hash>,
+    /// The run that found it.
+    pub from_run: i64,
+    /// The run that found it gone or replaced; `None` while it is current.
+    pub until_run: Option<i64>,
+    /// Its name in the archive, when it is there.
+    pub archive_name: Option<Name>,
+    /// See [`flags`].
+    pub flags: u32,
+}
+
+impl Version {
+    /// True when this flag is set.
+    pub fn has(&self, flag: u32) -> bool {
+        self.flags & flag != 0
+    }
+
+    /// True when the content may not be what was listed, whatever size and times say.
+    pub fn is_uncertain(&self) -> bool {
+        self.has(flags::INCONSISTENT | flags::REBUILT)
+    }
+}
 
 /// The permission bits that a plain file in the trees gets: what the client said, without setuid, setgid and
 /// sticky, and always readable and writable by its owner.

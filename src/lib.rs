@@ -1,1 +1,29 @@
+//! Pull-based backup into two trees of plain files: a snapshot of each client as it is now, and an archive of
+//! everything that was removed from it or replaced in it.
+//!
+//! A pull ([`pull::pull`]) connects to a client ([`remote`]), has a helper there list its directories, compares each
+//! with what the index remembers ([`plan`]), fetches content that is new, and changes the trees and the index
+//! ([`repository`]). The modules in the order of reading, each using only itself and those before it:
+//!
+//! - [`path`], [`entry`], [`time`], [`error`]: the ground, with the wire's types in `archive_helper::protocol`;
+//! - [`source`], [`config`], [`retention`], [`plan`], [`report`]: what is wanted; no network, no disk writes;
+//! - [`remote`] and [`repository`]: the two columns, which don't know each other;
+//! - [`pull`], [`reindex`], [`check`], [`history`]: the verbs;
+//! - [`cli`], with the listeners in [`report`]: the only ones that know a terminal.
 
+pub mod check;
+// pub mod cli;
+// pub mod config;
+pub mod entry;
+pub mod error;
+pub mod history;
+pub mod path;
+pub mod plan;
+pub mod pull;
+pub mod reindex;
+pub mod remote;
+pub mod report;
+pub mod repository;
+pub mod retention;
+pub mod source;
+pub mod time;

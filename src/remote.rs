@@ -1,6 +1,189 @@
 //! Reaching a client: what a pull needs of it, whichever way it is reached.
+//!
+//! [`Client::connect`] starts the system's `ssh`, or a helper on this machine. A connected client lists and hashes
+//! through [`helper::Conversation`]s and hands out content through [`Client::read_files`]. Streams are plain
+//! blocking sockets: the asynchronous part ends at [`ssh`].
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender};
+
+use crate::error::{Error, Kind, Result};
 use crate::path::AbsPath;
+use crate::source::{RemoteKind, Ssh};
+
+mod attempt;
+mod bundle;
+mod child;
+pub mod helper;
+mod local;
+mod pace;
+mod probe;
+pub mod sftp;
+mod ssh;
+pub mod stream;
+#[cfg(test)]
+mod testing;
+
+pub use probe::{HelperStatus, helper_install, helper_remove, helper_status};
+
+use helper::Conversation;
+use probe::HelperFiles;
+use stream::Traffic;
+
+// How many files may wait for SFTP.
+const LARGE_FILES: usize = 1024;
+
+// How long a client may stay silent when it owes an answer.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A connected client.
+pub struct Client {
+    way: Way,
+    traffic: Arc<Traffic>,
+    bytes_per_second: Option<u64>,
+}
+
+enum Way {
+    Ssh { session: ssh::Session, helper: probe::Installed },
+    Local { helper: child::Helper },
+}
+
+/// How to connect.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The way that the user insists on.
+    pub remote: Option<RemoteKind>,
+    /// Where helpers for other machine types are.
+    pub helper_dir: Option<PathBuf>,
+    /// The most bytes a second to read.
+    pub bytes_per_second: Option<u64>,
+}
+
+impl Client {
+    /// Connects to a client through ssh, or to this machine.
+    pub fn connect(ssh: Option<&Ssh>, options: &Options) -> Result<Client> {
+        let traffic = Arc::new(Traffic::default());
+        let way = match (ssh, options.remote) {
+            (None, None | Some(RemoteKind::Local)) => Way::Local { helper: child::Helper::install()? },
+            (Some(ssh), None | Some(RemoteKind::Helper)) => connect_ssh(ssh, options.helper_dir.as_deref())?,
+            (_, Some(kind)) => return Err(cannot(kind, ssh)),
+        };
+        Ok(Client { way, traffic, bytes_per_second: options.bytes_per_second })
+    }
+
+    /// How the client is reached.
+    pub fn kind(&self) -> RemoteKind {
+        match self.way {
+            Way::Ssh { .. } => RemoteKind::Helper,
+            Way::Local { .. } => RemoteKind::Local,
+        }
+    }
+
+    /// Starts a helper and greets it.
+    pub fn converse(&self) -> Result<Conversation> {
+        let ends = match &self.way {
+            Way::Ssh { session, helper } => session.run(&helper.command())?,
+            Way::Local { helper } => helper.run()?,
+        };
+        Conversation::begin(ends, PATIENCE, self.traffic.clone())
+    }
+
+    /// Reads files until `wanted` is closed and everything is answered.
+    pub fn read_files(&self, wanted: &Receiver<Wanted>, arrived: &Sender<Arrived>) -> Result<()> {
+        match &self.way {
+            // One pace can't be kept on two ways.
+            Way::Ssh { session, .. } if self.bytes_per_second.is_some() => self.read_by_sftp(session, wanted, arrived),
+            Way::Ssh { session, .. } => self.read_by_both(session, wanted, arrived),
+            Way::Local { .. } => {
+                local::read_files(wanted, arrived, self.bytes_per_second);
+                Ok(())
+            }
+        }
+    }
+
+    // Small files through the helper, the others through SFTP, at the same time.
+    fn read_by_both(&self, session: &ssh::Session, wanted: &Receiver<Wanted>, arrived: &Sender<Arrived>) -> Result<()> {
+        let (others, rest) = crossbeam_channel::bounded(LARGE_FILES);
+        let conversation = self.converse()?;
+        std::thread::scope(|scope| {
+            let large = scope.spawn(|| {
+                let read = if is_fed(&rest) { self.read_by_sftp(session, &rest, arrived) } else { Ok(()) };
+                // Whoever still sends must not wait for a reader that has given up.
+                drop(rest);
+                read
+            });
+            let small = bundle::read_files(conversation, wanted, arrived, &others);
+            drop(others);
+            let large = large.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            large.and(small)
+        })
+    }
+
+    fn read_by_sftp(&self, session: &ssh::Session, wanted: &Receiver<Wanted>, arrived: &Sender<Arrived>) -> Result<()> {
+        let ends = session.subsystem("sftp")?;
+        let (input, output) = ends.counted(PATIENCE, self.traffic.clone())?;
+        let options = sftp::Options { bytes_per_second: self.bytes_per_second };
+        let lost = |error: sftp::Broken| Error::new(Kind::Unreachable, format_args!("the SFTP connection broke: {error}"));
+        let mut reader = sftp::Sftp::start(input, output, options).map_err(lost)?;
+        reader.read_files(wanted, arrived).map_err(lost)
+    }
+
+    /// Bytes sent to and received from the client so far.
+    pub fn traffic(&self) -> (u64, u64) {
+        match self.way {
+            Way::Ssh { .. } => self.traffic.totals(),
+            Way::Local { .. } => (0, 0),
+        }
+    }
+
+    /// Ends every conversation at once: whoever waits for the client sees the end of its stream.
+    pub fn hang_up(&self) {
+        self.traffic.shut_down();
+    }
+
+    /// Ends the connection in good order.
+    pub fn close(self) {
+        self.hang_up();
+        match self.way {
+            Way::Ssh { session, .. } => session.close(),
+            Way::Local { helper } => helper.close(),
+        }
+    }
+}
+
+/// Waits for the first message of a channel; false when it is closed without any.
+pub fn is_fed<T>(channel: &Receiver<T>) -> bool {
+    let mut select = crossbeam_channel::Select::new();
+    select.recv(channel);
+    select.ready();
+    !channel.is_empty()
+}
+
+fn connect_ssh(ssh: &Ssh, helper_dir: Option<&Path>) -> Result<Way> {
+    let session = ssh::Session::connect(ssh)?;
+    let files = HelperFiles::new(helper_dir);
+    match probe::find_or_install(&session, &files) {
+        Ok(helper) => Ok(Way::Ssh { session, helper }),
+        Err(error) => {
+            session.close();
+            Err(error)
+        }
+    }
+}
+
+fn cannot(kind: RemoteKind, ssh: Option<&Ssh>) -> Error {
+    let word = kind.word();
+    match (kind, ssh) {
+        (RemoteKind::Posix | RemoteKind::Sftp, Some(_)) => {
+            Error::usage(format_args!("this version can't reach a client by `{word}` yet")).hint("leave out `--remote`")
+        }
+        (_, Some(_)) => Error::usage(format_args!("`{word}` is for this machine, not for a host")).hint("leave out `--remote`"),
+        (_, None) => Error::usage(format_args!("`{word}` needs a host")).hint("leave out `--remote` for a local path"),
+    }
+}
 
 /// One file to read from a client.
 #[derive(Clone, Debug)]
@@ -26,6 +209,15 @@ pub enum Arrived {
         id: u64,
         /// At least one byte, at most 256 KiB.
         bytes: Vec<u8>,
+    },
+    /// All of a small file, read in one piece, and as it was listed: nothing else comes for it.
+    Whole {
+        /// [`Wanted::id`].
+        id: u64,
+        /// Its content.
+        bytes: Vec<u8>,
+        /// What the open file's metadata was after the last byte.
+        state: FileState,
     },
     /// The file changed while it was read: what came of it so far is void, reading starts over.
     Restart {

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::path::{AbsPath, SourceName};
 use crate::source::RemoteKind;
 
-pub mod json;
-pub mod log;
-pub mod terminal;
+
+
+
 
 /// How much a message matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

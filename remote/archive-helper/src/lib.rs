@@ -1,6 +1,6 @@
 //! The client's side of `archive`: lists directories and hashes files for a server that asks over stdin.
 //!
-//! A request's way through the modules: [`serve`] reads it, `walk` or `hash` does the work by means of
+//! A request's way through the modules: [`serve`] reads it, `walk`, `hash` or `read` does the work by means of
 //! `system`, and `outgoing` writes the answer. The thread that reads never waits for one that works or
 //! writes, so a server may write whenever it likes.
 
@@ -10,6 +10,7 @@ mod held;
 mod listing;
 mod outgoing;
 pub mod protocol;
+mod read;
 mod root;
 pub mod serve;
 mod stack;

@@ -34,6 +34,12 @@ pub const MAX_ENTRIES: usize = 4096;
 /// How many hash requests may be unanswered at a time.
 pub const MAX_HASHES: usize = 4096;
 
+/// The largest file that is sent whole in a frame, in bytes; larger ones go through SFTP.
+pub const MAX_BUNDLED: u64 = 128 * 1024;
+
+/// How many bytes of files may be asked for and not yet have come.
+pub const MAX_READING: u64 = 8 * 1024 * 1024;
+
 /// The name of a directory entry: 1 to 255 bytes, no `/`, no NUL, neither `.` nor `..`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Vec<u8>);
@@ -293,6 +299,25 @@ pub fn fingerprint<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Fingerpr
 /// BLAKE3 of some content, plain or keyed.
 pub type Hash = [u8; 32];
 
+/// Content of a file, at most [`MAX_BUNDLED`] bytes.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Bytes(Vec<u8>);
+
+impl Bytes {
+    /// Checks that they are not too many.
+    pub fn new(bytes: impl Into<Vec<u8>>) -> Option<Bytes> {
+        let bytes = bytes.into();
+        (bytes.len() as u64 <= MAX_BUNDLED).then_some(Bytes(bytes))
+    }
+
+    /// The bytes.
+    pub fn into_vec(self) -> Vec<u8> {
+        self.0
+    }
+}
+
+checked_bytes!(Bytes, "at most 131072 bytes of a file");
+
 /// What the server asks of the helper.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Request {
@@ -304,6 +329,8 @@ pub enum Request {
     Key(Hash),
     /// Hash these files. At most [`MAX_HASHES`] are under way at a time.
     Hash(Vec<HashRequest>),
+    /// Send these small files whole. At most [`MAX_READING`] bytes are under way at a time.
+    Read(Vec<ReadRequest>),
 }
 
 /// What to walk, and what to leave out.
@@ -347,6 +374,19 @@ pub struct HashRequest {
     pub proof: bool,
 }
 
+/// One small file to send.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReadRequest {
+    /// The server's number for it; comes back in [`ReadAnswer::id`].
+    pub id: u64,
+    /// The file.
+    pub path: AbsPath,
+    /// Its size as listed, at most [`MAX_BUNDLED`] bytes.
+    pub size: u64,
+    /// Its mtime as listed, nanoseconds.
+    pub mtime: i64,
+}
+
 /// What the helper tells the server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Reply {
@@ -364,6 +404,8 @@ pub enum Reply {
     End,
     /// Answers to hash requests, in any order.
     Hashed(Vec<Hashed>),
+    /// Answers to read requests, in any order.
+    Read(Vec<ReadAnswer>),
 }
 
 /// A root, as the helper found it.
@@ -473,6 +515,28 @@ pub enum HashOutcome {
         /// BLAKE3 under the run's key, if it was wanted: proof that the whole content is there.
         proof: Option<Hash>,
     },
+    /// Size, mtime or kind are no longer as listed.
+    Changed,
+    /// It is gone.
+    Vanished,
+    /// It can't be read: the system's error number.
+    Failed(i32),
+}
+
+/// What became of a read request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReadAnswer {
+    /// [`ReadRequest::id`].
+    pub id: u64,
+    /// What came of it.
+    pub outcome: ReadOutcome,
+}
+
+/// What came of a read request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ReadOutcome {
+    /// All of it; size and mtime were as listed before and after.
+    Content(Bytes),
     /// Size, mtime or kind are no longer as listed.
     Changed,
     /// It is gone.

@@ -9,7 +9,8 @@ use std::thread;
 
 use crate::hash::Hashers;
 use crate::outgoing::Outgoing;
-use crate::protocol::{self, Hash, HashRequest, MAX_HASHES, Request, Verdict};
+use crate::protocol::{self, Hash, HashRequest, MAX_BUNDLED, MAX_HASHES, MAX_READING, ReadRequest, Request, Verdict};
+use crate::read::Readers;
 use crate::system;
 use crate::walk::Walking;
 
@@ -29,7 +30,7 @@ pub fn serve() -> io::Result<()> {
     thread::Builder::new().spawn(move || {
         writer.write_to(&mut output).unwrap_or_else(|_| process::exit(1));
     })?;
-    let mut connection = Connection { outgoing, walking: None, hashers: None, key: None, asked: 0 };
+    let mut connection = Connection { outgoing, walking: None, hashers: None, readers: None, key: None, asked: 0 };
     while let Some(request) = protocol::read_frame(&mut input)? {
         connection.take(request)?;
     }
@@ -40,6 +41,7 @@ struct Connection {
     outgoing: Arc<Outgoing>,
     walking: Option<Arc<Walking>>,
     hashers: Option<Arc<Hashers>>,
+    readers: Option<Arc<Readers>>,
     key: Option<Hash>,
     asked: u64,
 }
@@ -51,6 +53,7 @@ impl Connection {
             Request::Verdicts(verdicts) => self.judge(verdicts),
             Request::Key(key) => self.set_key(key),
             Request::Hash(requests) => self.hash(requests),
+            Request::Read(requests) => self.read(requests),
         }
     }
 
@@ -86,6 +89,18 @@ impl Connection {
         };
         self.hashers.insert(hashers).add(requests, self.key);
         Ok(())
+    }
+
+    fn read(&mut self, requests: Vec<ReadRequest>) -> io::Result<()> {
+        if requests.iter().any(|request| request.size > MAX_BUNDLED) {
+            return Err(breach("a file is too large to be sent whole"));
+        }
+        let readers = match self.readers.take() {
+            Some(readers) => readers,
+            None => Readers::start(Arc::clone(&self.outgoing))?,
+        };
+        let waiting = self.readers.insert(readers).add(requests);
+        if waiting <= MAX_READING { Ok(()) } else { Err(breach("too much was asked for at a time")) }
     }
 }
 

@@ -1,0 +1,57 @@
+# `make demo` shows the program at work, `make test` runs every test; `make help` lists the rest.
+
+PREFIX = /usr/local
+DESTDIR =
+CARGO = cargo
+TARGET = $(or $(CARGO_TARGET_DIR),target)
+
+BINARY = $(TARGET)/release/archive
+SHARE = $(DESTDIR)$(PREFIX)/share
+PAGES = $(wildcard man/*.[15])
+TEST_NEEDS = ssh:openssh-client sshd:openssh-server rsync:rsync setfattr:attr setfacl:acl mkfs.ext4:e2fsprogs
+RUNNER = $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
+
+.PHONY: build demo test test-long check bench man install clean help
+
+build: ## the program, at target/release/archive
+	$(CARGO) build --release --locked
+
+demo: build ## pulls real files through a throw-away sshd, and shows what came of it
+	tests/demo.sh $(BINARY)
+
+test: ## every test but the longest; installs what they need
+	tests/needs.sh $(TEST_NEEDS)
+	$(CARGO) $(RUNNER) --workspace --locked
+
+test-long: ## the longest tests
+	tests/needs.sh $(TEST_NEEDS)
+	$(CARGO) test --workspace --locked -- --ignored
+
+check: ## formatting, lints, the order of the house, the manual pages
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) test --locked --test integration -- tidy:: man::
+	tests/lint.sh $(PAGES)
+
+bench: ## compares with rsync; BENCH_QUICK=1 is short, BENCH_LONG=1 goes up to a million files
+	tests/needs.sh ssh:openssh-client sshd:openssh-server rsync:rsync
+	$(CARGO) bench --locked --bench bench
+
+man: ## writes the option part of archive(1) anew
+	UPDATE_MAN=1 $(CARGO) test --locked --test integration -- man::
+
+install: build ## to DESTDIR and PREFIX
+	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/archive
+	install -d $(SHARE)/man/man1 $(SHARE)/man/man5
+	install -m 644 $(filter %.1,$(PAGES)) $(SHARE)/man/man1
+	install -m 644 $(filter %.5,$(PAGES)) $(SHARE)/man/man5
+	install -d $(SHARE)/bash-completion/completions $(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d
+	$(BINARY) completions bash > $(SHARE)/bash-completion/completions/archive
+	$(BINARY) completions zsh > $(SHARE)/zsh/site-functions/_archive
+	$(BINARY) completions fish > $(SHARE)/fish/vendor_completions.d/archive.fish
+
+clean: ## removes what was built
+	$(CARGO) clean
+
+help:
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1: /p' Makefile

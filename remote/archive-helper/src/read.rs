@@ -1,0 +1,115 @@
+//! Sending small files whole, many in a frame: one question and one answer instead of SFTP's several for each.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+
+use crate::outgoing::{Outgoing, UNPOISONED};
+use crate::protocol::{Bytes, Kind, MAX_BUNDLED, ReadAnswer, ReadOutcome, ReadRequest, Reply};
+use crate::system::{Errno, File, Metadata};
+use crate::walk;
+
+// From how many bytes of files on a frame is full.
+const FRAME: u64 = 128 * 1024;
+
+// How many files go into a frame, however small.
+const MOST_FILES: usize = 256;
+
+/// The threads that read, and the queue in front of them.
+pub struct Readers {
+    queue: Mutex<VecDeque<ReadRequest>>,
+    filled: Condvar,
+    outgoing: Arc<Outgoing>,
+}
+
+impl Readers {
+    /// Starts the threads.
+    pub fn start(outgoing: Arc<Outgoing>) -> io::Result<Arc<Readers>> {
+        let readers = Arc::new(Readers { queue: Mutex::default(), filled: Condvar::new(), outgoing });
+        for _ in 0..walk::threads() {
+            let readers = Arc::clone(&readers);
+            thread::Builder::new().spawn(move || readers.work())?;
+        }
+        Ok(readers)
+    }
+
+    /// Queues requests; returns how many bytes of files wait now.
+    pub fn add(&self, requests: Vec<ReadRequest>) -> u64 {
+        let mut queue = self.queue.lock().expect(UNPOISONED);
+        queue.extend(requests);
+        self.filled.notify_all();
+        queue.iter().map(|request| request.size).sum()
+    }
+
+    // What is sent waits for room in the queue of outgoing frames, so no more than a frame a thread is in memory.
+    fn work(&self) {
+        let mut buffer = vec![0; MAX_BUNDLED as usize];
+        loop {
+            let answers = self.next().iter().map(|request| answer(request, &mut buffer)).collect();
+            self.outgoing.send(&Reply::Read(answers));
+        }
+    }
+
+    fn next(&self) -> Vec<ReadRequest> {
+        let queue = self.queue.lock().expect(UNPOISONED);
+        let mut queue = self.filled.wait_while(queue, |queue| queue.is_empty()).expect(UNPOISONED);
+        let (mut batch, mut size) = (Vec::new(), 0);
+        while batch.len() < MOST_FILES && size < FRAME {
+            let Some(request) = queue.pop_front() else { break };
+            size += request.size;
+            batch.push(request);
+        }
+        batch
+    }
+}
+
+fn answer(request: &ReadRequest, buffer: &mut [u8]) -> ReadAnswer {
+    let outcome = match read(request, buffer) {
+        Ok(Some(content)) => ReadOutcome::Content(content),
+        Ok(None) | Err(Errno::LOOP | Errno::NXIO) => ReadOutcome::Changed,
+        Err(Errno::NOENT | Errno::NOTDIR) => ReadOutcome::Vanished,
+        Err(errno) => ReadOutcome::Failed(errno.raw_os_error()),
+    };
+    ReadAnswer { id: request.id, outcome }
+}
+
+// `None` if the file is not as it was listed, before or after it was read.
+fn read(request: &ReadRequest, buffer: &mut [u8]) -> Result<Option<Bytes>, Errno> {
+    let file = File::open(&request.path)?;
+    if !is_as_listed(&file.metadata()?, request) {
+        return Ok(None);
+    }
+    let size = request.size as usize;
+    let length = file.read(&mut buffer[..size])?;
+    let whole = length == size && is_as_listed(&file.metadata()?, request);
+    Ok(Bytes::new(&buffer[..size]).filter(|_| whole))
+}
+
+fn is_as_listed(metadata: &Metadata, request: &ReadRequest) -> bool {
+    metadata.kind == Some(Kind::File) && metadata.size == request.size && metadata.mtime == request.mtime
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::AbsPath;
+    use std::os::unix::ffi::OsStrExt;
+
+    #[test]
+    fn a_file_is_sent_only_as_it_was_listed() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("file");
+        std::fs::write(&path, b"content").unwrap();
+        let path = AbsPath::new(path.as_os_str().as_bytes()).unwrap();
+        let mtime = Metadata::of(&path).unwrap().mtime;
+        let listed = ReadRequest { id: 1, path, size: 7, mtime };
+        let outcome = |request: &ReadRequest| answer(request, &mut vec![0; 100]).outcome;
+        assert_eq!(outcome(&listed), ReadOutcome::Content(Bytes::new(&b"content"[..]).unwrap()));
+        for (size, mtime) in [(6, mtime), (8, mtime), (7, mtime + 1)] {
+            assert_eq!(outcome(&ReadRequest { size, mtime, ..listed.clone() }), ReadOutcome::Changed);
+        }
+        let gone = AbsPath::new(&b"/nothing/here"[..]).unwrap();
+        assert_eq!(outcome(&ReadRequest { path: gone, ..listed }), ReadOutcome::Vanished);
+    }
+}

@@ -1,0 +1,144 @@
+//! `index check`: do the trees and the index tell the same story? Names, kinds and sizes; content is for `verify`.
+
+use std::collections::{BTreeMap, HashSet};
+
+use nix::errno::Errno;
+
+use crate::entry::{DirectoryId, Kind, Version, is_on_disk};
+use crate::error::{OnServer, Result};
+use crate::path::{AbsPath, Escaped, Name, SourceName};
+use crate::report::Report;
+use crate::repository::dirs::{Dir, Metadata};
+use crate::repository::index::{Index, SourceId};
+use crate::repository::place::Tree;
+use crate::repository::{Repository, path_in};
+
+const WHAT: &str = "can't read the trees";
+
+/// Compares both trees with the index, tells of every difference as an error, and returns how many there are.
+pub fn check(repository: &Repository, report: &dyn Report) -> Result<u64> {
+    let index = repository.index()?;
+    let mut problems = 0;
+    for name in index.source_names()? {
+        let source = SourceName::new(&name)?;
+        let Some(id) = index.source_id(&source)? else { continue };
+        for tree in [Tree::Snapshot, Tree::Archive] {
+            let mut checking = Checking { index: &index, report, source: &source, id, tree, seen: HashSet::new(), problems: 0 };
+            checking.on_disk(repository)?;
+            checking.in_index()?;
+            problems += checking.problems;
+        }
+    }
+    Ok(problems)
+}
+
+/// One tree of one source under examination.
+struct Checking<'a> {
+    index: &'a Index,
+    report: &'a dyn Report,
+    source: &'a SourceName,
+    id: SourceId,
+    tree: Tree,
+    // Directories of the index that are on the disk.
+    seen: HashSet<DirectoryId>,
+    problems: u64,
+}
+
+impl Checking<'_> {
+    fn on_disk(&mut self, repository: &Repository) -> Result<()> {
+        let base = match self.tree {
+            Tree::Snapshot => repository.snapshot(self.source)?,
+            Tree::Archive => repository.archive(self.source)?,
+        };
+        let mut waiting = vec![AbsPath::root()];
+        while let Some(path) = waiting.pop() {
+            let dir = base.open(path.below_root()).on_server(WHAT)?;
+            waiting.extend(self.directory(&path, &dir)?);
+        }
+        Ok(())
+    }
+
+    // Compares one directory; returns the directories in it.
+    fn directory(&mut self, path: &AbsPath, dir: &Dir) -> Result<Vec<AbsPath>> {
+        let expected = self.expected(path)?;
+        let mut children = Vec::new();
+        let mut found = HashSet::new();
+        for name in dir.names().on_server(WHAT)? {
+            let metadata = match dir.metadata(&name) {
+                Err(Errno::ENOENT) => continue,
+                other => other.on_server(WHAT)?,
+            };
+            match expected.get(&name) {
+                Some(version) => self.compare(path, &name, version, &metadata),
+                None if metadata.kind == Kind::Dir => {}
+                None => self.tell(path, &name, "is unknown to the index"),
+            }
+            if metadata.kind == Kind::Dir {
+                children.extend(path.join(&name));
+            }
+            found.insert(name);
+        }
+        for name in expected.keys().filter(|name| !found.contains(*name)) {
+            self.tell(path, name, "is missing");
+        }
+        Ok(children)
+    }
+
+    fn compare(&mut self, path: &AbsPath, name: &Name, version: &Version, found: &Metadata) {
+        let entry = &version.entry;
+        if found.kind != entry.kind {
+            self.tell(path, name, "is of another kind than the index says");
+        } else if entry.kind == Kind::File && found.size != entry.size {
+            self.tell(path, name, "has another size than the index says");
+        }
+    }
+
+    // What the index says should be in a directory of this tree, by name, and that it was looked at.
+    fn expected(&mut self, path: &AbsPath) -> Result<BTreeMap<Name, Version>> {
+        let mut expected = BTreeMap::new();
+        for path in self.clients_paths(path) {
+            if let Some((id, _)) = self.index.directory(self.id, &path)? {
+                self.seen.insert(id);
+                expected.extend(self.places_in(id)?);
+            }
+        }
+        Ok(expected)
+    }
+
+    // A directory of the archive may have a `~` behind its name: see `archive::open_directory`.
+    fn clients_paths(&self, path: &AbsPath) -> Vec<AbsPath> {
+        let plain = path.as_bytes().ends_with(b"~") && self.tree == Tree::Archive;
+        let without = plain.then(|| AbsPath::new(&path.as_bytes()[..path.as_bytes().len() - 1])).flatten();
+        [Some(path.clone()), without].into_iter().flatten().collect()
+    }
+
+    fn places_in(&self, id: DirectoryId) -> Result<Vec<(Name, Version)>> {
+        let versions = match self.tree {
+            Tree::Snapshot => self.index.current_in(id, None, None)?,
+            Tree::Archive => self.index.versions_in(id)?,
+        };
+        let name = |version: &Version| match self.tree {
+            Tree::Snapshot => is_on_disk(version.entry.kind).then(|| version.entry.name.clone()),
+            Tree::Archive => version.archive_name.clone(),
+        };
+        Ok(versions.into_iter().filter_map(|version| Some((name(&version)?, version))).collect())
+    }
+
+    // Directories that the index knows and the disk does not have.
+    fn in_index(&mut self) -> Result<()> {
+        for (id, path) in self.index.directories_below(self.id, &AbsPath::root())? {
+            if !self.seen.contains(&id) {
+                for (name, _) in self.places_in(id)? {
+                    self.tell(&path, &name, "is missing");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, path: &AbsPath, name: &Name, what: &str) {
+        self.problems += 1;
+        let place = path_in(self.tree.name(), self.source, path, name);
+        self.report.error(format_args!("`{}` {what}", Escaped(&place)));
+    }
+}

@@ -1,0 +1,186 @@
+//! Questions to the index: where a content is, what the index holds.
+
+use serde::Serialize;
+
+use crate::entry::{Hash, hash_hex, kind_name};
+use crate::error::{Error, Kind, Result};
+use crate::path::{AbsPath, Escaped, SourceName};
+use crate::repository::Repository;
+use crate::repository::index::{Located, Stats};
+use crate::repository::place;
+
+/// One place that holds a content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The source's name.
+    pub source: String,
+    /// The client's path.
+    pub path: AbsPath,
+    /// The plain file, relative to the repository.
+    pub on_disk: Vec<u8>,
+    /// BLAKE3 of the content.
+    pub hash: Hash,
+    /// Bytes.
+    pub size: u64,
+    /// The version's mtime, nanoseconds.
+    pub mtime: i64,
+    /// Whether it is in the snapshot.
+    pub current: bool,
+}
+
+/// One version, as `index export` prints it.
+#[derive(Clone, Debug, Serialize)]
+pub struct ExportRow {
+    /// The source's name.
+    pub source: String,
+    /// The client's path.
+    #[serde(skip)]
+    pub path: AbsPath,
+    /// `file`, `dir`, `symlink`, `fifo`, `socket`, `char` or `block`.
+    pub kind: &'static str,
+    /// Bytes of a file.
+    pub size: u64,
+    /// Nanoseconds since 1970 UTC.
+    pub mtime: i64,
+    /// Nanoseconds since 1970 UTC.
+    pub ctime: i64,
+    /// Permission bits, octal.
+    pub mode: String,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Target of a symlink.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// Number of a device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<u64>,
+    /// The client's device and inode, of a file with several names there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inode: Option<(u64, u64)>,
+    /// BLAKE3 of a file's content, hexadecimal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
+    /// The run that found it.
+    pub from_run: i64,
+    /// The run that found it gone or replaced; null while it is current.
+    pub until_run: Option<i64>,
+    /// Where its plain file is, relative to the repository; several for one that is in both trees.
+    pub places: Vec<String>,
+    /// Among `inconsistent`, `unreadable`, `rebuilt`.
+    pub flags: Vec<&'static str>,
+}
+
+/// Calls `each` with every place of the contents whose hash begins with these hexadecimal digits.
+pub fn find_hash(repository: &Repository, hex_prefix: &str, each: &mut dyn FnMut(Place) -> Result<()>) -> Result<()> {
+    let (from, to) = hash_range(hex_prefix).ok_or_else(|| {
+        Error::usage(format_args!("`{}` is no hash", Escaped(hex_prefix.as_bytes())))
+            .hint("give 4 to 64 hexadecimal digits of a BLAKE3 hash")
+    })?;
+    each_place(repository, &from, &to, each)
+}
+
+/// Calls `each` with every place that has the content of the newest version of a path.
+pub fn same_as(
+    repository: &Repository,
+    source: &SourceName,
+    path: &AbsPath,
+    each: &mut dyn FnMut(Place) -> Result<()>,
+) -> Result<()> {
+    let index = repository.index()?;
+    let id = index.source_id(source)?.ok_or_else(|| {
+        let known = index.source_names().unwrap_or_default().join("`, `");
+        Error::usage(format_args!("there is no source `{source}` in the repository")).hint(format_args!("it has `{known}`"))
+    })?;
+    let versions = index.versions_at(id, path)?;
+    let newest = versions.last().ok_or_else(|| {
+        Error::new(Kind::Failed, format_args!("`{source}` never had `{path}`")).hint("check the path")
+    })?;
+    let hash = newest.hash.ok_or_else(|| {
+        let kind = kind_name(newest.entry.kind);
+        Error::new(Kind::Failed, format_args!("`{path}` is a {kind}, and only files have content")).hint("name a file")
+    })?;
+    each_place(repository, &hash, &hash, each)
+}
+
+/// Calls `each` with every version that the index holds.
+pub fn export(repository: &Repository, each: &mut dyn FnMut(ExportRow) -> Result<()>) -> Result<()> {
+    repository.index()?.each_version(&mut |located| match export_row(&located) {
+        Some(row) => each(row),
+        None => Ok(()),
+    })
+}
+
+/// Totals over the whole repository.
+pub fn stats(repository: &Repository) -> Result<Stats> {
+    repository.index()?.stats()
+}
+
+fn each_place(repository: &Repository, from: &Hash, to: &Hash, each: &mut dyn FnMut(Place) -> Result<()>) -> Result<()> {
+    repository.index()?.each_with_hash(from, to, &mut |located| {
+        for place in place::Place::all_of(&located) {
+            let version = &located.version;
+            let (Some(path), Some(hash)) = (located.directory.join(&version.entry.name), version.hash) else { continue };
+            each(Place {
+                source: located.source.to_string(),
+                path,
+                on_disk: place.on_disk(),
+                hash,
+                size: version.entry.size,
+                mtime: version.entry.mtime,
+                current: place.tree == place::Tree::Snapshot,
+            })?;
+        }
+        Ok(())
+    })
+}
+
+// The lowest and the highest hash that begin with these digits.
+fn hash_range(hex: &str) -> Option<(Hash, Hash)> {
+    if !(4..=64).contains(&hex.len()) {
+        return None;
+    }
+    let padded = |fill: &str| blake3::Hash::from_hex(format!("{hex}{}", fill.repeat(64 - hex.len()))).ok();
+    Some((*padded("0")?.as_bytes(), *padded("f")?.as_bytes()))
+}
+
+fn export_row(located: &Located) -> Option<ExportRow> {
+    use crate::entry::flags::{INCONSISTENT, REBUILT, UNREADABLE};
+    let version = &located.version;
+    let entry = &version.entry;
+    let words = [(INCONSISTENT, "inconsistent"), (UNREADABLE, "unreadable"), (REBUILT, "rebuilt")];
+    Some(ExportRow {
+        source: located.source.to_string(),
+        path: located.directory.join(&entry.name)?,
+        kind: kind_name(entry.kind),
+        size: entry.size,
+        mtime: entry.mtime,
+        ctime: entry.ctime,
+        mode: format!("{:04o}", entry.mode),
+        uid: entry.uid,
+        gid: entry.gid,
+        target: (!entry.target.is_empty()).then(|| Escaped(&entry.target).to_string()),
+        device: (entry.device != 0).then_some(entry.device),
+        inode: entry.inode.map(|inode| (inode.device, inode.number)),
+        hash: version.hash.as_ref().map(hash_hex),
+        from_run: version.from_run,
+        until_run: version.until_run,
+        places: place::Place::all_of(located).iter().map(|place| Escaped(&place.on_disk()).to_string()).collect(),
+        flags: words.iter().filter(|(flag, _)| version.has(*flag)).map(|(_, word)| *word).collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_of_a_hash_covers_a_range() {
+        let (from, to) = hash_range("abcd").unwrap();
+        assert_eq!((from[0], from[1], from[2], from[31]), (0xab, 0xcd, 0, 0));
+        assert_eq!((to[0], to[1], to[2], to[31]), (0xab, 0xcd, 0xff, 0xff));
+        assert!(hash_range("abc").is_none());
+        assert!(hash_range("wxyz").is_none());
+    }
+}

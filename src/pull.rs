@@ -1,0 +1,264 @@
+//! The pull: where a client and the repository meet.
+//!
+//! A pipeline of threads joined by bounded queues, so that memory does not grow with the number of files:
+//!
+//! ```text
+//! client => [listing] -> [dispatch] -> [hashing] <=> client
+//!                             |            |
+//!                             v            v  what is unknown here
+//!                         [applying] <- [receiving] <=SFTP= client
+//! ```
+//!
+//! - [`listing`] compares what the client lists with the index and, through [`crate::plan`], finds what to do;
+//! - [`dispatch`] sends each step on its way, and keeps removals back until the listing is complete;
+//! - [`hashing`] asks the helper for hashes, and [`contents`] says which of them are here already or on their way;
+//! - [`receiving`] writes what arrives into staging, hashing it;
+//! - [`applying`] alone changes the trees, through [`placing`], and writes the index, batch by batch.
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use crate::entry::{DirectoryId, Hash};
+use crate::error::{Error, Kind, Result};
+use crate::path::{AbsPath, SourceName};
+use crate::remote::{self, Client};
+use crate::report::{Change, Level, Outcome, Progress, Report, Summary};
+use crate::repository::index::{Index, SourceId};
+use crate::repository::lock::Lock;
+use crate::repository::{Repository, random_key};
+use crate::source::{RemoteKind, Source};
+
+mod applying;
+mod contents;
+mod dispatch;
+mod hashing;
+mod listing;
+mod pipeline;
+mod placing;
+mod preview;
+mod receiving;
+
+/// How to pull, beyond what the source says.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Only tell what would be done.
+    pub dry_run: bool,
+    /// Trust no size and time: hash every file.
+    pub checksum: bool,
+    /// How long to wait for another pull of the same source to end.
+    pub lock_wait: Duration,
+    /// Where helpers for other machine types are.
+    pub helper_dir: Option<PathBuf>,
+}
+
+/// Pulls a source into a repository, and tells how it went, also to `report`. Only a dry run does without a
+/// repository.
+pub fn pull(repository: Option<&Repository>, source: &Source, options: &Options, report: &dyn Report) -> Summary {
+    let started = Instant::now();
+    let tally = Tally { progress: Progress::default(), report };
+    let mut facts = Facts::default();
+    let result = match (repository, options.dry_run) {
+        (repository, true) => preview::preview(repository, source, options, &tally, &mut facts),
+        (Some(repository), false) => run(repository, source, options, &tally, &mut facts),
+        (None, false) => Err(Error::usage("a pull needs a repository").hint("name one with `--repo DIR`")),
+    };
+    if let Err(error) = &result {
+        tally.error(error);
+    }
+    let mut summary = tally.summary(source, options, &facts, result.as_ref().err(), started);
+    if let (Some(repository), Some(run)) = (repository, facts.run)
+        && let Err(error) = remember_end(repository, run, &summary)
+    {
+        tally.error(&error);
+        summary = tally.summary(source, options, &facts, Some(&error), started);
+    }
+    report.summary(&summary);
+    summary
+}
+
+/// When the newest good run of a source began.
+pub fn last_good_start(repository: &Repository, source: &SourceName) -> Result<Option<Timestamp>> {
+    let index = repository.index()?;
+    let Some(id) = index.source_id(source)? else { return Ok(None) };
+    let good = index.runs(id)?.into_iter().find(|run| run.outcome.as_deref() == Some(Outcome::Ok.word()));
+    Ok(good.map(|run| run.started))
+}
+
+/// What a summary tells beyond the counts.
+#[derive(Default)]
+struct Facts {
+    run: Option<i64>,
+    remote: Option<RemoteKind>,
+    traffic: (u64, u64),
+}
+
+/// What every stage of a run knows.
+struct Run<'a> {
+    repository: &'a Repository,
+    source: &'a Source,
+    options: &'a Options,
+    tally: &'a Tally<'a>,
+    client: &'a Client,
+    source_id: SourceId,
+    number: i64,
+    /// True when content of other sources is here, which a client has to prove that it has.
+    has_others: bool,
+    /// For such proofs.
+    key: Hash,
+}
+
+/// A client's directory while its entries are on their way through the pipeline. Whoever holds the last reference
+/// knows that all of it is done.
+#[derive(Debug)]
+struct Directory {
+    path: AbsPath,
+    /// Whether its fingerprint is to be kept once all of it is done.
+    listed_whole: bool,
+    id: OnceLock<DirectoryId>,
+}
+
+impl Directory {
+    fn new(path: AbsPath, listed_whole: bool) -> Directory {
+        Directory { path, listed_whole, id: OnceLock::new() }
+    }
+}
+
+/// The counts of a run, and whom it tells.
+struct Tally<'a> {
+    progress: Progress,
+    report: &'a dyn Report,
+}
+
+impl Tally<'_> {
+    fn notice(&self, text: impl std::fmt::Display) {
+        self.report.message(Level::Notice, &text);
+    }
+
+    fn warn(&self, text: impl std::fmt::Display) {
+        self.progress.warnings.add(1);
+        self.report.message(Level::Warning, &text);
+    }
+
+    fn error(&self, text: impl std::fmt::Display) {
+        self.progress.errors.add(1);
+        self.report.message(Level::Error, &text);
+    }
+
+    /// Something of the client could not be read.
+    fn unread(&self, text: impl std::fmt::Display) {
+        self.progress.skipped.add(1);
+        self.error(text);
+    }
+
+    fn changed(&self, change: Change, path: &AbsPath) {
+        let counter = match change {
+            Change::New => &self.progress.new,
+            Change::Changed => &self.progress.changed,
+            Change::Touched => &self.progress.touched,
+            Change::Removed => &self.progress.removed,
+        };
+        counter.add(1);
+        self.report.change(change, path);
+        self.report.progress(&self.progress);
+    }
+
+    fn has_changed(&self) -> bool {
+        let progress = &self.progress;
+        [&progress.new, &progress.changed, &progress.touched, &progress.removed].iter().any(|count| count.get() > 0)
+    }
+
+    fn summary(
+        &self,
+        source: &Source,
+        options: &Options,
+        facts: &Facts,
+        error: Option<&Error>,
+        started: Instant,
+    ) -> Summary {
+        let (outcome, exit) = match error.map(Error::kind) {
+            None if self.progress.errors.get() == 0 => (Outcome::Ok, 0),
+            None => (Outcome::Partial, Kind::Partial.exit_status()),
+            Some(Kind::Guard) => (Outcome::Stopped, Kind::Guard.exit_status()),
+            Some(kind) => (Outcome::Failed, kind.exit_status()),
+        };
+        Summary {
+            source: source.name.to_string(),
+            run: facts.run,
+            outcome,
+            exit,
+            remote: facts.remote,
+            counts: self.progress.counts(facts.traffic.0, facts.traffic.1),
+            seconds: started.elapsed().as_secs_f64(),
+            dry_run: options.dry_run,
+        }
+    }
+}
+
+fn run(
+    repository: &Repository,
+    source: &Source,
+    options: &Options,
+    tally: &Tally<'_>,
+    facts: &mut Facts,
+) -> Result<()> {
+    let _lock = Lock::source(repository, &source.name, options.lock_wait)?;
+    let mut index = repository.index()?;
+    let source_id = index.enter_source(&source.name)?;
+    let number = index.begin_run(source_id, Timestamp::now())?;
+    facts.run = Some(number);
+    tally.report.begin(&source.name, Some(number));
+    if repository.is_open_to_others() {
+        tally.warn(format_args!("others may look into `{}`: run `chmod 700` on it", repository.dir().display()));
+    }
+    with_client(source, options, facts, |client| {
+        let has_others = index.has_other_sources(source_id)?;
+        let key = random_key()?;
+        pipeline::run(&Run { repository, source, options, tally, client, source_id, number, has_others, key })
+    })?;
+    if tally.has_changed() {
+        keep_copy_of_index(repository, &index)?;
+    }
+    Ok(())
+}
+
+/// Connects, works, and closes the connection whatever came of the work.
+fn with_client(
+    source: &Source,
+    options: &Options,
+    facts: &mut Facts,
+    work: impl FnOnce(&Client) -> Result<()>,
+) -> Result<()> {
+    let how = remote::Options {
+        remote: source.settings.remote,
+        helper_dir: options.helper_dir.clone(),
+        bytes_per_second: source.settings.bwlimit,
+    };
+    let client = Client::connect(source.ssh.as_ref(), &how)?;
+    facts.remote = Some(client.kind());
+    let result = work(&client);
+    facts.traffic = client.traffic();
+    client.close();
+    result
+}
+
+fn remember_end(repository: &Repository, run: i64, summary: &Summary) -> Result<()> {
+    repository.index()?.end_run(run, Timestamp::now(), summary.outcome, summary)
+}
+
+// A lost index costs the exact metadata of shared inodes; a copy not older than a day or so keeps that loss small.
+fn keep_copy_of_index(repository: &Repository, index: &Index) -> Result<()> {
+    const KEPT: usize = 2;
+    let today = Timestamp::now().strftime("index-%Y%m%d.sqlite").to_string();
+    let mut copies = repository.index_copies()?;
+    if copies.contains(&today) {
+        return Ok(());
+    }
+    index.copy_to(&repository.dir().join(&today))?;
+    copies.push(today);
+    copies.sort();
+    let superfluous = copies.len().saturating_sub(KEPT);
+    copies.drain(..superfluous).try_for_each(|old| repository.remove_index_copy(&old))
+}

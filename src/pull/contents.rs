@@ -1,0 +1,201 @@
+//! Which contents this run has on their way, and who waits for them.
+//!
+//! A content is fetched once: whoever asks for it while it is under way waits, and is told when it is in place.
+//! Under way is what a hash was found for that nothing here has, what is fetched without a hash because nothing
+//! else has its size, and what has several names on the client.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::Directory;
+use crate::entry::{Entry, Hash, Inode, Version};
+
+/// One file whose content is wanted in the snapshot.
+#[derive(Debug)]
+pub struct FileTask {
+    /// Where it is on the client.
+    pub directory: Arc<Directory>,
+    /// What was listed.
+    pub entry: Entry,
+    /// The current version at its path, of whatever kind.
+    pub old: Option<Box<Version>>,
+    /// What others wait for until this one is done.
+    pub leads: Vec<Key>,
+}
+
+/// What can be waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Key {
+    /// A content.
+    Hash(Hash),
+    /// The only content of a size, fetched before its hash is known.
+    Size(u64),
+    /// An inode of the client.
+    Inode(Inode),
+}
+
+/// What a client said of a content.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim {
+    /// Its plain hash.
+    pub hash: Hash,
+    /// Its keyed hash, if that was asked for.
+    pub proof: Option<Hash>,
+}
+
+/// A task that waited.
+#[derive(Debug)]
+pub enum Released {
+    /// The content that it waited for is in place.
+    Known(FileTask, Hash),
+    /// What it waited for is something else: decide anew.
+    Claimed(FileTask, Claim),
+    /// What it waited for failed, and nothing is known of its own content.
+    Unknown(FileTask),
+    /// The index knows its content, but no place holds it any more: fetch it.
+    Missing(FileTask),
+    /// There will be no more.
+    End,
+}
+
+/// What became of an attempt to take the lead for a key.
+pub enum Turn {
+    /// The task leads now: others will wait for it.
+    Lead(FileTask),
+    /// It waits for another one.
+    Wait,
+    /// The content of this inode is in place.
+    Known(FileTask, Hash),
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    tasks: HashMap<Key, Vec<(FileTask, Option<Claim>)>>,
+    // Inodes with several names whose content is in place. Only such cost memory, some 100 bytes each.
+    inodes: HashMap<Inode, Hash>,
+    unfinished: usize,
+    ending: bool,
+    aborted: bool,
+}
+
+/// What is under way.
+#[derive(Debug, Default)]
+pub struct Contents {
+    waiting: Mutex<Waiting>,
+    finished: Condvar,
+}
+
+impl Contents {
+    /// Counts a task that has begun.
+    pub fn begin(&self) {
+        self.lock().unfinished += 1;
+    }
+
+    /// Makes a task the one that others of its inode wait for.
+    pub fn lead_inode(&self, mut task: FileTask, inode: Inode) -> Turn {
+        let mut waiting = self.lock();
+        if let Some(hash) = waiting.inodes.get(&inode) {
+            return Turn::Known(task, *hash);
+        }
+        let key = Key::Inode(inode);
+        if task.leads.contains(&key) {
+            return Turn::Lead(task);
+        }
+        match waiting.tasks.get_mut(&key) {
+            Some(others) => {
+                others.push((task, None));
+                Turn::Wait
+            }
+            None => {
+                waiting.tasks.insert(key, Vec::new());
+                task.leads.push(key);
+                Turn::Lead(task)
+            }
+        }
+    }
+
+    /// Makes a task the first of its size: those of the same size that come later wait for its hash.
+    pub fn lead_size(&self, mut task: FileTask) -> FileTask {
+        let key = Key::Size(task.entry.size);
+        self.lock().tasks.entry(key).or_insert_with(|| {
+            task.leads.push(key);
+            Vec::new()
+        });
+        task
+    }
+
+    /// Makes a task the one to fetch what it claims, unless that is under way already or `is_known` finds it.
+    /// Nothing can come into place between the two, for [`finish`](Contents::finish) comes after the commit.
+    pub fn lead_claim<E>(
+        &self,
+        mut task: FileTask,
+        claim: Claim,
+        is_known: impl FnOnce() -> Result<bool, E>,
+    ) -> Result<Turn, E> {
+        let mut waiting = self.lock();
+        for key in [Key::Hash(claim.hash), Key::Size(task.entry.size)] {
+            if let Some(others) = waiting.tasks.get_mut(&key).filter(|_| !task.leads.contains(&key)) {
+                others.push((task, Some(claim)));
+                return Ok(Turn::Wait);
+            }
+        }
+        if is_known()? {
+            return Ok(Turn::Known(task, claim.hash));
+        }
+        let key = Key::Hash(claim.hash);
+        waiting.tasks.insert(key, Vec::new());
+        task.leads.push(key);
+        Ok(Turn::Lead(task))
+    }
+
+    /// Ends a task; `hash` is that of the content that is in place now, `None` when it failed. Returns who waited.
+    pub fn finish(&self, leads: Vec<Key>, hash: Option<Hash>) -> Vec<Released> {
+        let mut waiting = self.lock();
+        waiting.unfinished -= 1;
+        if waiting.unfinished == 0 {
+            self.finished.notify_all();
+        }
+        let mut released = Vec::new();
+        for key in leads {
+            if let (Key::Inode(inode), Some(hash)) = (key, hash) {
+                waiting.inodes.insert(inode, hash);
+            }
+            let tasks = waiting.tasks.remove(&key).unwrap_or_default();
+            released.extend(tasks.into_iter().map(|(task, claim)| release(task, claim, key, hash)));
+        }
+        released
+    }
+
+    /// True when some task waits for another, or the run for its last ones.
+    pub fn is_awaited(&self) -> bool {
+        let waiting = self.lock();
+        waiting.ending || waiting.tasks.values().any(|tasks| !tasks.is_empty())
+    }
+
+    /// Waits until every task that has begun is finished, or the run is aborted.
+    pub fn wait_until_finished(&self) {
+        let mut waiting = self.lock();
+        waiting.ending = true;
+        let done = self.finished.wait_while(waiting, |waiting| waiting.unfinished > 0 && !waiting.aborted);
+        drop(done.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Wakes whoever waits for the end, for it will not come.
+    pub fn abort(&self) {
+        self.lock().aborted = true;
+        self.finished.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn release(task: FileTask, claim: Option<Claim>, key: Key, hash: Option<Hash>) -> Released {
+    match (claim, hash) {
+        (Some(claim), Some(hash)) if claim.hash == hash => Released::Known(task, hash),
+        (Some(claim), _) => Released::Claimed(task, claim),
+        (None, Some(hash)) if matches!(key, Key::Inode(_)) => Released::Known(task, hash),
+        (None, _) => Released::Unknown(task),
+    }
+}

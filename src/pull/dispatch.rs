@@ -1,0 +1,255 @@
+//! The second stage: sends each step on its way through the pipeline.
+//!
+//! Removals wait until the listing is complete and a guard has counted them, and with them whatever takes the place
+//! of a directory.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crossbeam_channel::Sender;
+
+use super::contents::{Contents, FileTask, Turn};
+use super::listing::Steps;
+use super::receiving::Fetch;
+use super::{Directory, Run};
+use crate::entry::{Kind, Version, flags};
+use crate::error::{Error, Kind as ErrorKind, Result};
+use crate::path::AbsPath;
+use crate::plan::Step;
+use crate::repository::index::Index;
+use crate::repository::staging::Staged;
+use crate::source::HashWhere;
+
+// From this many on, the share of removed files is looked at.
+const GUARDED_REMOVALS: u64 = 100;
+
+/// BLAKE3 of no bytes at all.
+pub fn hash_of_nothing() -> crate::entry::Hash {
+    *blake3::hash(b"").as_bytes()
+}
+
+/// What is to be applied to the trees and the index.
+#[derive(Debug)]
+pub enum Change {
+    /// Something whose content, if any, is all in its entry: directory, symlink, fifo, socket, device.
+    Plain(FileTask),
+    /// Another entry of the same version, in the index only.
+    Restated(FileTask),
+    /// A file whose content was received.
+    Received(FileTask, Staged),
+    /// A file whose content is here already.
+    Known(FileTask, crate::entry::Hash),
+    /// A file that could not be read: what is remembered of it stays. True when it has just vanished.
+    Unread(FileTask, bool),
+    /// Something that could not be listed.
+    Unlisted(Version),
+    /// Something that is no longer there.
+    Removed(Arc<Directory>, Box<Version>),
+    /// All changes of a directory were handed over.
+    Planned(Arc<Directory>),
+}
+
+/// The ways that lead on once it is known whether a content is here.
+#[derive(Clone)]
+pub struct Onward<'a> {
+    /// To what reads files.
+    pub fetch: Fetch<'a>,
+    /// To the trees.
+    pub changes: Sender<Change>,
+    /// What is under way.
+    pub contents: &'a Contents,
+}
+
+impl Onward<'_> {
+    /// Hands a change over.
+    pub fn change(&self, change: Change) -> Result<()> {
+        self.changes.send(change).map_err(aborted)
+    }
+}
+
+/// The ways that lead on from the listing.
+#[derive(Clone)]
+pub struct Ways<'a> {
+    /// Where content need not be hashed first.
+    pub onward: Onward<'a>,
+    /// To the helper's hashing.
+    pub hashing: Sender<FileTask>,
+    /// Sizes of files that this run has come across.
+    pub sizes: &'a Mutex<HashSet<u64>>,
+}
+
+/// The next stage is gone: the run has failed, and whoever made it fail has told why.
+pub fn aborted<T>(_: T) -> Error {
+    Error::new(ErrorKind::Failed, "the run was broken off")
+}
+
+impl Ways<'_> {
+    /// Sends a file on its way; it has begun already.
+    pub fn file(&self, run: &Run<'_>, index: &Index, task: FileTask) -> Result<()> {
+        let task = match task.entry.inode {
+            None => task,
+            Some(inode) => match self.onward.contents.lead_inode(task, inode) {
+                Turn::Lead(task) => task,
+                Turn::Wait => return Ok(()),
+                Turn::Known(task, hash) => return self.onward.change(Change::Known(task, hash)),
+            },
+        };
+        match run.source.settings.hash {
+            HashWhere::Server => self.to_server(task),
+            HashWhere::Client => self.to_client(index, task),
+        }
+    }
+
+    // A rebuilt index does not know ctimes; here size and mtime must do, or all would be copied again.
+    fn to_server(&self, task: FileTask) -> Result<()> {
+        let rebuilt = |old: &Version| old.has(flags::REBUILT) && old.entry.mtime == task.entry.mtime && old.entry.size == task.entry.size;
+        let known = task.old.as_deref().filter(|old| rebuilt(old)).and_then(|old| old.hash);
+        match known {
+            Some(hash) => self.onward.change(Change::Known(task, hash)),
+            None => self.onward.fetch.want(task),
+        }
+    }
+
+    fn to_client(&self, index: &Index, task: FileTask) -> Result<()> {
+        let size = task.entry.size;
+        let seen_before = !self.sizes.lock().unwrap_or_else(PoisonError::into_inner).insert(size);
+        if seen_before || index.knows_size(size)? {
+            return self.hashing.send(task).map_err(aborted);
+        }
+        self.onward.fetch.want(self.onward.contents.lead_size(task))
+    }
+}
+
+/// Turns steps into changes and tasks.
+pub struct Dispatch<'a> {
+    run: &'a Run<'a>,
+    index: &'a Index,
+    ways: Ways<'a>,
+    removals: Vec<Removal>,
+    after_removals: Vec<(Arc<Directory>, FileTask)>,
+}
+
+/// Something to remove once the listing is complete.
+struct Removal {
+    directory: Arc<Directory>,
+    version: i64,
+    // Set for a directory: it goes with all below it.
+    below: Option<AbsPath>,
+    // False where something else takes its place, which then moves it away.
+    itself: bool,
+    files: u64,
+}
+
+impl Steps for Dispatch<'_> {
+    fn step(&mut self, directory: &Arc<Directory>, step: Step) -> Result<()> {
+        let task = |entry, old: Option<Version>| FileTask { directory: directory.clone(), entry, old: old.map(Box::new), leads: Vec::new() };
+        match step {
+            Step::Same => Ok(()),
+            Step::New { entry } => self.enter(task(entry, None)),
+            Step::Touched { entry, old } => self.enter(task(entry, Some(old))),
+            Step::Changed { entry, old } if old.entry.kind == Kind::Dir && entry.kind != Kind::Dir => {
+                self.remove(directory, &old, false)?;
+                self.after_removals.push((directory.clone(), task(entry, Some(old))));
+                Ok(())
+            }
+            Step::Changed { entry, old } => self.enter(task(entry, Some(old))),
+            Step::Restated { entry, old } => {
+                self.ways.onward.contents.begin();
+                self.ways.onward.change(Change::Restated(task(entry, Some(old))))
+            }
+            Step::Removed { old } => self.remove(directory, &old, true),
+        }
+    }
+
+    fn planned(&mut self, directory: Arc<Directory>) -> Result<()> {
+        self.ways.onward.change(Change::Planned(directory))
+    }
+
+    fn unreadable(&mut self, path: &AbsPath) -> Result<()> {
+        match self.index.current_at(self.run.source_id, path)? {
+            Some(version) => self.ways.onward.change(Change::Unlisted(version)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl<'a> Dispatch<'a> {
+    /// A dispatcher over these ways.
+    pub fn new(run: &'a Run<'a>, index: &'a Index, ways: Ways<'a>) -> Dispatch<'a> {
+        Dispatch { run, index, ways, removals: Vec::new(), after_removals: Vec::new() }
+    }
+
+    /// Does what had to wait for the end of the listing.
+    pub fn finish(mut self, roots: &[AbsPath]) -> Result<()> {
+        self.guard(roots)?;
+        for removal in std::mem::take(&mut self.removals) {
+            self.remove_now(removal)?;
+        }
+        for (_directory, task) in std::mem::take(&mut self.after_removals) {
+            self.enter(task)?;
+        }
+        Ok(())
+    }
+
+    fn enter(&self, task: FileTask) -> Result<()> {
+        self.ways.onward.contents.begin();
+        match (task.entry.kind, task.entry.size) {
+            (Kind::File, 0) => self.ways.onward.change(Change::Known(task, hash_of_nothing())),
+            (Kind::File, _) => self.ways.file(self.run, self.index, task),
+            _ => self.ways.onward.change(Change::Plain(task)),
+        }
+    }
+
+    fn remove(&mut self, directory: &Arc<Directory>, old: &Version, itself: bool) -> Result<()> {
+        let is_dir = old.entry.kind == Kind::Dir;
+        let below = if is_dir { directory.path.join(&old.entry.name) } else { None };
+        let files = match &below {
+            Some(path) => self.index.count_files_below(self.run.source_id, path)?,
+            None => u64::from(old.entry.kind == Kind::File),
+        };
+        self.removals.push(Removal { directory: directory.clone(), version: old.id, below, itself, files });
+        Ok(())
+    }
+
+    fn guard(&self, roots: &[AbsPath]) -> Result<()> {
+        let removed: u64 = self.removals.iter().map(|removal| removal.files).sum();
+        let most = u64::from(self.run.source.settings.max_delete);
+        if removed < GUARDED_REMOVALS || most >= 100 {
+            return Ok(());
+        }
+        let mut files = 0;
+        for root in roots {
+            files += self.index.count_files_below(self.run.source_id, root)?;
+        }
+        if removed * 100 <= files * most {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Guard,
+            format_args!("{removed} of {files} files are gone on the client, more than {most} % (max_delete)"),
+        )
+        .hint("nothing was removed here; if that is right, pull once with `--max-delete 100`"))
+    }
+
+    fn remove_now(&self, removal: Removal) -> Result<()> {
+        if let Some(below) = &removal.below {
+            self.remove_below(below)?;
+        }
+        if removal.itself {
+            let version = self.index.version(removal.version)?;
+            return self.ways.onward.change(Change::Removed(removal.directory, Box::new(version)));
+        }
+        Ok(())
+    }
+
+    // The deepest first, so that every directory is empty when its turn comes.
+    fn remove_below(&self, path: &AbsPath) -> Result<()> {
+        for (id, path) in self.index.directories_below(self.run.source_id, path)?.into_iter().rev() {
+            let directory = Arc::new(Directory::new(path, false));
+            for version in self.index.current_in(id, None, None)? {
+                self.ways.onward.change(Change::Removed(directory.clone(), Box::new(version)))?;
+            }
+        }
+        Ok(())
+    }
+}

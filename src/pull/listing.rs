@@ -1,0 +1,312 @@
+//! The first stage: hears what the client lists, and finds out what has to be done.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use archive_helper::protocol::{
+    Announced, Entries, MAX_ENTRIES, Problem, Reply, Request, Root, SkipReason, Skipped, Verdict, Walk,
+};
+
+use super::{Directory, Tally};
+use crate::entry::{DirectoryId, Entry};
+use crate::error::{Error, Kind as ErrorKind, Result};
+use crate::path::{AbsPath, Escaped, Name};
+use crate::plan::{Step, plan};
+use crate::remote::helper::{Conversation, Replies, Requests, gone, nonsense};
+use crate::repository::index::{Index, SourceId};
+use crate::source::Source;
+
+// How many directories a client may announce without sending what was asked of earlier ones.
+const MOST_AWAITED: usize = 1 << 20;
+
+/// What is done with the steps that the listing finds.
+pub trait Steps {
+    /// One entry of a directory.
+    fn step(&mut self, directory: &Arc<Directory>, step: Step) -> Result<()>;
+
+    /// All entries of a directory have been handed over.
+    fn planned(&mut self, directory: Arc<Directory>) -> Result<()>;
+
+    /// Something could not be listed: what is remembered of it stays.
+    fn unreadable(&mut self, path: &AbsPath) -> Result<()>;
+}
+
+/// What the listing is held against.
+pub struct Remembered<'a> {
+    /// The index, and the source's number in it; `None` when nothing is remembered yet.
+    pub index: Option<(&'a Index, SourceId)>,
+    /// Trust neither fingerprints nor times.
+    pub distrust: bool,
+}
+
+/// Has the client walk the source's roots, and calls `steps` for everything found. Returns the roots' paths.
+pub fn list(
+    conversation: Conversation,
+    source: &Source,
+    repository_id: &str,
+    remembered: &Remembered<'_>,
+    tally: &Tally<'_>,
+    steps: &mut dyn Steps,
+) -> Result<Vec<AbsPath>> {
+    let Conversation { replies, mut requests } = conversation;
+    requests.send(&Request::Walk(walk(source, repository_id)?))?;
+    requests.flush()?;
+    let listing = Listing {
+        replies,
+        requests,
+        remembered,
+        tally,
+        steps,
+        roots: Vec::new(),
+        verdicts: Vec::new(),
+        awaited: HashMap::new(),
+        next: 0,
+        kernel_file_system_told: false,
+    };
+    listing.run(source.paths.len())
+}
+
+fn walk(source: &Source, repository_id: &str) -> Result<Walk> {
+    let settings = &source.settings;
+    let markers = settings.exclude_if_present.iter().map(|name| {
+        Name::new(name.as_bytes()).ok_or_else(|| {
+            Error::usage(format_args!("`{}` is no file name", Escaped(name.as_bytes())))
+                .hint("`exclude_if_present` takes names, not paths")
+        })
+    });
+    Ok(Walk {
+        roots: source.paths.clone(),
+        exclude: settings.exclude.clone(),
+        exclude_caches: settings.exclude_caches,
+        exclude_if_present: markers.collect::<Result<_>>()?,
+        one_file_system: settings.one_file_system,
+        repository: repository_id.to_owned(),
+    })
+}
+
+struct Listing<'a> {
+    replies: Replies,
+    requests: Requests,
+    remembered: &'a Remembered<'a>,
+    tally: &'a Tally<'a>,
+    steps: &'a mut dyn Steps,
+    roots: Vec<AbsPath>,
+    verdicts: Vec<Verdict>,
+    awaited: HashMap<u64, Awaited>,
+    next: u64,
+    kernel_file_system_told: bool,
+}
+
+/// A directory whose entries the client was asked for.
+struct Awaited {
+    directory: Arc<Directory>,
+    remembered: Option<DirectoryId>,
+    last: Option<Name>,
+}
+
+impl Listing<'_> {
+    fn run(mut self, root_count: usize) -> Result<Vec<AbsPath>> {
+        let mut found = Vec::new();
+        for _ in 0..root_count {
+            match self.next_reply()? {
+                Reply::Root(root) => found.push(root),
+                _ => return Err(nonsense("a root is missing")),
+            }
+        }
+        // Every root is judged before anything is done to any.
+        let found = found.into_iter().map(|root| self.judge(root)).collect::<Result<Vec<_>>>()?;
+        refuse_overlap(&found)?;
+        for (path, entry) in found {
+            self.begin_root(path, entry)?;
+        }
+        while self.hear()? {}
+        Ok(self.roots)
+    }
+
+    fn next_reply(&mut self) -> Result<Reply> {
+        if self.replies.is_drained() && !self.verdicts.is_empty() {
+            self.requests.send(&Request::Verdicts(std::mem::take(&mut self.verdicts)))?;
+            self.requests.flush()?;
+        }
+        self.replies.next()?.ok_or_else(gone)
+    }
+
+    fn hear(&mut self) -> Result<bool> {
+        match self.next_reply()? {
+            Reply::Directory(announced) => self.announced(announced)?,
+            Reply::Entries(entries) => self.entries(entries)?,
+            Reply::Problem(problem) => self.problem(&problem)?,
+            Reply::Skipped(skipped) => self.skipped(&skipped),
+            Reply::End => return self.end(),
+            Reply::Root(_) | Reply::Hashed(_) | Reply::Read(_) => return Err(nonsense("an answer came that nobody asked for")),
+        }
+        Ok(true)
+    }
+
+    fn end(&self) -> Result<bool> {
+        match self.awaited.is_empty() {
+            true => Ok(false),
+            false => Err(nonsense("the listing ended before it was complete")),
+        }
+    }
+
+    fn judge(&self, root: Root) -> Result<(AbsPath, Option<Entry>)> {
+        match root {
+            Root::Found { path, entry, empty } => self.judge_found(path, entry, empty),
+            Root::Missing { path } => Err(self.bad_root(&path, "does not exist on the client")),
+            Root::Unreadable { path, errno } => {
+                Err(self.bad_root(&path, &format!("can't be read on the client: {}", errno_text(errno))))
+            }
+            Root::Invalid => Err(Error::usage("a path can't be pulled").hint("write it without `..`, and at most 4095 bytes long")),
+        }
+    }
+
+    fn judge_found(&self, path: AbsPath, entry: Option<Entry>, empty: bool) -> Result<(AbsPath, Option<Entry>)> {
+        let name = path.split().map(|(_, name)| name);
+        if entry.as_ref().map(|entry| &entry.name) != name.as_ref() {
+            return Err(nonsense("a root has another name than asked for"));
+        }
+        if empty && self.holds_below(&path)? {
+            return Err(Error::new(ErrorKind::Guard, format_args!("`{path}` is empty on the client, but not in the snapshot"))
+                .hint("is it mounted there? nothing was changed here"));
+        }
+        Ok((path, entry))
+    }
+
+    fn bad_root(&self, path: &AbsPath, what: &str) -> Error {
+        let held = match self.remembered.index {
+            Some((index, source)) => index.current_at(source, path).map(|found| found.is_some()),
+            None => Ok(false),
+        };
+        match held {
+            Err(error) => error,
+            Ok(true) => Error::new(ErrorKind::Guard, format_args!("`{path}` {what}"))
+                .hint("the snapshot holds it, and nothing was changed here; is it mounted there?"),
+            Ok(false) => Error::new(ErrorKind::Failed, format_args!("`{path}` {what}")).hint("check the path"),
+        }
+    }
+
+    fn holds_below(&self, path: &AbsPath) -> Result<bool> {
+        let Some((index, source)) = self.remembered.index else { return Ok(false) };
+        let Some((directory, _)) = index.directory(source, path)? else { return Ok(false) };
+        Ok(!index.current_in(directory, None, None)?.is_empty())
+    }
+
+    // A root's own entry stands in the directory above it, of which nothing else is told.
+    fn begin_root(&mut self, path: AbsPath, entry: Option<Entry>) -> Result<()> {
+        if let (Some((parent, _)), Some(entry)) = (path.split(), entry) {
+            let remembered = match self.remembered.index {
+                Some((index, source)) => index.current_at(source, &path)?,
+                None => None,
+            };
+            self.tally.progress.listed.add(1);
+            let directory = Arc::new(Directory::new(parent, false));
+            self.do_steps(&directory, plan(vec![entry], remembered.into_iter().collect(), self.remembered.distrust))?;
+            self.steps.planned(directory)?;
+        }
+        self.roots.push(path);
+        Ok(())
+    }
+
+    fn announced(&mut self, announced: Announced) -> Result<()> {
+        let Announced { directory: number, path, fingerprint, entries, complete } = announced;
+        if number != self.next || !self.roots.iter().any(|root| path.starts_with(root)) {
+            return Err(nonsense("a directory was announced out of turn or outside of the roots"));
+        }
+        self.next += 1;
+        let remembered = match self.remembered.index {
+            Some((index, source)) => index.directory(source, &path)?,
+            None => None,
+        };
+        let known = complete && !self.remembered.distrust;
+        let same = known && remembered.is_some_and(|(_, kept)| kept == Some(fingerprint));
+        self.verdicts.push(Verdict { directory: number, send: !same });
+        if same {
+            self.tally.progress.listed.add(entries);
+            self.tally.progress.unchanged.add(entries);
+            self.tally.report.progress(&self.tally.progress);
+            return Ok(());
+        }
+        if self.awaited.len() >= MOST_AWAITED {
+            return Err(nonsense("too many directories were announced"));
+        }
+        let directory = Arc::new(Directory::new(path, complete));
+        self.awaited.insert(number, Awaited { directory, remembered: remembered.map(|(id, _)| id), last: None });
+        Ok(())
+    }
+
+    fn entries(&mut self, Entries { directory: number, entries, last }: Entries) -> Result<()> {
+        let awaited = self.awaited.get_mut(&number).ok_or_else(|| nonsense("entries came that nobody asked for"))?;
+        let before = awaited.last.take();
+        let ascending = entries.windows(2).all(|pair| pair[0].name < pair[1].name);
+        let after_before = entries.first().zip(before.as_ref()).is_none_or(|(first, before)| first.name > *before);
+        if !ascending || !after_before || entries.len() > MAX_ENTRIES || (entries.is_empty() && !last) {
+            return Err(nonsense("a directory's entries are not in order"));
+        }
+        let until = entries.last().map(|entry| entry.name.clone());
+        awaited.last = until.clone();
+        let directory = awaited.directory.clone();
+        let remembered = match (self.remembered.index, awaited.remembered) {
+            (Some((index, _)), Some(id)) => index.current_in(id, before.as_ref(), until.as_ref().filter(|_| !last))?,
+            _ => Vec::new(),
+        };
+        self.tally.progress.listed.add(entries.len() as u64);
+        self.do_steps(&directory, plan(entries, remembered, self.remembered.distrust))?;
+        self.tally.report.progress(&self.tally.progress);
+        if last {
+            self.awaited.remove(&number);
+            self.steps.planned(directory)?;
+        }
+        Ok(())
+    }
+
+    fn do_steps(&mut self, directory: &Arc<Directory>, steps: Vec<Step>) -> Result<()> {
+        for step in steps {
+            match step {
+                Step::Same => self.tally.progress.unchanged.add(1),
+                // What is missing from a directory that was not listed whole may be there all the same.
+                Step::Removed { .. } if !directory.listed_whole => {}
+                step => self.steps.step(directory, step)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn problem(&mut self, problem: &Problem) -> Result<()> {
+        self.tally.unread(format_args!("can't read `{}` on the client: {}", problem.path, errno_text(problem.errno)));
+        self.steps.unreadable(&problem.path)
+    }
+
+    fn skipped(&mut self, skipped: &Skipped) {
+        self.tally.progress.skipped.add(1);
+        let path = &skipped.path;
+        match skipped.reason {
+            SkipReason::KernelFileSystem if self.kernel_file_system_told => {}
+            SkipReason::KernelFileSystem => {
+                self.kernel_file_system_told = true;
+                self.tally.notice(format_args!("`{path}` and its like are the kernel's, and were left out"));
+            }
+            SkipReason::Repository => {
+                self.tally.notice(format_args!("`{path}` is the repository itself, and was left out"));
+            }
+            SkipReason::OtherFileSystem | SkipReason::Cache | SkipReason::Marker => {
+                tracing::debug!(%path, reason = ?skipped.reason, "left out");
+            }
+        }
+    }
+}
+
+fn refuse_overlap(roots: &[(AbsPath, Option<Entry>)]) -> Result<()> {
+    for (at, (one, _)) in roots.iter().enumerate() {
+        for (other, _) in &roots[at + 1..] {
+            if one.starts_with(other) || other.starts_with(one) {
+                return Err(Error::usage(format_args!("`{one}` and `{other}` overlap")).hint("name only the outer one"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn errno_text(errno: i32) -> String {
+    nix::errno::Errno::from_raw(errno).desc().to_owned()
+}

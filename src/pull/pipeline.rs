@@ -1,0 +1,105 @@
+//! Joins the stages of a pull: one thread each, bounded queues between them.
+
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+
+use super::Run;
+use super::applying::apply;
+use super::contents::{Contents, Released};
+use super::dispatch::{Dispatch, Onward, Ways};
+use super::hashing::{Deciding, hash, rejoin};
+use super::listing::{Remembered, list};
+use super::receiving::{Expected, Fetch, receive};
+use crate::error::{Error, OnServer, Result};
+use crate::remote::{Arrived, Wanted, is_fed};
+use crate::repository::staging::Staging;
+
+// Files that may wait before a stage; each is a few hundred bytes.
+const QUEUE: usize = 16 * 1024;
+
+// Pieces of content that may wait for the staging area; each is at most 256 KiB.
+const PIECES: usize = 128;
+
+/// Runs all stages to their end; the first error of any ends them all.
+pub(super) fn run(run: &Run<'_>) -> Result<()> {
+    let staging = Staging::open(run.repository.staging(&run.source.name)?).on_server("can't open the staging area")?;
+    let (contents, sizes, expected) = (Contents::default(), Mutex::default(), Expected::default());
+    let failure = Failure { first: Mutex::new(None), run, contents: &contents };
+    let (staging, contents, expected, failure) = (&staging, &contents, &expected, &failure);
+    thread::scope(|scope| {
+        let (hashing, tasks) = bounded(QUEUE);
+        let (wanted, to_read) = bounded(QUEUE);
+        let (arrived, to_receive) = bounded(PIECES);
+        let (changes, to_apply) = bounded(QUEUE);
+        // Holds what waits for others, of which there are no more than the other queues let through.
+        let (released, to_rejoin) = unbounded();
+        let end = released.clone();
+        let onward = Onward { fetch: Fetch { wanted, expected }, changes, contents };
+        let ways = Ways { onward: onward.clone(), hashing, sizes: &sizes };
+
+        let (received, rejoin_ways) = (onward.changes.clone(), ways.clone());
+        let stage = |name: &str| thread::Builder::new().name(name.to_owned());
+        let started = [
+            stage("receiving").spawn_scoped(scope, move || failure.watch(receive(run, staging, expected, &to_receive, &received))),
+            stage("applying").spawn_scoped(scope, move || failure.watch(apply(run, staging, contents, &to_apply, &released))),
+            stage("reading").spawn_scoped(scope, move || failure.watch(read_files(run, &to_read, &arrived))),
+            stage("hashing").spawn_scoped(scope, move || {
+                failure.watch(deciding(run, onward).and_then(|deciding| hash(run, &tasks, deciding)))
+            }),
+            stage("deciding").spawn_scoped(scope, move || failure.watch(decide_again(run, rejoin_ways, &to_rejoin))),
+        ];
+        started.into_iter().for_each(|thread| failure.watch(thread.map(drop).on_server("can't start a thread")));
+        failure.watch(lead(run, ways));
+        contents.wait_until_finished();
+        // Whoever decides again over tasks that waited is the last that could begin anything.
+        let _ = end.send(Released::End);
+    });
+    let mut failed = failure.first.lock().unwrap_or_else(PoisonError::into_inner);
+    failed.take().map_or(Ok(()), Err)
+}
+
+/// Remembers the first error, and makes every stage end.
+struct Failure<'a> {
+    first: Mutex<Option<Error>>,
+    run: &'a Run<'a>,
+    contents: &'a Contents,
+}
+
+impl Failure<'_> {
+    fn watch(&self, result: Result<()>) {
+        let Err(error) = result else { return };
+        tracing::debug!(%error, "a stage ends early");
+        self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        self.run.client.hang_up();
+        self.contents.abort();
+    }
+}
+
+// The first two stages: list, and send every step on its way.
+fn lead(run: &Run<'_>, ways: Ways<'_>) -> Result<()> {
+    let index = run.repository.index()?;
+    let remembered = Remembered { index: Some((&index, run.source_id)), distrust: run.options.checksum };
+    let mut dispatch = Dispatch::new(run, &index, ways);
+    let conversation = run.client.converse()?;
+    let roots = list(conversation, run.source, run.repository.id(), &remembered, run.tally, &mut dispatch)?;
+    dispatch.finish(&roots)
+}
+
+fn deciding<'a>(run: &'a Run<'a>, onward: Onward<'a>) -> Result<Deciding<'a>> {
+    Ok(Deciding { run, index: run.repository.index()?, onward })
+}
+
+fn decide_again<'a>(run: &'a Run<'a>, ways: Ways<'a>, released: &Receiver<Released>) -> Result<()> {
+    let deciding = deciding(run, ways.onward.clone())?;
+    rejoin(released, &deciding, &ways)
+}
+
+// Nothing is started on the client for a run that reads nothing.
+fn read_files(run: &Run<'_>, wanted: &Receiver<Wanted>, arrived: &Sender<Arrived>) -> Result<()> {
+    match is_fed(wanted) {
+        true => run.client.read_files(wanted, arrived),
+        false => Ok(()),
+    }
+}

@@ -1,0 +1,183 @@
+//! Files on their way from the client: asked for here, written into staging and hashed as they arrive.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crossbeam_channel::{Receiver, Sender};
+
+use super::Run;
+use super::contents::{FileTask, Key};
+use super::dispatch::{Change, aborted};
+use crate::entry::mode_on_disk;
+use crate::error::{OnServer, Result};
+use crate::path::{AbsPath, Name};
+use crate::remote::{Arrived, FileState, ReadError, Wanted};
+use crate::repository::dirs::set_file_metadata;
+use crate::repository::staging::{Staged, Staging};
+
+const WHAT: &str = "can't write into the staging area";
+
+/// Files that were asked for, by number.
+#[derive(Debug, Default)]
+pub struct Expected {
+    tasks: Mutex<HashMap<u64, FileTask>>,
+    next: AtomicU64,
+}
+
+/// The way to what reads files from the client.
+#[derive(Clone)]
+pub struct Fetch<'a> {
+    /// The queue of the reader.
+    pub wanted: Sender<Wanted>,
+    /// What it will answer.
+    pub expected: &'a Expected,
+}
+
+impl Fetch<'_> {
+    /// Asks for a file.
+    pub fn want(&self, task: FileTask) -> Result<()> {
+        let id = self.expected.next.fetch_add(1, Ordering::Relaxed);
+        let path = path_of(&task);
+        let wanted = Wanted { id, path, size: task.entry.size, mtime: task.entry.mtime, uid: task.entry.uid };
+        self.expected.tasks.lock().unwrap_or_else(PoisonError::into_inner).insert(id, task);
+        self.wanted.send(wanted).map_err(aborted)
+    }
+}
+
+impl Expected {
+    fn take(&self, id: u64) -> FileTask {
+        let task = self.tasks.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        task.expect("the reader answers each file that it was asked for once")
+    }
+}
+
+/// The client's path of a file.
+pub fn path_of(task: &FileTask) -> AbsPath {
+    task.directory.path.join(&task.entry.name).expect("the client's helper lists no path that is too long")
+}
+
+/// Writes what arrives into staging, until nothing more comes.
+pub fn receive(
+    run: &Run<'_>,
+    staging: &Staging,
+    expected: &Expected,
+    arrived: &Receiver<Arrived>,
+    changes: &Sender<Change>,
+) -> Result<()> {
+    let mut receiving: HashMap<u64, Receiving> = HashMap::new();
+    let owned = nix::unistd::geteuid().is_root();
+    for arrival in arrived {
+        match arrival {
+            Arrived::Data { id, bytes } => {
+                run.tally.progress.bytes_copied.add(bytes.len() as u64);
+                run.tally.report.progress(&run.tally.progress);
+                receiving.entry(id).or_default().add(bytes, staging)?;
+            }
+            Arrived::Whole { id, bytes, state } => {
+                run.tally.progress.bytes_copied.add(bytes.len() as u64);
+                let mut content = Receiving::default();
+                content.add(bytes, staging)?;
+                let change = finish(run, expected.take(id), content, state, true, owned, staging)?;
+                changes.send(change).map_err(aborted)?;
+            }
+            Arrived::Restart { id } => {
+                let begun = receiving.remove(&id).unwrap_or_default();
+                begun.discard(staging)?;
+            }
+            Arrived::End { id, state, consistent } => {
+                let task = expected.take(id);
+                let content = receiving.remove(&id).unwrap_or_default();
+                let change = finish(run, task, content, state, consistent, owned, staging)?;
+                changes.send(change).map_err(aborted)?;
+            }
+            Arrived::Failed { id, error } => {
+                receiving.remove(&id).unwrap_or_default().discard(staging)?;
+                changes.send(failed(run, expected.take(id), &error)).map_err(aborted)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A file of which some has arrived. The first piece stays in memory, for most files have no second.
+#[derive(Default)]
+struct Receiving {
+    first: Vec<u8>,
+    hasher: blake3::Hasher,
+    size: u64,
+    file: Option<(Name, File)>,
+}
+
+impl Receiving {
+    fn add(&mut self, bytes: Vec<u8>, staging: &Staging) -> Result<()> {
+        self.hasher.update(&bytes);
+        self.size += bytes.len() as u64;
+        if self.file.is_none() && self.first.is_empty() {
+            self.first = bytes;
+            return Ok(());
+        }
+        let (_, file) = self.opened(staging)?;
+        file.write_all(&bytes).on_server(WHAT)
+    }
+
+    fn opened(&mut self, staging: &Staging) -> Result<&mut (Name, File)> {
+        if self.file.is_none() {
+            let (name, mut file) = staging.create().on_server(WHAT)?;
+            file.write_all(&std::mem::take(&mut self.first)).on_server(WHAT)?;
+            self.file = Some((name, file));
+        }
+        Ok(self.file.as_mut().expect("it was just opened"))
+    }
+
+    fn discard(self, staging: &Staging) -> Result<()> {
+        match self.file {
+            Some((name, _)) => staging.dir().unlink(&name).on_server(WHAT),
+            None => Ok(()),
+        }
+    }
+}
+
+fn finish(
+    run: &Run<'_>,
+    mut task: FileTask,
+    mut content: Receiving,
+    state: FileState,
+    consistent: bool,
+    owned: bool,
+    staging: &Staging,
+) -> Result<Change> {
+    content.opened(staging)?;
+    let Receiving { hasher, size, file, .. } = content;
+    let (name, file) = file.expect("it was just opened");
+    let hash = *hasher.finalize().as_bytes();
+    // What was read counts, not what was listed. Its ctime is not known then, so the next run looks at it again.
+    let as_listed = state.size == task.entry.size && state.mtime == task.entry.mtime;
+    (task.entry.size, task.entry.mtime) = (size, state.mtime);
+    let as_claimed = task.leads.iter().all(|key| !matches!(key, Key::Hash(claimed) if *claimed != hash));
+    let consistent = consistent && (as_claimed || !as_listed);
+    if !consistent {
+        run.tally.warn(format_args!("`{}` kept changing while it was read; its copy may be inconsistent", path_of(&task)));
+    }
+    let owner = owned.then_some((task.entry.uid, task.entry.gid));
+    set_file_metadata(&file, mode_on_disk(&task.entry), task.entry.mtime, owner).on_server(WHAT)?;
+    run.tally.progress.copied.add(1);
+    Ok(Change::Received(task, Staged { name, hash, size, consistent }))
+}
+
+fn failed(run: &Run<'_>, task: FileTask, error: &ReadError) -> Change {
+    let path = path_of(&task);
+    match error {
+        ReadError::Vanished => {
+            run.tally.notice(format_args!("`{path}` vanished before it was read"));
+            run.tally.progress.skipped.add(1);
+            Change::Unread(task, true)
+        }
+        ReadError::Refused(why) => {
+            run.tally.unread(format_args!("can't read `{path}` on the client: {why}"));
+            Change::Unread(task, false)
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! The index from the trees: all of it anew after a loss, or single files after somebody changed them by hand.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use jiff::Timestamp;
+
+use crate::entry::{Entry, Hash, Kind, flags, is_on_disk};
+use crate::error::{Error, OnServer, Result};
+use crate::path::{AbsPath, Escaped, Name, SourceName};
+use crate::report::Report;
+use crate::repository::archive::{open_directory, original_name};
+use crate::repository::dirs::{Dir, Metadata};
+use crate::repository::index::{Index, NewVersion, SourceId, Write};
+use crate::repository::lock::Lock;
+use crate::repository::place::Tree;
+use crate::repository::Repository;
+
+const WHAT: &str = "can't read the trees";
+
+// Files that may wait for a thread to hash them.
+const QUEUE: usize = 1024;
+
+// More threads than this rarely read faster.
+const MOST_THREADS: usize = 8;
+
+/// What a rebuild went through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rebuilt {
+    /// Files in both trees.
+    pub files: u64,
+    /// Different inodes among them.
+    pub inodes: u64,
+    /// Bytes of those inodes.
+    pub bytes: u64,
+}
+
+/// Makes the index anew from the two trees, reading every inode once. What only the index knew is lost: exact times,
+/// owners and modes of files that share an inode, devices, earlier directories.
+pub fn rebuild(repository: &Repository, report: &dyn Report) -> Result<Rebuilt> {
+    let _lock = Lock::repository(repository, Duration::ZERO)?;
+    let mut index = repository.index()?;
+    let mut rebuilt = Rebuilt::default();
+    let sources = sources(repository)?;
+    let ids = sources.iter().map(|source| index.enter_source(source)).collect::<Result<Vec<_>>>()?;
+    let runs = ids.iter().map(|id| index.begin_run(*id, Timestamp::now())).collect::<Result<Vec<_>>>()?;
+    let write = index.write()?;
+    write.delete_all()?;
+    for ((source, id), run) in sources.iter().zip(ids).zip(&runs) {
+        report.notice(format_args!("reads everything of `{source}`"));
+        rebuild_source(repository, source, &Entering { write: &write, source: id, run: *run }, &mut rebuilt)?;
+    }
+    runs.iter().try_for_each(|run| write.end_rebuild(*run, Timestamp::now()))?;
+    write.commit()?;
+    Ok(rebuilt)
+}
+
+fn sources(repository: &Repository) -> Result<Vec<SourceName>> {
+    let mut names = Vec::new();
+    for tree in [Tree::Snapshot, Tree::Archive] {
+        let dir = repository.base().open(tree.name().as_bytes()).on_server(WHAT)?;
+        for name in dir.names().on_server(WHAT)? {
+            names.push(SourceName::new(&String::from_utf8_lossy(name.as_bytes()))?);
+        }
+    }
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+/// Something found in a tree; a file's hash follows when it is known.
+struct Found {
+    tree: Tree,
+    directory: AbsPath,
+    name: Name,
+    metadata: Metadata,
+    target: Vec<u8>,
+    hash: Option<Hash>,
+    // Set for the first name of an inode.
+    first: bool,
+}
+
+type Inodes = Mutex<HashMap<(u64, u64), Arc<OnceLock<std::result::Result<Hash, String>>>>>;
+
+fn rebuild_source(repository: &Repository, source: &SourceName, entering: &Entering<'_>, rebuilt: &mut Rebuilt) -> Result<()> {
+    let inodes = Inodes::default();
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
+    thread::scope(|scope| {
+        let (listed, to_hash) = bounded::<(Found, Option<File>)>(QUEUE);
+        let (hashed, to_enter) = bounded::<Result<Found>>(QUEUE);
+        let failed = hashed.clone();
+        scope.spawn(move || {
+            if let Err(error) = walk(repository, source, &listed) {
+                // The receiver is gone only when another error came first.
+                let _ = failed.send(Err(error));
+            }
+        });
+        for _ in 0..threads {
+            let (to_hash, hashed, inodes) = (to_hash.clone(), hashed.clone(), &inodes);
+            scope.spawn(move || hash_all(&to_hash, &hashed, inodes));
+        }
+        drop((to_hash, hashed));
+        to_enter.into_iter().try_for_each(|found| entering.enter(found?, rebuilt))
+    })
+}
+
+fn walk(repository: &Repository, source: &SourceName, listed: &Sender<(Found, Option<File>)>) -> Result<()> {
+    for (tree, base) in [(Tree::Snapshot, repository.snapshot(source)?), (Tree::Archive, repository.archive(source)?)] {
+        let mut waiting = vec![AbsPath::root()];
+        while let Some(path) = waiting.pop() {
+            let dir = base.open(path.below_root()).on_server(WHAT)?;
+            for name in dir.names().on_server(WHAT)? {
+                let (found, file) = look(tree, &path, &dir, name)?;
+                if found.metadata.kind == Kind::Dir {
+                    waiting.extend(path.join(&found.name));
+                }
+                if listed.send((found, file)).is_err() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn look(tree: Tree, path: &AbsPath, dir: &Dir, name: Name) -> Result<(Found, Option<File>)> {
+    let metadata = dir.metadata(&name).on_server(WHAT)?;
+    let target = if metadata.kind == Kind::Symlink { dir.read_symlink(&name).on_server(WHAT)? } else { Vec::new() };
+    let file = if metadata.kind == Kind::File { Some(dir.open_file(&name).on_server(WHAT)?) } else { None };
+    let found = Found { tree, directory: path.clone(), name, metadata, target, hash: None, first: false };
+    Ok((found, file))
+}
+
+fn hash_all(to_hash: &Receiver<(Found, Option<File>)>, hashed: &Sender<Result<Found>>, inodes: &Inodes) {
+    for (mut found, file) in to_hash {
+        let result = match file {
+            None => Ok(()),
+            Some(file) => hash_once(&file, &mut found, inodes),
+        };
+        if hashed.send(result.map(|()| found)).is_err() {
+            return;
+        }
+    }
+}
+
+// Whoever comes second to an inode waits for the first one's result.
+fn hash_once(file: &File, found: &mut Found, inodes: &Inodes) -> Result<()> {
+    let shared = found.metadata.links > 1;
+    let cell = match shared {
+        true => inodes.lock().unwrap_or_else(PoisonError::into_inner).entry(found.metadata.inode).or_default().clone(),
+        false => Arc::default(),
+    };
+    let mut first = false;
+    let hash = cell.get_or_init(|| {
+        first = true;
+        hash_file(file).map_err(|error| error.to_string())
+    });
+    found.first = first;
+    let hash = hash.as_ref().map_err(|error| Error::server(WHAT, std::io::Error::other(error.clone())))?;
+    found.hash = Some(*hash);
+    Ok(())
+}
+
+/// BLAKE3 of a file's content.
+fn hash_file(mut file: &File) -> std::io::Result<Hash> {
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(*hasher.finalize().as_bytes()),
+            count => hasher.update(&buffer[..count]),
+        };
+    }
+}
+
+/// Where found things are entered.
+struct Entering<'a> {
+    write: &'a Write<'a>,
+    source: SourceId,
+    run: i64,
+}
+
+impl Entering<'_> {
+    fn enter(&self, found: Found, rebuilt: &mut Rebuilt) -> Result<()> {
+        if found.metadata.kind == Kind::File {
+            rebuilt.files += 1;
+            rebuilt.inodes += u64::from(found.first);
+            rebuilt.bytes += if found.first { found.metadata.size } else { 0 };
+        }
+        // Directories of the archive only hold what was in the client's.
+        if !is_on_disk(found.metadata.kind) || (found.tree == Tree::Archive && found.metadata.kind == Kind::Dir) {
+            return Ok(());
+        }
+        let directory = self.write.enter_directory(self.source, &found.directory)?;
+        let in_archive = found.tree == Tree::Archive;
+        let name = if in_archive { original_name(&found.name) } else { found.name.clone() };
+        let entry = entry_of(name, &found.metadata, found.target);
+        let archive_name = in_archive.then_some(&found.name);
+        let version = NewVersion { directory, entry: &entry, hash: found.hash, run: self.run, archive_name, flags: flags::REBUILT };
+        if in_archive { self.write.insert_past(&version) } else { self.write.insert(&version) }
+    }
+}
+
+// What the disk tells; the client's ctime and inode are not among it.
+fn entry_of(name: Name, found: &Metadata, target: Vec<u8>) -> Entry {
+    Entry {
+        name,
+        kind: found.kind,
+        size: if found.kind == Kind::File { found.size } else { 0 },
+        mtime: found.mtime,
+        ctime: 0,
+        mode: found.mode,
+        uid: found.uid,
+        gid: found.gid,
+        inode: None,
+        device: 0,
+        target,
+    }
+}
+
+/// Brings the index up to date with single files of the trees that were changed by hand; returns how many rows
+/// changed.
+pub fn update(repository: &Repository, paths: &[PathBuf], report: &dyn Report) -> Result<u64> {
+    let _lock = Lock::repository(repository, Duration::ZERO)?;
+    let mut index = repository.index()?;
+    let mut changed = 0;
+    for path in paths {
+        let spot = Spot::find(repository, path)?;
+        let count = spot.update(repository, &mut index)?;
+        if count == 0 {
+            report.notice(format_args!("the index knows `{}` as it is", path.display()));
+        }
+        changed += count;
+    }
+    Ok(changed)
+}
+
+/// A place in the trees that a user named.
+struct Spot {
+    tree: Tree,
+    source: SourceName,
+    directory: AbsPath,
+    name: Name,
+}
+
+impl Spot {
+    fn find(repository: &Repository, path: &Path) -> Result<Spot> {
+        let outside = || {
+            Error::usage(format_args!("`{}` is in neither tree of the repository", path.display()))
+                .hint("name a file below `snapshot/SOURCE` or `archive/SOURCE`")
+        };
+        let base = fs_err::canonicalize(repository.dir()).on_server("can't find the repository")?;
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let parent = fs_err::canonicalize(parent).map_err(|_| outside())?;
+        let below = parent.strip_prefix(&base).map_err(|_| outside())?.as_os_str().as_bytes();
+        let mut parts = below.splitn(3, |&byte| byte == b'/');
+        let tree = match parts.next() {
+            Some(b"snapshot") => Tree::Snapshot,
+            Some(b"archive") => Tree::Archive,
+            _ => return Err(outside()),
+        };
+        let source = parts.next().and_then(|name| std::str::from_utf8(name).ok()).ok_or_else(outside)?;
+        let directory = AbsPath::new([b"/", parts.next().unwrap_or_default()].concat()).ok_or_else(outside)?;
+        let name = path.file_name().and_then(|name| Name::new(name.as_bytes())).ok_or_else(outside)?;
+        Ok(Spot { tree, source: SourceName::new(source)?, directory, name })
+    }
+
+    fn update(&self, repository: &Repository, index: &mut Index) -> Result<u64> {
+        let found = self.look(repository)?;
+        let source = index.enter_source(&self.source)?;
+        let known = match index.directory(source, &self.directory)? {
+            Some((id, _)) => index.versions_in(id)?.into_iter().find(|version| self.is_of(version)),
+            None => None,
+        };
+        let same = match (&found, &known) {
+            (None, None) => true,
+            (Some(found), Some(known)) => known.hash == found.hash && known.entry.kind == found.metadata.kind,
+            _ => false,
+        };
+        if same {
+            return Ok(0);
+        }
+        let run = index.begin_run(source, Timestamp::now())?;
+        let write = index.write()?;
+        if let Some(known) = known {
+            write.delete(known.id)?;
+        }
+        let entering = Entering { write: &write, source, run };
+        if let Some(found) = found {
+            entering.enter(found, &mut Rebuilt::default())?;
+        }
+        write.forget_fingerprint(write.enter_directory(source, &self.directory)?)?;
+        write.end_rebuild(run, Timestamp::now())?;
+        write.commit()?;
+        Ok(1)
+    }
+
+    fn is_of(&self, version: &crate::entry::Version) -> bool {
+        match self.tree {
+            Tree::Snapshot => version.until_run.is_none() && version.entry.name == self.name,
+            Tree::Archive => version.archive_name.as_ref() == Some(&self.name),
+        }
+    }
+
+    fn look(&self, repository: &Repository) -> Result<Option<Found>> {
+        let dir = match self.tree {
+            Tree::Snapshot => repository.snapshot(&self.source)?.open(self.directory.below_root()),
+            Tree::Archive => open_directory(&repository.archive(&self.source)?, &self.directory, false),
+        };
+        let dir = dir.on_server(format_args!("can't open `{}`", Escaped(self.directory.as_bytes())))?;
+        if dir.metadata(&self.name).is_err() {
+            return Ok(None);
+        }
+        let (mut found, file) = look(self.tree, &self.directory, &dir, self.name.clone())?;
+        if let Some(file) = file {
+            found.hash = Some(hash_file(&file).on_server(WHAT)?);
+        }
+        Ok(Some(found))
+    }
+}

@@ -1,0 +1,145 @@
+//! Judges whether a file stayed what it was while it was read, and how often reading it may start over.
+
+use crate::remote::{FileState, Wanted};
+
+const ATTEMPTS: u8 = 3;
+const NANOSECONDS: i64 = 1_000_000_000;
+
+/// Reading one file: what it is expected to be, and which of three attempts this is.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    expected: FileState,
+    left: u8,
+}
+
+/// What an open file's metadata says, as far as it was told.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    pub(super) size: u64,
+    pub(super) mtime: Mtime,
+    pub(super) uid: Option<u32>,
+}
+
+/// A time, as precisely as it was told.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Mtime {
+    /// Nanoseconds since 1970.
+    Nanoseconds(i64),
+    /// Seconds since 1970, of which 32 bits are left: 1960 and 2096 look alike.
+    Seconds(u32),
+}
+
+/// What becomes of an attempt.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// What was read is the file as it was in this state.
+    Consistent(FileState),
+    /// The file changed: read it again, expecting what was found.
+    Again,
+    /// The file changed on the last attempt too.
+    Inconsistent(FileState),
+}
+
+impl Attempt {
+    /// The first attempt, which expects the file as it was listed.
+    pub(super) fn first(wanted: &Wanted) -> Attempt {
+        let expected = FileState { size: wanted.size, mtime: wanted.mtime, uid: wanted.uid };
+        Attempt { expected, left: ATTEMPTS - 1 }
+    }
+
+    /// How many bytes there should be to read.
+    pub(super) fn size(&self) -> u64 {
+        self.expected.size
+    }
+
+    /// True when a change found now could not lead to another attempt.
+    pub(super) fn is_last(&self) -> bool {
+        self.left == 0
+    }
+
+    /// True when the file is what it is expected to be, as far as was told.
+    pub(super) fn agrees(&self, found: &Found) -> bool {
+        self.state(found) == self.expected
+    }
+
+    /// Decides at the file's end; `whole` tells whether exactly [`Attempt::size`] bytes were there to read.
+    pub(super) fn judge(&mut self, found: &Found, whole: bool) -> Verdict {
+        let state = self.state(found);
+        if whole && state == self.expected {
+            return Verdict::Consistent(state);
+        }
+        if self.is_last() {
+            return Verdict::Inconsistent(state);
+        }
+        self.expected = state;
+        self.left -= 1;
+        Verdict::Again
+    }
+
+    // What was not told, the nanoseconds among it, is taken to be as expected.
+    fn state(&self, found: &Found) -> FileState {
+        let mtime = match found.mtime {
+            Mtime::Nanoseconds(nanoseconds) => nanoseconds,
+            Mtime::Seconds(seconds) if seconds == seconds_on_the_wire(self.expected.mtime) => self.expected.mtime,
+            Mtime::Seconds(seconds) => i64::from(seconds) * NANOSECONDS,
+        };
+        FileState { size: found.size, mtime, uid: found.uid.unwrap_or(self.expected.uid) }
+    }
+}
+
+// SFTP servers cut the seconds off to 32 bits, so that times before 1970 wrap around.
+fn seconds_on_the_wire(mtime: i64) -> u32 {
+    mtime.div_euclid(NANOSECONDS) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::path::AbsPath;
+
+    fn attempt(mtime: i64) -> Attempt {
+        Attempt::first(&Wanted { id: 0, path: AbsPath::root(), size: 10, mtime, uid: 7 })
+    }
+
+    fn found(size: u64, mtime: Mtime) -> Found {
+        Found { size, mtime, uid: Some(7) }
+    }
+
+    #[test]
+    fn whole_seconds_agree_with_nanoseconds_of_any_year() {
+        for (mtime, wire) in [
+            (1_700_000_000_999_999_999, 1_700_000_000),
+            (-1, u32::MAX),
+            (-315_619_200_000_000_001, (-315_619_201_i64) as u32),
+            (4_102_444_800_500_000_000, 4_102_444_800),
+            (i64::MIN, (-9_223_372_037_i64) as u32),
+        ] {
+            let state = FileState { size: 10, mtime, uid: 7 };
+            let verdict = attempt(mtime).judge(&found(10, Mtime::Seconds(wire)), true);
+            assert_eq!(verdict, Verdict::Consistent(state), "{mtime}");
+        }
+    }
+
+    #[test]
+    fn every_difference_counts() {
+        let same = found(10, Mtime::Nanoseconds(5));
+        assert!(attempt(5).agrees(&same));
+        assert!(!attempt(5).agrees(&found(11, same.mtime)));
+        assert!(!attempt(5).agrees(&found(10, Mtime::Nanoseconds(6))));
+        assert!(!attempt(5).agrees(&found(10, Mtime::Seconds(1))));
+        assert!(!attempt(5).agrees(&Found { uid: Some(8), ..same }));
+        assert!(attempt(5).agrees(&Found { uid: None, ..same }));
+        assert_eq!(attempt(5).judge(&same, false), Verdict::Again);
+    }
+
+    #[test]
+    fn the_third_attempt_is_the_last_and_each_expects_what_was_found() {
+        let mut attempt = attempt(5);
+        assert_eq!(attempt.judge(&found(11, Mtime::Nanoseconds(5)), true), Verdict::Again);
+        assert_eq!(attempt.size(), 11);
+        assert_eq!(attempt.judge(&found(12, Mtime::Nanoseconds(5)), true), Verdict::Again);
+        assert!(attempt.is_last());
+        let state = FileState { size: 13, mtime: 5, uid: 7 };
+        assert_eq!(attempt.judge(&found(13, Mtime::Nanoseconds(5)), true), Verdict::Inconsistent(state));
+    }
+}

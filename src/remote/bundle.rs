@@ -1,0 +1,112 @@
+//! Small files through the helper, many in a frame. Larger ones, and those that change, go through SFTP.
+
+use std::collections::HashMap;
+
+use archive_helper::protocol::{MAX_BUNDLED, MAX_READING, ReadAnswer, ReadOutcome, ReadRequest, Reply, Request};
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
+
+use super::helper::{Conversation, gone, nonsense};
+use super::{Arrived, FileState, ReadError, Wanted};
+use crate::error::{Error, Kind, Result};
+
+// Half of what the helper allows: enough to fill a long line, and never refused.
+const WINDOW: u64 = MAX_READING / 2;
+
+// How many files may be under way, however small.
+const MOST_FILES: usize = 4096;
+
+// How many files one request names.
+const BATCH: usize = 128;
+
+/// Reads small files until `wanted` is closed and everything is answered; what has to go another way goes to `others`.
+pub fn read_files(
+    conversation: Conversation,
+    wanted: &Receiver<Wanted>,
+    arrived: &Sender<Arrived>,
+    others: &Sender<Wanted>,
+) -> Result<()> {
+    let mut bundles = Bundles { conversation, arrived, others, under_way: HashMap::new(), bytes: 0, batch: Vec::new() };
+    while bundles.ask(wanted)? {
+        bundles.hear()?;
+    }
+    Ok(())
+}
+
+struct Bundles<'a> {
+    conversation: Conversation,
+    arrived: &'a Sender<Arrived>,
+    others: &'a Sender<Wanted>,
+    under_way: HashMap<u64, Wanted>,
+    bytes: u64,
+    batch: Vec<ReadRequest>,
+}
+
+impl Bundles<'_> {
+    // Asks for as much as there is room for; false when all is done. Waits for files only when nothing is under way.
+    fn ask(&mut self, wanted: &Receiver<Wanted>) -> Result<bool> {
+        while self.bytes < WINDOW && self.under_way.len() < MOST_FILES {
+            let next = match self.under_way.is_empty() {
+                true => wanted.recv().map_err(|_| TryRecvError::Disconnected),
+                false => wanted.try_recv(),
+            };
+            match next {
+                Ok(wanted) => self.take(wanted)?,
+                Err(_) => break,
+            }
+        }
+        self.send()?;
+        self.conversation.requests.flush()?;
+        Ok(!self.under_way.is_empty())
+    }
+
+    fn take(&mut self, wanted: Wanted) -> Result<()> {
+        if wanted.size > MAX_BUNDLED {
+            return self.others.send(wanted).map_err(unwanted);
+        }
+        let Wanted { id, ref path, size, mtime, .. } = wanted;
+        self.batch.push(ReadRequest { id, path: path.clone(), size, mtime });
+        self.bytes += size;
+        self.under_way.insert(id, wanted);
+        if self.batch.len() >= BATCH { self.send() } else { Ok(()) }
+    }
+
+    fn send(&mut self) -> Result<()> {
+        match self.batch.is_empty() {
+            true => Ok(()),
+            false => self.conversation.requests.send(&Request::Read(std::mem::take(&mut self.batch))),
+        }
+    }
+
+    fn hear(&mut self) -> Result<()> {
+        match self.conversation.replies.next()?.ok_or_else(gone)? {
+            Reply::Read(answers) => answers.into_iter().try_for_each(|answer| self.answered(answer)),
+            _ => Err(nonsense("an answer came that nobody asked for")),
+        }
+    }
+
+    fn answered(&mut self, ReadAnswer { id, outcome }: ReadAnswer) -> Result<()> {
+        let wanted = self.under_way.remove(&id).ok_or_else(|| nonsense("a file came that nobody asked for"))?;
+        self.bytes -= wanted.size;
+        let failed = |error| Arrived::Failed { id, error };
+        let arrival = match outcome {
+            ReadOutcome::Content(bytes) => whole(wanted, bytes.into_vec())?,
+            // SFTP's reader knows what to do with a file that does not keep still.
+            ReadOutcome::Changed => return self.others.send(wanted).map_err(unwanted),
+            ReadOutcome::Vanished => failed(ReadError::Vanished),
+            ReadOutcome::Failed(errno) => failed(ReadError::Refused(nix::errno::Errno::from_raw(errno).desc().to_owned())),
+        };
+        self.arrived.send(arrival).map_err(unwanted)
+    }
+}
+
+fn whole(wanted: Wanted, bytes: Vec<u8>) -> Result<Arrived> {
+    let Wanted { id, size, mtime, uid, .. } = wanted;
+    match bytes.len() as u64 == size {
+        true => Ok(Arrived::Whole { id, bytes, state: FileState { size, mtime, uid } }),
+        false => Err(nonsense("a file has another size than the client said")),
+    }
+}
+
+fn unwanted<T>(_: T) -> Error {
+    Error::new(Kind::Failed, "nobody takes the files that arrive")
+}

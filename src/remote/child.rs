@@ -1,0 +1,49 @@
+//! The helper as a child process on this machine, for sources without a host.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+
+use super::probe;
+use super::stream::Ends;
+use crate::error::{OnServer, Result};
+
+/// The embedded helper, ready to be run from memory: no directory has to allow it.
+#[derive(Debug)]
+pub struct Helper {
+    program: File,
+    children: Mutex<Vec<Child>>,
+}
+
+impl Helper {
+    /// Puts the helper into memory.
+    pub fn install() -> Result<Helper> {
+        const WHAT: &str = "can't put the helper into memory";
+        let memory = rustix::fs::memfd_create("archive-helper", rustix::fs::MemfdFlags::CLOEXEC);
+        let mut program = File::from(memory.map_err(std::io::Error::from).on_server(WHAT)?);
+        program.write_all(probe::embedded()).on_server(WHAT)?;
+        Ok(Helper { program, children: Mutex::default() })
+    }
+
+    /// Starts it.
+    pub fn run(&self) -> Result<Ends> {
+        let (ends, stdin, stdout) = Ends::new()?;
+        let child = Command::new(format!("/proc/self/fd/{}", self.program.as_raw_fd()))
+            .stdin(Stdio::from(stdin))
+            .stdout(Stdio::from(stdout))
+            .stderr(Stdio::null())
+            .spawn()
+            .on_server("can't start the helper")?;
+        self.children.lock().unwrap_or_else(PoisonError::into_inner).push(child);
+        Ok(ends)
+    }
+
+    /// Waits for what was started; its streams are closed, so it ends by itself.
+    pub fn close(self) {
+        for mut child in self.children.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            let _ = child.wait();
+        }
+    }
+}

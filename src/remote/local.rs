@@ -1,0 +1,221 @@
+//! Reads files of this machine, with the same promises as over SFTP.
+
+use std::os::fd::OwnedFd;
+use std::thread;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, SendError, Sender};
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::remote::attempt::{Attempt, Found, Mtime, Verdict};
+use crate::remote::pace::Pace;
+use crate::remote::{Arrived, ReadError, Wanted};
+
+const CHUNK: usize = 256 * 1024;
+
+/// Reads the files that come in through `wanted`, one after the other, until it is closed or nobody takes what arrives.
+///
+/// `bytes_per_second` limits the reading; `None` and 0 do not. Several threads may share both channels.
+pub fn read_files(wanted: &Receiver<Wanted>, arrived: &Sender<Arrived>, bytes_per_second: Option<u64>) {
+    let mut pace = Pace::new(bytes_per_second, Instant::now());
+    for wanted in wanted {
+        let mut reader = Reader { wanted: &wanted, arrived, pace: &mut pace };
+        if reader.read().is_err() {
+            break;
+        }
+    }
+}
+
+// Reads one file. What is `Err` is the consumer's absence.
+struct Reader<'a> {
+    wanted: &'a Wanted,
+    arrived: &'a Sender<Arrived>,
+    pace: &'a mut Pace,
+}
+
+type Sent<T> = Result<T, SendError<Arrived>>;
+
+impl Reader<'_> {
+    fn read(&mut self) -> Sent<()> {
+        let id = self.wanted.id;
+        let mut attempt = Attempt::first(self.wanted);
+        loop {
+            let verdict = match self.attempt(&mut attempt)? {
+                Ok(verdict) => verdict,
+                Err(error) => return self.arrived.send(Arrived::Failed { id, error }),
+            };
+            match verdict {
+                Verdict::Again => self.arrived.send(Arrived::Restart { id })?,
+                Verdict::Consistent(state) => {
+                    return self.arrived.send(Arrived::End { id, state, consistent: true });
+                }
+                Verdict::Inconsistent(state) => {
+                    return self.arrived.send(Arrived::End { id, state, consistent: false });
+                }
+            }
+        }
+    }
+
+    fn attempt(&mut self, attempt: &mut Attempt) -> Sent<Result<Verdict, ReadError>> {
+        let (file, before) = match open(self.wanted) {
+            Ok(opened) => opened,
+            Err(error) => return Ok(Err(error)),
+        };
+        if !attempt.agrees(&before) && !attempt.is_last() {
+            return Ok(Ok(attempt.judge(&before, false)));
+        }
+        let mut left = attempt.size();
+        while left > 0 {
+            match self.next_bytes(&file, left) {
+                Ok(bytes) if bytes.is_empty() => break,
+                Ok(bytes) => {
+                    left -= bytes.len() as u64;
+                    self.arrived.send(Arrived::Data { id: self.wanted.id, bytes })?;
+                }
+                Err(errno) => return Ok(Err(refused(errno))),
+            }
+        }
+        Ok(examine(&file).map(|after| attempt.judge(&after, left == 0)))
+    }
+
+    fn next_bytes(&mut self, file: &OwnedFd, left: u64) -> Result<Vec<u8>, Errno> {
+        thread::sleep(self.pace.delay());
+        let length = usize::try_from(left).map_or(CHUNK, |left| left.min(self.pace.slice(CHUNK)));
+        self.pace.spend(length);
+        let mut bytes = Vec::with_capacity(length);
+        rustix::io::retry_on_intr(|| rustix::io::read(file, rustix::buffer::spare_capacity(&mut bytes)))?;
+        Ok(bytes)
+    }
+}
+
+// Not blocking, so that a fifo in the file's place is no trap.
+fn open(wanted: &Wanted) -> Result<(OwnedFd, Found), ReadError> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    match rustix::fs::open(wanted.path.as_bytes(), flags, Mode::empty()) {
+        Ok(file) => examine(&file).map(|found| (file, found)),
+        Err(Errno::NOENT | Errno::NOTDIR) => Err(ReadError::Vanished),
+        Err(Errno::LOOP | Errno::NXIO) => Err(irregular()),
+        Err(errno) => Err(refused(errno)),
+    }
+}
+
+fn examine(file: &OwnedFd) -> Result<Found, ReadError> {
+    let stat = rustix::fs::fstat(file).map_err(refused)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(irregular());
+    }
+    let nanoseconds = stat.st_mtime.saturating_mul(1_000_000_000).saturating_add(stat.st_mtime_nsec as i64);
+    Ok(Found { size: stat.st_size as u64, mtime: Mtime::Nanoseconds(nanoseconds), uid: Some(stat.st_uid) })
+}
+
+fn refused(errno: Errno) -> ReadError {
+    ReadError::Refused(std::io::Error::from(errno).to_string())
+}
+
+fn irregular() -> ReadError {
+    ReadError::Refused("is no longer a regular file".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::fs;
+    use std::io::Write;
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+    use std::path::Path;
+
+    use rustix::fs::CWD;
+
+    use super::*;
+    use crate::remote::FileState;
+    use crate::remote::testing::{Got, assert_read, collect, listed, noise, state};
+
+    fn read(files: Vec<Wanted>, see: impl FnMut(&Arrived)) -> HashMap<u64, Got> {
+        collect(files, see, |wanted, arrived| read_files(wanted, arrived, None)).1
+    }
+
+    fn write(path: &Path, bytes: &[u8]) -> Wanted {
+        fs::write(path, bytes).unwrap();
+        listed(0, path)
+    }
+
+    #[test]
+    fn files_of_every_size_arrive_as_they_are() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut files = Vec::new();
+        for (id, size) in [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 5_000_001].into_iter().enumerate() {
+            let wanted = write(&directory.path().join(id.to_string()), &noise(size));
+            files.push(Wanted { id: id as u64, ..wanted });
+        }
+        let got = read(files.clone(), |_| ());
+        for wanted in &files {
+            assert_read(&got[&wanted.id], wanted, &noise(wanted.size as usize));
+        }
+    }
+
+    #[test]
+    fn what_is_not_as_listed_is_read_again_as_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let truth = write(&directory.path().join("file"), &noise(300_000));
+        let files = vec![
+            Wanted { id: 0, size: 10, ..truth.clone() },
+            Wanted { id: 1, size: 900_000, ..truth.clone() },
+            Wanted { id: 2, mtime: truth.mtime - 1, ..truth.clone() },
+            Wanted { id: 3, uid: truth.uid + 1, ..truth.clone() },
+        ];
+        let got = read(files, |_| ());
+        for id in 0..4 {
+            assert_eq!(got[&id].end, Some(Ok((state(&truth), true))), "{id}");
+            assert_eq!(got[&id].restarts, 1, "{id}");
+            assert!(got[&id].bytes == noise(300_000), "{id}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_keeps_growing_ends_inconsistent() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("growing");
+        let wanted = write(&path, &noise(20_000_000));
+        let got = read(vec![wanted], |_| {
+            fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"more").unwrap();
+        });
+        assert_eq!(got[&0].restarts, 2);
+        assert!(matches!(got[&0].end, Some(Ok((FileState { size, .. }, false))) if size > 20_000_000));
+        assert!(got[&0].bytes.len() >= 20_000_000);
+    }
+
+    #[test]
+    fn what_is_no_file_any_more_says_so_and_hangs_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let good = write(&at("good"), b"content");
+        fs::create_dir(at("directory")).unwrap();
+        symlink("good", at("symlink")).unwrap();
+        rustix::fs::mknodat(CWD, at("fifo"), FileType::Fifo, Mode::RWXU, 0).unwrap();
+        let _socket = UnixListener::bind(at("socket")).unwrap();
+        let files = ["directory", "symlink", "fifo", "socket"].into_iter().zip(1..);
+        let files = files.map(|(name, id)| Wanted { path: listed(id, &at(name)).path, id, ..good.clone() });
+        let gone = Wanted { id: 5, path: listed(0, &at("good")).path, ..good.clone() };
+        let gone = Wanted { path: gone.path.join(&crate::path::Name::new("below").unwrap()).unwrap(), ..gone };
+        let got = read(files.chain([gone, good.clone()]).collect(), |_| ());
+        for id in 1..5 {
+            let irregular = Err(ReadError::Refused("is no longer a regular file".to_owned()));
+            assert_eq!(got[&id].end, Some(irregular), "{id}");
+        }
+        assert_eq!(got[&5].end, Some(Err(ReadError::Vanished)));
+        assert_read(&got[&0], &good, b"content");
+    }
+
+    #[test]
+    fn the_bandwidth_limit_is_kept_and_used() {
+        let directory = tempfile::tempdir().unwrap();
+        let wanted = write(&directory.path().join("file"), &noise(2_000_000));
+        let start = Instant::now();
+        collect(vec![wanted], |_| (), |wanted, arrived| read_files(wanted, arrived, Some(2_000_000)));
+        let seconds = start.elapsed().as_secs_f64();
+        // A busy machine may be late, never early.
+        assert!((0.95..2.0).contains(&seconds), "{seconds} s");
+    }
+}

@@ -1,0 +1,248 @@
+//! The helper on a client: whether it is there, and bringing it there.
+//!
+//! Nothing of a user's or a client's making is ever put on a command line: only our own constant scripts, the
+//! helper's file name (which holds its hash) and its size.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use super::ssh::Session;
+use crate::error::{Error, Kind, OnServer, Result};
+use crate::path::Escaped;
+use crate::source::Ssh;
+
+static EMBEDDED: &[u8] = include_bytes!(env!("ARCHIVE_HELPER"));
+
+// What the embedded helper runs on, as `uname -s` and `uname -m` print it.
+const EMBEDDED_FOR: (&str, &str) = (if cfg!(target_os = "linux") { "Linux" } else { std::env::consts::OS }, std::env::consts::ARCH);
+
+// Where a helper may lie, in the order of trying.
+const PLACES: &str = r#""${XDG_CACHE_HOME:-${HOME:-/nonexistent}/.cache}/archive" "${XDG_RUNTIME_DIR:-/nonexistent}/archive" /var/tmp/archive-$u /tmp/archive-$u /dev/shm/archive-$u"#;
+
+// Only a directory of ours that nobody else can write to is trusted, and in it only a file of ours.
+const OURS: &str = r#"ours() { set -- $(ls -ldn "$1" 2>/dev/null); [ "$3" = "$u" ] || return 1; case $1 in ?rwx------*) return 0;; esac; return 1; };"#;
+
+// Enough for what a login shell prints and our one line.
+const MOST_OUTPUT: u64 = 64 * 1024;
+
+/// Where helpers for the different machine types are on the server.
+#[derive(Clone, Debug)]
+pub struct HelperFiles {
+    directories: Vec<PathBuf>,
+}
+
+/// A helper that is on a client, was run there once, and is exactly our build.
+#[derive(Clone, Debug)]
+pub struct Installed {
+    path: String,
+}
+
+/// What `helper status` tells.
+#[derive(Clone, Debug)]
+pub struct HelperStatus {
+    /// `uname -s`.
+    pub os: String,
+    /// `uname -m`.
+    pub arch: String,
+    /// The helper's path on the client, if it is there.
+    pub installed: Option<String>,
+    /// Whether there is a helper for this type of machine.
+    pub available: bool,
+}
+
+/// A helper's bytes, under the name that it has on clients.
+struct HelperFile {
+    name: String,
+    bytes: std::borrow::Cow<'static, [u8]>,
+}
+
+struct Probed {
+    os: String,
+    arch: String,
+    found: Option<String>,
+}
+
+impl Installed {
+    /// The command that runs it.
+    pub fn command(&self) -> String {
+        format!("exec {}", quoted(&self.path))
+    }
+}
+
+impl HelperFiles {
+    /// Looks in `directory`, in `ARCHIVE_HELPER_DIR`, and beside this program.
+    pub fn new(directory: Option<&Path>) -> HelperFiles {
+        let from_environment = std::env::var_os("ARCHIVE_HELPER_DIR").map(PathBuf::from);
+        let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("../lib/archive")));
+        let directories = directory.map(Path::to_owned).into_iter().chain(from_environment).chain(beside).collect();
+        HelperFiles { directories }
+    }
+
+    fn embedded() -> HelperFile {
+        HelperFile { name: file_name(EMBEDDED), bytes: EMBEDDED.into() }
+    }
+
+    fn of_type(&self, os: &str, arch: &str) -> Option<HelperFile> {
+        if (os, normalized(arch)) == EMBEDDED_FOR {
+            return Some(HelperFiles::embedded());
+        }
+        let name = format!("archive-helper-{}-{}", os.to_lowercase(), normalized(arch).to_lowercase());
+        let bytes = self.directories.iter().find_map(|directory| std::fs::read(directory.join(&name)).ok())?;
+        Some(HelperFile { name: file_name(&bytes), bytes: bytes.into() })
+    }
+}
+
+/// The embedded helper's bytes.
+pub(super) fn embedded() -> &'static [u8] {
+    EMBEDDED
+}
+
+fn normalized(arch: &str) -> &str {
+    match arch {
+        "amd64" => "x86_64",
+        "arm64" => "aarch64",
+        other => other,
+    }
+}
+
+/// The name that a helper has on clients: that of its content.
+pub(super) fn file_name(bytes: &[u8]) -> String {
+    format!("archive-helper-{}", &blake3::hash(bytes).to_hex()[..32])
+}
+
+/// Finds our helper on a client, or brings it there.
+pub fn find_or_install(session: &Session, files: &HelperFiles) -> Result<Installed> {
+    let probed = probe(session, &HelperFiles::embedded().name)?;
+    if let Some(path) = probed.found {
+        return Ok(Installed { path });
+    }
+    let helper = files.of_type(&probed.os, &probed.arch).ok_or_else(|| no_helper(&probed))?;
+    let probed = if helper.bytes == EMBEDDED { probed } else { probe(session, &helper.name)? };
+    match probed.found {
+        Some(path) => Ok(Installed { path }),
+        None => install(session, &helper),
+    }
+}
+
+/// Tells of the helper on a client.
+pub fn helper_status(ssh: &Ssh, helper_dir: Option<&Path>) -> Result<HelperStatus> {
+    with_session(ssh, |session| {
+        let mut probed = probe(session, &HelperFiles::embedded().name)?;
+        let helper = HelperFiles::new(helper_dir).of_type(&probed.os, &probed.arch);
+        if let Some(other) = helper.as_ref().filter(|helper| helper.bytes != EMBEDDED) {
+            probed = probe(session, &other.name)?;
+        }
+        Ok(HelperStatus { os: probed.os, arch: probed.arch, installed: probed.found, available: helper.is_some() })
+    })
+}
+
+/// Brings the helper to a client, if it is not there; returns its path there.
+pub fn helper_install(ssh: &Ssh, helper_dir: Option<&Path>) -> Result<String> {
+    with_session(ssh, |session| find_or_install(session, &HelperFiles::new(helper_dir))).map(|installed| installed.path)
+}
+
+/// Removes every build of the helper from a client; returns how many there were.
+pub fn helper_remove(ssh: &Ssh) -> Result<u64> {
+    let script = format!(
+        "{OURS} u=$(id -u); n=0; for d in {PLACES}; do for f in \"$d\"/archive-helper-*; do \
+         if ours \"$d\" && [ -f \"$f\" ] && rm -f \"$f\"; then n=$((n+1)); fi; done; \
+         rmdir \"$d\" 2>/dev/null; done; printf \"\\nARCHIVE-REMOVED %s\\n\" $n"
+    );
+    with_session(ssh, |session| {
+        let removed = run(session, &script, "", &[])?;
+        let removed = marked(&removed, "ARCHIVE-REMOVED ").and_then(|count| count.trim().parse().ok());
+        removed.ok_or_else(no_shell)
+    })
+}
+
+fn with_session<T>(ssh: &Ssh, work: impl FnOnce(&Session) -> Result<T>) -> Result<T> {
+    let session = Session::connect(ssh)?;
+    let done = work(&session);
+    session.close();
+    done
+}
+
+fn probe(session: &Session, name: &str) -> Result<Probed> {
+    let script = format!(
+        "{OURS} u=$(id -u); for d in {PLACES}; do f=$d/$0; \
+         if ours \"$d\" && ours \"$f\" && \"$f\" --version >/dev/null 2>&1; then \
+         printf \"\\nARCHIVE-FOUND %s\\n\" \"$f\"; break; fi; done; \
+         printf \"\\nARCHIVE-PROBE %s %s\\n\" \"$(uname -s)\" \"$(uname -m)\""
+    );
+    let output = run(session, &script, name, &[])?;
+    let machine = marked(&output, "ARCHIVE-PROBE ").ok_or_else(no_shell)?;
+    let mut words = machine.split_whitespace().map(str::to_owned);
+    let (Some(os), Some(arch)) = (words.next(), words.next()) else { return Err(no_shell()) };
+    Ok(Probed { os, arch, found: marked(&output, "ARCHIVE-FOUND ").and_then(checked_path) })
+}
+
+// Each attempt sends the file anew, for a directory that fills up has swallowed part of it.
+fn install(session: &Session, helper: &HelperFile) -> Result<Installed> {
+    let mut refusals = Vec::new();
+    for place in 1..=5 {
+        let output = run(session, &install_script(place, helper.bytes.len()), &helper.name, &helper.bytes)?;
+        if let Some(path) = marked(&output, "ARCHIVE-INSTALLED ").and_then(checked_path) {
+            return Ok(Installed { path });
+        }
+        refusals.extend(marked(&output, "ARCHIVE-REFUSED ").map(|text| Escaped(text.as_bytes()).to_string()));
+    }
+    Err(Error::new(Kind::Failed, format_args!("no directory of the client takes and runs the helper ({})", refusals.join("; ")))
+        .hint("give it one, such as a `~/.cache` that is writable and not mounted noexec"))
+}
+
+fn install_script(place: usize, size: usize) -> String {
+    format!(
+        "{OURS} u=$(id -u); umask 077; n=0; for d in {PLACES}; do n=$((n+1)); [ $n = {place} ] && break; done; \
+         refuse() {{ rm -f \"$t\"; printf \"\\nARCHIVE-REFUSED %s: %s\\n\" \"$d\" \"$1\"; exit 0; }}; \
+         f=$d/$0; t=$d/.upload.$$; mkdir -p \"$d\" 2>/dev/null; chmod 700 \"$d\" 2>/dev/null; \
+         ours \"$d\" || refuse \"not writable by us alone\"; \
+         cat 2>/dev/null >\"$t\" || refuse \"not writable\"; \
+         [ $(wc -c <\"$t\") -eq {size} ] || refuse \"full\"; \
+         chmod 700 \"$t\" && mv -f \"$t\" \"$f\" || refuse \"not writable\"; t=$f; \
+         \"$f\" --version >/dev/null 2>&1 || refuse \"runs nothing\"; \
+         for o in \"$d\"/archive-helper-*; do [ \"$o\" = \"$f\" ] || rm -f \"$o\"; done; \
+         printf \"\\nARCHIVE-INSTALLED %s\\n\" \"$f\""
+    )
+}
+
+// Runs one of our scripts, with `argument` as its `$0` and `stdin` as its input.
+fn run(session: &Session, script: &str, argument: &str, stdin: &[u8]) -> Result<String> {
+    let ends = session.run(&format!("exec sh -c {} {}", quoted(script), quoted(argument)))?;
+    let (input, mut output) = ends.into_sockets();
+    input.set_read_timeout(Some(super::PATIENCE)).on_server("can't set up a socket")?;
+    output.set_write_timeout(Some(super::PATIENCE)).on_server("can't set up a socket")?;
+    let mut said = Vec::new();
+    std::thread::scope(|scope| {
+        // A script that refuses early does not read its input.
+        scope.spawn(move || output.write_all(stdin));
+        input.take(MOST_OUTPUT).read_to_end(&mut said).map_err(|_| super::helper::gone())
+    })?;
+    Ok(String::from_utf8_lossy(&said).into_owned())
+}
+
+fn marked<'a>(output: &'a str, mark: &str) -> Option<&'a str> {
+    output.lines().find_map(|line| line.strip_prefix(mark))
+}
+
+// The path comes back from the client and is run there: what could do harm there, it could do without us. But it is
+// shown to people, and a line that no script of ours prints is none of ours.
+fn checked_path(path: &str) -> Option<String> {
+    let plain = path.len() < 4096 && !path.chars().any(char::is_control);
+    (path.starts_with('/') && plain).then(|| path.to_owned())
+}
+
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+fn no_shell() -> Error {
+    Error::new(Kind::Failed, "the client's account runs no POSIX shell").hint("give the account a shell such as `/bin/sh`")
+}
+
+fn no_helper(probed: &Probed) -> Error {
+    let machine = format!("{} {}", probed.os, probed.arch);
+    let file = format!("archive-helper-{}-{}", probed.os.to_lowercase(), normalized(&probed.arch).to_lowercase());
+    let (machine, file) = (Escaped(machine.as_bytes()), Escaped(file.as_bytes()));
+    Error::new(Kind::Failed, format_args!("there is no helper for the client's machine type, {machine}"))
+        .hint(format_args!("build one as `{file}` and name its directory with `--helper-dir`"))
+}

@@ -1,0 +1,280 @@
+//! One file on its way: which of its bytes were asked for, which arrived, and what is to be done next.
+
+use std::collections::VecDeque;
+
+use super::packet::Attributes;
+use crate::remote::attempt::{Attempt, Found, Mtime, Verdict};
+use crate::remote::{ReadError, Wanted};
+
+// More than a channel's 2 MiB window is of no use to one file, and others shall have their share.
+const MAX_HELD: u64 = 4 * 1024 * 1024;
+
+const FILE_TYPE: u32 = 0o170_000;
+const REGULAR: u32 = 0o100_000;
+
+/// A file from its OPEN until its last answer.
+#[derive(Debug)]
+pub(super) struct File {
+    /// What was asked for.
+    pub(super) wanted: Wanted,
+    /// How many requests for it are unanswered.
+    pub(super) requests: usize,
+    /// Waits in the queue of those that can go on at once.
+    pub(super) is_urgent: bool,
+    /// Waits in the queue of those that want more bytes.
+    pub(super) is_hungry: bool,
+    /// What the server calls it while it is open.
+    pub(super) handle: Vec<u8>,
+    attempt: Attempt,
+    phase: Phase,
+    ranges: VecDeque<Range>,
+    // Sum of the ranges' lengths.
+    held: u64,
+    // Where the next range begins.
+    asked: u64,
+    delivered: u64,
+    // An answer was shorter than asked, so the rest is read before the handle is closed.
+    patient: bool,
+    // Nothing more can be read.
+    stopped: bool,
+    found: Option<Attributes>,
+    error: Option<ReadError>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Opening,
+    Reading,
+    Examined,
+    Closing,
+    Closed,
+}
+
+// Bytes that were asked for and not yet delivered. At most one request for it is under way.
+#[derive(Debug)]
+struct Range {
+    offset: u64,
+    length: usize,
+    bytes: Vec<u8>,
+    is_asked: bool,
+}
+
+impl Range {
+    fn is_complete(&self) -> bool {
+        self.bytes.len() == self.length
+    }
+}
+
+/// What a file waits for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    /// Answers, or the consumer.
+    Nothing,
+    /// The rest of a range: READ again.
+    Rest,
+    /// A new range.
+    Bytes,
+    /// FSTAT.
+    Examination,
+    /// CLOSE.
+    Closing,
+}
+
+/// Where to read, and how many bytes.
+#[derive(Debug)]
+pub(super) struct Piece {
+    pub(super) range: u64,
+    pub(super) offset: u64,
+    pub(super) length: usize,
+}
+
+/// What came of a file whose last answer has come.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// It can't be read.
+    Failed(ReadError),
+    /// Bytes are missing that must be there: open it again and go on.
+    Short,
+    /// It was read.
+    Judged(Verdict),
+}
+
+impl File {
+    pub(super) fn new(wanted: Wanted) -> File {
+        File {
+            attempt: Attempt::first(&wanted),
+            wanted,
+            requests: 0,
+            is_urgent: false,
+            is_hungry: false,
+            handle: Vec::new(),
+            phase: Phase::Opening,
+            ranges: VecDeque::new(),
+            held: 0,
+            asked: 0,
+            delivered: 0,
+            patient: false,
+            stopped: false,
+            found: None,
+            error: None,
+        }
+    }
+
+    /// Bytes that were asked for and not yet delivered.
+    pub(super) fn held(&self) -> u64 {
+        self.held
+    }
+
+    /// What is to be done next.
+    pub(super) fn need(&self) -> Need {
+        match self.phase {
+            Phase::Opening | Phase::Closing | Phase::Closed => Need::Nothing,
+            Phase::Examined => Need::Closing,
+            Phase::Reading if self.stopped => Need::Examination,
+            Phase::Reading => self.need_of_bytes(),
+        }
+    }
+
+    fn need_of_bytes(&self) -> Need {
+        if self.patient && self.ranges.iter().any(|range| !range.is_asked && !range.is_complete()) {
+            return Need::Rest;
+        }
+        match self.asked < self.attempt.size() {
+            true if self.held < MAX_HELD => Need::Bytes,
+            true => Need::Nothing,
+            false if self.patient && !self.ranges.is_empty() => Need::Nothing,
+            false => Need::Examination,
+        }
+    }
+
+    /// Takes up the next range, at most `longest` bytes of it.
+    pub(super) fn next_range(&mut self, longest: usize) -> Piece {
+        let offset = self.asked;
+        let left = self.attempt.size() - offset;
+        let length = usize::try_from(left).map_or(longest, |left| left.min(longest));
+        self.ranges.push_back(Range { offset, length, bytes: Vec::new(), is_asked: true });
+        self.held += length as u64;
+        self.asked += length as u64;
+        Piece { range: offset, offset, length }
+    }
+
+    /// Takes up the rest of the first range that was answered in part.
+    pub(super) fn rest(&mut self) -> Option<Piece> {
+        let range = self.ranges.iter_mut().find(|range| !range.is_asked && !range.is_complete())?;
+        range.is_asked = true;
+        let had = range.bytes.len();
+        Some(Piece { range: range.offset, offset: range.offset + had as u64, length: range.length - had })
+    }
+
+    pub(super) fn opened(&mut self, handle: &[u8]) {
+        self.handle = handle.to_vec();
+        self.phase = Phase::Reading;
+    }
+
+    pub(super) fn examining(&mut self) {
+        self.phase = Phase::Examined;
+    }
+
+    pub(super) fn examined(&mut self, attributes: Attributes) {
+        self.found = Some(attributes);
+    }
+
+    pub(super) fn closing(&mut self) {
+        self.phase = Phase::Closing;
+    }
+
+    pub(super) fn closed(&mut self) {
+        self.phase = Phase::Closed;
+    }
+
+    pub(super) fn fail(&mut self, error: ReadError) {
+        self.error.get_or_insert(error);
+    }
+
+    /// Takes bytes of the range that begins at `start`; drops them when it is no longer wanted.
+    pub(super) fn arrived(&mut self, start: u64, bytes: &[u8]) {
+        let Ok(index) = self.find(start) else { return };
+        let range = &mut self.ranges[index];
+        range.is_asked = false;
+        range.bytes.extend_from_slice(bytes);
+        self.patient |= !range.is_complete();
+    }
+
+    /// Nothing more can be read from the range that begins at `start`, nor of those after it.
+    pub(super) fn stop(&mut self, start: u64) {
+        self.stopped = true;
+        let Ok(index) = self.find(start) else { return };
+        self.held -= self.ranges.drain(index + 1..).map(|range| range.length as u64).sum::<u64>();
+        let range = &mut self.ranges[index];
+        self.held -= (range.length - range.bytes.len()) as u64;
+        range.length = range.bytes.len();
+        range.is_asked = false;
+    }
+
+    /// The next bytes in order, when they are there.
+    pub(super) fn deliver(&mut self) -> Option<Vec<u8>> {
+        while self.error.is_none() && self.ranges.front().is_some_and(Range::is_complete) {
+            let bytes = self.pop();
+            if !bytes.is_empty() {
+                return Some(bytes);
+            }
+        }
+        None
+    }
+
+    fn pop(&mut self) -> Vec<u8> {
+        let range = self.ranges.pop_front().expect("the caller saw a range");
+        self.held -= range.length as u64;
+        self.delivered += range.bytes.len() as u64;
+        range.bytes
+    }
+
+    /// What is left of the last attempt: bytes in order that their range's end never followed.
+    pub(super) fn deliver_remains(&mut self) -> Option<Vec<u8>> {
+        self.ranges.front()?;
+        Some(self.pop()).filter(|bytes| !bytes.is_empty())
+    }
+
+    /// True when no answer is to come any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.phase == Phase::Closed && self.requests == 0
+    }
+
+    /// What came of it. Call it once, when the file is over.
+    pub(super) fn outcome(&mut self) -> Outcome {
+        let attributes = self.found.unwrap_or_default();
+        if attributes.permissions.is_some_and(|permissions| permissions & FILE_TYPE != REGULAR) {
+            return Outcome::Failed(ReadError::Refused("is no longer a regular file".to_owned()));
+        }
+        if let Some(error) = self.error.take() {
+            return Outcome::Failed(error);
+        }
+        let (Some(size), Some(mtime)) = (attributes.size, attributes.mtime) else {
+            return Outcome::Failed(ReadError::Refused("its size and time are not told".to_owned()));
+        };
+        let found = Found { size, mtime: Mtime::Seconds(mtime), uid: attributes.uid };
+        let whole = self.delivered == self.attempt.size();
+        if !whole && !self.stopped && self.attempt.agrees(&found) {
+            return Outcome::Short;
+        }
+        Outcome::Judged(self.attempt.judge(&found, whole))
+    }
+
+    /// Goes back to OPEN, to read the ranges that are incomplete.
+    pub(super) fn reopen(&mut self) {
+        self.phase = Phase::Opening;
+        self.found = None;
+    }
+
+    /// Goes back to OPEN, to read everything again.
+    pub(super) fn restart(&mut self) {
+        self.reopen();
+        self.ranges.clear();
+        (self.held, self.asked, self.delivered) = (0, 0, 0);
+        (self.patient, self.stopped) = (false, false);
+    }
+
+    fn find(&self, start: u64) -> Result<usize, usize> {
+        self.ranges.binary_search_by_key(&start, |range| range.offset)
+    }
+}

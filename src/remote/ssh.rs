@@ -1,0 +1,216 @@
+//! The ssh connection: the system's `ssh`, driven through the `openssh` crate. The only asynchronous code.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use openssh::{ControlPersist, KnownHosts, SessionBuilder, Stdio};
+use tokio::runtime::Runtime;
+
+use super::stream::Ends;
+use crate::error::{Error, Kind, OnServer, Result};
+use crate::path::Escaped;
+use crate::source::Ssh;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+
+// The longest path of a control directory for which the socket's own still fits (see unix(7)).
+const MOST_CONTROL_PATH: usize = 55;
+
+// After the user's own files, so that theirs come first: ssh takes the first value that it finds.
+const DEFAULTS: &str = "\
+Host *
+  ServerAliveInterval 15
+  ServerAliveCountMax 3
+  Ciphers ^aes128-gcm@openssh.com,aes256-gcm@openssh.com
+";
+
+/// A connection to a client, over which commands run.
+pub struct Session {
+    runtime: Runtime,
+    session: Arc<openssh::Session>,
+    children: Mutex<Vec<openssh::Child<Arc<openssh::Session>>>>,
+    // Holds the control socket and the generated configuration; removed when the connection is closed.
+    _directory: tempfile::TempDir,
+}
+
+impl Session {
+    /// Connects. Never asks anything: what would need an answer is an error with advice.
+    pub fn connect(ssh: &Ssh) -> Result<Session> {
+        if ssh.host.starts_with('-') || ssh.host.is_empty() {
+            return Err(Error::usage(format_args!("`{}` is no host", Escaped(ssh.host.as_bytes()))).hint("write `[USER@]HOST:PATH`"));
+        }
+        let directory = control_directory()?;
+        let config = directory.path().join("config");
+        fs_err::write(&config, configuration(ssh)?).on_server("can't write the configuration for ssh")?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .on_server("can't start the runtime for ssh")?;
+        let builder = builder(ssh, &config, directory.path());
+        let session = runtime.block_on(builder.connect_mux(&ssh.host)).map_err(|error| unreachable(ssh, error))?;
+        tracing::debug!(host = %Escaped(ssh.host.as_bytes()), "connected");
+        Ok(Session { runtime, session: Arc::new(session), children: Mutex::default(), _directory: directory })
+    }
+
+    /// Runs a command line in the client's login shell.
+    pub fn run(&self, command: &str) -> Result<Ends> {
+        tracing::trace!(command, "runs on the client");
+        self.start(openssh::Session::to_raw_command(self.session.clone(), command))
+    }
+
+    /// Starts a subsystem of sshd.
+    pub fn subsystem(&self, name: &str) -> Result<Ends> {
+        self.start(openssh::Session::to_subsystem(self.session.clone(), name))
+    }
+
+    fn start(&self, mut command: openssh::OwningCommand<Arc<openssh::Session>>) -> Result<Ends> {
+        let (ends, stdin, stdout) = Ends::new()?;
+        command.stdin(Stdio::from(stdin)).stdout(Stdio::from(stdout)).stderr(Stdio::null());
+        let child = self.runtime.block_on(command.spawn()).map_err(|error| {
+            Error::new(Kind::Unreachable, format_args!("can't start a command on the client: {}", reason(&error)))
+        })?;
+        self.children.lock().unwrap_or_else(PoisonError::into_inner).push(child);
+        Ok(ends)
+    }
+
+    /// Ends the connection and whatever still runs over it.
+    pub fn close(self) {
+        let Session { runtime, session, children, _directory } = self;
+        let children = children.into_inner().unwrap_or_else(PoisonError::into_inner);
+        runtime.block_on(async {
+            for child in children {
+                // Its streams are closed, so it ends by itself; if not, closing the session makes it.
+                let _ = child.disconnect().await;
+            }
+            if let Some(session) = Arc::into_inner(session) {
+                let _ = tokio::time::timeout(CLOSE_TIMEOUT, session.close()).await;
+            }
+        });
+        runtime.shutdown_background();
+    }
+}
+
+fn builder(ssh: &Ssh, config: &Path, directory: &Path) -> SessionBuilder {
+    let mut builder = SessionBuilder::default();
+    builder
+        .known_hosts_check(KnownHosts::Strict)
+        .connect_timeout(CONNECT_TIMEOUT)
+        // A killed pull leaves no ssh behind for longer than this.
+        .control_persist(ControlPersist::IdleFor(std::num::NonZeroUsize::new(3).expect("3 is not 0")))
+        .control_directory(directory)
+        .config_file(config);
+    if let Some(port) = ssh.port {
+        builder.port(port);
+    }
+    if let Some(identity) = &ssh.identity {
+        builder.keyfile(identity);
+    }
+    builder
+}
+
+fn control_directory() -> Result<tempfile::TempDir> {
+    let preferred = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).into_iter().chain([std::env::temp_dir()]);
+    let fits = |directory: &PathBuf| directory.as_os_str().len() + "/archive-XXXXXX".len() <= MOST_CONTROL_PATH && directory.is_dir();
+    let place = preferred.filter(fits).next().unwrap_or_else(|| PathBuf::from("/tmp"));
+    tempfile::Builder::new().prefix("archive-").tempdir_in(place).on_server("can't make a directory for ssh's control socket")
+}
+
+fn configuration(ssh: &Ssh) -> Result<String> {
+    let mut text = String::new();
+    let own = ssh.config.as_deref().map(absolute).transpose()?;
+    match own {
+        // As with `ssh -F`, the system's file is not read then.
+        Some(path) => writeln!(text, "Include {}", quoted(&path)?),
+        None => writeln!(text, "Include ~/.ssh/config\nInclude /etc/ssh/ssh_config"),
+    }
+    .expect("text can be added to");
+    text.push_str(DEFAULTS);
+    Ok(text)
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    let found = fs_err::canonicalize(path);
+    found.map_err(|error| Error::usage(error).hint("name a file with `--ssh-config FILE`"))
+}
+
+// ssh_config(5) has no way to write a quote within quotes.
+fn quoted(path: &Path) -> Result<String> {
+    let text = path.to_str().filter(|text| !text.contains(['"', '\n', '*', '?', '[']));
+    text.map(|text| format!("\"{text}\"")).ok_or_else(|| {
+        Error::usage(format_args!("ssh can't include `{}`", path.display())).hint("give the file a plainer name")
+    })
+}
+
+fn unreachable(ssh: &Ssh, error: openssh::Error) -> Error {
+    let said = reason(&error);
+    let host = Escaped(ssh.host.as_bytes());
+    let error = Error::new(Kind::Unreachable, format_args!("can't reach `{host}`: {}", Escaped(essence(&said).as_bytes())));
+    match hint(&said, ssh) {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
+}
+
+fn reason(error: &openssh::Error) -> String {
+    use std::error::Error as _;
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(deeper) = cause {
+        text = deeper.to_string();
+        cause = deeper.source();
+    }
+    text
+}
+
+// The line of ssh's talk that says what is wrong.
+fn essence(said: &str) -> &str {
+    let telling = ["REMOTE HOST IDENTIFICATION HAS CHANGED", "host key is known", "Permission denied", "Could not resolve"];
+    let lines = || said.lines().map(|line| line.trim().trim_matches('@').trim()).filter(|line| !line.is_empty());
+    let found = telling.iter().find_map(|words| lines().find(|line| line.contains(words)));
+    found.or_else(|| lines().last()).unwrap_or("ssh gave no reason").trim_end_matches('.')
+}
+
+fn hint(said: &str, ssh: &Ssh) -> Option<String> {
+    let host = Escaped(ssh.host.rsplit('@').next().unwrap_or(&ssh.host).as_bytes()).to_string();
+    let whole = Escaped(ssh.host.as_bytes()).to_string();
+    let has = |words: &str| said.contains(words);
+    if has("REMOTE HOST IDENTIFICATION HAS CHANGED") || has("host key for") && has("has changed") {
+        Some(format!("if you expected a new host key, run `ssh-keygen -R {host}`, then `ssh {whole}` once"))
+    } else if has("host key is known") || has("Host key verification failed") {
+        Some(format!("run `ssh {whole}` once by hand, compare the host key's fingerprint, and accept it"))
+    } else if has("Permission denied") {
+        Some(format!("put this machine's public key into the account's authorized_keys, as by `ssh-copy-id {whole}`; passwords are never asked for"))
+    } else if has("Could not resolve") {
+        Some("check the name, or give it an address in ~/.ssh/config".to_owned())
+    } else if has("Connection refused") {
+        Some("is sshd running there, and is the port right (`--port`)?".to_owned())
+    } else if has("timed out") {
+        Some("is the machine on, and does a firewall let port 22 through?".to_owned())
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_telling_line_is_found_in_what_ssh_says() {
+        let changed = "@@@@@@@@\n@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @\n@@@@@@@@\nIT IS POSSIBLE\nHost key verification failed.";
+        assert_eq!(essence(changed), "WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!");
+        let unknown = "No ED25519 host key is known for h and you have requested strict checking.\nHost key verification failed.";
+        assert_eq!(essence(unknown), "No ED25519 host key is known for h and you have requested strict checking");
+        assert_eq!(essence(""), "ssh gave no reason");
+    }
+
+    #[test]
+    fn a_configuration_that_ssh_can_not_include_is_refused() {
+        assert!(quoted(Path::new("/a\"b")).is_err());
+        assert_eq!(quoted(Path::new("/a b")).unwrap(), "\"/a b\"");
+    }
+}

@@ -1,0 +1,115 @@
+//! The byte streams to and from a client's processes: sockets with a time-out, counted.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::error::{OnServer, Result};
+
+/// Our ends of a remote process's standard input and output.
+#[derive(Debug)]
+pub struct Ends {
+    input: UnixStream,
+    output: UnixStream,
+}
+
+/// What passed through all streams of one client.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    sent: AtomicU64,
+    received: AtomicU64,
+    open: Mutex<Vec<UnixStream>>,
+}
+
+impl Ends {
+    /// Makes a pair of sockets for a process; returns our ends, and its standard input and output.
+    pub fn new() -> Result<(Ends, OwnedFd, OwnedFd)> {
+        const WHAT: &str = "can't make a socket pair";
+        let (output, stdin) = UnixStream::pair().on_server(WHAT)?;
+        let (input, stdout) = UnixStream::pair().on_server(WHAT)?;
+        Ok((Ends { input, output }, stdin.into(), stdout.into()))
+    }
+
+    /// Turns the ends into streams that are counted, and that fail when the other side stays silent too long.
+    pub fn counted(self, patience: Duration, traffic: Arc<Traffic>) -> Result<(Input, Output)> {
+        const WHAT: &str = "can't set up a socket";
+        self.input.set_read_timeout(Some(patience)).on_server(WHAT)?;
+        self.output.set_write_timeout(Some(patience)).on_server(WHAT)?;
+        let copies = [self.input.try_clone().on_server(WHAT)?, self.output.try_clone().on_server(WHAT)?];
+        traffic.open.lock().unwrap_or_else(PoisonError::into_inner).extend(copies);
+        let input = Input { socket: self.input, traffic: traffic.clone() };
+        Ok((input, Output { socket: self.output, traffic }))
+    }
+
+    /// Our end of the process's standard output, and of its standard input.
+    pub fn into_sockets(self) -> (UnixStream, UnixStream) {
+        (self.input, self.output)
+    }
+}
+
+impl Traffic {
+    /// Bytes sent and received.
+    pub fn totals(&self) -> (u64, u64) {
+        (self.sent.load(Ordering::Relaxed), self.received.load(Ordering::Relaxed))
+    }
+
+    /// Ends all streams: readers see their end, processes see the end of their input.
+    pub fn shut_down(&self) {
+        for socket in self.open.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            // A socket whose other end is gone can't be shut down, and need not be.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+/// What a client's process says.
+#[derive(Debug)]
+pub struct Input {
+    socket: UnixStream,
+    traffic: Arc<Traffic>,
+}
+
+/// What a client's process is told. Dropping it ends the process's standard input.
+#[derive(Debug)]
+pub struct Output {
+    socket: UnixStream,
+    traffic: Arc<Traffic>,
+}
+
+impl Input {
+    /// Gives up waiting never, or after so long.
+    pub fn set_patience(&self, patience: Option<Duration>) -> io::Result<()> {
+        self.socket.set_read_timeout(patience)
+    }
+}
+
+impl Read for Input {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.socket.read(buffer)?;
+        self.traffic.received.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.socket.write(bytes)?;
+        self.traffic.sent.fetch_add(count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        // The copy that `Traffic` keeps would hold the stream open.
+        let _ = self.socket.shutdown(Shutdown::Write);
+    }
+}

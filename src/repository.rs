@@ -1,0 +1,244 @@
+//! Everything on the server's disk: two trees of plain files, the staging area, the index, the locks.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+
+use crate::error::{Error, Kind, OnServer, Result};
+use crate::path::{AbsPath, Name, SourceName};
+
+pub mod archive;
+pub mod dirs;
+pub mod index;
+pub mod lock;
+pub mod place;
+pub mod staging;
+
+
+use dirs::Dir;
+use index::Index;
+
+/// The format that this program writes, and the newest that it reads.
+pub const FORMAT: u32 = 1;
+
+const README: &str = include_str!("repository/README.txt");
+
+/// A repository: the directory on the server that holds everything.
+#[derive(Debug)]
+pub struct Repository {
+    path: PathBuf,
+    base: Dir,
+    id: String,
+}
+
+impl Repository {
+    /// Opens a repository that is there.
+    pub fn open(path: &Path) -> Result<Repository> {
+        if !Repository::is_repository(path) {
+            return Err(not_a_repository(path));
+        }
+        let base = Dir::open_base(path).on_server(what(path))?;
+        let id = read_format(path)?;
+        let repository = Repository { path: path.to_owned(), base, id };
+        repository.check_file_systems()?;
+        Ok(repository)
+    }
+
+    /// Opens a repository, making a new one where there is nothing or an empty directory.
+    pub fn open_or_create(path: &Path) -> Result<Repository> {
+        if !Repository::is_repository(path) {
+            create(path)?;
+        }
+        Repository::open(path)
+    }
+
+    /// True when `path` is a directory with a repository's `format` file.
+    pub fn is_repository(path: &Path) -> bool {
+        path.join("format").is_file()
+    }
+
+    /// The directory, as the user named it.
+    pub fn dir(&self) -> &Path {
+        &self.path
+    }
+
+    /// The random id that no other repository has.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// True when others than the owner may look into it.
+    pub fn is_open_to_others(&self) -> bool {
+        self.base.own_metadata().is_ok_and(|found| found.mode & 0o077 != 0)
+    }
+
+    /// Opens the index.
+    pub fn index(&self) -> Result<Index> {
+        Index::open(&self.path)
+    }
+
+    /// Opens the index without changing anything; `None` when there is none yet.
+    pub fn index_to_read(&self) -> Result<Option<Index>> {
+        Index::open_to_read(&self.path)
+    }
+
+    /// The snapshot of a source, made if it is not there.
+    pub fn snapshot(&self, source: &SourceName) -> Result<Dir> {
+        self.tree("snapshot", source)
+    }
+
+    /// The archive of a source, made if it is not there.
+    pub fn archive(&self, source: &SourceName) -> Result<Dir> {
+        self.tree("archive", source)
+    }
+
+    /// The staging area of a source, made if it is not there.
+    pub fn staging(&self, source: &SourceName) -> Result<Dir> {
+        self.tree("staging", source)
+    }
+
+    /// The directory of the lock files.
+    pub fn locks(&self) -> Result<Dir> {
+        self.base.open_or_create(b"lock").on_server("can't open `lock` in the repository")
+    }
+
+    /// The names of the dated copies of the index.
+    pub fn index_copies(&self) -> Result<Vec<String>> {
+        let names = self.base.names().on_server("can't list the repository")?;
+        let copies = names.iter().filter_map(|name| std::str::from_utf8(name.as_bytes()).ok());
+        Ok(copies.filter(|name| name.starts_with("index-") && name.ends_with(".sqlite")).map(str::to_owned).collect())
+    }
+
+    /// Removes a dated copy of the index.
+    pub fn remove_index_copy(&self, name: &str) -> Result<()> {
+        let name = Name::new(name).expect("a copy's name was listed");
+        self.base.unlink(&name).on_server(format_args!("can't remove `{name}` from the repository"))
+    }
+
+    /// The repository's own directory.
+    pub fn base(&self) -> &Dir {
+        &self.base
+    }
+
+    fn tree(&self, tree: &str, source: &SourceName) -> Result<Dir> {
+        let path = [tree.as_bytes(), b"/", source.as_str().as_bytes()].concat();
+        self.base.open_or_create(&path).on_server(format_args!("can't open `{tree}/{source}` in the repository"))
+    }
+
+    // Files are renamed from staging into both trees, which works within one file system only.
+    fn check_file_systems(&self) -> Result<()> {
+        let device = |name: &str| -> Result<u64> {
+            let dir = self.base.open_or_create(name.as_bytes()).on_server(format_args!("can't open `{name}` in the repository"))?;
+            dir.own_metadata().map(|found| found.inode.0).on_server(format_args!("can't read `{name}` in the repository"))
+        };
+        let snapshot = device("snapshot")?;
+        for other in ["archive", "staging"] {
+            if device(other)? != snapshot {
+                return Err(Error::usage(format_args!("`{}` is on another file system than `snapshot`", self.path.join(other).display()))
+                    .hint("`snapshot`, `archive` and `staging` must be on one, for files are renamed between them"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where an entry of this path and a source is in a tree, relative to the repository.
+pub fn path_in(tree: &str, source: &SourceName, directory: &AbsPath, name: &Name) -> Vec<u8> {
+    let below = directory.below_root();
+    let slash: &[u8] = if below.is_empty() { b"" } else { b"/" };
+    [tree.as_bytes(), b"/", source.as_str().as_bytes(), b"/", below, slash, name.as_bytes()].concat()
+}
+
+fn what(path: &Path) -> String {
+    format!("can't open the repository `{}`", path.display())
+}
+
+fn not_a_repository(path: &Path) -> Error {
+    let error = Error::usage(format_args!("`{}` is no repository", path.display()));
+    match path.exists() {
+        true => error.hint("name one with `--repo DIR`"),
+        false => error.hint("the first `archive pull` makes it; name another with `--repo DIR`"),
+    }
+}
+
+fn create(path: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    match fs_err::read_dir(path).map(|mut listing| listing.next()) {
+        Ok(Some(_)) => {
+            return Err(Error::usage(format_args!("`{}` holds something else than a repository", path.display()))
+                .hint("name an empty or a new directory with `--repo DIR`"));
+        }
+        Ok(None) => restrict(path)?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+            made.on_server(format_args!("can't create the repository `{}`", path.display()))?;
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
+            return Err(Error::usage(format_args!("`{}` is no directory", path.display())).hint("name one with `--repo DIR`"));
+        }
+        Err(error) => return Err(Error::server(what(path), error)),
+    }
+    fill(path)
+}
+
+fn restrict(path: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    fs_err::set_permissions(path, std::fs::Permissions::from_mode(0o700)).on_server(what(path))
+}
+
+fn fill(path: &Path) -> Result<()> {
+    let base = Dir::open_base(path).on_server(what(path))?;
+    for tree in [&b"snapshot"[..], b"archive", b"staging", b"log", b"lock"] {
+        base.open_or_create(tree).on_server(what(path))?;
+    }
+    let id = random_hex()?;
+    write_new(&base, "README.txt", README)?;
+    // Last, for this file is what makes the directory a repository.
+    write_new(&base, "format", &format!("archive repository\nformat {FORMAT}\nid {id}\n"))?;
+    base.sync_file_system().on_server(what(path))
+}
+
+fn write_new(base: &Dir, name: &str, text: &str) -> Result<()> {
+    let name = Name::new(name).expect("a file of the repository has a name");
+    match base.create_file(&name) {
+        Ok(mut file) => file.write_all(text.as_bytes()).on_server(format_args!("can't write `{name}` in the repository")),
+        Err(Errno::EEXIST) => Ok(()),
+        Err(errno) => Err(Error::server(format_args!("can't write `{name}` in the repository"), errno.into())),
+    }
+}
+
+fn read_format(path: &Path) -> Result<String> {
+    let mut text = String::new();
+    fs_err::File::open(path.join("format"))
+        .and_then(|file| file.take(4096).read_to_string(&mut text))
+        .on_server("can't read the repository's format")?;
+    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let format = field("format ").and_then(|number| number.parse::<u32>().ok());
+    match (text.lines().next(), format, field("id ")) {
+        (Some("archive repository"), Some(FORMAT), Some(id)) if !id.is_empty() => Ok(id.to_owned()),
+        (Some("archive repository"), Some(newer), _) if newer > FORMAT => Err(Error::new(
+            Kind::Failed,
+            format_args!("the repository `{}` has format {newer}, newer than this program knows", path.display()),
+        )
+        .hint("use the newer `archive` that wrote it")),
+        _ => Err(Error::usage(format_args!("`{}` is no repository: its `format` file says something else", path.display()))
+            .hint("name another with `--repo DIR`")),
+    }
+}
+
+/// 32 bytes that nobody can guess.
+pub fn random_key() -> Result<[u8; 32]> {
+    let mut key = [0; 32];
+    let mut filled = 0;
+    while filled < key.len() {
+        let more = rustix::rand::getrandom(&mut key[filled..], rustix::rand::GetRandomFlags::empty());
+        filled += more.map_err(|errno| Error::server("can't get random bytes", errno.into()))?;
+    }
+    Ok(key)
+}
+
+fn random_hex() -> Result<String> {
+    let key = random_key()?;
+    Ok(blake3::Hash::from_bytes(key).to_hex()[..32].to_owned())
+}

@@ -1,0 +1,196 @@
+//! The archive of one source: earlier versions, each under its name with the time of its last change.
+
+use nix::errno::Errno;
+
+use super::dirs::{Dir, OpenTree, copy_content, set_file_metadata};
+use super::staging::Staging;
+use crate::path::{AbsPath, MAX_NAME, Name};
+use crate::time::stamp;
+
+/// The archive of one source.
+#[derive(Debug)]
+pub struct Archive {
+    tree: OpenTree,
+}
+
+impl Archive {
+    /// The archive that begins at `base`.
+    pub fn new(base: Dir) -> Archive {
+        Archive { tree: OpenTree::new(base) }
+    }
+
+    /// Moves `name` of the client's directory `path` here from `from`; returns its name here.
+    pub fn take(&mut self, path: &AbsPath, from: &Dir, name: &Name, mtime: i64) -> nix::Result<Name> {
+        let to = self.directory(path)?;
+        under_free_name(name, mtime, |archived| from.rename(name, &to, archived))
+    }
+
+    /// Gives a file a further name here; returns that name.
+    pub fn link(&mut self, path: &AbsPath, from: &Dir, name: &Name, mtime: i64) -> nix::Result<Name> {
+        let to = self.directory(path)?;
+        under_free_name(name, mtime, |archived| from.link(name, &to, archived))
+    }
+
+    /// Makes an own copy of a file here; returns its name.
+    pub fn copy(&mut self, path: &AbsPath, from: &Dir, name: &Name, mtime: i64, staging: &Staging) -> nix::Result<Name> {
+        let to = self.directory(path)?;
+        let found = from.metadata(name)?;
+        let source = from.open_file(name)?;
+        let (staged, copy) = staging.create()?;
+        copy_content(&source, &copy).map_err(errno_of)?;
+        set_file_metadata(&copy, found.mode, mtime, None).map_err(errno_of)?;
+        under_free_name(name, mtime, |archived| staging.dir().rename(&staged, &to, archived))
+    }
+
+    /// Makes a symlink of the same target here; returns its name.
+    pub fn copy_symlink(&mut self, path: &AbsPath, name: &Name, target: &[u8], mtime: i64) -> nix::Result<Name> {
+        let to = self.directory(path)?;
+        under_free_name(name, mtime, |archived| to.create_symlink(archived, target, mtime))
+    }
+
+    /// The directory here of a client's directory, made if it is not there.
+    pub fn directory(&mut self, path: &AbsPath) -> nix::Result<Dir> {
+        self.tree.directory_by(path, |base| open_directory(base, path, true))
+    }
+}
+
+/// Opens the archive's directory of a client's directory, below an archive's `base`.
+///
+/// A client may have a directory of the very name that an archived file got. Such a directory has a `~` behind
+/// its name here.
+pub fn open_directory(base: &Dir, path: &AbsPath, create: bool) -> nix::Result<Dir> {
+    match base.open(path.below_root()) {
+        Err(Errno::ENOENT) if create => open_parts(base, path, create),
+        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => open_parts(base, path, create),
+        other => other,
+    }
+}
+
+fn open_parts(base: &Dir, path: &AbsPath, create: bool) -> nix::Result<Dir> {
+    let parts = path.below_root().split(|&byte| byte == b'/').filter(|part| !part.is_empty());
+    parts.map(|part| Name::new(part).ok_or(Errno::EINVAL)).try_fold(base.clone(), |dir, name| {
+        let name = name?;
+        match dir.open(name.as_bytes()) {
+            Err(Errno::ENOENT) if create && dir.open(aside(&name).as_bytes()).is_err() => dir.open_or_create(name.as_bytes()),
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) if create => dir.open_or_create(aside(&name).as_bytes()),
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => dir.open(aside(&name).as_bytes()),
+            other => other,
+        }
+    })
+}
+
+fn aside(name: &Name) -> Name {
+    fitting(name, b"~")
+}
+
+// Tries names until one is free; `act` fails with EEXIST where one is not.
+fn under_free_name(name: &Name, mtime: i64, mut act: impl FnMut(&Name) -> nix::Result<()>) -> nix::Result<Name> {
+    for attempt in 1.. {
+        let archived = archive_name(name, mtime, attempt);
+        match act(&archived) {
+            Ok(()) => return Ok(archived),
+            Err(Errno::EEXIST) => continue,
+            Err(errno) => return Err(errno),
+        }
+    }
+    Err(Errno::EEXIST)
+}
+
+/// The name in the archive of a version with this name and mtime (nanoseconds): `.STAMP` behind it, and from the
+/// second `attempt` on `-2`, `-3`, … What would be too long is shortened and carries 16 digits of its hash.
+pub fn archive_name(name: &Name, mtime: i64, attempt: u32) -> Name {
+    let suffix = match attempt {
+        1 => format!(".{}", stamp(mtime)),
+        _ => format!(".{}-{attempt}", stamp(mtime)),
+    };
+    fitting(name, suffix.as_bytes())
+}
+
+/// The name on the client that an archived name stands for, as far as it tells: what is before the stamp.
+/// Only a rebuild of the index asks, when nothing better is left.
+pub fn original_name(archived: &Name) -> Name {
+    let bytes = archived.as_bytes();
+    let stamped = bytes.iter().rposition(|&byte| byte == b'.').filter(|&dot| is_stamp(&bytes[dot + 1..]));
+    stamped.and_then(|dot| Name::new(&bytes[..dot])).unwrap_or_else(|| archived.clone())
+}
+
+fn is_stamp(text: &[u8]) -> bool {
+    let stamp = text.split(|&byte| byte == b'-').next().unwrap_or_default();
+    stamp.len() == 16
+        && stamp[8] == b'T'
+        && stamp[15] == b'Z'
+        && [&stamp[..8], &stamp[9..15]].iter().all(|digits| digits.iter().all(u8::is_ascii_digit))
+}
+
+fn fitting(name: &Name, suffix: &[u8]) -> Name {
+    let bytes = name.as_bytes();
+    let whole = [bytes, suffix].concat();
+    let fits = if whole.len() <= MAX_NAME { whole } else { shortened(bytes, suffix) };
+    Name::new(fits).expect("a name with a suffix that was made to fit is a name")
+}
+
+fn shortened(name: &[u8], suffix: &[u8]) -> Vec<u8> {
+    let hash = blake3::hash(name).to_hex();
+    let mark = [b"~", &hash.as_bytes()[..16]].concat();
+    let mut kept = MAX_NAME - suffix.len() - mark.len();
+    // Don't cut a character of UTF-8 in two.
+    while kept > 1 && name[kept] & 0xc0 == 0x80 {
+        kept -= 1;
+    }
+    [&name[..kept], &mark, suffix].concat()
+}
+
+fn errno_of(error: std::io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOON: i64 = 1_795_438_440_000_000_000;
+
+    fn name(text: &str) -> Name {
+        Name::new(text).unwrap()
+    }
+
+    #[test]
+    fn a_stamp_is_put_behind_the_name() {
+        assert_eq!(archive_name(&name("a.txt"), NOON, 1).to_string(), "a.txt.20261123T125400Z");
+        assert_eq!(archive_name(&name("a.txt"), NOON, 3).to_string(), "a.txt.20261123T125400Z-3");
+    }
+
+    #[test]
+    fn a_long_name_is_shortened_and_stays_distinct() {
+        let (one, two) = (name(&"x".repeat(255)), name(&("x".repeat(254) + "y")));
+        let archived = [archive_name(&one, NOON, 1), archive_name(&two, NOON, 1)];
+        assert!(archived.iter().all(|name| name.as_bytes().len() == 255));
+        assert!(archived.iter().all(|name| name.to_string().ends_with(".20261123T125400Z")));
+        assert_ne!(archived[0], archived[1]);
+    }
+
+    #[test]
+    fn a_long_name_is_cut_between_characters() {
+        let archived = archive_name(&name(&"ä".repeat(127)), NOON, 1);
+        assert!(std::str::from_utf8(archived.as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn the_original_name_stands_before_the_stamp() {
+        let twice = archive_name(&archive_name(&name("a"), NOON, 1), NOON, 2);
+        assert_eq!(original_name(&twice), archive_name(&name("a"), NOON, 1));
+        assert_eq!(original_name(&name("a.txt")), name("a.txt"));
+    }
+
+    #[test]
+    fn a_directory_called_like_an_archived_file_gets_its_own_place() {
+        let place = tempfile::tempdir().unwrap();
+        let base = Dir::open_base(place.path()).unwrap();
+        base.create_file(&name("x")).unwrap();
+        let path = AbsPath::new(&b"/x/y"[..]).unwrap();
+        let made = open_directory(&base, &path, true).unwrap();
+        made.create_file(&name("kept")).unwrap();
+        let found = open_directory(&base, &path, false).unwrap();
+        assert_eq!(found.names().unwrap(), [name("kept")]);
+    }
+}

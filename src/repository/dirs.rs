@@ -1,0 +1,316 @@
+//! Every operation on the trees and on staging: by directory descriptor, one name at a time, following no link.
+//!
+//! Nothing else in this program opens, creates, renames or removes anything below the repository.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use filetime::FileTime;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag, open, openat, openat2, readlinkat, renameat2};
+use nix::sys::stat::{FileStat, Mode, SFlag, UtimensatFlags, fchmod, fstatat, mkdirat, utimensat};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{Gid, LinkatFlags, Uid, UnlinkatFlags, fchown, fchownat, linkat, symlinkat, syncfs, unlinkat};
+
+use crate::entry::Kind;
+use crate::path::{AbsPath, Name};
+
+const DIRECTORY: OFlag =
+    OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC).union(OFlag::O_NOFOLLOW);
+
+/// A directory of the repository, held open.
+#[derive(Clone, Debug)]
+pub struct Dir(Arc<OwnedFd>);
+
+/// What `fstatat` tells of a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metadata {
+    /// What it is.
+    pub kind: Kind,
+    /// Bytes.
+    pub size: u64,
+    /// Nanoseconds since 1970 UTC.
+    pub mtime: i64,
+    /// Permission bits, at most `0o7777`.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// How many names the inode has.
+    pub links: u64,
+    /// Device and number of the inode.
+    pub inode: (u64, u64),
+}
+
+impl Dir {
+    /// Opens the repository itself. The only path that is believed, for the user gave it.
+    pub fn open_base(path: &Path) -> nix::Result<Dir> {
+        let fd = open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+        Ok(Dir(Arc::new(fd)))
+    }
+
+    /// Opens the directory at `path` below this one: names joined by `/`, empty for this one.
+    pub fn open(&self, path: &[u8]) -> nix::Result<Dir> {
+        if path.is_empty() {
+            return Ok(self.clone());
+        }
+        self.open_beneath(path, DIRECTORY).map(|fd| Dir(Arc::new(fd)))
+    }
+
+    /// Opens the directory at `path`, making what is missing of it with mode 0700.
+    pub fn open_or_create(&self, path: &[u8]) -> nix::Result<Dir> {
+        match self.open(path) {
+            Err(Errno::ENOENT) => self.create_path(path),
+            other => other,
+        }
+    }
+
+    fn create_path(&self, path: &[u8]) -> nix::Result<Dir> {
+        let (parent, name) = match path.iter().rposition(|&byte| byte == b'/') {
+            Some(slash) => (self.open_or_create(&path[..slash])?, &path[slash + 1..]),
+            None => (self.clone(), path),
+        };
+        let name = Name::new(name).ok_or(Errno::EINVAL)?;
+        match parent.create_dir(&name, 0o700) {
+            Ok(()) | Err(Errno::EEXIST) => parent.open(name.as_bytes()),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    fn open_beneath(&self, path: &[u8], flags: OFlag) -> nix::Result<OwnedFd> {
+        static NO_OPENAT2: AtomicBool = AtomicBool::new(false);
+        if !NO_OPENAT2.load(Ordering::Relaxed) {
+            let resolve = ResolveFlag::RESOLVE_BENEATH
+                | ResolveFlag::RESOLVE_NO_SYMLINKS
+                | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+            match openat2(self, path, OpenHow::new().flags(flags).resolve(resolve)) {
+                // EPERM is what a system call filter of an older container says.
+                Err(Errno::ENOSYS | Errno::EPERM) => NO_OPENAT2.store(true, Ordering::Relaxed),
+                other => return other,
+            }
+        }
+        self.open_by_components(path, flags)
+    }
+
+    fn open_by_components(&self, path: &[u8], flags: OFlag) -> nix::Result<OwnedFd> {
+        let mut parts = path.split(|&byte| byte == b'/');
+        let last = parts.next_back().ok_or(Errno::EINVAL)?;
+        let mut parent: Option<OwnedFd> = None;
+        for part in parts {
+            let below = parent.as_ref().map_or(self.as_fd(), |fd| fd.as_fd());
+            parent = Some(openat(below, checked(part)?.as_bytes(), DIRECTORY, Mode::empty())?);
+        }
+        let below = parent.as_ref().map_or(self.as_fd(), |fd| fd.as_fd());
+        openat(below, checked(last)?.as_bytes(), flags, Mode::empty())
+    }
+
+    /// Opens a regular file to read; anything else is `EINVAL`.
+    pub fn open_file(&self, name: &Name) -> nix::Result<File> {
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+        let fd = openat(self, name.as_bytes(), flags, Mode::empty())?;
+        let is_file = nix::sys::stat::fstat(&fd)?.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits();
+        if is_file { Ok(File::from(fd)) } else { Err(Errno::EINVAL) }
+    }
+
+    /// Creates a file that was not there, mode 0600, to write and read.
+    pub fn create_file(&self, name: &Name) -> nix::Result<File> {
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+        openat(self, name.as_bytes(), flags, Mode::from_bits_truncate(0o600)).map(File::from)
+    }
+
+    /// Opens a file of the repository's own, such as a lock; never one in the trees.
+    pub fn open_file_to_write(&self, name: &Name) -> nix::Result<File> {
+        let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+        openat(self, name.as_bytes(), flags, Mode::empty()).map(File::from)
+    }
+
+    /// Creates a directory.
+    pub fn create_dir(&self, name: &Name, mode: u32) -> nix::Result<()> {
+        mkdirat(self, name.as_bytes(), Mode::from_bits_truncate(mode))
+    }
+
+    /// Creates a symlink with this target and mtime.
+    pub fn create_symlink(&self, name: &Name, target: &[u8], mtime: i64) -> nix::Result<()> {
+        symlinkat(target, self, name.as_bytes())?;
+        let times = TimeSpec::new(mtime.div_euclid(1_000_000_000), mtime.rem_euclid(1_000_000_000));
+        utimensat(self, name.as_bytes(), &TimeSpec::UTIME_OMIT, &times, UtimensatFlags::NoFollowSymlink)
+    }
+
+    /// Reads a symlink's target.
+    pub fn read_symlink(&self, name: &Name) -> nix::Result<Vec<u8>> {
+        readlinkat(self, name.as_bytes()).map(OsStringExt::into_vec)
+    }
+
+    /// Gives the inode of `name` a further name; never overwrites.
+    pub fn link(&self, name: &Name, to: &Dir, to_name: &Name) -> nix::Result<()> {
+        linkat(self, name.as_bytes(), to, to_name.as_bytes(), LinkatFlags::empty())
+    }
+
+    /// Moves `name`; never overwrites.
+    pub fn rename(&self, name: &Name, to: &Dir, to_name: &Name) -> nix::Result<()> {
+        renameat2(self, name.as_bytes(), to, to_name.as_bytes(), RenameFlags::RENAME_NOREPLACE)
+    }
+
+    /// Removes a name that is no directory's.
+    pub fn unlink(&self, name: &Name) -> nix::Result<()> {
+        unlinkat(self, name.as_bytes(), UnlinkatFlags::NoRemoveDir)
+    }
+
+    /// Removes an empty directory.
+    pub fn remove_dir(&self, name: &Name) -> nix::Result<()> {
+        unlinkat(self, name.as_bytes(), UnlinkatFlags::RemoveDir)
+    }
+
+    /// Tells of a name, not following a symlink.
+    pub fn metadata(&self, name: &Name) -> nix::Result<Metadata> {
+        fstatat(self, name.as_bytes(), AtFlags::AT_SYMLINK_NOFOLLOW).map(|stat| metadata_of(&stat))
+    }
+
+    /// Tells of this directory.
+    pub fn own_metadata(&self) -> nix::Result<Metadata> {
+        nix::sys::stat::fstat(self).map(|stat| metadata_of(&stat))
+    }
+
+    /// Sets the permission bits of this directory.
+    pub fn set_own_mode(&self, mode: u32) -> nix::Result<()> {
+        fchmod(self, Mode::from_bits_truncate(mode))
+    }
+
+    /// Sets the owner of this directory.
+    pub fn set_own_owner(&self, uid: u32, gid: u32) -> nix::Result<()> {
+        fchown(self, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+    }
+
+    /// Sets the owner of a name, a symlink's own included.
+    pub fn set_owner(&self, name: &Name, uid: u32, gid: u32) -> nix::Result<()> {
+        let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+        fchownat(self, name.as_bytes(), uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW)
+    }
+
+    /// Sets the permission bits of a name that [`metadata`](Dir::metadata) just called a file.
+    pub fn set_mode(&self, name: &Name, mode: u32) -> nix::Result<()> {
+        let file = self.open_file(name)?;
+        fchmod(&file, Mode::from_bits_truncate(mode))
+    }
+
+    /// The names in this directory, in no order.
+    pub fn names(&self) -> nix::Result<Vec<Name>> {
+        let mut listing = nix::dir::Dir::openat(self, c".", DIRECTORY, Mode::empty())?;
+        let mut names = Vec::new();
+        for entry in listing.iter() {
+            names.extend(Name::new(entry?.file_name().to_bytes()));
+        }
+        Ok(names)
+    }
+
+    /// Waits until everything written to this directory's file system is on the disk.
+    pub fn sync_file_system(&self) -> nix::Result<()> {
+        syncfs(self)
+    }
+}
+
+/// A tree whose directories are kept open for a while, by path.
+#[derive(Debug)]
+pub struct OpenTree {
+    base: Dir,
+    open: HashMap<AbsPath, Dir>,
+}
+
+// How many directories a tree keeps open; two trees stay well below the usual limit of 1024.
+const MOST_OPEN: usize = 256;
+
+impl OpenTree {
+    /// A tree with nothing open but its base.
+    pub fn new(base: Dir) -> OpenTree {
+        OpenTree { base, open: HashMap::new() }
+    }
+
+    /// The directory of a client's path; made, with all above it, if it is not there.
+    pub fn directory(&mut self, path: &AbsPath) -> nix::Result<Dir> {
+        self.directory_by(path, |base| base.open_or_create(path.below_root()))
+    }
+
+    /// As [`directory`](OpenTree::directory), opened by the caller's way when it is not open yet.
+    pub fn directory_by(&mut self, path: &AbsPath, open: impl FnOnce(&Dir) -> nix::Result<Dir>) -> nix::Result<Dir> {
+        if let Some(dir) = self.open.get(path) {
+            return Ok(dir.clone());
+        }
+        let dir = open(&self.base)?;
+        if self.open.len() >= MOST_OPEN {
+            self.open.clear();
+        }
+        self.open.insert(path.clone(), dir.clone());
+        Ok(dir)
+    }
+
+    /// Forgets a directory that is about to go, and everything below it.
+    pub fn forget(&mut self, path: &AbsPath) {
+        self.open.retain(|open, _| !open.starts_with(path));
+    }
+
+    /// The tree's own directory.
+    pub fn base(&self) -> &Dir {
+        &self.base
+    }
+}
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Gives an open file its permission bits, its mtime in nanoseconds and, if stated, its owner.
+pub fn set_file_metadata(file: &File, mode: u32, mtime: i64, owner: Option<(u32, u32)>) -> io::Result<()> {
+    if let Some((uid, gid)) = owner {
+        fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+    }
+    fchmod(file, Mode::from_bits_truncate(mode))?;
+    let (seconds, nanoseconds) = (mtime.div_euclid(1_000_000_000), mtime.rem_euclid(1_000_000_000));
+    filetime::set_file_handle_times(file, None, Some(FileTime::from_unix_time(seconds, nanoseconds as u32)))
+}
+
+/// Makes `to` hold what `from` holds: sharing its blocks where the file system can, else by copying.
+pub fn copy_content(from: &File, to: &File) -> io::Result<()> {
+    if rustix::fs::ioctl_ficlone(to, from).is_ok() {
+        return Ok(());
+    }
+    let (mut from, mut to) = (from, to);
+    io::copy(&mut from, &mut to).map(drop)
+}
+
+fn checked(part: &[u8]) -> nix::Result<Name> {
+    Name::new(part).ok_or(Errno::EINVAL)
+}
+
+fn metadata_of(stat: &FileStat) -> Metadata {
+    Metadata {
+        kind: kind_of(stat.st_mode),
+        size: stat.st_size.max(0) as u64,
+        mtime: stat.st_mtime.saturating_mul(1_000_000_000).saturating_add(stat.st_mtime_nsec),
+        mode: stat.st_mode & 0o7777,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        links: stat.st_nlink as u64,
+        inode: (stat.st_dev, stat.st_ino),
+    }
+}
+
+fn kind_of(mode: u32) -> Kind {
+    match SFlag::from_bits_truncate(mode & SFlag::S_IFMT.bits()) {
+        SFlag::S_IFDIR => Kind::Dir,
+        SFlag::S_IFLNK => Kind::Symlink,
+        SFlag::S_IFIFO => Kind::Fifo,
+        SFlag::S_IFSOCK => Kind::Socket,
+        SFlag::S_IFCHR => Kind::Char,
+        SFlag::S_IFBLK => Kind::Block,
+        _ => Kind::File,
+    }
+}

@@ -1,0 +1,311 @@
+//! The index: which versions of which paths there were, and every place that holds a content.
+//!
+//! One SQLite database, its schema in `schema.sql`. Reading stands here, writing in [`write`].
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use crate::entry::{DirectoryId, Entry, Fingerprint, Hash, Inode, Kind, Version};
+use crate::error::{Error, Kind as ErrorKind, Result};
+use crate::path::{AbsPath, Name, SourceName};
+
+mod facts;
+mod write;
+
+pub use facts::{Located, RunRow, Stats};
+pub use write::{NewVersion, Write};
+
+/// The database's name in the repository.
+pub const FILE_NAME: &str = "index.sqlite";
+
+const SCHEMA: &str = include_str!("index/schema.sql");
+
+// Stands in the database's header; a database with another one is of another program or a newer format.
+const USER_VERSION: i64 = 1;
+
+// Kilobytes of pages that one connection may keep in memory.
+const CACHE_KIB: i64 = 16 * 1024;
+
+/// A source's number in the index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceId(pub i64);
+
+/// An open index.
+#[derive(Debug)]
+pub struct Index {
+    connection: Connection,
+}
+
+const COLUMNS: &str = "version.id, version.directory, version.name, version.kind, version.size, version.mtime, \
+                       version.ctime, version.mode, version.uid, version.gid, version.target, version.device, \
+                       version.inode_device, version.inode_number, version.hash, version.from_run, \
+                       version.until_run, version.archive_name, version.flags";
+
+impl Index {
+    /// Opens the index in a repository, creating it when it is not there.
+    pub fn open(repository: &Path) -> Result<Index> {
+        let path = repository.join(FILE_NAME);
+        let connection = Connection::open(&path).on_index("can't open the index")?;
+        connection.busy_timeout(Duration::from_secs(120)).on_index("can't open the index")?;
+        configure(&connection, repository).on_index("can't open the index")?;
+        let version: i64 =
+            connection.query_row("PRAGMA user_version", [], |row| row.get(0)).on_index("can't read the index")?;
+        match version {
+            USER_VERSION => Ok(Index { connection }),
+            0 => create_schema(connection),
+            _ => Err(Error::new(ErrorKind::Failed, format_args!("the index has format {version}, newer than this program knows"))
+                .hint("use the newer `archive` that wrote it")),
+        }
+    }
+
+    /// Opens the index in a repository to read it only; `None` when it is not there.
+    pub fn open_to_read(repository: &Path) -> Result<Option<Index>> {
+        let path = repository.join(FILE_NAME);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&path, flags).on_index("can't open the index")?;
+        connection.busy_timeout(Duration::from_secs(120)).on_index("can't open the index")?;
+        settle(&connection).on_index("can't open the index")?;
+        Ok(Some(Index { connection }))
+    }
+
+    /// The number of a source, if the index knows it.
+    pub fn source_id(&self, name: &SourceName) -> Result<Option<SourceId>> {
+        self.one("SELECT id FROM source WHERE name = ?1", params![name.as_str()], |row| row.get(0).map(SourceId))
+    }
+
+    /// The names of all sources.
+    pub fn source_names(&self) -> Result<Vec<String>> {
+        self.all("SELECT name FROM source ORDER BY name", params![], |row| row.get(0))
+    }
+
+    /// True when some source other than `source` holds a file.
+    pub fn has_other_sources(&self, source: SourceId) -> Result<bool> {
+        let sql = "SELECT 1 FROM directory WHERE source <> ?1 LIMIT 1";
+        self.one(sql, params![source.0], |_| Ok(())).map(|found| found.is_some())
+    }
+
+    /// The number of a directory and its fingerprint, if the index knows it.
+    pub fn directory(&self, source: SourceId, path: &AbsPath) -> Result<Option<(DirectoryId, Option<Fingerprint>)>> {
+        let sql = "SELECT id, fingerprint FROM directory WHERE source = ?1 AND path = ?2";
+        self.one(sql, params![source.0, path.as_bytes()], |row| {
+            Ok((DirectoryId(row.get(0)?), row.get::<_, Option<[u8; 16]>>(1)?))
+        })
+    }
+
+    /// The directories of a source at and below `path`, each deeper one after what holds it.
+    pub fn directories_below(&self, source: SourceId, path: &AbsPath) -> Result<Vec<(DirectoryId, AbsPath)>> {
+        let mut from = path.as_bytes().to_vec();
+        if !path.is_root() {
+            from.push(b'/');
+        }
+        let mut until = from.clone();
+        *until.last_mut().expect("a path has a byte") += 1;
+        let sql = "SELECT id, path FROM directory WHERE source = ?1 AND (path = ?2 OR (path >= ?3 AND path < ?4)) ORDER BY path";
+        self.all(sql, params![source.0, path.as_bytes(), from, until], |row| {
+            Ok((DirectoryId(row.get(0)?), path_of(row.get_ref(1)?)?))
+        })
+    }
+
+    /// The current versions in a directory whose names come after `after` and not after `until`, by name.
+    pub fn current_in(&self, directory: DirectoryId, after: Option<&Name>, until: Option<&Name>) -> Result<Vec<Version>> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM version WHERE directory = ?1 AND until_run IS NULL AND name > ?2 AND name <= ?3 ORDER BY name"
+        );
+        let after = after.map_or(&b""[..], Name::as_bytes);
+        // No name is as long as this, so every name sorts before it.
+        let highest = [0xff; crate::path::MAX_NAME + 1];
+        let until = until.map_or(&highest[..], Name::as_bytes);
+        self.all(&sql, params![directory.0, after, until], version_of)
+    }
+
+    /// The current version at a path.
+    pub fn current_at(&self, source: SourceId, path: &AbsPath) -> Result<Option<Version>> {
+        let Some((parent, name)) = path.split() else { return Ok(None) };
+        let Some((directory, _)) = self.directory(source, &parent)? else { return Ok(None) };
+        let sql =
+            format!("SELECT {COLUMNS} FROM version WHERE directory = ?1 AND until_run IS NULL AND name = ?2");
+        self.one(&sql, params![directory.0, name.as_bytes()], version_of)
+    }
+
+    /// A version by its number.
+    pub fn version(&self, id: i64) -> Result<Version> {
+        let sql = format!("SELECT {COLUMNS} FROM version WHERE id = ?1");
+        let found = self.one(&sql, params![id], version_of)?;
+        found.ok_or_else(|| Error::new(ErrorKind::Failed, "the index lost a version while it was in use"))
+    }
+
+    /// Every version in a directory, past ones too.
+    pub fn versions_in(&self, directory: DirectoryId) -> Result<Vec<Version>> {
+        let current = format!("SELECT {COLUMNS} FROM version WHERE directory = ?1 AND until_run IS NULL");
+        let past = format!("SELECT {COLUMNS} FROM version WHERE directory = ?1 AND until_run IS NOT NULL");
+        let mut versions = self.all(&current, params![directory.0], version_of)?;
+        versions.extend(self.all(&past, params![directory.0], version_of)?);
+        Ok(versions)
+    }
+
+    /// How many files are current below a path.
+    pub fn count_files_below(&self, source: SourceId, path: &AbsPath) -> Result<u64> {
+        let sql = "SELECT count(*) FROM version WHERE directory = ?1 AND until_run IS NULL AND kind = 0";
+        let mut count = 0;
+        for (directory, _) in self.directories_below(source, path)? {
+            count += self.one(sql, params![directory.0], |row| row.get::<_, i64>(0))?.unwrap_or(0) as u64;
+        }
+        Ok(count)
+    }
+
+    /// True when some file of this size is known, of whatever source and age.
+    pub fn knows_size(&self, size: u64) -> Result<bool> {
+        let sql = "SELECT 1 FROM version WHERE kind = 0 AND size = ?1 LIMIT 1";
+        self.one(sql, params![size as i64], |_| Ok(())).map(|found| found.is_some())
+    }
+
+    /// True when this source itself once sent this content.
+    pub fn source_sent(&self, source: SourceId, hash: &Hash) -> Result<bool> {
+        let sql = "SELECT 1 FROM version JOIN directory ON directory.id = version.directory \
+                   WHERE kind = 0 AND substr(hash, 1, 8) = ?1 AND hash = ?2 AND source = ?3 LIMIT 1";
+        self.one(sql, params![&hash[..8], &hash[..], source.0], |_| Ok(())).map(|found| found.is_some())
+    }
+
+    fn one<T>(
+        &self,
+        sql: &str,
+        params: impl rusqlite::Params,
+        read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Option<T>> {
+        let found = self.connection.prepare_cached(sql).and_then(|mut query| query.query_row(params, read).optional());
+        found.on_index("can't read the index")
+    }
+
+    fn all<T>(
+        &self,
+        sql: &str,
+        params: impl rusqlite::Params,
+        read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>> {
+        let rows = self
+            .connection
+            .prepare_cached(sql)
+            .and_then(|mut query| query.query_map(params, read)?.collect::<rusqlite::Result<Vec<T>>>());
+        rows.on_index("can't read the index")
+    }
+}
+
+fn configure(connection: &Connection, repository: &Path) -> rusqlite::Result<()> {
+    // The write-ahead log needs memory that processes share, which network file systems don't give.
+    let mode = if is_on_network(repository) { "DELETE" } else { "WAL" };
+    connection.pragma_update(None, "journal_mode", mode)?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+    connection.pragma_update(None, "temp_store", "FILE")?;
+    settle(connection)
+}
+
+// Without the guarantee of stable plans, statements would be compiled anew for every set of parameters.
+fn settle(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(())
+}
+
+fn is_on_network(path: &Path) -> bool {
+    use nix::sys::statfs::{FUSE_SUPER_MAGIC, NFS_SUPER_MAGIC, SMB_SUPER_MAGIC, statfs};
+    const CIFS: i64 = 0xff53_4d42;
+    const SMB2: i64 = 0xfe53_4d42;
+    statfs(path).is_ok_and(|found| {
+        let found = found.filesystem_type();
+        [FUSE_SUPER_MAGIC, NFS_SUPER_MAGIC, SMB_SUPER_MAGIC].contains(&found) || [CIFS, SMB2].contains(&found.0)
+    })
+}
+
+fn create_schema(mut connection: Connection) -> Result<Index> {
+    let created = (|| {
+        let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        // Another process may have been faster.
+        let version: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        if version == 0 {
+            transaction.execute_batch(SCHEMA)?;
+            transaction.pragma_update(None, "user_version", USER_VERSION)?;
+        }
+        transaction.commit()
+    })();
+    created.on_index("can't create the index")?;
+    Ok(Index { connection })
+}
+
+/// Turns SQLite's errors into ours; a full disk is told apart.
+pub(crate) trait OnIndex<T> {
+    fn on_index(self, what: &str) -> Result<T>;
+}
+
+impl<T> OnIndex<T> for rusqlite::Result<T> {
+    fn on_index(self, what: &str) -> Result<T> {
+        self.map_err(|error| match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DiskFull) => Error::new(ErrorKind::Full, format_args!("{what}: {error}")),
+            Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
+                Error::new(ErrorKind::Failed, format_args!("{what}: {error}"))
+                    .hint("move index.sqlite aside and run `archive index rebuild`")
+            }
+            _ => Error::new(ErrorKind::Failed, format_args!("{what}: {error}")),
+        })
+    }
+}
+
+fn version_of(row: &Row<'_>) -> rusqlite::Result<Version> {
+    let inode = match (row.get::<_, Option<i64>>(12)?, row.get::<_, Option<i64>>(13)?) {
+        (Some(device), Some(number)) => Some(Inode { device: device as u64, number: number as u64 }),
+        _ => None,
+    };
+    let entry = Entry {
+        name: name_of(row.get_ref(2)?)?,
+        kind: kind_of(row.get(3)?),
+        size: row.get::<_, i64>(4)? as u64,
+        mtime: row.get(5)?,
+        ctime: row.get(6)?,
+        mode: row.get(7)?,
+        uid: row.get(8)?,
+        gid: row.get(9)?,
+        inode,
+        device: row.get::<_, Option<i64>>(11)?.unwrap_or(0) as u64,
+        target: row.get::<_, Option<Vec<u8>>>(10)?.unwrap_or_default(),
+    };
+    Ok(Version {
+        id: row.get(0)?,
+        directory: DirectoryId(row.get(1)?),
+        entry,
+        hash: row.get(14)?,
+        from_run: row.get(15)?,
+        until_run: row.get(16)?,
+        archive_name: match row.get_ref(17)? {
+            ValueRef::Null => None,
+            value => Some(name_of(value)?),
+        },
+        flags: row.get(18)?,
+    })
+}
+
+fn name_of(value: ValueRef<'_>) -> rusqlite::Result<Name> {
+    let bytes = value.as_bytes()?;
+    Name::new(bytes).ok_or(rusqlite::Error::InvalidQuery)
+}
+
+fn path_of(value: ValueRef<'_>) -> rusqlite::Result<AbsPath> {
+    let bytes = value.as_bytes()?;
+    AbsPath::new(bytes).ok_or(rusqlite::Error::InvalidQuery)
+}
+
+const KINDS: [Kind; 7] =
+    [Kind::File, Kind::Dir, Kind::Symlink, Kind::Fifo, Kind::Socket, Kind::Char, Kind::Block];
+
+fn kind_of(number: i64) -> Kind {
+    KINDS.get(number as usize).copied().unwrap_or(Kind::Socket)
+}
+
+fn kind_number(kind: Kind) -> i64 {
+    KINDS.iter().position(|known| *known == kind).expect("every kind has a number") as i64
+}

@@ -1,0 +1,143 @@
+//! Questions to the index that span directories and sources: places of a content, runs, totals.
+
+use jiff::Timestamp;
+use rusqlite::params;
+
+use super::{COLUMNS, Index, OnIndex, SourceId, path_of, version_of};
+use crate::entry::{Hash, Version};
+use crate::error::Result;
+use crate::path::{AbsPath, SourceName};
+
+/// A version, and whose it is.
+#[derive(Clone, Debug)]
+pub struct Located {
+    /// The source's name.
+    pub source: SourceName,
+    /// The directory on the client.
+    pub directory: AbsPath,
+    /// The version.
+    pub version: Version,
+}
+
+/// One run.
+#[derive(Clone, Debug)]
+pub struct RunRow {
+    /// Its number.
+    pub id: i64,
+    /// When it began.
+    pub started: Timestamp,
+    /// How it ended; `None` while it goes on, or when it was cut off.
+    pub outcome: Option<String>,
+}
+
+/// Totals.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Stats {
+    /// Sources.
+    pub sources: u64,
+    /// Runs.
+    pub runs: u64,
+    /// Versions of entries, past and current.
+    pub versions: u64,
+    /// Current versions: the snapshot.
+    pub current: u64,
+    /// Different contents.
+    pub contents: u64,
+    /// Bytes of all different contents.
+    pub bytes: u64,
+    /// Bytes of the index itself.
+    pub index_bytes: u64,
+}
+
+impl Index {
+    /// Versions with this content, newest first, at most `limit`.
+    pub fn versions_with(&self, hash: &Hash, limit: u32) -> Result<Vec<Located>> {
+        let sql = located("kind = 0 AND substr(hash, 1, 8) = ?1 AND hash = ?2 ORDER BY version.id DESC LIMIT ?3");
+        self.all(&sql, params![&hash[..8], &hash[..], limit], located_of)
+    }
+
+    /// Calls `each` with every version whose hash lies between two, both included.
+    pub fn each_with_hash(&self, from: &Hash, to: &Hash, each: &mut dyn FnMut(Located) -> Result<()>) -> Result<()> {
+        let sql = located(
+            "kind = 0 AND substr(hash, 1, 8) BETWEEN ?1 AND ?2 AND hash BETWEEN ?3 AND ?4 ORDER BY hash, version.id",
+        );
+        self.each(&sql, params![&from[..8], &to[..8], &from[..], &to[..]], each)
+    }
+
+    /// Calls `each` with every version there is, by source, directory and name.
+    pub fn each_version(&self, each: &mut dyn FnMut(Located) -> Result<()>) -> Result<()> {
+        self.each(&located("true ORDER BY source.name, directory.path, version.name, from_run"), params![], each)
+    }
+
+    /// Every version of a path, oldest first.
+    pub fn versions_at(&self, source: SourceId, path: &AbsPath) -> Result<Vec<Version>> {
+        let Some((parent, name)) = path.split() else { return Ok(Vec::new()) };
+        let Some((directory, _)) = self.directory(source, &parent)? else { return Ok(Vec::new()) };
+        let by_name = |state: &str| {
+            let sql = format!("SELECT {COLUMNS} FROM version WHERE directory = ?1 AND name = ?2 AND until_run {state}");
+            self.all(&sql, params![directory.0, name.as_bytes()], version_of)
+        };
+        let mut versions = by_name("IS NOT NULL")?;
+        versions.sort_by_key(|version| version.from_run);
+        versions.extend(by_name("IS NULL")?);
+        Ok(versions)
+    }
+
+    /// The runs of a source, newest first.
+    pub fn runs(&self, source: SourceId) -> Result<Vec<RunRow>> {
+        let sql = "SELECT id, started, outcome FROM run WHERE source = ?1 ORDER BY id DESC";
+        self.all(sql, params![source.0], |row| {
+            Ok(RunRow { id: row.get(0)?, started: timestamp(row.get(1)?), outcome: row.get(2)? })
+        })
+    }
+
+    /// Totals over the whole repository.
+    pub fn stats(&self) -> Result<Stats> {
+        let count = |sql: &str| self.one(sql, params![], |row| row.get::<_, i64>(0)).map(|n| n.unwrap_or(0) as u64);
+        let contents = "SELECT hash, max(size) AS size FROM version WHERE kind = 0 AND hash IS NOT NULL GROUP BY hash";
+        Ok(Stats {
+            sources: count("SELECT count(*) FROM source")?,
+            runs: count("SELECT count(*) FROM run")?,
+            versions: count("SELECT count(*) FROM version")?,
+            current: count("SELECT count(*) FROM version WHERE until_run IS NULL")?,
+            contents: count(&format!("SELECT count(*) FROM ({contents})"))?,
+            bytes: count(&format!("SELECT coalesce(sum(size), 0) FROM ({contents})"))?,
+            index_bytes: count("SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()")?,
+        })
+    }
+
+    fn each(
+        &self,
+        sql: &str,
+        params: impl rusqlite::Params,
+        each: &mut dyn FnMut(Located) -> Result<()>,
+    ) -> Result<()> {
+        const WHAT: &str = "can't read the index";
+        let mut query = self.connection.prepare(sql).on_index(WHAT)?;
+        let mut rows = query.query(params).on_index(WHAT)?;
+        while let Some(row) = rows.next().on_index(WHAT)? {
+            each(located_of(row).on_index(WHAT)?)?;
+        }
+        Ok(())
+    }
+}
+
+fn located(condition: &str) -> String {
+    format!(
+        "SELECT {COLUMNS}, source.name, directory.path FROM version JOIN directory ON directory.id = version.directory \
+         JOIN source ON source.id = directory.source WHERE {condition}"
+    )
+}
+
+fn located_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Located> {
+    let source: String = row.get(19)?;
+    Ok(Located {
+        version: version_of(row)?,
+        source: SourceName::new(&source).map_err(|_| rusqlite::Error::InvalidQuery)?,
+        directory: path_of(row.get_ref(20)?)?,
+    })
+}
+
+fn timestamp(nanoseconds: i64) -> Timestamp {
+    Timestamp::from_nanosecond(nanoseconds.into()).expect("every i64 of nanoseconds is a time that jiff knows")
+}

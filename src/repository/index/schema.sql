@@ -1,0 +1,46 @@
+-- The index of a repository. archive-tree(5) explains it; numbers of kinds, flags and outcomes stand there too.
+CREATE TABLE source (
+    id      INTEGER PRIMARY KEY,
+    name    TEXT NOT NULL UNIQUE
+);
+CREATE TABLE run (
+    id      INTEGER PRIMARY KEY AUTOINCREMENT,
+    source  INTEGER NOT NULL REFERENCES source,
+    started INTEGER NOT NULL,           -- nanoseconds since 1970 UTC
+    ended   INTEGER,                    -- NULL while it goes on, or when it was cut off
+    outcome TEXT,                       -- ok, partial, stopped, failed, rebuild
+    summary TEXT                        -- the counts, as JSON
+);
+CREATE TABLE directory (
+    id          INTEGER PRIMARY KEY,
+    source      INTEGER NOT NULL REFERENCES source,
+    path        BLOB NOT NULL,          -- absolute, on the client
+    fingerprint BLOB,                   -- of the current versions in it; NULL when a pull must list it
+    UNIQUE (source, path)
+);
+CREATE TABLE version (
+    id           INTEGER PRIMARY KEY,
+    directory    INTEGER NOT NULL REFERENCES directory,
+    name         BLOB NOT NULL,
+    kind         INTEGER NOT NULL,      -- 0 file, 1 dir, 2 symlink, 3 fifo, 4 socket, 5 char, 6 block
+    size         INTEGER NOT NULL,
+    mtime        INTEGER NOT NULL,      -- nanoseconds since 1970 UTC
+    ctime        INTEGER NOT NULL,
+    mode         INTEGER NOT NULL,
+    uid          INTEGER NOT NULL,
+    gid          INTEGER NOT NULL,
+    target       BLOB,                  -- of a symlink
+    device       INTEGER,               -- of a char or block
+    inode_device INTEGER,               -- of a file with several names on the client
+    inode_number INTEGER,
+    hash         BLOB,                  -- BLAKE3 of a file's content
+    from_run     INTEGER NOT NULL,      -- the run that found it
+    until_run    INTEGER,               -- the run that found it gone or replaced; NULL while current
+    archive_name BLOB,                  -- its name in the archive's directory of the same path
+    flags        INTEGER NOT NULL       -- 1 inconsistent, 2 unreadable, 4 rebuilt
+);
+CREATE UNIQUE INDEX version_current ON version (directory, name) WHERE until_run IS NULL;
+CREATE INDEX version_past ON version (directory, name) WHERE until_run IS NOT NULL;
+CREATE INDEX version_by_hash ON version (substr(hash, 1, 8)) WHERE kind = 0;
+CREATE INDEX version_by_size ON version (size) WHERE kind = 0;
+CREATE INDEX version_unreadable ON version (directory) WHERE flags & 2;

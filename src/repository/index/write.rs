@@ -1,0 +1,226 @@
+//! Writing to the index: what one batch of changes did, in one transaction.
+
+use jiff::Timestamp;
+use rusqlite::{Transaction, TransactionBehavior, params};
+
+use super::{COLUMNS, Index, OnIndex, SourceId, kind_number, version_of};
+use crate::entry::{DirectoryId, Entry, Fingerprint, Hash, Version, fingerprint};
+use crate::error::Result;
+use crate::path::{AbsPath, Name, SourceName};
+use crate::report::{Outcome, Summary};
+
+const WHAT: &str = "can't write the index";
+
+/// A transaction under way: nothing of it lasts until [`commit`](Write::commit).
+pub struct Write<'a> {
+    transaction: Transaction<'a>,
+}
+
+/// A version that is to be current from now on.
+#[derive(Clone, Debug)]
+pub struct NewVersion<'a> {
+    /// The directory it is in.
+    pub directory: DirectoryId,
+    /// What was listed.
+    pub entry: &'a Entry,
+    /// BLAKE3 of a file's content.
+    pub hash: Option<Hash>,
+    /// The run that found it.
+    pub run: i64,
+    /// Its name in the archive, if it is there already.
+    pub archive_name: Option<&'a Name>,
+    /// See [`crate::entry::flags`].
+    pub flags: u32,
+}
+
+impl Index {
+    /// Begins a transaction that may write; waits for another process's to end.
+    pub fn write(&mut self) -> Result<Write<'_>> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).on_index(WHAT)?;
+        Ok(Write { transaction })
+    }
+
+    /// The number of a source, which is given one if it has none.
+    pub fn enter_source(&mut self, name: &SourceName) -> Result<SourceId> {
+        if let Some(id) = self.source_id(name)? {
+            return Ok(id);
+        }
+        self.execute("INSERT OR IGNORE INTO source (name) VALUES (?1)", params![name.as_str()])?;
+        let id = self.source_id(name)?;
+        Ok(id.expect("a source that was just entered is found"))
+    }
+
+    /// Begins a run and returns its number.
+    pub fn begin_run(&mut self, source: SourceId, started: Timestamp) -> Result<i64> {
+        let sql = "INSERT INTO run (source, started) VALUES (?1, ?2)";
+        self.execute(sql, params![source.0, started.as_nanosecond() as i64])?;
+        Ok(self.connection.last_insert_rowid())
+    }
+
+    /// Ends a run.
+    pub fn end_run(&mut self, run: i64, ended: Timestamp, outcome: Outcome, summary: &Summary) -> Result<()> {
+        let counts: serde_json::Map<_, _> = crate::report::COUNT_NAMES
+            .iter()
+            .zip(summary.counts)
+            .map(|(name, count)| ((*name).to_owned(), count.into()))
+            .collect();
+        let counts = serde_json::Value::Object(counts).to_string();
+        let sql = "UPDATE run SET ended = ?2, outcome = ?3, summary = ?4 WHERE id = ?1";
+        self.execute(sql, params![run, ended.as_nanosecond() as i64, outcome.word(), counts])
+    }
+
+    /// Writes a copy of the whole index, without its free pages, to a file that must not exist.
+    pub fn copy_to(&self, path: &std::path::Path) -> Result<()> {
+        use std::os::unix::ffi::OsStrExt;
+        let path = path.as_os_str().as_bytes();
+        let copied = self.connection.execute("VACUUM INTO CAST(?1 AS TEXT)", params![path]);
+        copied.map(drop).on_index("can't copy the index")
+    }
+
+    fn execute(&self, sql: &str, params: impl rusqlite::Params) -> Result<()> {
+        self.connection.execute(sql, params).map(drop).on_index(WHAT)
+    }
+}
+
+impl Write<'_> {
+    /// Makes everything since [`Index::write`] last.
+    pub fn commit(self) -> Result<()> {
+        self.transaction.commit().on_index(WHAT)
+    }
+
+    /// The number of a directory, which is given one if it has none.
+    pub fn enter_directory(&self, source: SourceId, path: &AbsPath) -> Result<DirectoryId> {
+        let sql = "INSERT INTO directory (source, path) VALUES (?1, ?2) \
+                   ON CONFLICT (source, path) DO UPDATE SET path = path RETURNING id";
+        let id = self
+            .transaction
+            .prepare_cached(sql)
+            .and_then(|mut insert| insert.query_row(params![source.0, path.as_bytes()], |row| row.get(0)));
+        id.map(DirectoryId).on_index(WHAT)
+    }
+
+    /// Enters a version that is current.
+    pub fn insert(&self, version: &NewVersion<'_>) -> Result<()> {
+        self.insert_row(version, None)
+    }
+
+    fn insert_row(&self, version: &NewVersion<'_>, until_run: Option<i64>) -> Result<()> {
+        let NewVersion { directory, entry, hash, run, archive_name, flags } = version;
+        let sql = "INSERT INTO version (directory, name, kind, size, mtime, ctime, mode, uid, gid, target, device, \
+                   inode_device, inode_number, hash, from_run, archive_name, flags, until_run) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)";
+        let target = (!entry.target.is_empty()).then_some(&entry.target);
+        let device = (entry.device != 0).then_some(entry.device as i64);
+        self.execute(
+            sql,
+            params![
+                directory.0,
+                entry.name.as_bytes(),
+                kind_number(entry.kind),
+                entry.size as i64,
+                entry.mtime,
+                entry.ctime,
+                entry.mode,
+                entry.uid,
+                entry.gid,
+                target,
+                device,
+                entry.inode.map(|inode| inode.device as i64),
+                entry.inode.map(|inode| inode.number as i64),
+                hash,
+                run,
+                archive_name.map(Name::as_bytes),
+                flags,
+                until_run,
+            ],
+        )
+    }
+
+    /// Gives a current version other metadata, without making another version of it.
+    pub fn refresh(&self, id: i64, entry: &Entry, hash: Option<Hash>, flags: u32) -> Result<()> {
+        let sql = "UPDATE version SET size = ?2, mtime = ?3, ctime = ?4, mode = ?5, uid = ?6, gid = ?7, \
+                   inode_device = ?8, inode_number = ?9, hash = ?10, flags = ?11 WHERE id = ?1";
+        self.execute(
+            sql,
+            params![
+                id,
+                entry.size as i64,
+                entry.mtime,
+                entry.ctime,
+                entry.mode,
+                entry.uid,
+                entry.gid,
+                entry.inode.map(|inode| inode.device as i64),
+                entry.inode.map(|inode| inode.number as i64),
+                hash,
+                flags,
+            ],
+        )
+    }
+
+    /// Makes a current version a past one.
+    pub fn close(&self, id: i64, run: i64, archive_name: Option<&Name>) -> Result<()> {
+        let sql = "UPDATE version SET until_run = ?2, archive_name = ?3 WHERE id = ?1";
+        self.execute(sql, params![id, run, archive_name.map(Name::as_bytes)])
+    }
+
+    /// Sets flags of a version.
+    pub fn flag(&self, id: i64, flags: u32) -> Result<()> {
+        self.execute("UPDATE version SET flags = flags | ?2 WHERE id = ?1", params![id, flags])
+    }
+
+    /// Clears [`crate::entry::flags::UNREADABLE`] of all that a source has: a run sets it anew.
+    pub fn clear_unreadable(&self, source: SourceId) -> Result<()> {
+        let sql = "UPDATE version SET flags = flags - 2 WHERE flags & 2 \
+                   AND directory IN (SELECT id FROM directory WHERE source = ?1)";
+        self.execute(sql, params![source.0])
+    }
+
+    /// Enters a version that is past already: something that lay in the way and went to the archive.
+    pub fn insert_past(&self, version: &NewVersion<'_>) -> Result<()> {
+        self.insert_row(version, Some(version.run))
+    }
+
+    /// Ends a run that was no pull but a look at what is on the disk.
+    pub fn end_rebuild(&self, run: i64, ended: Timestamp) -> Result<()> {
+        let sql = "UPDATE run SET ended = ?2, outcome = 'rebuild' WHERE id = ?1";
+        self.execute(sql, params![run, ended.as_nanosecond() as i64])
+    }
+
+    /// Forgets a version whose place no longer exists. Content is never forgotten by this: it is not there.
+    pub fn delete(&self, id: i64) -> Result<()> {
+        self.execute("DELETE FROM version WHERE id = ?1", params![id])
+    }
+
+    /// Forgets every version and fingerprint, for a rebuild. Runs stay: their numbers are never used again.
+    pub fn delete_all(&self) -> Result<()> {
+        self.execute("DELETE FROM version", params![])?;
+        self.execute("DELETE FROM directory", params![])
+    }
+
+    /// Computes a directory's fingerprint from its current versions and keeps it.
+    pub fn remember_fingerprint(&self, directory: DirectoryId) -> Result<()> {
+        let fingerprint = self.fingerprint_of(directory)?;
+        self.execute("UPDATE directory SET fingerprint = ?2 WHERE id = ?1", params![directory.0, fingerprint])
+    }
+
+    /// Makes the next pull list a directory.
+    pub fn forget_fingerprint(&self, directory: DirectoryId) -> Result<()> {
+        self.execute("UPDATE directory SET fingerprint = NULL WHERE id = ?1", params![directory.0])
+    }
+
+    fn fingerprint_of(&self, directory: DirectoryId) -> Result<Fingerprint> {
+        let sql = format!("SELECT {COLUMNS} FROM version WHERE directory = ?1 AND until_run IS NULL ORDER BY name");
+        let versions: rusqlite::Result<Vec<Version>> = self
+            .transaction
+            .prepare_cached(&sql)
+            .and_then(|mut query| query.query_map(params![directory.0], version_of)?.collect());
+        let versions = versions.on_index(WHAT)?;
+        Ok(fingerprint(versions.iter().map(|version| &version.entry)))
+    }
+
+    fn execute(&self, sql: &str, params: impl rusqlite::Params) -> Result<()> {
+        let done = self.transaction.prepare_cached(sql).and_then(|mut statement| statement.execute(params));
+        done.map(drop).on_index(WHAT)
+    }
+}

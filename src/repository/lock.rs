@@ -1,0 +1,91 @@
+//! Locks: one writer for each source, and some work that wants the whole repository for itself.
+
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use super::Repository;
+use crate::error::{Error, Kind, OnServer, Result};
+use crate::path::{Name, SourceName};
+
+const RETRY: Duration = Duration::from_millis(100);
+
+/// A lock that is held until it is dropped, or until the process ends in whatever way.
+#[derive(Debug)]
+pub struct Lock {
+    _held: Vec<Flock<File>>,
+}
+
+impl Lock {
+    /// Locks one source for writing. Waits at most `patience` for another holder.
+    pub fn source(repository: &Repository, source: &SourceName, patience: Duration) -> Result<Lock> {
+        let deadline = Instant::now() + patience;
+        let all = acquire(repository, &whole(), FlockArg::LockSharedNonblock, deadline, "the repository")?;
+        let name = Name::new(format!("{source}.lock")).expect("a source's name is short");
+        let one = acquire(repository, &name, FlockArg::LockExclusiveNonblock, deadline, &format!("source `{source}`"))?;
+        Lock { _held: vec![all, one] }.signed()
+    }
+
+    /// Locks the whole repository for writing.
+    pub fn repository(repository: &Repository, patience: Duration) -> Result<Lock> {
+        let deadline = Instant::now() + patience;
+        let all = acquire(repository, &whole(), FlockArg::LockExclusiveNonblock, deadline, "the repository")?;
+        Lock { _held: vec![all] }.signed()
+    }
+
+    // Writes who holds it into the innermost lock file, for the message to whoever comes second.
+    fn signed(mut self) -> Result<Lock> {
+        let file: &mut File = self._held.last_mut().expect("a lock holds a file");
+        let text = format!("pid {} since {}\n", std::process::id(), jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ"));
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| file.write_all(text.as_bytes()))
+            .on_server("can't write the lock file")?;
+        Ok(self)
+    }
+}
+
+fn whole() -> Name {
+    Name::new("repository").expect("it is a name")
+}
+
+fn acquire(repository: &Repository, name: &Name, how: FlockArg, deadline: Instant, what: &str) -> Result<Flock<File>> {
+    let locks = repository.locks()?;
+    let mut file = open(&locks, name).on_server("can't open the lock file")?;
+    loop {
+        match Flock::lock(file, how) {
+            Ok(lock) => return Ok(lock),
+            Err((returned, Errno::EWOULDBLOCK)) if Instant::now() < deadline => {
+                file = returned;
+                std::thread::sleep(RETRY);
+            }
+            // Holders that share a lock don't sign it: what stands there is of an earlier one.
+            Err((_, Errno::EWOULDBLOCK)) if *name == whole() && how == FlockArg::LockExclusiveNonblock => {
+                return Err(locked(what, &mut std::io::empty()));
+            }
+            Err((mut held, Errno::EWOULDBLOCK)) => return Err(locked(what, &mut held)),
+            Err((_, errno)) => return Err(Error::server("can't lock", errno.into())),
+        }
+    }
+}
+
+fn open(locks: &super::dirs::Dir, name: &Name) -> nix::Result<File> {
+    match locks.create_file(name) {
+        Err(Errno::EEXIST) => locks.open_file_to_write(name),
+        other => other,
+    }
+}
+
+fn locked(what: &str, held: &mut impl Read) -> Error {
+    let mut holder = String::new();
+    let said = held.take(200).read_to_string(&mut holder);
+    let holder = match said {
+        Ok(_) if !holder.trim().is_empty() => format!(" ({})", holder.trim()),
+        _ => String::new(),
+    };
+    Error::new(Kind::Locked, format_args!("{what} is in use by another run{holder}"))
+        .hint("wait for it to end, or give `--lock-wait 10m`")
+}
