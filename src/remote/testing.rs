@@ -40,7 +40,11 @@ impl Got {
 
 fn id(arrived: &Arrived) -> u64 {
     match *arrived {
-        Arrived::Data { id, .. } | Arrived::Restart { id } | Arrived::End { id, .. } | Arrived::Failed { id, .. } | Arrived::Whole { id, .. } => id,
+        Arrived::Data { id, .. }
+        | Arrived::Restart { id }
+        | Arrived::End { id, .. }
+        | Arrived::Failed { id, .. }
+        | Arrived::Whole { id, .. } => id,
     }
 }
 
