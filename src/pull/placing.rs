@@ -130,7 +130,7 @@ impl<'a> Placing<'a> {
         }
         if hash == hash_of_nothing() {
             let (staged, empty) = self.staging.create().on_server(WHAT)?;
-            self.finish_copy(&file.entry, &empty)?;
+            self.staging.dress(&empty, &file.entry).on_server(WHAT)?;
             self.place(file, &staged, rows)?;
             return Ok(true);
         }
@@ -260,7 +260,8 @@ impl<'a> Placing<'a> {
     fn restate_on_disk(&mut self, file: &NewFile) -> Result<()> {
         let dir = self.snapshot.directory(&file.directory.path).on_server(WHAT)?;
         let plain = dir.open_file(&file.entry.name).on_server(WHAT)?;
-        self.finish_copy(&file.entry, &plain)
+        let owner = self.owned.then_some((file.entry.uid, file.entry.gid));
+        set_file_metadata(&plain, mode_on_disk(&file.entry), file.entry.mtime, owner).on_server(WHAT)
     }
 
     fn looks_as(&self, found: &Metadata, entry: &Entry) -> bool {
@@ -320,13 +321,8 @@ impl<'a> Placing<'a> {
         let from = dir.open_file(name).on_server(WHAT)?;
         let (staged, to) = self.staging.create().on_server(WHAT)?;
         copy_content(&from, &to).on_server(WHAT)?;
-        self.finish_copy(entry, &to)?;
+        self.staging.dress(&to, entry).on_server(WHAT)?;
         Ok(staged)
-    }
-
-    fn finish_copy(&self, entry: &Entry, file: &std::fs::File) -> Result<()> {
-        let owner = self.owned.then_some((entry.uid, entry.gid));
-        set_file_metadata(file, mode_on_disk(entry), entry.mtime, owner).on_server(WHAT)
     }
 
     fn place(&mut self, file: NewFile, staged: &Name, rows: &mut Vec<Row>) -> Result<()> {

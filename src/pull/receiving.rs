@@ -11,11 +11,9 @@ use crossbeam_channel::{Receiver, Sender};
 use super::Run;
 use super::contents::{FileTask, Key};
 use super::dispatch::{Change, aborted};
-use crate::entry::mode_on_disk;
 use crate::error::{OnServer, Result};
 use crate::path::{AbsPath, Name};
 use crate::remote::{Arrived, FileState, ReadError, Wanted};
-use crate::repository::dirs::set_file_metadata;
 use crate::repository::staging::{Staged, Staging};
 
 const WHAT: &str = "can't write into the staging area";
@@ -68,7 +66,6 @@ pub fn receive(
     changes: &Sender<Change>,
 ) -> Result<()> {
     let mut receiving: HashMap<u64, Receiving> = HashMap::new();
-    let owned = nix::unistd::geteuid().is_root();
     for arrival in arrived {
         match arrival {
             Arrived::Data { id, bytes } => {
@@ -80,7 +77,7 @@ pub fn receive(
                 run.tally.progress.bytes_copied.add(bytes.len() as u64);
                 let mut content = Receiving::default();
                 content.add(bytes, staging)?;
-                let change = finish(run, expected.take(id), content, state, true, owned, staging)?;
+                let change = finish(run, expected.take(id), content, state, true, staging)?;
                 changes.send(change).map_err(aborted)?;
             }
             Arrived::Restart { id } => {
@@ -90,7 +87,7 @@ pub fn receive(
             Arrived::End { id, state, consistent } => {
                 let task = expected.take(id);
                 let content = receiving.remove(&id).unwrap_or_default();
-                let change = finish(run, task, content, state, consistent, owned, staging)?;
+                let change = finish(run, task, content, state, consistent, staging)?;
                 changes.send(change).map_err(aborted)?;
             }
             Arrived::Failed { id, error } => {
@@ -146,7 +143,6 @@ fn finish(
     mut content: Receiving,
     state: FileState,
     consistent: bool,
-    owned: bool,
     staging: &Staging,
 ) -> Result<Change> {
     content.opened(staging)?;
@@ -162,8 +158,7 @@ fn finish(
         run.tally
             .warn(format_args!("`{}` kept changing while it was read; its copy may be inconsistent", path_of(&task)));
     }
-    let owner = owned.then_some((task.entry.uid, task.entry.gid));
-    set_file_metadata(&file, mode_on_disk(&task.entry), task.entry.mtime, owner).on_server(WHAT)?;
+    staging.dress(&file, &task.entry).on_server(WHAT)?;
     run.tally.progress.copied.add(1);
     Ok(Change::Received(task, Staged { name, hash, size, consistent }))
 }

@@ -26,6 +26,9 @@ const SCHEMA: &str = include_str!("index/schema.sql");
 // Stands in the database's header; a database with another one is of another program or a newer format.
 const USER_VERSION: i64 = 1;
 
+// How many pages of 4 KiB the write-ahead log gathers before they are carried over.
+const CHECKPOINT_PAGES: i64 = 8192;
+
 // Kilobytes of pages that one connection may keep in memory.
 const CACHE_KIB: i64 = 16 * 1024;
 
@@ -210,6 +213,9 @@ fn configure(connection: &Connection, repository: &Path) -> rusqlite::Result<()>
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     connection.pragma_update(None, "temp_store", "FILE")?;
+    // The library is built to check foreign keys at every insert; here they tell a reader what belongs together.
+    connection.pragma_update(None, "foreign_keys", "OFF")?;
+    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     settle(connection)
 }
 

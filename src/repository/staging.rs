@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::dirs::Dir;
-use crate::entry::Hash;
+use super::dirs::{Dir, set_file_metadata};
+use crate::entry::{Entry, Hash, mode_on_disk};
 use crate::path::Name;
 
 /// The staging area of one source. Its user holds the source's lock.
@@ -12,6 +12,8 @@ use crate::path::Name;
 pub struct Staging {
     dir: Dir,
     next: AtomicU64,
+    // Whom new files belong to by themselves; `None` where owners can't be given anyway.
+    born_to: Option<(u32, u32)>,
 }
 
 /// A file that was received whole, with its metadata set.
@@ -33,7 +35,18 @@ impl Staging {
         for name in dir.names()? {
             dir.unlink(&name)?;
         }
-        Ok(Staging { dir, next: AtomicU64::new(0) })
+        let own = dir.own_metadata()?;
+        let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
+        let inherits = own.mode & 0o2000 != 0;
+        let born_to = uid.is_root().then_some((uid.as_raw(), if inherits { own.gid } else { gid.as_raw() }));
+        Ok(Staging { dir, next: AtomicU64::new(0), born_to })
+    }
+
+    /// Gives a file that was just created here the metadata that an entry has on disk.
+    pub fn dress(&self, file: &File, entry: &Entry) -> std::io::Result<()> {
+        let owner = self.born_to.map(|born_to| (born_to, (entry.uid, entry.gid)));
+        let other = owner.filter(|(born_to, wanted)| born_to != wanted).map(|(_, wanted)| wanted);
+        set_file_metadata(file, mode_on_disk(entry), entry.mtime, other)
     }
 
     /// A name that nothing in the area has.
