@@ -45,7 +45,9 @@ fn build() -> Result<PathBuf> {
     // Without a target, the flags would hit build scripts and macros too.
     cargo.arg("--target").arg(&triple).arg("--target-dir").arg(&target_dir);
     cargo.current_dir(path_of("CARGO_MANIFEST_DIR")?);
-    env::vars_os().filter(|(name, _)| !is_kept(name)).for_each(|(name, _)| drop(cargo.env_remove(name)));
+    for (name, _) in env::vars_os().filter(|(name, _)| !is_kept(name)) {
+        cargo.env_remove(name);
+    }
     if triple.contains("linux") {
         cargo.env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
     }
