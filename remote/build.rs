@@ -25,6 +25,8 @@ fn main() -> Result<()> {
     };
     // Other builds share the helper's target directory: this one keeps what it was built with.
     let copy = path_of("OUT_DIR")?.join("archive-helper");
+    // An older copy may be read-only, or running.
+    let _ = fs::remove_file(&copy);
     fs::copy(&helper, &copy).map_err(|error| format!("{}: {error}", helper.display()))?;
     println!("cargo:rustc-env=ARCHIVE_HELPER={}", copy.display());
     Ok(())

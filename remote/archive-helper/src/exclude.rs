@@ -70,9 +70,7 @@ impl Pattern {
             parts.push(Part::Any);
         }
         for glob in glob::split(line)? {
-            let part = if glob.is_double_star() && is_anchored { Part::Any } else { Part::One(glob) };
-            // Several `**` in a row are as good as one, unless the last has to match something.
-            parts.push(part);
+            parts.push(if glob.is_double_star() && is_anchored { Part::Any } else { Part::One(glob) });
         }
         Some(Pattern { includes, only_dirs, parts })
     }

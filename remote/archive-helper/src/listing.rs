@@ -8,6 +8,8 @@ use crate::protocol::{Entry, Fingerprint, MAX_ENTRIES};
 
 // How many bytes of entries a frame has at most, unless a single one is longer.
 const CHUNK: usize = 256 * 1024;
+// How much memory one directory may leave to the next, in bytes.
+const KEPT: usize = 1024 * 1024;
 // What a listing weighs besides its bytes: the place it takes in tables and queues.
 const OVERHEAD: usize = 256;
 // The number of `Reply::Entries` among its enum's variants.
@@ -20,10 +22,23 @@ pub struct Unsorted {
     spans: Vec<Span>,
 }
 
-// Where an entry's bytes are, and its name in them.
+// Where an entry's bytes are, and how long its name is. Small, for a directory may have millions.
 struct Span {
-    all: Range<usize>,
-    name: Range<usize>,
+    start: usize,
+    length: u16,
+    name: u8,
+}
+
+impl Span {
+    fn entry<'a>(&self, encoded: &'a [u8]) -> &'a [u8] {
+        &encoded[self.start..self.start + usize::from(self.length)]
+    }
+
+    // The name comes first, after its length in one byte, or from 128 on in two.
+    fn name<'a>(&self, encoded: &'a [u8]) -> &'a [u8] {
+        let start = self.start + 1 + usize::from(self.name > 127);
+        &encoded[start..start + usize::from(self.name)]
+    }
 }
 
 impl Unsorted {
@@ -32,29 +47,31 @@ impl Unsorted {
         let start = self.encoded.len();
         let encoded = std::mem::take(&mut self.encoded);
         self.encoded = postcard::to_extend(entry, encoded).expect("an entry always encodes into memory");
-        // The name comes first, after its length in one byte, or from 128 on in two.
-        let length = entry.name.as_bytes().len();
-        let name = start + 1 + usize::from(length > 127);
-        self.spans.push(Span { all: start..self.encoded.len(), name: name..name + length });
+        // Name and target, the long parts, come to 4350 bytes at most.
+        let length = (self.encoded.len() - start) as u16;
+        self.spans.push(Span { start, length, name: entry.name.as_bytes().len() as u8 });
     }
 
     /// Sorts the entries by name, drops all but one of equal names, and leaves `self` empty.
     pub fn sort(&mut self) -> Listing {
         let Unsorted { encoded, spans } = self;
-        spans.sort_unstable_by(|a, b| encoded[a.name.clone()].cmp(&encoded[b.name.clone()]));
-        spans.dedup_by(|b, a| encoded[a.name.clone()] == encoded[b.name.clone()]);
+        spans.sort_unstable_by(|a, b| a.name(encoded).cmp(b.name(encoded)));
+        spans.dedup_by(|b, a| a.name(encoded) == b.name(encoded));
         let mut listing = Listing { encoded: Vec::with_capacity(encoded.len()), chunks: Vec::new() };
         for span in spans.iter() {
-            listing.push(&encoded[span.all.clone()]);
+            listing.push(span.entry(encoded));
         }
-        self.encoded.clear();
-        self.spans.clear();
+        self.clear();
         listing
     }
 
-    /// How many bytes it holds on to.
-    pub fn capacity(&self) -> usize {
-        self.encoded.capacity() + self.spans.capacity() * size_of::<Span>()
+    // Empties it; what memory it keeps is little.
+    fn clear(&mut self) {
+        self.encoded.clear();
+        self.spans.clear();
+        if self.encoded.capacity() + self.spans.capacity() * size_of::<Span>() > KEPT {
+            *self = Unsorted::default();
+        }
     }
 }
 

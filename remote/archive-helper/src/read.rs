@@ -104,7 +104,7 @@ mod tests {
         let path = AbsPath::new(path.as_os_str().as_bytes()).unwrap();
         let mtime = Metadata::of(&path).unwrap().mtime;
         let listed = ReadRequest { id: 1, path, size: 7, mtime };
-        let outcome = |request: &ReadRequest| answer(request, &mut vec![0; 100]).outcome;
+        let outcome = |request: &ReadRequest| answer(request, &mut [0; 100]).outcome;
         assert_eq!(outcome(&listed), ReadOutcome::Content(Bytes::new(&b"content"[..]).unwrap()));
         for (size, mtime) in [(6, mtime), (8, mtime), (7, mtime + 1)] {
             assert_eq!(outcome(&ReadRequest { size, mtime, ..listed.clone() }), ReadOutcome::Changed);

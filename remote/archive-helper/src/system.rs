@@ -206,6 +206,8 @@ impl Directory {
             return self.below_by_parts(relative, flags);
         }
         match fs::openat2(&self.0, relative, flags, Mode::empty(), BELOW) {
+            // More likely it is the flag that is not permitted: the caller tries without.
+            Err(Errno::PERM) if flags.contains(OFlags::NOATIME) => Err(Errno::PERM),
             Err(Errno::NOSYS | Errno::PERM) => {
                 let opened = self.below_by_parts(relative, flags)?;
                 MISSING.store(true, Ordering::Relaxed);

@@ -1,18 +1,17 @@
 //! One visit to one directory: what is in it, what of that is left out, and what lies below.
 
 use std::mem::MaybeUninit;
-use std::ops::Range;
 use std::sync::Arc;
 
 use crate::exclude::{Excludes, Filter};
 use crate::listing::{Listing, Unsorted};
 use crate::protocol::{AbsPath, Entry, Kind, MAX_PATH, Name, SkipReason};
 use crate::stack::{Names, Place, Siblings};
-use crate::system::{Directory, Errno, Metadata};
+use crate::system::{Directory, Errno, Listed, Metadata};
 
 // How many bytes of a directory are read at once.
 const READ_BUFFER: usize = 64 * 1024;
-// How much memory a visitor keeps for its next visit, in bytes.
+// How much memory the names of one directory may leave to those of the next, in bytes.
 const KEPT: usize = 1024 * 1024;
 // What makes a `CACHEDIR.TAG` valid: see <https://bford.info/cachedir/>.
 const TAG: &[u8] = b"CACHEDIR.TAG";
@@ -76,12 +75,12 @@ impl<'a> Visitor<'a> {
         // In the order of inodes a disk reads fewest blocks.
         self.items.list.sort_unstable_by_key(|item| item.inode);
         for item in &self.items.list {
-            visit.add(item, &self.items.names[item.name.clone()], &mut self.entries);
+            visit.add(item, self.items.name(item), &mut self.entries);
         }
+        self.items.clear();
         let complete = visit.complete;
         let below = if skipped.is_some() { Vec::new() } else { visit.below() };
         let listing = self.entries.sort();
-        self.forget();
         Ok(Found { listing, complete, skipped, below })
     }
 
@@ -96,16 +95,6 @@ impl<'a> Visitor<'a> {
         let is_other = self.options.one_file_system && place.device != place.root.device;
         Ok(is_other.then_some(SkipReason::OtherFileSystem))
     }
-
-    fn forget(&mut self) {
-        self.items.names.clear();
-        self.items.list.clear();
-        let items = self.items.names.capacity() + self.items.list.capacity() * size_of::<Item>();
-        if items + self.entries.capacity() > KEPT {
-            self.items = Items::default();
-            self.entries = Unsorted::default();
-        }
-    }
 }
 
 #[derive(Default)]
@@ -115,14 +104,23 @@ struct Items {
 }
 
 struct Item {
-    name: Range<usize>,
-    inode: u64,
+    // Where its name starts.
+    start: usize,
+    length: u16,
     kind: Option<Kind>,
+    inode: u64,
 }
 
 impl Items {
+    fn push(&mut self, listed: &Listed<'_>) {
+        // The system's own record of a name has no more than 16 bits for its length.
+        let length = listed.name.len() as u16;
+        self.list.push(Item { start: self.names.len(), length, kind: listed.kind, inode: listed.inode });
+        self.names.extend_from_slice(listed.name);
+    }
+
     fn name(&self, item: &Item) -> &[u8] {
-        &self.names[item.name.clone()]
+        item.name(&self.names)
     }
 
     fn has(&self, name: &[u8]) -> bool {
@@ -131,7 +129,22 @@ impl Items {
 
     fn retain_only(&mut self, name: &[u8]) {
         let names = &self.names;
-        self.list.retain(|item| &names[item.name.clone()] == name);
+        self.list.retain(|item| item.name(names) == name);
+    }
+
+    // Empties it; what memory it keeps is little.
+    fn clear(&mut self) {
+        self.names.clear();
+        self.list.clear();
+        if self.names.capacity() + self.list.capacity() * size_of::<Item>() > KEPT {
+            *self = Items::default();
+        }
+    }
+}
+
+impl Item {
+    fn name<'a>(&self, names: &'a [u8]) -> &'a [u8] {
+        &names[self.start..self.start + usize::from(self.length)]
     }
 }
 
@@ -156,12 +169,7 @@ impl<'a> Visit<'a> {
 
     fn read(&mut self, buffer: &mut Vec<u8>, items: &mut Items) {
         let buffer: &mut [MaybeUninit<u8>] = buffer.spare_capacity_mut();
-        let result = self.directory.read(buffer, |listed| {
-            let start = items.names.len();
-            items.names.extend_from_slice(listed.name);
-            items.list.push(Item { name: start..items.names.len(), inode: listed.inode, kind: listed.kind });
-        });
-        if let Err(errno) = result {
+        if let Err(errno) = self.directory.read(buffer, |listed| items.push(&listed)) {
             self.problem(None, errno);
         }
     }
@@ -199,7 +207,8 @@ impl<'a> Visit<'a> {
         if item.kind.is_some_and(|kind| self.filter.excludes(bytes, kind == Kind::Dir)) {
             return;
         }
-        let Some(name) = Name::new(bytes) else { return self.problem(None, Errno::INVAL) };
+        // Some file systems of others have names of more than 255 bytes.
+        let Some(name) = Name::new(bytes) else { return self.problem(None, Errno::NAMETOOLONG) };
         if self.place.path.as_bytes().len() + 1 + bytes.len() > MAX_PATH {
             return self.problem(None, Errno::NAMETOOLONG);
         }

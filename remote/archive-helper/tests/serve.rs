@@ -8,6 +8,8 @@ mod connection;
 mod hash;
 #[path = "serve/leave_out.rs"]
 mod leave_out;
+#[path = "serve/read.rs"]
+mod read;
 #[path = "serve/roots.rs"]
 mod roots;
 #[path = "serve/walk.rs"]

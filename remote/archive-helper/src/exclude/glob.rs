@@ -49,37 +49,51 @@ fn class(rest: &[u8]) -> Option<(Token, &[u8])> {
         [b'!' | b'^', rest @ ..] => (true, rest),
         _ => (false, rest),
     };
-    let mut set = Box::new([false; 256]);
-    // What a `-` would be a range from.
-    let mut previous = None;
-    let mut is_first = true;
+    let mut class = Class { members: Box::new([false; 256]), previous: None };
+    // What comes first is a member, even a `]`.
     loop {
-        match rest {
-            [] => return None,
-            [b']', after @ ..] if !is_first => {
-                set.iter_mut().for_each(|member| *member ^= negated);
-                return Some((Token::Class(set), after));
-            }
-            [b'-', after @ ..] if previous.is_some() && after.first().is_some_and(|&byte| byte != b']') => {
-                let (end, after) = member(after)?;
-                (previous.take()?..=end).for_each(|byte| set[usize::from(byte)] = true);
-                rest = after;
-            }
-            [b'[', b':', after @ ..] if named(after).is_some() => {
-                let (name, after) = named(after)?;
-                let is_member = by_name(name)?;
-                (0..=255u8).for_each(|byte| set[usize::from(byte)] |= is_member(&byte));
-                previous = None;
-                rest = after;
-            }
-            _ => {
-                let (byte, after) = member(rest)?;
-                set[usize::from(byte)] = true;
-                previous = Some(byte);
-                rest = after;
-            }
+        rest = class.read(rest)?;
+        if let [b']', after @ ..] = rest {
+            class.members.iter_mut().for_each(|member| *member ^= negated);
+            return Some((Token::Class(class.members), after));
         }
-        is_first = false;
+    }
+}
+
+struct Class {
+    members: Box<[bool; 256]>,
+    // What a `-` would be a range from.
+    previous: Option<u8>,
+}
+
+impl Class {
+    // Reads a member, a range or a named class; returns what follows it.
+    fn read<'a>(&mut self, rest: &'a [u8]) -> Option<&'a [u8]> {
+        match (rest, self.previous.take()) {
+            ([b'-', end, ..], Some(start)) if *end != b']' => self.read_range(start, &rest[1..]),
+            ([b'[', b':', name @ ..], _) if named(name).is_some() => self.read_named(name),
+            _ => self.read_member(rest),
+        }
+    }
+
+    fn read_range<'a>(&mut self, start: u8, rest: &'a [u8]) -> Option<&'a [u8]> {
+        let (end, rest) = member(rest)?;
+        (start..=end).for_each(|byte| self.members[usize::from(byte)] = true);
+        Some(rest)
+    }
+
+    fn read_named<'a>(&mut self, rest: &'a [u8]) -> Option<&'a [u8]> {
+        let (name, rest) = named(rest)?;
+        let is_member = by_name(name)?;
+        (0..=255).for_each(|byte| self.members[usize::from(byte)] |= is_member(&byte));
+        Some(rest)
+    }
+
+    fn read_member<'a>(&mut self, rest: &'a [u8]) -> Option<&'a [u8]> {
+        let (byte, rest) = member(rest)?;
+        self.members[usize::from(byte)] = true;
+        self.previous = Some(byte);
+        Some(rest)
     }
 }
 

@@ -69,7 +69,7 @@ impl Helper {
                 Reply::Problem(problem) => walked.problems.push(problem),
                 Reply::Skipped(skipped) => walked.skipped.push(skipped),
                 Reply::End => return walked,
-                Reply::Hashed(hashed) => panic!("nobody asked for {hashed:?}"),
+                other => panic!("nobody asked for {other:?}"),
             }
         }
     }

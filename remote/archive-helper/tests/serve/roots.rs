@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::process::Command;
 
 use archive_helper::protocol::*;
 
@@ -85,10 +86,11 @@ fn an_unreadable_root_says_why() {
     make(&top, &["closed/inner/"]);
     fs::set_permissions(&top, fs::Permissions::from_mode(0o755)).unwrap();
     fs::set_permissions(top.join("closed"), fs::Permissions::from_mode(0o000)).unwrap();
-    let mut helper = match unprivileged() {
-        Some(mut command) => Helper::run(&mut command),
-        None => return eprintln!("not tested: root reads everything, and there is no setpriv"),
+    let (_place, place) = temp();
+    let Some(mut command) = unprivileged(&place) else {
+        return eprintln!("not tested: root reads everything, and there is no setpriv");
     };
+    let mut helper = Helper::run(&mut command);
     let walked = helper.walk(walk_of(&[&top.join("closed"), &top.join("closed/inner"), &top]), |_| true);
     let denied = rustix::io::Errno::ACCESS.raw_os_error();
     for root in &walked.roots[..2] {
@@ -102,19 +104,19 @@ fn an_unreadable_root_says_why() {
 }
 
 // A helper that is not root, which no mode keeps out; `None` if there is no way to become one.
-fn unprivileged() -> Option<std::process::Command> {
+fn unprivileged(place: &Path) -> Option<Command> {
     if !is_root() {
         return Some(command());
     }
     // Whoever it becomes must be able to reach the program.
-    let program = Path::new("/tmp").join(format!("archive-helper-test-{}", std::process::id()));
-    fs::copy(env!("CARGO_BIN_EXE_archive-helper"), &program).ok()?;
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).ok()?;
-    let mut command = std::process::Command::new("setpriv");
-    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program);
-    let works = command.arg("--version").output().is_ok_and(|output| output.status.success());
-    let script = "program=$0; exec 3<&0; setpriv --reuid=65534 --regid=65534 --clear-groups \"$program\" <&3; rm -f \"$program\"";
-    let mut command = std::process::Command::new("sh");
-    command.arg("-c").arg(script).arg(&program);
-    works.then_some(command)
+    let program = place.join("archive-helper");
+    fs::copy(env!("CARGO_BIN_EXE_archive-helper"), &program).unwrap();
+    fs::set_permissions(place, fs::Permissions::from_mode(0o755)).unwrap();
+    let become_nobody = || {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program);
+        command
+    };
+    let works = become_nobody().arg("--version").output().is_ok_and(|output| output.status.success());
+    works.then(become_nobody)
 }
