@@ -104,6 +104,8 @@ struct Run<'a> {
     client: &'a Client,
     source_id: SourceId,
     number: i64,
+    /// True when the index held nothing as the run began, so that only this run's own contents can be known.
+    begins_empty: bool,
     /// True when content of other sources is here, which a client has to prove that it has.
     has_others: bool,
     /// For such proofs.
@@ -215,8 +217,19 @@ fn run(
     }
     with_client(source, options, facts, |client| {
         let has_others = index.has_other_sources(source_id)?;
-        let key = random_key()?;
-        pipeline::run(&Run { repository, source, options, tally, client, source_id, number, has_others, key })
+        let (begins_empty, key) = (index.is_empty()?, random_key()?);
+        pipeline::run(&Run {
+            repository,
+            source,
+            options,
+            tally,
+            client,
+            source_id,
+            number,
+            begins_empty,
+            has_others,
+            key,
+        })
     })?;
     if tally.has_changed() {
         keep_copy_of_index(repository, &index)?;

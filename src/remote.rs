@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 
+use crate::entry::Hash;
 use crate::error::{Error, Kind, Result};
 use crate::path::AbsPath;
 use crate::source::{RemoteKind, Ssh};
@@ -132,6 +133,11 @@ impl Client {
         reader.read_files(wanted, arrived).map_err(lost)
     }
 
+    /// True when small files come whole, and each content once.
+    pub fn sends_once(&self) -> bool {
+        matches!(self.way, Way::Ssh { .. }) && self.bytes_per_second.is_none()
+    }
+
     /// Bytes sent to and received from the client so far.
     pub fn traffic(&self) -> (u64, u64) {
         match self.way {
@@ -201,6 +207,8 @@ pub struct Wanted {
     pub mtime: i64,
     /// Its owner as listed.
     pub uid: u32,
+    /// A small file is not to come when the same content has come before.
+    pub once: bool,
 }
 
 /// What comes back for a [`Wanted`] file: any number of `Data`, in order of offsets, then one `End` or `Failed`.
@@ -221,6 +229,13 @@ pub enum Arrived {
         bytes: Vec<u8>,
         /// What the open file's metadata was after the last byte.
         state: FileState,
+    },
+    /// A file that was wanted once has the content of one that has come whole before.
+    Same {
+        /// [`Wanted::id`].
+        id: u64,
+        /// BLAKE3 of the content, says the client.
+        hash: Hash,
     },
     /// The file changed while it was read: what came of it so far is void, reading starts over.
     Restart {

@@ -148,6 +148,15 @@ impl Contents {
         Ok(Turn::Lead(task))
     }
 
+    /// Makes a task whose content has come the one that others with this content wait for.
+    pub fn lead_arrived(&self, task: &mut FileTask, hash: Hash) {
+        let key = Key::Hash(hash);
+        self.lock().tasks.entry(key).or_insert_with(|| {
+            task.leads.push(key);
+            Vec::new()
+        });
+    }
+
     /// Ends a task; `hash` is that of the content that is in place now, `None` when it failed. Returns who waited.
     pub fn finish(&self, leads: Vec<Key>, hash: Option<Hash>) -> Vec<Released> {
         let mut waiting = self.lock();

@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use archive_helper::protocol::MAX_BUNDLED;
 use crossbeam_channel::Sender;
 
 use super::contents::{Contents, FileTask, Turn};
@@ -96,7 +97,7 @@ impl Ways<'_> {
         };
         match run.source.settings.hash {
             HashWhere::Server => self.to_server(task),
-            HashWhere::Client => self.to_client(index, task),
+            HashWhere::Client => self.to_client(run, index, task),
         }
     }
 
@@ -112,8 +113,15 @@ impl Ways<'_> {
         }
     }
 
-    fn to_client(&self, index: &Index, task: FileTask) -> Result<()> {
+    // Small files of a size that nothing here has come at once; the client itself sees to it that none comes twice.
+    fn to_client(&self, run: &Run<'_>, index: &Index, task: FileTask) -> Result<()> {
         let size = task.entry.size;
+        if size <= MAX_BUNDLED && run.client.sends_once() {
+            return match !run.begins_empty && index.knows_size(size)? {
+                true => self.hashing.send(task).map_err(aborted),
+                false => self.onward.fetch.want_once(task),
+            };
+        }
         let seen_before = !self.sizes.lock().unwrap_or_else(PoisonError::into_inner).insert(size);
         if seen_before || index.knows_size(size)? {
             return self.hashing.send(task).map_err(aborted);

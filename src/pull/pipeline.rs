@@ -39,11 +39,12 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
         let onward = Onward { fetch: Fetch { wanted, expected }, changes, contents };
         let ways = Ways { onward: onward.clone(), hashing, sizes: &sizes };
 
-        let (received, rejoin_ways) = (onward.changes.clone(), ways.clone());
+        let (received, same, rejoin_ways) = (onward.changes.clone(), released.clone(), ways.clone());
         let stage = |name: &str| thread::Builder::new().name(name.to_owned());
         let started = [
-            stage("receiving")
-                .spawn_scoped(scope, move || failure.watch(receive(run, staging, expected, &to_receive, &received))),
+            stage("receiving").spawn_scoped(scope, move || {
+                failure.watch(receive(run, staging, expected, &to_receive, contents, (&received, &same)))
+            }),
             stage("applying")
                 .spawn_scoped(scope, move || failure.watch(apply(run, staging, contents, &to_apply, &released))),
             stage("reading").spawn_scoped(scope, move || failure.watch(read_files(run, &to_read, &arrived))),

@@ -9,8 +9,9 @@ use std::sync::{Mutex, PoisonError};
 use crossbeam_channel::{Receiver, Sender};
 
 use super::Run;
-use super::contents::{FileTask, Key};
+use super::contents::{Claim, Contents, FileTask, Key, Released};
 use super::dispatch::{Change, aborted};
+use crate::entry::{Entry, Hash};
 use crate::error::{OnServer, Result};
 use crate::path::{AbsPath, Name};
 use crate::remote::{Arrived, FileState, ReadError, Wanted};
@@ -37,9 +38,19 @@ pub struct Fetch<'a> {
 impl Fetch<'_> {
     /// Asks for a file.
     pub fn want(&self, task: FileTask) -> Result<()> {
+        self.ask(task, false)
+    }
+
+    /// Asks for a small file whose content has not come in this run, as far as the client knows.
+    pub fn want_once(&self, task: FileTask) -> Result<()> {
+        self.ask(task, true)
+    }
+
+    fn ask(&self, task: FileTask, once: bool) -> Result<()> {
         let id = self.expected.next.fetch_add(1, Ordering::Relaxed);
         let path = path_of(&task);
-        let wanted = Wanted { id, path, size: task.entry.size, mtime: task.entry.mtime, uid: task.entry.uid };
+        let Entry { size, mtime, uid, .. } = task.entry;
+        let wanted = Wanted { id, path, size, mtime, uid, once };
         self.expected.tasks.lock().unwrap_or_else(PoisonError::into_inner).insert(id, task);
         self.wanted.send(wanted).map_err(aborted)
     }
@@ -63,7 +74,8 @@ pub fn receive(
     staging: &Staging,
     expected: &Expected,
     arrived: &Receiver<Arrived>,
-    changes: &Sender<Change>,
+    contents: &Contents,
+    (changes, released): (&Sender<Change>, &Sender<Released>),
 ) -> Result<()> {
     let mut receiving: HashMap<u64, Receiving> = HashMap::new();
     for arrival in arrived {
@@ -74,11 +86,16 @@ pub fn receive(
                 receiving.entry(id).or_default().add(bytes, staging)?;
             }
             Arrived::Whole { id, bytes, state } => {
-                run.tally.progress.bytes_copied.add(bytes.len() as u64);
-                let mut content = Receiving::default();
-                content.add(bytes, staging)?;
-                let change = finish(run, expected.take(id), content, state, true, staging)?;
-                changes.send(change).map_err(aborted)?;
+                let mut task = expected.take(id);
+                let content = Received::whole(&bytes, staging)?;
+                contents.lead_arrived(&mut task, content.hash);
+                run.tally.progress.bytes_copied.add(content.size);
+                run.tally.report.progress(&run.tally.progress);
+                changes.send(finish(run, task, content, state, true, staging)?).map_err(aborted)?;
+            }
+            Arrived::Same { id, hash } => {
+                let claim = Claim { hash, proof: None };
+                released.send(Released::Claimed(expected.take(id), claim)).map_err(aborted)?;
             }
             Arrived::Restart { id } => {
                 let begun = receiving.remove(&id).unwrap_or_default();
@@ -86,9 +103,8 @@ pub fn receive(
             }
             Arrived::End { id, state, consistent } => {
                 let task = expected.take(id);
-                let content = receiving.remove(&id).unwrap_or_default();
-                let change = finish(run, task, content, state, consistent, staging)?;
-                changes.send(change).map_err(aborted)?;
+                let content = receiving.remove(&id).unwrap_or_default().end(staging)?;
+                changes.send(finish(run, task, content, state, consistent, staging)?).map_err(aborted)?;
             }
             Arrived::Failed { id, error } => {
                 receiving.remove(&id).unwrap_or_default().discard(staging)?;
@@ -97,6 +113,22 @@ pub fn receive(
         }
     }
     Ok(())
+}
+
+/// A file that has arrived, in staging.
+struct Received {
+    name: Name,
+    file: File,
+    hash: Hash,
+    size: u64,
+}
+
+impl Received {
+    fn whole(bytes: &[u8], staging: &Staging) -> Result<Received> {
+        let (name, mut file) = staging.create().on_server(WHAT)?;
+        file.write_all(bytes).on_server(WHAT)?;
+        Ok(Received { name, file, hash: *blake3::hash(bytes).as_bytes(), size: bytes.len() as u64 })
+    }
 }
 
 /// A file of which some has arrived. The first piece stays in memory, for most files have no second.
@@ -129,6 +161,12 @@ impl Receiving {
         Ok(self.file.as_mut().expect("it was just opened"))
     }
 
+    fn end(mut self, staging: &Staging) -> Result<Received> {
+        self.opened(staging)?;
+        let (name, file) = self.file.expect("it was just opened");
+        Ok(Received { name, file, hash: *self.hasher.finalize().as_bytes(), size: self.size })
+    }
+
     fn discard(self, staging: &Staging) -> Result<()> {
         match self.file {
             Some((name, _)) => staging.dir().unlink(&name).on_server(WHAT),
@@ -140,15 +178,12 @@ impl Receiving {
 fn finish(
     run: &Run<'_>,
     mut task: FileTask,
-    mut content: Receiving,
+    content: Received,
     state: FileState,
     consistent: bool,
     staging: &Staging,
 ) -> Result<Change> {
-    content.opened(staging)?;
-    let Receiving { hasher, size, file, .. } = content;
-    let (name, file) = file.expect("it was just opened");
-    let hash = *hasher.finalize().as_bytes();
+    let Received { name, file, hash, size } = content;
     // What was read counts, not what was listed. Its ctime is not known then, so the next run looks at it again.
     let as_listed = state.size == task.entry.size && state.mtime == task.entry.mtime;
     (task.entry.size, task.entry.mtime) = (size, state.mtime);

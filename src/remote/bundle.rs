@@ -63,8 +63,8 @@ impl Bundles<'_> {
         if wanted.size > MAX_BUNDLED {
             return self.others.send(wanted).map_err(unwanted);
         }
-        let Wanted { id, ref path, size, mtime, .. } = wanted;
-        self.batch.push(ReadRequest { id, path: path.clone(), size, mtime });
+        let Wanted { id, ref path, size, mtime, once, .. } = wanted;
+        self.batch.push(ReadRequest { id, path: path.clone(), size, mtime, once });
         self.bytes += size;
         self.under_way.insert(id, wanted);
         if self.batch.len() >= BATCH { self.send() } else { Ok(()) }
@@ -90,6 +90,8 @@ impl Bundles<'_> {
         let failed = |error| Arrived::Failed { id, error };
         let arrival = match outcome {
             ReadOutcome::Content(bytes) => whole(wanted, bytes.into_vec())?,
+            ReadOutcome::Sent(hash) if wanted.once => Arrived::Same { id, hash },
+            ReadOutcome::Sent(_) => return Err(nonsense("a file that was to come did not")),
             // SFTP's reader knows what to do with a file that does not keep still.
             ReadOutcome::Changed => return self.others.send(wanted).map_err(unwanted),
             ReadOutcome::Vanished => failed(ReadError::Vanished),

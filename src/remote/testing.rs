@@ -33,7 +33,7 @@ impl Got {
             }
             Arrived::End { state, consistent, .. } => self.end = Some(Ok((state, consistent))),
             Arrived::Failed { error, .. } => self.end = Some(Err(error)),
-            Arrived::Whole { .. } => panic!("only the helper sends files whole"),
+            Arrived::Whole { .. } | Arrived::Same { .. } => panic!("only the helper sends files whole"),
         }
     }
 }
@@ -44,7 +44,8 @@ fn id(arrived: &Arrived) -> u64 {
         | Arrived::Restart { id }
         | Arrived::End { id, .. }
         | Arrived::Failed { id, .. }
-        | Arrived::Whole { id, .. } => id,
+        | Arrived::Whole { id, .. }
+        | Arrived::Same { id, .. } => id,
     }
 }
 

@@ -90,6 +90,11 @@ impl Index {
         self.all("SELECT name FROM source ORDER BY name", params![], |row| row.get(0))
     }
 
+    /// True when it holds no version of anything.
+    pub fn is_empty(&self) -> Result<bool> {
+        self.one("SELECT 1 FROM version LIMIT 1", params![], |_| Ok(())).map(|found| found.is_none())
+    }
+
     /// True when some source other than `source` holds a file.
     pub fn has_other_sources(&self, source: SourceId) -> Result<bool> {
         let sql = "SELECT 1 FROM directory WHERE source <> ?1 LIMIT 1";

@@ -37,6 +37,9 @@ pub const MAX_HASHES: usize = 4096;
 /// The largest file that is sent whole in a frame, in bytes; larger ones go through SFTP.
 pub const MAX_BUNDLED: u64 = 128 * 1024;
 
+/// How many contents a helper remembers at most as sent; later ones are sent each time.
+pub const MAX_SENT: usize = 1 << 19;
+
 /// How many bytes of files may be asked for and not yet have come.
 pub const MAX_READING: u64 = 8 * 1024 * 1024;
 
@@ -311,6 +314,11 @@ impl Bytes {
     }
 
     /// The bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The bytes.
     pub fn into_vec(self) -> Vec<u8> {
         self.0
     }
@@ -385,6 +393,8 @@ pub struct ReadRequest {
     pub size: u64,
     /// Its mtime as listed, nanoseconds.
     pub mtime: i64,
+    /// Do not send it when this connection has sent the same content before.
+    pub once: bool,
 }
 
 /// What the helper tells the server.
@@ -537,6 +547,8 @@ pub struct ReadAnswer {
 pub enum ReadOutcome {
     /// All of it; size and mtime were as listed before and after.
     Content(Bytes),
+    /// The content has this plain BLAKE3, and was sent before, for a request that wanted it once.
+    Sent(Hash),
     /// Size, mtime or kind are no longer as listed.
     Changed,
     /// It is gone.

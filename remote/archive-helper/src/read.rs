@@ -1,12 +1,12 @@
 //! Sending small files whole, many in a frame: one question and one answer instead of SFTP's several for each.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
 use crate::outgoing::{Outgoing, UNPOISONED};
-use crate::protocol::{Bytes, Kind, MAX_BUNDLED, ReadAnswer, ReadOutcome, ReadRequest, Reply};
+use crate::protocol::{Bytes, Hash, Kind, MAX_BUNDLED, MAX_SENT, ReadAnswer, ReadOutcome, ReadRequest, Reply};
 use crate::system::{Errno, File, Metadata};
 use crate::walk;
 
@@ -21,12 +21,22 @@ pub struct Readers {
     queue: Mutex<VecDeque<ReadRequest>>,
     filled: Condvar,
     outgoing: Arc<Outgoing>,
+    // Contents that went out and were wanted once, by half their hash: enough to tell a client's own files apart, and
+    // the server believes no hash that it can't check.
+    sent: Mutex<HashSet<u128>>,
+}
+
+/// A file that was read, and the hash of a content that is wanted once.
+struct Read {
+    answer: ReadAnswer,
+    hash: Option<Hash>,
 }
 
 impl Readers {
     /// Starts the threads.
     pub fn start(outgoing: Arc<Outgoing>) -> io::Result<Arc<Readers>> {
-        let readers = Arc::new(Readers { queue: Mutex::default(), filled: Condvar::new(), outgoing });
+        let readers =
+            Arc::new(Readers { queue: Mutex::default(), filled: Condvar::new(), outgoing, sent: Mutex::default() });
         for _ in 0..walk::threads() {
             let readers = Arc::clone(&readers);
             thread::Builder::new().spawn(move || readers.work())?;
@@ -46,9 +56,16 @@ impl Readers {
     fn work(&self) {
         let mut buffer = vec![0; MAX_BUNDLED as usize];
         loop {
-            let answers = self.next().iter().map(|request| answer(request, &mut buffer)).collect();
-            self.outgoing.send(&Reply::Read(answers));
+            let files: Vec<Read> = self.next().iter().map(|request| read_one(request, &mut buffer)).collect();
+            self.send(files);
         }
+    }
+
+    // What counts as sent goes out before whoever refers to it: the lock is held until it is queued.
+    fn send(&self, files: Vec<Read>) {
+        let mut sent = self.sent.lock().expect(UNPOISONED);
+        let answers = files.into_iter().map(|file| without_repetition(file, &mut sent)).collect();
+        self.outgoing.send(&Reply::Read(answers));
     }
 
     fn next(&self) -> Vec<ReadRequest> {
@@ -62,6 +79,27 @@ impl Readers {
         }
         batch
     }
+}
+
+fn without_repetition(Read { mut answer, hash }: Read, sent: &mut HashSet<u128>) -> ReadAnswer {
+    if let Some(hash) = hash {
+        let half = u128::from_le_bytes(*hash.first_chunk().expect("a hash has 32 bytes"));
+        if sent.contains(&half) {
+            answer.outcome = ReadOutcome::Sent(hash);
+        } else if sent.len() < MAX_SENT {
+            sent.insert(half);
+        }
+    }
+    answer
+}
+
+fn read_one(request: &ReadRequest, buffer: &mut [u8]) -> Read {
+    let answer = answer(request, buffer);
+    let hash = match &answer.outcome {
+        ReadOutcome::Content(content) if request.once => Some(blake3::hash(content.as_bytes()).into()),
+        _ => None,
+    };
+    Read { answer, hash }
 }
 
 fn answer(request: &ReadRequest, buffer: &mut [u8]) -> ReadAnswer {
