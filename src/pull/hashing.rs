@@ -87,7 +87,7 @@ fn answer(
     give: Receiver<()>,
     deciding: Deciding<'_>,
 ) -> Result<()> {
-    while let Some(reply) = replies.next()? {
+    while let Some(reply) = replies.receive()? {
         let Reply::Hashed(answers) = reply else { return Err(nonsense("an answer came that nobody asked for")) };
         for Hashed { id, outcome } in answers {
             let task = asked.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);

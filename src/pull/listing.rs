@@ -128,7 +128,7 @@ impl Listing<'_> {
             self.requests.send(&Request::Verdicts(std::mem::take(&mut self.verdicts)))?;
             self.requests.flush()?;
         }
-        self.replies.next()?.ok_or_else(gone)
+        self.replies.receive()?.ok_or_else(gone)
     }
 
     fn hear(&mut self) -> Result<bool> {

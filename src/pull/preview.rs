@@ -115,7 +115,7 @@ impl Preview<'_> {
             requests.send(&Request::Hash(batch.iter().map(|(request, _)| request.clone()).collect()))?;
             requests.flush()?;
             while !open.is_empty() {
-                let Reply::Hashed(answers) = replies.next()?.ok_or_else(gone)? else {
+                let Reply::Hashed(answers) = replies.receive()?.ok_or_else(gone)? else {
                     return Err(nonsense("an answer came that nobody asked for"));
                 };
                 for answer in answers {

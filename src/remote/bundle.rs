@@ -78,7 +78,7 @@ impl Bundles<'_> {
     }
 
     fn hear(&mut self) -> Result<()> {
-        match self.conversation.replies.next()?.ok_or_else(gone)? {
+        match self.conversation.replies.receive()?.ok_or_else(gone)? {
             Reply::Read(answers) => answers.into_iter().try_for_each(|answer| self.answered(answer)),
             _ => Err(nonsense("an answer came that nobody asked for")),
         }

@@ -43,7 +43,7 @@ impl Conversation {
 
 impl Replies {
     /// The next reply; `None` when the helper is gone.
-    pub fn next(&mut self) -> Result<Option<Reply>> {
+    pub fn receive(&mut self) -> Result<Option<Reply>> {
         read_frame(&mut self.input).map_err(lost)
     }
 

@@ -114,11 +114,12 @@ fn builder(ssh: &Ssh, config: &Path, directory: &Path) -> SessionBuilder {
 }
 
 fn control_directory() -> Result<tempfile::TempDir> {
-    let preferred = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).into_iter().chain([std::env::temp_dir()]);
+    let mut preferred =
+        std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).into_iter().chain([std::env::temp_dir()]);
     let fits = |directory: &PathBuf| {
         directory.as_os_str().len() + "/archive-XXXXXX".len() <= MOST_CONTROL_PATH && directory.is_dir()
     };
-    let place = preferred.filter(fits).next().unwrap_or_else(|| PathBuf::from("/tmp"));
+    let place = preferred.find(fits).unwrap_or_else(|| PathBuf::from("/tmp"));
     tempfile::Builder::new()
         .prefix("archive-")
         .tempdir_in(place)
@@ -179,7 +180,7 @@ fn essence(said: &str) -> &str {
         ["REMOTE HOST IDENTIFICATION HAS CHANGED", "host key is known", "Permission denied", "Could not resolve"];
     let lines = || said.lines().map(|line| line.trim().trim_matches('@').trim()).filter(|line| !line.is_empty());
     let found = telling.iter().find_map(|words| lines().find(|line| line.contains(words)));
-    found.or_else(|| lines().last()).unwrap_or("ssh gave no reason").trim_end_matches('.')
+    found.or_else(|| lines().next_back()).unwrap_or("ssh gave no reason").trim_end_matches('.')
 }
 
 fn hint(said: &str, ssh: &Ssh) -> Option<String> {

@@ -302,7 +302,7 @@ fn metadata_of(stat: &FileStat) -> Metadata {
         mode: stat.st_mode & 0o7777,
         uid: stat.st_uid,
         gid: stat.st_gid,
-        links: stat.st_nlink as u64,
+        links: stat.st_nlink,
         inode: (stat.st_dev, stat.st_ino),
     }
 }
