@@ -16,6 +16,10 @@ RUNNER = $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo nextest run 
 build: ## the program, at target/release/archive
 	$(CARGO) build --release --locked
 
+# So that `sudo make install` after `make build` needs no Rust.
+$(BINARY):
+	$(MAKE) build
+
 demo: build ## pulls real files through a throw-away sshd, and shows what came of it
 	tests/demo.sh $(BINARY)
 
@@ -40,7 +44,7 @@ bench: ## compares with rsync; BENCH_QUICK=1 is short, BENCH_LONG=1 goes up to a
 man: ## writes the option part of archive(1) anew
 	UPDATE_MAN=1 $(CARGO) test --locked --test integration -- man::
 
-install: build ## to DESTDIR and PREFIX
+install: $(BINARY) ## to DESTDIR and PREFIX
 	install -D -m 755 $(BINARY) $(DESTDIR)$(PREFIX)/bin/archive
 	install -d $(SHARE)/man/man1 $(SHARE)/man/man5
 	install -m 644 $(filter %.1,$(PAGES)) $(SHARE)/man/man1

@@ -54,12 +54,13 @@ fn commands(command: &clap::Command) -> Vec<clap::Command> {
 
 fn options_of(command: &clap::Command, heading: &str, global: bool) -> String {
     let command = command.clone().mut_args(|argument| {
-        let hidden = argument.is_hide_set() || argument.is_global_set() != global;
-        argument.hide(hidden)
+        let is_everywhere = argument.is_global_set() || ["help", "version"].contains(&argument.get_id().as_str());
+        let is_hidden = argument.is_hide_set() || is_everywhere != global;
+        argument.hide(is_hidden)
     });
     let mut rendered = Vec::new();
     Man::new(command).render_options_section(&mut rendered).unwrap();
-    let rendered = String::from_utf8(rendered).unwrap();
+    let rendered = String::from_utf8(rendered).unwrap().replace(".br\n\n.br\n", ".br\n").replace("\\*(Aq", "\\(aq");
     let body = rendered.split_once(".SH OPTIONS\n").map_or("", |(_, body)| body);
     match body.trim().is_empty() {
         true => String::new(),
