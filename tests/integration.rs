@@ -3,5 +3,9 @@
 
 mod support;
 
+#[path = "integration/changes.rs"]
+mod changes;
 #[path = "integration/pull.rs"]
 mod pull;
+#[path = "integration/roots.rs"]
+mod roots;

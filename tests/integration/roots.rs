@@ -1,0 +1,96 @@
+//! What can be pulled: directories, files, several at once, and what must not be lost when one is missing.
+
+use crate::support::*;
+use std::fs;
+
+#[test]
+fn several_roots_make_one_source() {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let (one, two) = (Tree::new([("a", file("a"))]), Tree::new([("b", file("b"))]));
+    let targets = [&one, &two].map(|tree| format!("client:{}", tree.root().display()));
+    program.pull(&sshd, &targets).well();
+    assert_same(&one.root(), &program.snapshot("client", &one.root()));
+    assert_same(&two.root(), &program.snapshot("client", &two.root()));
+    two.remove("b");
+    two.add([("c", file("c"))]);
+    program.pull_well(&sshd, &one.root(), &[]);
+    assert_eq!(names(&program.snapshot("client", &two.root())), ["b"], "a root that is not pulled stays as it is");
+}
+
+#[test]
+fn a_file_can_be_a_root() {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let client = Tree::new([("conf", file("one")), ("other", file("two"))]);
+    program.pull_well(&sshd, &client.path("conf"), &[]);
+    assert_eq!(names(&program.snapshot("client", &client.root())), ["conf"]);
+    client.put("conf", file("changed"));
+    program.pull_well(&sshd, &client.path("conf"), &[]);
+    assert_eq!(fs::read_to_string(program.snapshot("client", &client.path("conf"))).unwrap(), "changed");
+    assert_eq!(program.archived("client", &client.root()).len(), 1);
+}
+
+#[test]
+fn a_relative_root_starts_at_home() {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    fs::create_dir_all(sshd.home().join("docs")).unwrap();
+    fs::write(sshd.home().join("docs/letter"), "dear").unwrap();
+    program.pull(&sshd, ["client:docs/"]).well();
+    let snapshot = program.snapshot("client", &sshd.home().join("docs"));
+    assert_eq!(fs::read_to_string(snapshot.join("letter")).unwrap(), "dear");
+}
+
+#[test]
+fn a_root_that_is_a_symlink_is_followed_and_nothing_below_is() {
+    let program = Program::new();
+    let client = Tree::new([("real", dir([("f", file("f")), ("out", link("/etc"))])), ("root", link("real"))]);
+    program.pull_local(&client.path("root"), &[]);
+    let snapshot = program.snapshot("localhost", &client.path("root"));
+    assert_eq!(names(&snapshot), ["f", "out"]);
+    assert_eq!(fs::read_link(snapshot.join("out")).unwrap().to_str(), Some("/etc"));
+}
+
+#[test]
+fn an_emptied_or_missing_root_changes_nothing() {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let client = Tree::new([("a", file("a")), ("d", dir([("b", file("b"))]))]);
+    program.pull_well(&sshd, &client.root(), &[]);
+    let target = format!("client:{}", client.root().display());
+    let trees = || names(&program.snapshot("client", &client.root()));
+    client.remove("a");
+    client.remove("d");
+    let emptied = program.pull(&sshd, [&target]);
+    emptied.refused(4, &["is empty on the client", "mounted"]);
+    assert_eq!((trees(), emptied.summary()["outcome"].clone()), (vec!["a".into(), "d".into()], "stopped".into()));
+    fs::remove_dir(client.root()).unwrap();
+    program.pull(&sshd, [&target]).refused(4, &["does not exist on the client", "nothing was changed"]);
+    assert_eq!(trees(), ["a", "d"]);
+    program.pull(&sshd, ["client:/no/such/place"]).refused(1, &["`/no/such/place` does not exist", "check the path"]);
+}
+
+#[test]
+fn many_removals_at_once_stop_the_pull() {
+    let program = Program::new();
+    let client = Tree::new((0..150).map(|n| (format!("f{n}"), file(format!("{n}")))));
+    program.pull_local(&client.root(), &[]);
+    (0..100).for_each(|n| client.remove(format!("f{n}")));
+    let path = client.root();
+    program.run(["pull", path.to_str().unwrap(), "-q"]).refused(4, &["100 of 150 files are gone", "--max-delete 100"]);
+    assert_eq!(names(&program.snapshot("localhost", &path)).len(), 150);
+    program.pull_local(&path, &["--max-delete", "100"]);
+    assert_eq!(names(&program.snapshot("localhost", &path)).len(), 50);
+    assert_eq!(program.archived("localhost", &path).len(), 100);
+    program.assert_index_is_right();
+}
+
+#[test]
+fn a_repository_does_not_back_itself_up() {
+    let program = Program::new();
+    fs::create_dir(program.path("home")).unwrap();
+    fs::write(program.path("home/f"), "f").unwrap();
+    let base = program.path("");
+    let base = base.to_str().unwrap().trim_end_matches('/');
+    program.pull_local(base.as_ref(), &[]);
+    let ran = program.run(["pull", base]);
+    assert!(ran.stderr.contains("is the repository itself"), "{}", ran.stderr);
+    assert!(names(&program.snapshot("localhost", &program.repo())).is_empty());
+}
