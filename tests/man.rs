@@ -5,7 +5,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use archive_helper::protocol::{Request, Walk, write_frame};
+use archive_helper::protocol::{
+    AbsPath, Announced, Bytes, Entries, HashOutcome, Problem, ReadOutcome, Reply, Request, Root, SkipReason, Skipped,
+    Walk, write_frame,
+};
 use clap_mangen::Man;
 
 fn file(path: &str) -> PathBuf {
@@ -93,13 +96,75 @@ fn the_example_in_archive_helper_5_is_what_goes_over_the_wire() {
     assert_eq!(bytes, frame);
 }
 
+/// The first byte of a message is the number of its variant.
+fn number_of(message: &impl serde::Serialize) -> u8 {
+    postcard::to_stdvec(message).unwrap()[0]
+}
+
+#[test]
+fn every_message_stands_in_archive_helper_5_under_its_number() {
+    let page = fs::read_to_string(file("man/archive-helper.5")).unwrap();
+    let path = AbsPath::root;
+    let requests = [
+        (Request::Walk(Walk::default()), "Walk"),
+        (Request::Verdicts(Vec::new()), "Verdicts"),
+        (Request::Key([0; 32]), "Key"),
+        (Request::Hash(Vec::new()), "Hash"),
+        (Request::Read(Vec::new()), "Read"),
+    ]
+    .map(|(request, name)| (number_of(&request), name));
+    let announced = Announced { directory: 0, path: path(), fingerprint: [0; 16], entries: 0, complete: true };
+    let replies = [
+        (Reply::Root(Root::Invalid), "Root"),
+        (Reply::Directory(announced), "Directory"),
+        (Reply::Entries(Entries { directory: 0, entries: Vec::new(), last: true }), "Entries"),
+        (Reply::Problem(Problem { path: path(), errno: 0 }), "Problem"),
+        (Reply::Skipped(Skipped { path: path(), reason: SkipReason::Cache }), "Skipped"),
+        (Reply::End, "End"),
+        (Reply::Hashed(Vec::new()), "Hashed"),
+        (Reply::Read(Vec::new()), "Read"),
+    ]
+    .map(|(reply, name)| (number_of(&reply), name));
+    let roots = [
+        (Root::Found { path: path(), entry: None, empty: true }, "Found"),
+        (Root::Missing { path: path() }, "Missing"),
+        (Root::Unreadable { path: path(), errno: 0 }, "Unreadable"),
+        (Root::Invalid, "Invalid"),
+    ]
+    .map(|(root, name)| (number_of(&root), name));
+    let hashed = [
+        (HashOutcome::Done { hash: [0; 32], proof: None }, "Done"),
+        (HashOutcome::Changed, "Changed"),
+        (HashOutcome::Vanished, "Vanished"),
+        (HashOutcome::Failed(0), "Failed"),
+    ]
+    .map(|(outcome, name)| (number_of(&outcome), name));
+    let read = [
+        (ReadOutcome::Content(Bytes::new([]).unwrap()), "Content"),
+        (ReadOutcome::Sent([0; 32]), "Sent"),
+        (ReadOutcome::Changed, "Changed"),
+        (ReadOutcome::Vanished, "Vanished"),
+        (ReadOutcome::Failed(0), "Failed"),
+    ]
+    .map(|(outcome, name)| (number_of(&outcome), name));
+    for variants in [&requests[..], &replies, &roots, &hashed, &read] {
+        let lines: Vec<_> = variants.iter().map(|(number, name)| format!(".It {number} Vt {name}\n")).collect();
+        // All of one kind stand one after the other, in their order.
+        let mut rest = page.as_str();
+        for line in &lines {
+            let at = rest.find(line.as_str());
+            rest = &rest[at.unwrap_or_else(|| panic!("{line}")) + line.len()..];
+        }
+    }
+}
+
 #[test]
 fn every_limit_of_the_protocol_stands_in_archive_helper_5() {
     use archive_helper::protocol::{
-        MAX_BUNDLED, MAX_CHATTER, MAX_ENTRIES, MAX_FRAME, MAX_HASHES, MAX_NAME, MAX_PATH, MAX_READING,
+        MAX_BUNDLED, MAX_CHATTER, MAX_ENTRIES, MAX_FRAME, MAX_HASHES, MAX_NAME, MAX_PATH, MAX_READING, MAX_SENT,
     };
     let page = fs::read_to_string(file("man/archive-helper.5")).unwrap();
-    let counts = [MAX_CHATTER, MAX_ENTRIES, MAX_FRAME, MAX_HASHES, MAX_NAME, MAX_PATH];
+    let counts = [MAX_CHATTER, MAX_ENTRIES, MAX_FRAME, MAX_HASHES, MAX_NAME, MAX_PATH, MAX_SENT];
     for limit in counts.map(|count| count as u64).into_iter().chain([MAX_BUNDLED, MAX_READING]) {
         let digits = limit.to_string();
         let grouped = match digits.len() {
