@@ -5,7 +5,13 @@ mod support;
 
 #[path = "integration/changes.rs"]
 mod changes;
+#[path = "integration/content.rs"]
+mod content;
+#[path = "integration/excludes.rs"]
+mod excludes;
 #[path = "integration/pull.rs"]
 mod pull;
 #[path = "integration/roots.rs"]
 mod roots;
+#[path = "integration/ugly.rs"]
+mod ugly;

@@ -276,45 +276,52 @@ impl<'a> Placing<'a> {
         {
             return Ok(Brought::Linked(linked));
         }
-        for (dir, name) in self.candidates(index, file)? {
-            if let Ok(copy) = self.copy(&dir, &name, &file.entry) {
-                return Ok(Brought::Copied(copy));
-            }
-        }
-        Ok(Brought::Nothing)
+        let copied = self.first_place(index, file, |placing, dir, name| placing.copy(dir, name, &file.entry).ok())?;
+        Ok(copied.map_or(Brought::Nothing, Brought::Copied))
     }
 
     // A further name, in staging, of an inode that has the content.
     fn link(&mut self, index: &Index, file: &NewFile) -> Result<Option<Name>> {
         let exact = self.run.source.settings.link == LinkWhen::Exact;
-        for (dir, name) in self.candidates(index, file)? {
-            let fits = !exact || dir.metadata(&name).is_ok_and(|found| self.looks_as(&found, &file.entry));
-            let staged = self.staging.free_name();
+        self.first_place(index, file, |placing, dir, name| {
+            let fits = !exact || dir.metadata(name).is_ok_and(|found| placing.looks_as(&found, &file.entry));
+            let staged = placing.staging.free_name();
             // EMLINK, above all: the file system gives an inode no further name. Then another inode will do.
-            if fits && dir.link(&name, self.staging.dir(), &staged).is_ok() {
-                return Ok(Some(staged));
+            (fits && dir.link(name, placing.staging.dir(), &staged).is_ok()).then_some(staged)
+        })
+    }
+
+    // Tries the places of a content, the newest first, until one serves. Mostly the first does.
+    fn first_place<T>(
+        &mut self,
+        index: &Index,
+        file: &NewFile,
+        mut serve: impl FnMut(&Self, &Dir, &Name) -> Option<T>,
+    ) -> Result<Option<T>> {
+        if let Some((path, name)) = self.recent.get(&file.hash).cloned() {
+            let dir = self.snapshot.directory(&path).on_server(WHAT)?;
+            if let Some(served) = serve(self, &dir, &name) {
+                return Ok(Some(served));
+            }
+        }
+        for (skipped, limit) in [(0, 1), (1, MOST_CANDIDATES)] {
+            for mut located in index.versions_with(&file.hash, limit)?.into_iter().skip(skipped) {
+                if let Some(archive_name) = self.retired.get(&located.version.id) {
+                    located.version.until_run = Some(self.run.number);
+                    located.version.archive_name = archive_name.clone();
+                }
+                for place in Place::all_of(&located) {
+                    let found = place.look(self.run.repository).ok();
+                    let fits = |found: &Metadata| found.kind == Kind::File && found.size == file.entry.size;
+                    let served =
+                        found.filter(|(_, found)| fits(found)).and_then(|(dir, _)| serve(self, &dir, &place.name));
+                    if served.is_some() {
+                        return Ok(served);
+                    }
+                }
             }
         }
         Ok(None)
-    }
-
-    fn candidates(&mut self, index: &Index, file: &NewFile) -> Result<Vec<(Dir, Name)>> {
-        let mut candidates = Vec::new();
-        if let Some((path, name)) = self.recent.get(&file.hash).cloned() {
-            candidates.push((self.snapshot.directory(&path).on_server(WHAT)?, name));
-        }
-        for mut located in index.versions_with(&file.hash, MOST_CANDIDATES)? {
-            if let Some(archive_name) = self.retired.get(&located.version.id) {
-                located.version.until_run = Some(self.run.number);
-                located.version.archive_name = archive_name.clone();
-            }
-            for place in Place::all_of(&located) {
-                let found = place.look(self.run.repository).ok();
-                let fits = |found: &Metadata| found.kind == Kind::File && found.size == file.entry.size;
-                candidates.extend(found.filter(|(_, found)| fits(found)).map(|(dir, _)| (dir, place.name)));
-            }
-        }
-        Ok(candidates)
     }
 
     fn copy(&self, dir: &Dir, name: &Name, entry: &Entry) -> Result<Name> {

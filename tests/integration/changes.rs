@@ -22,11 +22,11 @@ fn every_kind_can_turn_into_every_other() {
     let pairs: Vec<_> = kinds.iter().flat_map(|from| kinds.map(|to| (*from, to))).collect();
     let name = |(from, to): &(&str, &str)| format!("{from}-to-{to}");
     let client = Tree::new(pairs.iter().map(|pair| (name(pair), make_a(pair.0))));
-    program.pull_local(&client.root(), &[]);
+    program.pull_local(&client.root(), &["--link", "exact"]);
     for pair in &pairs {
         client.put(name(pair), make_a(pair.1));
     }
-    program.pull_local(&client.root(), &[]);
+    program.pull_local(&client.root(), &["--link", "exact"]);
     assert_same(&client.root(), &program.snapshot("localhost", &client.root()));
     program.assert_index_is_right();
     let archived = program.archived("localhost", &client.root());

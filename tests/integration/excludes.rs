@@ -1,0 +1,92 @@
+//! What is left out, and that the client leaves it out.
+
+use crate::support::*;
+
+fn listed(program: &Program, client: &Tree) -> Vec<String> {
+    let root = program.snapshot("localhost", &client.root());
+    let output =
+        std::process::Command::new("find").arg(&root).args(["-mindepth", "1", "-printf", "%P\\n"]).output().unwrap();
+    let mut names: Vec<_> = String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn patterns_are_those_of_gitignore() {
+    let program = Program::new();
+    let sub = || dir([("x.tmp", file("")), ("keep.tmp", file("")), ("y", file(""))]);
+    let client = Tree::new([
+        ("a.tmp", file("")),
+        ("a", file("")),
+        ("build", sub()),
+        ("src", dir([("build", file("")), ("sub", sub())])),
+    ]);
+    let anchored = format!("{}/src/sub/y", client.root().display());
+    program.pull_local(
+        &client.root(),
+        &["--exclude", "*.tmp", "--exclude", "!keep.tmp", "--exclude", "build/", "--exclude", &anchored],
+    );
+    assert_eq!(listed(&program, &client), ["a", "src", "src/build", "src/sub", "src/sub/keep.tmp"]);
+}
+
+#[test]
+fn patterns_can_come_from_a_file() {
+    let program = Program::new();
+    let client = Tree::new([("a", file("")), ("b", file("")), ("c", file(""))]);
+    std::fs::write(program.path("patterns"), "# a comment\n\na\nb\n").unwrap();
+    program.pull_local(&client.root(), &["--exclude-from", program.path("patterns").to_str().unwrap()]);
+    assert_eq!(listed(&program, &client), ["c"]);
+}
+
+#[test]
+fn caches_and_marked_directories_keep_only_their_mark() {
+    let program = Program::new();
+    let tag = "Signature: 8a477f597d28d172789f06886806bc55\n";
+    let client = Tree::new([
+        ("cache", dir([("CACHEDIR.TAG", file(tag)), ("junk", file("x")), ("d", dir([("e", file(""))]))])),
+        ("false", dir([("CACHEDIR.TAG", file("not so")), ("good", file("x"))])),
+        ("marked", dir([(".nobackup", file("")), ("junk", file("x"))])),
+    ]);
+    program.pull_local(&client.root(), &["--exclude-caches", "--exclude-if-present", ".nobackup"]);
+    let expected =
+        ["cache", "cache/CACHEDIR.TAG", "false", "false/CACHEDIR.TAG", "false/good", "marked", "marked/.nobackup"];
+    assert_eq!(listed(&program, &client), expected);
+}
+
+#[test]
+fn what_is_newly_excluded_goes_to_the_archive() {
+    let program = Program::new();
+    let client = Tree::new([("a", at(1_000_000_000, 0, file("a"))), ("b", file("b"))]);
+    program.pull_local(&client.root(), &[]);
+    program.pull_local(&client.root(), &["--exclude", "a"]);
+    assert_eq!(
+        (listed(&program, &client), program.archived("localhost", &client.root())),
+        (vec!["b".into()], vec!["a.20010909T014640Z".into()])
+    );
+    let back = program.pull_local(&client.root(), &[]);
+    assert_eq!((&back["new"], &back["copied"]), (&1.into(), &0.into()), "its content is here still");
+}
+
+#[test]
+fn other_file_systems_are_entered_unless_told_otherwise() {
+    if !is_root() {
+        return eprintln!("needs root, for it mounts a file system");
+    }
+    let mount =
+        |arguments: &[&str]| assert!(std::process::Command::new("mount").args(arguments).status().unwrap().success());
+    let program = Program::new();
+    let client = Tree::new([("mnt", dir::<&str>([])), ("f", file("f"))]);
+    let point = client.path("mnt");
+    mount(&["-t", "tmpfs", "tmpfs", point.to_str().unwrap()]);
+    std::fs::write(point.join("inside"), "x").unwrap();
+    let one = program.run(["--json", "pull", "-x", client.root().to_str().unwrap()]);
+    let without = listed(&program, &client);
+    let both = program.run(["--json", "pull", client.root().to_str().unwrap()]);
+    let with = listed(&program, &client);
+    assert!(std::process::Command::new("umount").arg(&point).status().unwrap().success());
+    assert_eq!((one.status, both.status), (0, 0));
+    assert_eq!(
+        (without, with),
+        (vec!["f".into(), "mnt".into()], vec!["f".to_owned(), "mnt".into(), "mnt/inside".into()])
+    );
+}
