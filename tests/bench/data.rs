@@ -46,7 +46,7 @@ pub fn even_files(directory: &Path, count: u64, size: u64) -> io::Result<()> {
 fn file(directory: &Path, number: u64) -> io::Result<PathBuf> {
     let parent = number / WIDTH;
     let directory = directory.join(format!("d{:03}/e{:02}", parent / WIDTH, parent % WIDTH));
-    if number % WIDTH == 0 {
+    if number.is_multiple_of(WIDTH) {
         fs::create_dir_all(&directory)?;
     }
     Ok(directory.join(format!("file-{number:07}.data")))

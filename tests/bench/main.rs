@@ -33,6 +33,8 @@ struct Bench {
     quick: bool,
 }
 
+type Workload = fn(&mut Bench) -> Result<()>;
+
 fn main() -> Result<()> {
     if !std::env::args().any(|argument| argument == "--bench") {
         println!("this compares with rsync; run it by `make bench`");
@@ -60,7 +62,7 @@ fn is_set(variable: &str) -> bool {
 impl Bench {
     fn run(&mut self) -> Result<()> {
         let only = std::env::var("BENCH_ONLY").unwrap_or_default();
-        let workloads: [(&str, fn(&mut Bench) -> Result<()>, bool); 4] = [
+        let workloads: [(&str, Workload, bool); 4] = [
             ("small", Bench::small_files, true),
             ("large", Bench::large_files, true),
             ("renamed", Bench::renamed_directory, true),
@@ -163,7 +165,7 @@ impl Bench {
     ) -> Result<tools::Ran> {
         let pull_by_rsync = || self.tools.rsync(client.path(), targets.rsync.path());
         let pull_by_archive = || self.tools.archive(client.path(), targets.archive.path());
-        let (by_rsync, by_archive) = if round % 2 == 0 {
+        let (by_rsync, by_archive) = if round.is_multiple_of(2) {
             let by_rsync = pull_by_rsync()?;
             (by_rsync, pull_by_archive()?)
         } else {
