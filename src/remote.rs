@@ -67,10 +67,10 @@ impl Client {
     /// Connects to a client through ssh, or to this machine.
     pub fn connect(ssh: Option<&Ssh>, options: &Options) -> Result<Client> {
         let traffic = Arc::new(Traffic::default());
-        let way = match (ssh, options.remote) {
-            (None, None | Some(RemoteKind::Local)) => Way::Local { helper: child::Helper::install()? },
-            (Some(ssh), None | Some(RemoteKind::Helper)) => connect_ssh(ssh, options.helper_dir.as_deref())?,
-            (_, Some(kind)) => return Err(cannot(kind, ssh)),
+        check_way(ssh, options.remote)?;
+        let way = match ssh {
+            None => Way::Local { helper: child::Helper::install()? },
+            Some(ssh) => connect_ssh(ssh, options.helper_dir.as_deref())?,
         };
         Ok(Client { way, traffic, bytes_per_second: options.bytes_per_second })
     }
@@ -178,6 +178,14 @@ fn connect_ssh(ssh: &Ssh, helper_dir: Option<&Path>) -> Result<Way> {
             session.close();
             Err(error)
         }
+    }
+}
+
+/// Refuses a way that can't lead to a client, or not yet.
+pub fn check_way(ssh: Option<&Ssh>, remote: Option<RemoteKind>) -> Result<()> {
+    match (ssh, remote) {
+        (_, None) | (None, Some(RemoteKind::Local)) | (Some(_), Some(RemoteKind::Helper)) => Ok(()),
+        (ssh, Some(kind)) => Err(cannot(kind, ssh)),
     }
 }
 

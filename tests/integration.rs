@@ -1,6 +1,8 @@
 //! Everything from the outside: the program, a real sshd, real file systems.
 #![allow(missing_docs)]
 
+#[path = "man.rs"]
+mod man;
 mod support;
 
 #[path = "integration/changes.rs"]
@@ -9,8 +11,14 @@ mod changes;
 mod content;
 #[path = "integration/excludes.rs"]
 mod excludes;
+#[path = "integration/index.rs"]
+mod index;
+#[path = "integration/output.rs"]
+mod output;
 #[path = "integration/pull.rs"]
 mod pull;
+#[path = "integration/refusals.rs"]
+mod refusals;
 #[path = "integration/roots.rs"]
 mod roots;
 #[path = "integration/ugly.rs"]

@@ -11,6 +11,7 @@ use super::target::Target;
 use crate::config::{Config, Percent, read_patterns, refuse_overlap};
 use crate::error::{Error, Result};
 use crate::pull::{self, Options, last_good_start};
+use crate::remote::check_way;
 use crate::report::json::Json;
 use crate::report::log::Log;
 use crate::report::{Report, Summary, Tee};
@@ -139,6 +140,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     let mut sources = sources(&config, args)?;
     for source in &mut sources {
         override_settings(source, args)?;
+        check_way(source.ssh.as_ref(), source.settings.remote)?;
     }
     let repository = match repository {
         None if !args.dry_run => Some(Repository::open_or_create(&dir)?),

@@ -73,8 +73,12 @@ impl Index {
         if !path.exists() {
             return Ok(None);
         }
-        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(&path, flags).on_index("can't open the index")?;
+        use rusqlite::OpenFlags;
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+        // A database that nobody writes to is read without leaving even the files of a write-ahead log behind.
+        let idle = !repository.join(format!("{FILE_NAME}-wal")).exists();
+        let uri = format!("file:{}{}", percent_encoded(&path), if idle { "?immutable=1" } else { "" });
+        let connection = Connection::open_with_flags(uri, flags).on_index("can't open the index")?;
         connection.busy_timeout(Duration::from_secs(120)).on_index("can't open the index")?;
         settle(&connection).on_index("can't open the index")?;
         Ok(Some(Index { connection }))
@@ -229,6 +233,13 @@ fn settle(connection: &Connection) -> rusqlite::Result<()> {
     connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(())
+}
+
+fn percent_encoded(path: &Path) -> String {
+    use std::os::unix::ffi::OsStrExt;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte);
+    let encode = |byte: &u8| if plain(*byte) { char::from(*byte).to_string() } else { format!("%{byte:02X}") };
+    path.as_os_str().as_bytes().iter().map(encode).collect()
 }
 
 fn is_on_network(path: &Path) -> bool {

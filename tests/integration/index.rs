@@ -1,0 +1,201 @@
+//! The index: kept by every pull, made anew from the trees, held against them.
+
+use crate::support::*;
+use std::fs;
+
+fn hash_of(content: &[u8]) -> String {
+    blake3::hash(content).to_hex().to_string()
+}
+
+#[test]
+fn a_hash_leads_to_every_place_of_all_sources() {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let client = Tree::new([("a", at(1_000_000_000, 0, file("shared"))), ("b", file("alone"))]);
+    program.pull_well(&sshd, &client.root(), &[]);
+    program.pull(&sshd, [format!("other:{}", client.root().display())]).well();
+    client.rename("a", "moved");
+    program.pull_well(&sshd, &client.root(), &[]);
+    let below = client.root().display().to_string();
+    let expected = [
+        format!("archive/client{below}/a.20010909T014640Z"),
+        format!("snapshot/client{below}/moved"),
+        format!("snapshot/other{below}/a"),
+    ];
+    assert_eq!(program.places("client", &client.path("moved")), expected);
+    for digits in [64, 12, 4] {
+        let mut found: Vec<_> =
+            program.run(["find", "--hash", &hash_of(b"shared")[..digits]]).stdout.lines().map(str::to_owned).collect();
+        found.sort();
+        assert_eq!(found, expected, "{digits} digits");
+    }
+    assert_eq!(program.run(["find", "--hash", &hash_of(b"nowhere")]).status, 1);
+    program.run(["find", "--hash", "xyzw"]).refused(2, &["is no hash", "hexadecimal"]);
+    program.run(["find", "--same-as", "client:/no"]).refused(1, &["never had `/no`"]);
+    program.run(["find", "--same-as", "nobody:/no"]).refused(2, &["no source `nobody`", "`client`, `other`"]);
+}
+
+#[test]
+fn a_rebuilt_index_copies_nothing_again() {
+    for mode in ["client", "server"] {
+        let (sshd, program) = (Sshd::new(), Program::new());
+        let client = Tree::new([
+            ("a", at(1_000_000_000, 5, file("one"))),
+            ("b", at(1_200_000_000, 6, file("two two"))),
+            ("d", dir([("c", at(1_300_000_000, 7, file("three"))), ("l", link("c")), ("e", file(""))])),
+            ("pipe", fifo()),
+        ]);
+        program.pull_well(&sshd, &client.root(), &["--hash", mode]);
+        client.put("b", at(1_250_000_000, 6, file("two again")));
+        program.pull_well(&sshd, &client.root(), &["--hash", mode]);
+        fs::remove_file(program.repo().join("index.sqlite")).unwrap();
+        let rebuilt = program.run(["--json", "index", "rebuild"]);
+        rebuilt.well();
+        assert_eq!((&rebuilt.lines()[0]["files"], &rebuilt.lines()[0]["inodes"]), (&5.into(), &5.into()));
+        program.assert_index_is_right();
+        let pulled = program.pull_well(&sshd, &client.root(), &["--hash", mode]);
+        assert_eq!((&pulled["bytes_copied"], &pulled["archived"]), (&0.into(), &0.into()), "{mode}");
+        assert_same(&client.root(), &program.snapshot("client", &client.root()));
+        let next = program.pull_well(&sshd, &client.root(), &["--hash", mode]);
+        assert_eq!(next["unchanged"], next["listed"], "{mode}");
+        assert_eq!(program.archived("client", &client.root()), ["b.20080110T212000Z"]);
+        assert!(program.run(["find", "--hash", &hash_of(b"two two")]).stdout.contains("/b.20080110T212000Z"));
+        program.assert_index_is_right();
+    }
+}
+
+#[test]
+fn a_rebuild_reads_shared_inodes_once_and_survives_their_other_times() {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let client = Tree::new((0..5).map(|n| (format!("f{n}"), at(1_000_000_000 + n, 0, file("same")))));
+    program.pull_well(&sshd, &client.root(), &[]);
+    fs::remove_file(program.repo().join("index.sqlite")).unwrap();
+    let rebuilt = program.run(["--json", "index", "rebuild"]).lines();
+    assert_eq!((&rebuilt[0]["files"], &rebuilt[0]["inodes"], &rebuilt[0]["bytes"]), (&5.into(), &1.into(), &4.into()));
+    let pulled = program.pull_well(&sshd, &client.root(), &[]);
+    assert_eq!((&pulled["bytes_copied"], &pulled["archived"], &pulled["touched"]), (&0.into(), &0.into(), &6.into()));
+    assert_eq!(program.pull_well(&sshd, &client.root(), &[])["unchanged"], 6);
+}
+
+#[test]
+fn a_check_finds_what_is_missing_added_cut_or_of_another_kind_in_both_trees() {
+    let program = Program::new();
+    let names = ["gone", "cut", "turned", "well"];
+    let client = Tree::new(names.map(|name| (name, at(1_000_000_000, 0, file(format!("content of {name}"))))));
+    program.pull_local(&client.root(), &[]);
+    names.iter().for_each(|name| client.put(name, file("now")));
+    program.pull_local(&client.root(), &["--link", "never"]);
+    program.assert_index_is_right();
+    for (tree, suffix) in [("snapshot", ""), ("archive", ".20010909T014640Z")] {
+        let base = program.repo().join(tree).join("localhost").join(client.root().strip_prefix("/").unwrap());
+        let place = |name: &str| base.join(format!("{name}{suffix}"));
+        fs::remove_file(place("gone")).unwrap();
+        fs::write(place("cut"), "c").unwrap();
+        fs::remove_file(place("turned")).unwrap();
+        std::os::unix::fs::symlink("x", place("turned")).unwrap();
+        fs::write(base.join("added"), "").unwrap();
+        let ran = program.run(["index", "check"]);
+        let told = |name: &str, what: &str| {
+            assert!(ran.stderr.lines().any(|line| line.contains(name) && line.contains(what)), "{name}: {}", ran.stderr)
+        };
+        assert_eq!(ran.status, 1);
+        told(&format!("{tree}/localhost{}/gone", client.root().display()), "is missing");
+        told("/cut", "another size");
+        told("/turned", "another kind");
+        told("/added", "unknown to the index");
+        assert!(!ran.stderr.contains("/well"));
+    }
+}
+
+#[test]
+fn single_files_changed_by_hand_are_taken_over() {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let client = Tree::new([("a", file("first")), ("b", file("second"))]);
+    program.pull_well(&sshd, &client.root(), &[]);
+    let snapshot = program.snapshot("client", &client.root());
+    fs::write(snapshot.join("a"), "by hand").unwrap();
+    fs::remove_file(snapshot.join("b")).unwrap();
+    fs::write(snapshot.join("c"), "added").unwrap();
+    assert_eq!(program.run(["index", "check"]).status, 1);
+    let paths = ["a", "b", "c"].map(|name| snapshot.join(name).to_str().unwrap().to_owned());
+    let ran = program.run(["index", "update", &paths[0], &paths[1], &paths[2]]);
+    assert_eq!((ran.status, ran.stdout.as_str()), (0, "updated 3\n"), "{}", ran.stderr);
+    program.assert_index_is_right();
+    assert!(program.run(["find", "--hash", &hash_of(b"by hand")]).stdout.contains("/a\n"));
+    program.run(["index", "update", "/etc/passwd"]).refused(2, &["in neither tree", "snapshot/SOURCE"]);
+    program.pull_well(&sshd, &client.root(), &[]);
+    assert_same(&client.root(), &snapshot);
+    assert_eq!(program.archived("client", &client.root()).len(), 2, "what was put there by hand is kept");
+    program.assert_index_is_right();
+}
+
+#[test]
+fn a_copy_of_the_index_is_kept() {
+    let program = Program::new();
+    let client = Tree::new([("a", file("a"))]);
+    for old in ["index-20200101.sqlite", "index-20200102.sqlite", "index-20200103.sqlite"] {
+        program.pull_local(&client.root(), &[]);
+        fs::write(program.repo().join(old), "").unwrap();
+    }
+    let today: Vec<_> = names(&program.repo())
+        .into_iter()
+        .filter(|name| name.starts_with("index-2") && !name.starts_with("index-2020"))
+        .collect();
+    assert_eq!(today.len(), 1);
+    fs::remove_file(program.repo().join(&today[0])).unwrap();
+    program.pull_local(&client.root(), &[]);
+    assert!(!program.repo().join(&today[0]).exists(), "nothing had changed");
+    client.add([("b", file("b"))]);
+    program.pull_local(&client.root(), &[]);
+    let copies: Vec<_> = names(&program.repo()).into_iter().filter(|name| name.starts_with("index-")).collect();
+    assert_eq!(copies, ["index-20200103.sqlite".to_owned(), today[0].clone()]);
+}
+
+#[test]
+fn every_version_is_exported() {
+    let program = Program::new();
+    let client = Tree::new([("f", at(1_000_000_000, 42, file("first"))), ("l", link("f"))]);
+    program.pull_local(&client.root(), &[]);
+    client.put("f", file("second"));
+    program.pull_local(&client.root(), &[]);
+    let rows = program.run(["index", "export"]).lines();
+    let of_f: Vec<_> = rows.iter().filter(|row| row["path"].as_str().unwrap().ends_with("/f")).collect();
+    assert_eq!(
+        (of_f.len(), &of_f[0]["mtime"], &of_f[0]["hash"]),
+        (2, &1_000_000_000_000_000_042_i64.into(), &hash_of(b"first").into())
+    );
+    assert_eq!(
+        (&of_f[0]["from_run"], &of_f[0]["until_run"], &of_f[1]["until_run"]),
+        (&1.into(), &2.into(), &serde_json::Value::Null)
+    );
+    assert!(of_f[0]["places"][0].as_str().unwrap().starts_with("archive/localhost/"));
+    assert!(rows.iter().any(|row| row["kind"] == "symlink" && row["target"] == "f"));
+    let stats = &program.run(["--json", "index", "stats"]).lines()[0];
+    assert_eq!(
+        (&stats["sources"], &stats["runs"], &stats["contents"], &stats["bytes"]),
+        (&1.into(), &2.into(), &2.into(), &11.into())
+    );
+}
+
+#[test]
+fn a_pull_that_was_killed_is_made_up_for_by_the_next() {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let client = Tree::new((0..60).map(|n| (format!("f{n}"), file(vec![n as u8; 20_000 + n]))));
+    program.pull_well(&sshd, &client.root(), &["--exclude", "f[1-5]*"]);
+    (0..10).for_each(|n| client.put(format!("f{n}"), file(vec![99; 30_000 + n])));
+    for millis in [100, 400, 1500] {
+        let mut pull = program.command(["pull", "--bwlimit", "400KB", "-F"]);
+        let target = format!("client:{}", client.root().display());
+        let mut pull = pull.arg(sshd.config()).arg(target).stdout(std::process::Stdio::null()).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(millis));
+        pull.kill().unwrap();
+        pull.wait().unwrap();
+    }
+    program.pull_well(&sshd, &client.root(), &[]);
+    assert_same(&client.root(), &program.snapshot("client", &client.root()));
+    assert!(names(&program.repo().join("staging/client")).is_empty());
+    for n in [0_u8, 6, 9] {
+        let old = vec![n; 20_000 + usize::from(n)];
+        assert!(!program.run(["find", "--hash", &hash_of(&old)]).stdout.is_empty(), "f{n}'s first content is kept");
+    }
+    program.assert_index_is_right();
+}

@@ -1,0 +1,163 @@
+//! What is printed and logged, for people and for programs.
+
+use crate::support::*;
+use serde_json::Value;
+
+const FIELDS: [&str; 23] = [
+    "type",
+    "source",
+    "run",
+    "outcome",
+    "exit",
+    "remote",
+    "listed",
+    "unchanged",
+    "new",
+    "changed",
+    "touched",
+    "removed",
+    "copied",
+    "linked",
+    "archived",
+    "skipped",
+    "bytes_copied",
+    "bytes_linked",
+    "bytes_sent",
+    "bytes_received",
+    "warnings",
+    "errors",
+    "seconds",
+];
+
+#[test]
+fn the_summary_has_exactly_its_fields_in_order() {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let client = Tree::new([("f", file("12345")), ("d", dir([("g", file("12345"))]))]);
+    let ran = program.pull(&sshd, [format!("client:{}", client.root().display())]);
+    let line = ran.stdout.lines().last().unwrap();
+    let at: Vec<_> = FIELDS
+        .iter()
+        .map(|field| line.find(&format!("\"{field}\":")).unwrap_or_else(|| panic!("{field}: {line}")))
+        .collect();
+    assert!(at.windows(2).all(|pair| pair[0] < pair[1]), "{line}");
+    let summary = ran.summary();
+    assert_eq!(summary.as_object().unwrap().len(), FIELDS.len());
+    assert_eq!(
+        (&summary["listed"], &summary["new"], &summary["bytes_copied"], &summary["bytes_linked"]),
+        (&4.into(), &4.into(), &5.into(), &5.into())
+    );
+    assert!(summary["bytes_received"].as_u64().unwrap() > 5 && summary["bytes_sent"].as_u64().unwrap() > 0);
+    assert!(ran.stderr.is_empty(), "{}", ran.stderr);
+}
+
+#[test]
+fn a_dry_run_tells_file_by_file_and_changes_nothing() {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let client = Tree::new([
+        ("same", file("same")),
+        ("edit", at(1_000_000_000, 0, file("first"))),
+        ("touch", at(1_000_000_000, 0, file("t"))),
+        ("gone", dir([("x", file("x"))])),
+    ]);
+    let target = format!("client:{}", client.root().display());
+    let fresh = program.command(["pull", "-n", "-F"]).arg(sshd.config()).arg(&target).output().unwrap();
+    assert_eq!((Ran::of(fresh).stdout.matches("new      /").count(), program.repo().exists()), (6, false));
+    program.pull_well(&sshd, &client.root(), &[]);
+    client.put("edit", at(1_100_000_000, 0, file("tsrif")));
+    client.put("touch", at(1_100_000_000, 0, file("t")));
+    client.remove("gone");
+    client.add([("fresh", file("fresh"))]);
+    let before = program.fingerprint();
+    let ran = Ran::of(program.command(["pull", "-n", "-F"]).arg(sshd.config()).arg(&target).output().unwrap());
+    ran.well();
+    let mut told: Vec<_> = ran
+        .stdout
+        .lines()
+        .filter(|line| line.contains(" /"))
+        .map(|line| line.replace(client.root().to_str().unwrap(), ""))
+        .collect();
+    told.sort();
+    assert_eq!(
+        told,
+        ["changed  /edit", "new      /fresh", "removed  /gone", "removed  /gone/x", "touched  ", "touched  /touch"]
+    );
+    assert_eq!(program.fingerprint(), before);
+}
+
+#[test]
+fn people_get_three_lines_and_no_progress_in_a_file() {
+    let program = Program::new();
+    let client = Tree::new([("f", file("f"))]);
+    let ran = program.run(["pull", client.root().to_str().unwrap()]);
+    let lines: Vec<_> = ran.stdout.lines().collect();
+    assert_eq!((lines.len(), ran.stderr.as_str()), (3, ""));
+    assert!(lines[0].starts_with("localhost: ok, run 1 in ") && lines[0].ends_with(" (local)"), "{}", lines[0]);
+    assert_eq!(lines[1], "  0 of 2 entries unchanged: 2 new, 0 changed, 0 touched, 0 removed");
+    assert!(lines[2].starts_with("  copied 1 files (1 B), linked 0 (0 B), archived 0; sent "), "{}", lines[2]);
+    let verbose = program.run(["-v", "pull", client.root().to_str().unwrap(), "--name", "other"]);
+    assert!(verbose.stdout.contains(&format!("new      {}/f", client.root().display())), "{}", verbose.stdout);
+    assert_eq!(program.run(["-q", "pull", client.root().to_str().unwrap()]).stdout, "");
+}
+
+#[test]
+fn colours_come_only_when_asked_for() {
+    let program = Program::new();
+    let client = Tree::new([("f", file("f"))]);
+    let root = client.root();
+    assert!(!program.run(["pull", root.to_str().unwrap()]).stdout.contains('\x1b'));
+    assert!(program.run(["--color", "always", "pull", root.to_str().unwrap()]).stdout.contains("\x1b[32mok"));
+}
+
+#[test]
+fn names_that_are_no_text_come_escaped_and_whole() {
+    let program = Program::new();
+    let client = Tree::new([(&b"caf\xe9\x1b[31m"[..], file("x"))]);
+    let ran = program.run(["--json", "-v", "pull", client.root().to_str().unwrap()]);
+    let line = ran.lines().into_iter().find(|line| line["path_b64"].is_string()).unwrap();
+    assert!(line["path"].as_str().unwrap().ends_with("/caf\\xe9\\x1b[31m"), "{line}");
+    let plain = program.run(["-v", "pull", client.root().to_str().unwrap(), "--name", "again"]);
+    assert!(!plain.stdout.contains('\x1b') && plain.stdout.contains("caf\\xe9\\x1b[31m"));
+}
+
+#[test]
+fn the_log_has_time_source_and_run() {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let client = Tree::new([("f", file("f"))]);
+    program.pull_well(&sshd, &client.root(), &[]);
+    program.pull(&sshd, ["client:/no/such/place"]);
+    let log = std::fs::read_to_string(program.repo().join("log/archive.log")).unwrap();
+    let lines: Vec<_> = log.lines().map(|line| line.split_once(' ').unwrap()).collect();
+    assert!(lines.iter().all(|(time, _)| time.len() == 20 && time.ends_with('Z')), "{log}");
+    assert_eq!(lines[0].1, "INFO client run 1: begins");
+    assert!(lines[1].1.starts_with("INFO client run 1: ends ok after 0.") && lines[1].1.contains("copied=1"), "{log}");
+    assert!(
+        lines.iter().any(|(_, text)| text.starts_with("ERROR client run 2: `/no/such/place` does not exist")),
+        "{log}"
+    );
+}
+
+#[test]
+fn a_reader_that_leaves_early_is_no_trouble() {
+    let program = Program::new();
+    let client = Tree::new((0..2000).map(|n| (format!("f{n}"), file("x"))));
+    program.pull_local(&client.root(), &[]);
+    let script = format!(
+        "'{}' --repo '{}' index export | head -1; exit ${{PIPESTATUS[0]}}",
+        env!("CARGO_BIN_EXE_archive"),
+        program.repo().display()
+    );
+    let ran = Ran::of(std::process::Command::new("bash").args(["-c", &script]).output().unwrap());
+    assert_eq!((ran.status, ran.stderr.as_str()), (0, ""));
+    serde_json::from_str::<Value>(ran.stdout.trim()).unwrap();
+}
+
+#[test]
+fn usage_is_told_and_completions_are_printed() {
+    let program = Program::new();
+    assert_eq!(program.run::<&str>([]).status, 2);
+    assert_eq!(program.run(["pull"]).status, 2);
+    assert_eq!(program.run(["--version"]).stdout, format!("archive {}\n", env!("CARGO_PKG_VERSION")));
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(program.run(["completions", shell]).stdout.contains("archive"));
+    }
+}

@@ -1,0 +1,251 @@
+//! What bad input gets: one line with a hint, the right exit status, and nothing changed.
+
+use crate::support::*;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// An sshd, and a repository that holds a pull from it.
+fn pulled() -> (Sshd, Program, Tree) {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let client = Tree::new([("f", file("f"))]);
+    program.pull_well(&sshd, &client.root(), &[]);
+    (sshd, program, client)
+}
+
+/// The trees, which a refusal must leave as they are. The index may know of a run that failed.
+fn trees(program: &Program) -> Vec<String> {
+    let output = std::process::Command::new("find")
+        .args(["snapshot", "archive", "staging"])
+        .current_dir(program.repo())
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
+fn target(host: &str, path: &Path) -> String {
+    format!("{host}:{}", path.display())
+}
+
+#[test]
+fn a_host_that_can_not_be_reached_ends_with_6() {
+    let (sshd, program, client) = pulled();
+    let before = trees(&program);
+    let root = client.root();
+    program
+        .pull(&sshd, [target("no-such-host.invalid", &root)])
+        .refused(6, &["can't reach `no-such-host.invalid`", "check the name"]);
+    program.pull(&sshd, ["-p", "1", &target("127.0.0.1", &root)]).refused(6, &["Connection refused", "--port"]);
+    program.pull(&sshd, ["-i", sshd.path("wrongkey").to_str().unwrap(), &target("client", &root)]).well();
+    sshd.configure_client(&format!(
+        "Host client\n  IdentityFile {}\n  IdentitiesOnly yes",
+        sshd.path("wrongkey").display()
+    ));
+    fs::write(sshd.path("authorized_keys"), sshd.public("hostkey")).unwrap();
+    program.pull(&sshd, [target("client", &root)]).refused(6, &["Permission denied", "authorized_keys"]);
+    assert_eq!(trees(&program), before);
+}
+
+#[test]
+fn an_unknown_or_changed_host_key_is_refused_with_advice() {
+    let (sshd, program, client) = pulled();
+    sshd.know_host("");
+    program
+        .pull(&sshd, [target("client", &client.root())])
+        .refused(6, &["host key is known", "fingerprint", "ssh client"]);
+    sshd.know_host(&sshd.public("wrongkey"));
+    program
+        .pull(&sshd, [target("client", &client.root())])
+        .refused(6, &["IDENTIFICATION HAS CHANGED", "ssh-keygen -R client"]);
+}
+
+#[test]
+fn a_host_that_wants_a_password_is_refused_at_once() {
+    let (sshd, program) = (Sshd::with("PubkeyAuthentication no\nPasswordAuthentication yes"), Program::new());
+    let began = Instant::now();
+    program.pull(&sshd, ["client:/etc"]).refused(6, &["Permission denied", "passwords are never asked for"]);
+    assert!(began.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn wrong_targets_are_usage_errors_and_make_no_repository() {
+    let program = Program::new();
+    for (arguments, words) in [
+        (vec!["pull", "client:"], vec!["`client:` names no path", "client:/"]),
+        (vec!["pull", "nobody"], vec!["no source `nobody`", "nobody:/PATH", "./nobody"]),
+        (vec!["pull", "client:/a", "client:/a/b"], vec!["`/a` and `/a/b` overlap", "outer"]),
+        (vec!["pull", "/a/b", "/a/./b/"], vec!["overlap"]),
+        (vec!["pull", "client:/a", "--name", "a/b"], vec!["can't name a source"]),
+        (vec!["pull", "client:/a", "--exclude-from", "/no/file"], vec!["/no/file"]),
+        (vec!["pull", "--all"], vec!["no source", "archive.toml"]),
+        (vec!["pull", "--remote", "posix", "client:/a"], vec!["posix"]),
+        (vec!["pull", "/a", "--remote", "helper"], vec!["needs a host"]),
+        (vec!["index", "check"], vec!["is no repository", "archive pull"]),
+        (vec!["find", "--hash", "zz"], vec!["is no repository"]),
+    ] {
+        let ran = program.run(&arguments);
+        assert_eq!(ran.status, 2, "{arguments:?}: {}", ran.stderr);
+        words.iter().for_each(|word| {
+            assert!(ran.stderr.contains(word), "{arguments:?}: `{word}` is missing in {}", ran.stderr)
+        });
+        assert!(!program.repo().exists(), "{arguments:?} made a repository");
+    }
+}
+
+#[test]
+fn what_is_no_repository_is_left_alone() {
+    let program = Program::new();
+    fs::create_dir(program.repo()).unwrap();
+    fs::write(program.repo().join("precious"), "x").unwrap();
+    program.run(["pull", "/etc"]).refused(2, &["holds something else", "--repo"]);
+    assert_eq!(names(&program.repo()), ["precious"]);
+    fs::remove_file(program.repo().join("precious")).unwrap();
+    fs::remove_dir(program.repo()).unwrap();
+    fs::write(program.repo(), "a file").unwrap();
+    program.run(["pull", "/etc"]).refused(2, &["is no directory"]);
+}
+
+#[test]
+fn a_newer_repository_is_left_to_a_newer_program() {
+    let (_sshd, program, client) = pulled();
+    let format = program.repo().join("format");
+    let text = fs::read_to_string(&format).unwrap();
+    fs::write(&format, text.replace("format 1", "format 99")).unwrap();
+    let before = program.fingerprint();
+    program.run(["pull", client.root().to_str().unwrap()]).refused(1, &["has format 99", "newer"]);
+    assert_eq!(program.fingerprint(), before);
+}
+
+#[test]
+fn staging_must_be_on_the_same_file_system() {
+    if !is_root() {
+        return eprintln!("needs root, for it mounts a file system");
+    }
+    let (_sshd, program, client) = pulled();
+    let staging = program.repo().join("staging");
+    let run = |program: &str, arguments: &[&str]| {
+        assert!(std::process::Command::new(program).args(arguments).status().unwrap().success())
+    };
+    run("mount", &["-t", "tmpfs", "tmpfs", staging.to_str().unwrap()]);
+    let ran = program.run(["pull", client.root().to_str().unwrap()]);
+    run("umount", &[staging.to_str().unwrap()]);
+    ran.refused(2, &["another file system", "renamed"]);
+}
+
+#[test]
+fn a_second_pull_of_a_source_waits_or_says_who_holds_it() {
+    let (sshd, program, _client) = pulled();
+    let slow = Tree::new([("f", file(vec![1; 400_000]))]);
+    let mut first = program.command(["pull", "--bwlimit", "100KB", "-F"]);
+    let mut first = first
+        .arg(sshd.config())
+        .arg(target("client", &slow.root()))
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let lock = program.repo().join("lock/client.lock");
+    let pid = first.id().to_string();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !fs::read_to_string(&lock).unwrap_or_default().contains(&pid) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let second = program.pull(&sshd, [target("client", &slow.root())]);
+    second.refused(11, &[&format!("pid {pid} since 2"), "--lock-wait"]);
+    assert_eq!(second.summary()["run"], serde_json::Value::Null);
+    program.pull(&sshd, ["--lock-wait", "1m", &target("client", &slow.root())]).well();
+    assert!(first.wait().unwrap().success());
+    program.assert_index_is_right();
+}
+
+/// An sshd whose logins have no special rights, whoever runs the tests.
+fn unprivileged() -> Sshd {
+    let sshd = Sshd::new();
+    if is_root() {
+        let command = format!(
+            "setpriv --reuid 65534 --regid 65534 --clear-groups env HOME={} sh -c \"$SSH_ORIGINAL_COMMAND\"",
+            sshd.home().display()
+        );
+        let script = sshd.path("login");
+        let text = format!(
+            "#!/bin/sh\ncase \"$SSH_ORIGINAL_COMMAND\" in internal-sftp) exec setpriv --reuid 65534 --regid 65534 --clear-groups /usr/lib/openssh/sftp-server;; esac\nexec {command}\n"
+        );
+        fs::write(&script, text).unwrap();
+        std::process::Command::new("chmod").arg("755").arg(&script).status().unwrap();
+        std::process::Command::new("chmod").args(["a+rx"]).arg(sshd.path("")).arg(sshd.home()).status().unwrap();
+        std::process::Command::new("chown").arg("65534").arg(sshd.home()).status().unwrap();
+        let config = fs::read_to_string(sshd.path("sshd_config")).unwrap();
+        fs::write(sshd.path("sshd_config"), format!("{config}ForceCommand {}\n", script.display())).unwrap();
+    }
+    sshd
+}
+
+#[test]
+fn what_can_not_be_read_is_counted_and_its_old_version_stays() {
+    let (sshd, program) = (unprivileged(), Program::new());
+    let client = Tree::new([("open", file("one")), ("secret", file("two")), ("d", dir([("inside", file("three"))]))]);
+    let chmod = |name: &str, mode: &str| {
+        assert!(std::process::Command::new("chmod").arg(mode).arg(client.path(name)).status().unwrap().success())
+    };
+    std::process::Command::new("chmod").args(["-R", "a+rX"]).arg(client.root().parent().unwrap()).status().unwrap();
+    program.pull_well(&sshd, &client.root(), &[]);
+    for (name, content) in [("open", "one more"), ("secret", "two more")] {
+        fs::write(client.path(name), content).unwrap();
+    }
+    chmod("secret", "000");
+    chmod("d", "000");
+    let ran = program.pull(&sshd, [target("client", &client.root())]);
+    let summary = ran.summary();
+    chmod("d", "755");
+    assert_eq!(
+        (ran.status, &summary["outcome"], &summary["errors"], &summary["skipped"]),
+        (3, &"partial".into(), &2.into(), &2.into()),
+        "{}",
+        ran.stderr
+    );
+    assert!(
+        ran.stderr.contains("secret` on the client: Permission denied") && ran.stderr.contains("/d` on the client"),
+        "{}",
+        ran.stderr
+    );
+    let content = |name: &str| fs::read_to_string(program.snapshot("client", &client.path(name))).unwrap();
+    assert_eq!(
+        (content("open"), content("secret"), content("d/inside")),
+        ("one more".into(), "two".into(), "three".into())
+    );
+    let flagged = program.run(["index", "export"]).stdout.matches("\"flags\":[\"unreadable\"]").count();
+    assert_eq!(flagged, 2);
+    chmod("secret", "644");
+    let healed = program.pull_well(&sshd, &client.root(), &[]);
+    assert_eq!((content("secret"), &healed["errors"]), ("two more".into(), &0.into()));
+    assert!(!program.run(["index", "export"]).stdout.contains("unreadable"));
+    assert_same(&client.root(), &program.snapshot("client", &client.root()));
+}
+
+#[test]
+fn a_root_that_can_not_be_read_stops_the_pull() {
+    let (sshd, program) = (unprivileged(), Program::new());
+    let client = Tree::new([("d", dir([("f", file("f"))]))]);
+    let chmod = |mode: &str| {
+        assert!(std::process::Command::new("chmod").arg(mode).arg(client.path("d")).status().unwrap().success())
+    };
+    std::process::Command::new("chmod").args(["-R", "a+rX"]).arg(client.root().parent().unwrap()).status().unwrap();
+    chmod("000");
+    program.pull(&sshd, [target("client", &client.path("d"))]).refused(1, &["can't be read", "check the path"]);
+    chmod("755");
+    program.pull_well(&sshd, &client.path("d"), &[]);
+    chmod("000");
+    program.pull(&sshd, [target("client", &client.path("d"))]).refused(4, &["can't be read", "nothing was changed"]);
+    chmod("755");
+    assert_eq!(names(&program.snapshot("client", &client.path("d"))), ["f"]);
+}
+
+#[test]
+fn one_failing_host_does_not_stop_the_others() {
+    let (sshd, program, client) = pulled();
+    client.add([("g", file("g"))]);
+    let ran = program.pull(&sshd, [target("no-such-host.invalid", &client.root()), target("client", &client.root())]);
+    assert_eq!(ran.status, 6);
+    let outcomes: Vec<_> = ran.lines().iter().map(|line| line["outcome"].clone()).collect();
+    assert_eq!(outcomes, ["failed", "ok"]);
+    assert_same(&client.root(), &program.snapshot("client", &client.root()));
+}
