@@ -7,10 +7,14 @@ mod support;
 
 #[path = "integration/changes.rs"]
 mod changes;
+#[path = "integration/config.rs"]
+mod config;
 #[path = "integration/content.rs"]
 mod content;
 #[path = "integration/excludes.rs"]
 mod excludes;
+#[path = "integration/helper.rs"]
+mod helper;
 #[path = "integration/index.rs"]
 mod index;
 #[path = "integration/output.rs"]

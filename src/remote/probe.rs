@@ -6,6 +6,8 @@
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
+use archive_helper::protocol::VERSION;
+
 use super::ssh::Session;
 use crate::error::{Error, Kind, OnServer, Result};
 use crate::path::Escaped;
@@ -166,7 +168,7 @@ fn with_session<T>(ssh: &Ssh, work: impl FnOnce(&Session) -> Result<T>) -> Resul
 fn probe(session: &Session, name: &str) -> Result<Probed> {
     let script = format!(
         "{OURS} u=$(id -u); for d in {PLACES}; do f=$d/$0; \
-         if ours \"$d\" && ours \"$f\" && \"$f\" --version >/dev/null 2>&1; then \
+         if ours \"$d\" && ours \"$f\" && [ \"$(\"$f\" --version 2>/dev/null)\" = \"{VERSION}\" ]; then \
          printf \"\\nARCHIVE-FOUND %s\\n\" \"$f\"; break; fi; done; \
          printf \"\\nARCHIVE-PROBE %s %s\\n\" \"$(uname -s)\" \"$(uname -m)\""
     );
@@ -203,7 +205,7 @@ fn install_script(place: usize, size: usize) -> String {
          cat 2>/dev/null >\"$t\" || refuse \"not writable\"; \
          [ $(wc -c <\"$t\") -eq {size} ] || refuse \"full\"; \
          chmod 700 \"$t\" && mv -f \"$t\" \"$f\" || refuse \"not writable\"; t=$f; \
-         \"$f\" --version >/dev/null 2>&1 || refuse \"runs nothing\"; \
+         [ \"$(\"$f\" --version 2>/dev/null)\" = \"{VERSION}\" ] || refuse \"runs nothing\"; \
          for o in \"$d\"/archive-helper-*; do [ \"$o\" = \"$f\" ] || rm -f \"$o\"; done; \
          printf \"\\nARCHIVE-INSTALLED %s\\n\" \"$f\""
     )

@@ -1,0 +1,166 @@
+//! The configuration: where it is looked for, what its keys do, what is said of its mistakes.
+
+use crate::support::*;
+use std::fs;
+
+fn configured(program: &Program, text: &str) -> String {
+    let path = program.path("archive.toml");
+    fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn mistakes_are_told_with_line_and_column() {
+    let program = Program::new();
+    for (text, place, words) in [
+        ("repositry = '/x'", "1:1", "unknown field `repositry`"),
+        ("[source.a]\npaths = ['/a']\nexlude = []", "3:1", "unknown field `exlude`"),
+        ("[source.a]\npaths = 5", "2:9", "invalid type"),
+        ("[source.a]\nhash = 'both'", "2:8", "unknown variant `both`"),
+        ("[source.a]\nevery = 'soon'", "2:9", "`soon` is no duration"),
+        ("[source.a]\nmax_delete = '200%'", "2:14", "is no share"),
+        ("[defaults]\nkeep = { dayly = 3 }", "2:10", "unknown field `dayly`"),
+        ("[source.a\n", "1:10", ""),
+        ("[source.'a/b']\npaths = ['/a']", "1:9", "can't name a source"),
+        ("[source.a]\npaths = ['/a', '/a/b']", "1:9", "overlap"),
+        ("[source.a]\npaths = []", "1:9", "`paths` is empty"),
+    ] {
+        let path = configured(&program, text);
+        let ran = program.run(["--config", &path, "config", "check"]);
+        ran.refused(2, &[&format!("{path}:{place}: "), words]);
+    }
+    program.run(["--config", "/no/such/file", "config", "check"]).refused(2, &["/no/such/file"]);
+}
+
+#[test]
+fn sources_are_pulled_by_name_and_all_at_once() {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let (one, two) = (Tree::new([("a", file("a")), ("b.tmp", file("b"))]), Tree::new([("c", file("c"))]));
+    let text = format!(
+        "repository = '{}'\n[defaults]\nssh_config = '{}'\nexclude = ['*.tmp']\n[source.far]\nhost = 'client'\npaths = ['{}']\n\
+         [source.near]\npaths = ['{}']\n[source.lost]\nhost = 'no-such-host.invalid'\npaths = ['/x']\n",
+        program.path("by-config").display(),
+        sshd.config().display(),
+        one.root().display(),
+        two.root().display(),
+    );
+    let config = configured(&program, &text);
+    program.run(["--config", &config, "pull", "far"]).well();
+    assert_eq!(names(&program.snapshot("far", &one.root())), ["a"]);
+    let all = program.run(["--json", "--config", &config, "pull", "--all"]);
+    let outcomes: Vec<_> = all
+        .lines()
+        .iter()
+        .map(|line| (line["source"].clone(), line["outcome"].clone(), line["remote"].clone()))
+        .collect();
+    let expected =
+        [("far", "ok", "helper".into()), ("lost", "failed", serde_json::Value::Null), ("near", "ok", "local".into())];
+    assert_eq!(
+        (all.status, outcomes),
+        (6, expected.map(|(source, outcome, remote)| (source.into(), outcome.into(), remote)).to_vec())
+    );
+    let mut without_repo = program.command::<&str>([]);
+    without_repo.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", program.path("home"));
+    let listed = std::process::Command::new(env!("CARGO_BIN_EXE_archive"))
+        .args(["--config", &config, "pull", "near"])
+        .env("HOME", program.path("home"))
+        .output()
+        .unwrap();
+    assert!(
+        listed.status.success() && program.path("by-config/format").exists(),
+        "the configuration's repository is used"
+    );
+}
+
+#[test]
+fn files_are_found_where_they_belong_and_add_up() {
+    let program = Program::new();
+    let home = program.path("home");
+    fs::create_dir_all(home.join(".config/archive/conf.d")).unwrap();
+    fs::write(home.join(".config/archive/archive.toml"), "[source.one]\npaths = ['/one']\n").unwrap();
+    fs::write(
+        home.join(".config/archive/conf.d/more.toml"),
+        "[defaults]\nhash = 'server'\n[source.two]\npaths = ['/two']\n",
+    )
+    .unwrap();
+    let shown = program.run(["config", "show"]).stdout;
+    assert!(
+        shown.contains("[source.one]")
+            && shown.contains("[source.two]")
+            && shown.matches("hash = \"server\"").count() == 2,
+        "{shown}"
+    );
+    assert!(program.run(["config", "check"]).stdout.contains("right, 2 sources"));
+    let by_variable = configured(&program, "[source.three]\npaths = ['/three']\n");
+    let ran = Ran::of(program.command(["config", "show"]).env("ARCHIVE_CONFIG", by_variable).output().unwrap());
+    assert!(ran.stdout.contains("[source.three]") && !ran.stdout.contains("[source.one]"), "{}", ran.stdout);
+    fs::write(home.join(".config/archive/conf.d/zz.toml"), "[source.two]\npaths = ['/again']\n").unwrap();
+    program.run(["config", "check"]).refused(2, &["both say `[source.two]`"]);
+}
+
+#[test]
+fn what_is_shown_is_a_configuration_that_says_the_same() {
+    let program = Program::new();
+    let text = "[source.a]\nhost = 'h'\npaths = ['/a']\nport = 2222\nidentity = '/k'\nexclude = ['x']\nexclude_caches = true\n\
+                exclude_if_present = ['.no']\none_file_system = true\nhash = 'server'\narchive = 'all'\nlink = 'exact'\n\
+                max_delete = 10\nbwlimit = '1MiB'\nremote = 'helper'\nevery = '1d'\n\
+                keep = { last = 1, hourly = 2, daily = 3, weekly = 4, monthly = 5, yearly = 6, within = '30d' }\n";
+    let first = program.run(["--config", &configured(&program, text), "config", "show"]);
+    first.well();
+    let second = program.run(["--config", &configured(&program, &first.stdout), "config", "show"]);
+    assert_eq!(first.stdout, second.stdout);
+    for words in [
+        "port = 2222",
+        "exclude_if_present = [\".no\"]",
+        "max_delete = \"10%\"",
+        "every = \"1d\"",
+        "within = \"30d\"",
+        "link = \"exact\"",
+    ] {
+        assert!(first.stdout.contains(words), "{words}: {}", first.stdout);
+    }
+    assert!(serde_json::from_str::<serde_json::Value>(&program.run(["--json", "config", "show"]).stdout).is_ok());
+}
+
+#[test]
+fn a_path_of_a_configured_host_uses_its_settings_and_flags_count_more() {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let client = Tree::new([("a", file("same")), ("b", file("same")), ("c.tmp", file("c"))]);
+    let text = format!(
+        "[source.client]\npaths = ['/elsewhere']\nhost = 'other'\nssh_config = '{}'\nexclude = ['*.tmp']\nlink = 'never'\n",
+        sshd.config().display()
+    );
+    let config = configured(&program, &text);
+    let target = format!("client:{}", client.root().display());
+    program.run(["--config", &config, "pull", &target]).well();
+    let snapshot = program.snapshot("client", &client.root());
+    assert_eq!(names(&snapshot), ["a", "b"]);
+    assert_ne!(inode(&snapshot.join("a")), inode(&snapshot.join("b")));
+    client.add([("d", file("same"))]);
+    program.run(["--config", &config, "pull", "--link", "content", &target]).well();
+    assert_eq!(names(&snapshot), ["a", "b", "d"]);
+    assert!(["a", "b"].iter().any(|name| inode(&snapshot.join(name)) == inode(&snapshot.join("d"))));
+}
+
+#[test]
+fn only_what_is_due_is_pulled() {
+    let program = Program::new();
+    let client = Tree::new([("a", file("a"))]);
+    let text = format!(
+        "[source.daily]\nevery = '1d'\npaths = ['{0}']\n[source.always]\npaths = ['{0}']\n",
+        client.root().display()
+    );
+    let config = configured(&program, &text);
+    let due = || {
+        program
+            .run(["--json", "--config", &config, "pull", "--due"])
+            .lines()
+            .iter()
+            .map(|line| line["source"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!((due(), due()), (vec!["always".into(), "daily".into()], vec!["always".to_owned()]));
+    let index = rusqlite::Connection::open(program.repo().join("index.sqlite")).unwrap();
+    index.execute("UPDATE run SET started = started - 86400000000000", []).unwrap();
+    assert_eq!(due(), ["always", "daily"]);
+}

@@ -1,0 +1,145 @@
+//! The life of the helper on a client.
+
+use crate::support::*;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+fn small() -> Tree {
+    Tree::new([("f", file("f"))])
+}
+
+fn helpers(dir: &std::path::Path) -> Vec<PathBuf> {
+    names(dir).into_iter().filter(|name| name.starts_with("archive-helper-")).map(|name| dir.join(name)).collect()
+}
+
+#[test]
+fn it_is_brought_once_and_named_after_its_content() {
+    let (sshd, program, client) = (Sshd::new(), Program::new(), small());
+    let cache = sshd.home().join(".cache/archive");
+    let first = program.pull_well(&sshd, &client.root(), &[]);
+    let found = helpers(&cache);
+    assert_eq!((found.len(), fs::metadata(&cache).unwrap().mode() & 0o777), (1, 0o700));
+    let hash = blake3::hash(&fs::read(&found[0]).unwrap()).to_hex();
+    assert!(found[0].to_str().unwrap().ends_with(&hash[..32]));
+    let made = fs::metadata(&found[0]).unwrap().mtime_nsec();
+    program.pull_well(&sshd, &client.root(), &[]);
+    assert_eq!(fs::metadata(&found[0]).unwrap().mtime_nsec(), made, "it was not brought again");
+    assert_eq!(first["remote"], "helper");
+}
+
+#[test]
+fn another_build_is_replaced_and_one_that_does_not_run_is_mended() {
+    let (sshd, program, client) = (Sshd::new(), Program::new(), small());
+    program.pull_well(&sshd, &client.root(), &[]);
+    let cache = sshd.home().join(".cache/archive");
+    let ours = helpers(&cache).remove(0);
+    let other = cache.join("archive-helper-00000000000000000000000000000000");
+    fs::rename(&ours, &other).unwrap();
+    program.pull_well(&sshd, &client.root(), &[]);
+    assert_eq!(helpers(&cache), [ours.clone()]);
+    fs::write(&ours, "").unwrap();
+    program.pull_well(&sshd, &client.root(), &[]);
+    assert!(fs::metadata(&ours).unwrap().len() > 100_000);
+}
+
+#[test]
+fn it_goes_elsewhere_when_its_place_takes_or_runs_nothing() {
+    let (sshd, program, client) = (Sshd::new(), Program::new(), small());
+    fs::create_dir(sshd.home().join("run")).unwrap();
+    fs::write(sshd.home().join(".cache"), "a file in the way").unwrap();
+    program.pull_well(&sshd, &client.root(), &[]);
+    assert_eq!(helpers(&sshd.home().join("run/archive")).len(), 1);
+    if !is_root() {
+        return eprintln!("the rest needs root, for it mounts a file system");
+    }
+    fs::remove_file(sshd.home().join(".cache")).unwrap();
+    fs::remove_dir_all(sshd.home().join("run/archive")).unwrap();
+    fs::create_dir(sshd.home().join(".cache")).unwrap();
+    let cache = sshd.home().join(".cache");
+    assert!(
+        Command::new("mount").args(["-t", "tmpfs", "-o", "noexec", "tmpfs"]).arg(&cache).status().unwrap().success()
+    );
+    let ran = program.pull(&sshd, [format!("client:{}", client.root().display())]);
+    let left = helpers(&cache.join("archive"));
+    assert!(Command::new("umount").arg(&cache).status().unwrap().success());
+    ran.well();
+    assert_eq!((left.len(), helpers(&sshd.home().join("run/archive")).len()), (0, 1));
+}
+
+#[test]
+fn a_directory_that_others_can_write_to_is_not_trusted() {
+    let (sshd, program, client) = (Sshd::new(), Program::new(), small());
+    program.pull_well(&sshd, &client.root(), &[]);
+    let cache = sshd.home().join(".cache/archive");
+    let ours = helpers(&cache).remove(0);
+    // What somebody else could have put there must not be run.
+    fs::write(&ours, format!("#!/bin/sh\ntouch {}/run-by-us\n", sshd.home().display())).unwrap();
+    fs::set_permissions(&cache, fs::Permissions::from_mode(0o777)).unwrap();
+    program.pull_well(&sshd, &client.root(), &[]);
+    assert!(!sshd.home().join("run-by-us").exists());
+    assert!(fs::metadata(&ours).unwrap().len() > 100_000 && fs::metadata(&cache).unwrap().mode() & 0o777 == 0o700);
+}
+
+#[test]
+fn what_a_login_shell_prints_is_skipped() {
+    let (sshd, program, client) = (Sshd::with("PermitUserRC yes"), Program::new(), small());
+    let script = sshd.path("chatty");
+    fs::write(&script, "#!/bin/sh\ncase \"$SSH_ORIGINAL_COMMAND\" in internal-sftp) exec /usr/lib/openssh/sftp-server;; esac\nprintf 'Welcome!\\nYou have mail.\\n\\000\\377'\nexec sh -c \"$SSH_ORIGINAL_COMMAND\"\n").unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let config = fs::read_to_string(sshd.path("sshd_config")).unwrap();
+    fs::write(sshd.path("sshd_config"), format!("{config}ForceCommand {}\n", script.display())).unwrap();
+    program.pull_well(&sshd, &client.root(), &[]);
+    assert_same(&client.root(), &program.snapshot("client", &client.root()));
+}
+
+#[test]
+fn it_can_be_looked_at_brought_and_removed_by_hand() {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let config = sshd.config();
+    let helper = |verb: &str| program.run(["helper", verb, "client", "-F", config.to_str().unwrap()]);
+    assert!(helper("status").stdout.contains("not installed"), "{}", helper("status").stdout);
+    let installed = helper("install");
+    assert!(
+        installed.stdout.starts_with(&format!("installed at {}/.cache/archive/archive-helper-", sshd.home().display()))
+    );
+    assert_eq!(helper("status").stdout.split_once(": ").unwrap().1, installed.stdout);
+    assert_eq!((helper("remove").stdout.as_str(), helper("remove").stdout.as_str()), ("removed 1\n", "removed 0\n"));
+    assert!(!sshd.home().join(".cache/archive").exists());
+}
+
+/// The processes whose command line has this in it, by number.
+fn running(words: &str) -> Vec<u32> {
+    let numbers = names("/proc".as_ref()).into_iter().filter_map(|name| name.parse::<u32>().ok());
+    let command =
+        |pid: &u32| String::from_utf8_lossy(&fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()).into_owned();
+    numbers.filter(|pid| command(pid).contains(words)).collect()
+}
+
+#[test]
+fn it_is_modest_and_gone_when_the_connection_is() {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let client = Tree::new([("f", file(vec![1; 2 << 20])), ("g", file(vec![2; 2 << 20]))]);
+    let target = format!("client:{}", client.root().display());
+    let mut pull = program.command(["pull", "--bwlimit", "200KB", "-F"]);
+    let mut pull = pull.arg(sshd.config()).arg(target).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let helper = format!("{}/.cache/archive/archive-helper-", sshd.home().display());
+    let wait = |until: &dyn Fn() -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(15);
+        while !until() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        until()
+    };
+    assert!(wait(&|| !running(&helper).is_empty()), "a helper runs while files are fetched");
+    let stat = fs::read_to_string(format!("/proc/{}/stat", running(&helper)[0])).unwrap_or_default();
+    let nice = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(16)).map(str::to_owned);
+    assert_eq!(nice.as_deref(), Some("10"));
+    pull.kill().unwrap();
+    pull.wait().unwrap();
+    assert!(wait(&|| running(&helper).is_empty()), "the helper is gone");
+    let config = sshd.path("sshd_config").display().to_string();
+    assert!(wait(&|| running(&config).is_empty()), "ssh and sshd are gone: {:?}", running(&config));
+}
