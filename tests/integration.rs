@@ -4,6 +4,8 @@
 #[path = "man.rs"]
 mod man;
 mod support;
+#[path = "tidy.rs"]
+mod tidy;
 
 #[path = "integration/changes.rs"]
 mod changes;
