@@ -9,6 +9,8 @@ mod changes;
 mod content;
 #[path = "integration/excludes.rs"]
 mod excludes;
+#[path = "integration/property.rs"]
+mod property;
 #[path = "integration/pull.rs"]
 mod pull;
 #[path = "integration/roots.rs"]
