@@ -21,6 +21,8 @@ mod helper;
 mod index;
 #[path = "integration/output.rs"]
 mod output;
+#[path = "integration/property.rs"]
+mod property;
 #[path = "integration/pull.rs"]
 mod pull;
 #[path = "integration/refusals.rs"]

@@ -1,10 +1,12 @@
 //! What the tests share: a throw-away sshd, trees as literals, the program under test, and an oracle that is not ours.
 
+pub mod mount;
 pub mod oracle;
 pub mod program;
 pub mod sshd;
 pub mod tree;
 
+pub use mount::Mount;
 pub use oracle::assert_same;
 pub use program::{Program, Ran};
 pub use sshd::Sshd;

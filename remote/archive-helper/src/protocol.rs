@@ -3,12 +3,15 @@
 //! Decoding is validation: a value of one of these types obeys the limits that its documentation states,
 //! whoever sent it. `archive-helper(5)` describes the bytes.
 
-use std::fmt;
 use std::io::{self, Read, Write};
 
-use serde::de::{self, DeserializeOwned, Visitor};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
+
+mod bytes;
+
+pub use bytes::{AbsPath, Bytes, Name, escape};
 
 /// The bytes that begin the helper's output: unprintable, so that no login message is taken for them.
 pub const MAGIC: [u8; 8] = [0x00, 0xff, 0x1e, b'A', b'R', b'C', 0x1f, 0xfe];
@@ -42,156 +45,6 @@ pub const MAX_SENT: usize = 1 << 19;
 
 /// How many bytes of files may be asked for and not yet have come.
 pub const MAX_READING: u64 = 8 * 1024 * 1024;
-
-/// The name of a directory entry: 1 to 255 bytes, no `/`, no NUL, neither `.` nor `..`.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Name(Vec<u8>);
-
-impl Name {
-    /// Checks `bytes`; `None` when they are no name.
-    pub fn new(bytes: impl Into<Vec<u8>>) -> Option<Name> {
-        let bytes = bytes.into();
-        let fits = (1..=MAX_NAME).contains(&bytes.len());
-        let plain = !bytes.iter().any(|byte| matches!(byte, 0 | b'/'));
-        (fits && plain && bytes != b"." && bytes != b"..").then_some(Name(bytes))
-    }
-
-    /// The name's bytes.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-/// An absolute path: starts with `/`, every part a [`Name`], at most [`MAX_PATH`] bytes.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AbsPath(Vec<u8>);
-
-impl AbsPath {
-    /// Checks `bytes`; `None` when they are no absolute path in its shortest form.
-    pub fn new(bytes: impl Into<Vec<u8>>) -> Option<AbsPath> {
-        let bytes = bytes.into();
-        let parts_ok = match bytes.split_first() {
-            Some((b'/', [])) => true,
-            Some((b'/', rest)) => rest.split(|&byte| byte == b'/').all(is_name),
-            _ => false,
-        };
-        (parts_ok && bytes.len() <= MAX_PATH).then_some(AbsPath(bytes))
-    }
-
-    /// The root directory, `/`.
-    pub fn root() -> AbsPath {
-        AbsPath(vec![b'/'])
-    }
-
-    /// The path's bytes.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    /// True for `/`.
-    pub fn is_root(&self) -> bool {
-        self.0.len() == 1
-    }
-
-    /// The path of `name` in this directory; `None` when it would be longer than [`MAX_PATH`].
-    pub fn join(&self, name: &Name) -> Option<AbsPath> {
-        let mut bytes = Vec::with_capacity(self.0.len() + 1 + name.0.len());
-        bytes.extend_from_slice(&self.0);
-        if !self.is_root() {
-            bytes.push(b'/');
-        }
-        bytes.extend_from_slice(&name.0);
-        (bytes.len() <= MAX_PATH).then_some(AbsPath(bytes))
-    }
-
-    /// The parent directory and the name in it; `None` for `/`.
-    pub fn split(&self) -> Option<(AbsPath, Name)> {
-        if self.is_root() {
-            return None;
-        }
-        let slash = self.0.iter().rposition(|&byte| byte == b'/')?;
-        let parent = if slash == 0 { AbsPath::root() } else { AbsPath(self.0[..slash].to_vec()) };
-        Some((parent, Name(self.0[slash + 1..].to_vec())))
-    }
-
-    /// True when `self` is `ancestor` or lies below it.
-    pub fn starts_with(&self, ancestor: &AbsPath) -> bool {
-        ancestor.is_root()
-            || self.0.strip_prefix(&ancestor.0[..]).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
-    }
-
-    /// The path below `/`, without the leading slash: empty for `/`.
-    pub fn below_root(&self) -> &[u8] {
-        &self.0[1..]
-    }
-}
-
-fn is_name(part: &[u8]) -> bool {
-    (1..=MAX_NAME).contains(&part.len()) && !part.contains(&0) && part != b"." && part != b".."
-}
-
-/// Writes bytes for a person: control characters, backslashes and what is not UTF-8 as `\xNN`.
-pub fn escape(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    for chunk in bytes.utf8_chunks() {
-        for character in chunk.valid().chars() {
-            match is_unprintable(character) || character == '\\' {
-                true => character.encode_utf8(&mut [0; 4]).bytes().try_for_each(|byte| write!(f, "\\x{byte:02x}"))?,
-                false => write!(f, "{character}")?,
-            }
-        }
-        chunk.invalid().iter().try_for_each(|byte| write!(f, "\\x{byte:02x}"))?;
-    }
-    Ok(())
-}
-
-// Besides control characters, the marks that turn the direction of text and could disguise a name.
-fn is_unprintable(character: char) -> bool {
-    character.is_control()
-        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
-}
-
-macro_rules! checked_bytes {
-    ($type:ident, $expecting:literal) => {
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                escape(&self.0, f)
-            }
-        }
-
-        impl fmt::Debug for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "\"{self}\"")
-            }
-        }
-
-        impl Serialize for $type {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_bytes(&self.0)
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $type {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                struct Checked;
-                impl Visitor<'_> for Checked {
-                    type Value = $type;
-
-                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                        f.write_str($expecting)
-                    }
-
-                    fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<$type, E> {
-                        $type::new(bytes).ok_or_else(|| E::custom($expecting))
-                    }
-                }
-                deserializer.deserialize_bytes(Checked)
-            }
-        }
-    };
-}
-
-checked_bytes!(Name, "a name of 1 to 255 bytes");
-checked_bytes!(AbsPath, "an absolute path of at most 4095 bytes");
 
 /// What an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -301,30 +154,6 @@ pub fn fingerprint<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Fingerpr
 
 /// BLAKE3 of some content, plain or keyed.
 pub type Hash = [u8; 32];
-
-/// Content of a file, at most [`MAX_BUNDLED`] bytes.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Bytes(Vec<u8>);
-
-impl Bytes {
-    /// Checks that they are not too many.
-    pub fn new(bytes: impl Into<Vec<u8>>) -> Option<Bytes> {
-        let bytes = bytes.into();
-        (bytes.len() as u64 <= MAX_BUNDLED).then_some(Bytes(bytes))
-    }
-
-    /// The bytes.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    /// The bytes.
-    pub fn into_vec(self) -> Vec<u8> {
-        self.0
-    }
-}
-
-checked_bytes!(Bytes, "at most 131072 bytes of a file");
 
 /// What the server asks of the helper.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -141,7 +141,7 @@ mod tests {
         std::fs::write(&path, b"content").unwrap();
         let path = AbsPath::new(path.as_os_str().as_bytes()).unwrap();
         let mtime = Metadata::of(&path).unwrap().mtime;
-        let listed = ReadRequest { id: 1, path, size: 7, mtime };
+        let listed = ReadRequest { id: 1, path, size: 7, mtime, once: false };
         let outcome = |request: &ReadRequest| answer(request, &mut [0; 100]).outcome;
         assert_eq!(outcome(&listed), ReadOutcome::Content(Bytes::new(&b"content"[..]).unwrap()));
         for (size, mtime) in [(6, mtime), (8, mtime), (7, mtime + 1)] {
