@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use crate::config::{Config, Keys};
 use crate::error::{Error, Result};
@@ -123,7 +123,9 @@ fn local(path: &Path) -> Result<Vec<u8>> {
     };
     let climbs = expanded.components().any(|part| part == Component::ParentDir);
     let found = if climbs { fs_err::canonicalize(&expanded) } else { std::path::absolute(&expanded) };
-    found.map_err(wrong).map(|path| OsString::from(path).into_vec())
+    // Without a slash at its end.
+    let plain = found.map_err(wrong)?.components().collect::<PathBuf>();
+    Ok(OsString::from(plain).into_vec())
 }
 
 // A host's name as that of a source: without the user, and with `_` for what can't be in one.

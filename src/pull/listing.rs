@@ -6,6 +6,7 @@ use std::sync::Arc;
 use archive_helper::protocol::{
     Announced, Entries, MAX_ENTRIES, Problem, Reply, Request, Root, SkipReason, Skipped, Verdict, Walk,
 };
+use nix::errno::Errno;
 
 use super::{Directory, Tally};
 use crate::entry::{DirectoryId, Entry};
@@ -280,6 +281,11 @@ impl Listing<'_> {
     }
 
     fn problem(&mut self, problem: &Problem) -> Result<()> {
+        // Between being listed and being opened. What is remembered of it stays until a listing shows that it is gone.
+        if let Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP = Errno::from_raw(problem.errno) {
+            self.tally.notice(format_args!("`{}` vanished before it was read", problem.path));
+            return Ok(());
+        }
         self.tally.unread(format_args!("can't read `{}` on the client: {}", problem.path, errno_text(problem.errno)));
         self.steps.unreadable(&problem.path)
     }
@@ -315,5 +321,5 @@ fn refuse_overlap(roots: &[(AbsPath, Option<Entry>)]) -> Result<()> {
 }
 
 fn errno_text(errno: i32) -> String {
-    nix::errno::Errno::from_raw(errno).desc().to_owned()
+    Errno::from_raw(errno).desc().to_owned()
 }

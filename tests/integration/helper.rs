@@ -4,7 +4,7 @@ use crate::support::*;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 fn small() -> Tree {
@@ -39,7 +39,7 @@ fn another_build_is_replaced_and_one_that_does_not_run_is_mended() {
     let other = cache.join("archive-helper-00000000000000000000000000000000");
     fs::rename(&ours, &other).unwrap();
     program.pull_well(&sshd, &client.root(), &[]);
-    assert_eq!(helpers(&cache), [ours.clone()]);
+    assert_eq!(helpers(&cache), std::slice::from_ref(&ours));
     fs::write(&ours, "").unwrap();
     program.pull_well(&sshd, &client.root(), &[]);
     assert!(fs::metadata(&ours).unwrap().len() > 100_000);
@@ -59,12 +59,9 @@ fn it_goes_elsewhere_when_its_place_takes_or_runs_nothing() {
     fs::remove_dir_all(sshd.home().join("run/archive")).unwrap();
     fs::create_dir(sshd.home().join(".cache")).unwrap();
     let cache = sshd.home().join(".cache");
-    assert!(
-        Command::new("mount").args(["-t", "tmpfs", "-o", "noexec", "tmpfs"]).arg(&cache).status().unwrap().success()
-    );
+    let _mounted = Mount::tmpfs(&cache, "noexec");
     let ran = program.pull(&sshd, [format!("client:{}", client.root().display())]);
     let left = helpers(&cache.join("archive"));
-    assert!(Command::new("umount").arg(&cache).status().unwrap().success());
     ran.well();
     assert_eq!((left.len(), helpers(&sshd.home().join("run/archive")).len()), (0, 1));
 }

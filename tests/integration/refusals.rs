@@ -123,12 +123,8 @@ fn staging_must_be_on_the_same_file_system() {
     }
     let (_sshd, program, client) = pulled();
     let staging = program.repo().join("staging");
-    let run = |program: &str, arguments: &[&str]| {
-        assert!(std::process::Command::new(program).args(arguments).status().unwrap().success())
-    };
-    run("mount", &["-t", "tmpfs", "tmpfs", staging.to_str().unwrap()]);
+    let _mounted = Mount::tmpfs(&staging, "size=1m");
     let ran = program.run(["pull", client.root().to_str().unwrap()]);
-    run("umount", &[staging.to_str().unwrap()]);
     ran.refused(2, &["another file system", "renamed"]);
 }
 

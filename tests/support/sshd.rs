@@ -84,11 +84,6 @@ impl Sshd {
         self.dir.path().join(name)
     }
 
-    /// Runs a command line on the client, as ssh does, and returns what it prints.
-    pub fn run_there(&self, command: &str) -> String {
-        self.run("ssh", &["-F", self.config().to_str().unwrap(), "client", command])
-    }
-
     fn run(&self, program: &str, arguments: &[&str]) -> String {
         let output = Command::new(program).args(arguments).output().unwrap();
         assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));

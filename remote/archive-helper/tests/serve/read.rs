@@ -14,8 +14,13 @@ fn small_files_come_whole_and_others_say_why_not() {
     fs::write(top.join("largest"), vec![b'x'; MAX_BUNDLED as usize]).unwrap();
     let names = ["small", "empty", "largest", "gone", "longer"];
     let requests: Vec<_> = names.iter().zip(0..).map(|(name, id)| request(id, &top.join(name), false)).collect();
-    let requests =
-        requests.into_iter().map(|HashRequest { id, path, size, mtime, .. }| ReadRequest { id, path, size, mtime, once: false });
+    let requests = requests.into_iter().map(|HashRequest { id, path, size, mtime, .. }| ReadRequest {
+        id,
+        path,
+        size,
+        mtime,
+        once: false,
+    });
     let requests = requests.collect();
     fs::remove_file(top.join("gone")).unwrap();
     fs::write(top.join("longer"), "longer than it was").unwrap();
