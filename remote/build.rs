@@ -48,6 +48,11 @@ fn build() -> Result<PathBuf> {
     for (name, _) in env::vars_os().filter(|(name, _)| !is_kept(name)) {
         cargo.env_remove(name);
     }
+    // What has to be compiled is assembler code that no C library is needed for.
+    let compiler = format!("CC_{}", triple.replace('-', "_"));
+    if triple.ends_with("-musl") && env::var_os(&compiler).is_none() {
+        cargo.env(compiler, "cc");
+    }
     if triple.contains("linux") {
         cargo.env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
     }

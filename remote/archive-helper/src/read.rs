@@ -5,8 +5,10 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
+use xxhash_rust::xxh3::xxh3_128;
+
 use crate::outgoing::{Outgoing, UNPOISONED};
-use crate::protocol::{Bytes, Hash, Kind, MAX_BUNDLED, MAX_SENT, ReadAnswer, ReadOutcome, ReadRequest, Reply};
+use crate::protocol::{Bytes, Kind, MAX_BUNDLED, MAX_SENT, ReadAnswer, ReadOutcome, ReadRequest, Reply};
 use crate::system::{Errno, File, Metadata};
 use crate::walk;
 
@@ -21,15 +23,15 @@ pub struct Readers {
     queue: Mutex<VecDeque<ReadRequest>>,
     filled: Condvar,
     outgoing: Arc<Outgoing>,
-    // Contents that went out and were wanted once, by half their hash: enough to tell a client's own files apart, and
+    // Contents that went out and were wanted once, by their XXH3-128: enough to tell a client's own files apart, and
     // the server believes no hash that it can't check.
     sent: Mutex<HashSet<u128>>,
 }
 
-/// A file that was read, and the hash of a content that is wanted once.
+/// A file that was read, and the XXH3-128 of a content that is wanted once.
 struct Read {
     answer: ReadAnswer,
-    hash: Option<Hash>,
+    mark: Option<u128>,
 }
 
 impl Readers {
@@ -81,13 +83,12 @@ impl Readers {
     }
 }
 
-fn without_repetition(Read { mut answer, hash }: Read, sent: &mut HashSet<u128>) -> ReadAnswer {
-    if let Some(hash) = hash {
-        let half = u128::from_le_bytes(*hash.first_chunk().expect("a hash has 32 bytes"));
-        if sent.contains(&half) {
-            answer.outcome = ReadOutcome::Sent(hash);
+fn without_repetition(Read { mut answer, mark }: Read, sent: &mut HashSet<u128>) -> ReadAnswer {
+    if let (Some(mark), ReadOutcome::Content(content)) = (mark, &answer.outcome) {
+        if sent.contains(&mark) {
+            answer.outcome = ReadOutcome::Sent(blake3::hash(content.as_bytes()).into());
         } else if sent.len() < MAX_SENT {
-            sent.insert(half);
+            sent.insert(mark);
         }
     }
     answer
@@ -95,11 +96,11 @@ fn without_repetition(Read { mut answer, hash }: Read, sent: &mut HashSet<u128>)
 
 fn read_one(request: &ReadRequest, buffer: &mut [u8]) -> Read {
     let answer = answer(request, buffer);
-    let hash = match &answer.outcome {
-        ReadOutcome::Content(content) if request.once => Some(blake3::hash(content.as_bytes()).into()),
+    let mark = match &answer.outcome {
+        ReadOutcome::Content(content) if request.once => Some(xxh3_128(content.as_bytes())),
         _ => None,
     };
-    Read { answer, hash }
+    Read { answer, mark }
 }
 
 fn answer(request: &ReadRequest, buffer: &mut [u8]) -> ReadAnswer {
