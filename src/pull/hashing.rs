@@ -1,8 +1,7 @@
 //! The helper's hashes: which files are asked for, and what is done with the answers.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::sync::{Mutex, PoisonError};
 
 use archive_helper::protocol::{HashOutcome, HashRequest, Hashed, MAX_HASHES, Reply, Request};
@@ -11,7 +10,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::Run;
 use super::contents::{Claim, FileTask, Released, Turn};
 use super::dispatch::{Change, Onward, Ways, aborted};
-use crate::entry::Hash;
+use crate::entry::{Entry, Hash, hash_content};
 use crate::error::Result;
 use crate::remote::helper::{Conversation, Replies, gone, nonsense};
 use crate::repository::index::Index;
@@ -66,7 +65,8 @@ pub fn hash(run: &Run<'_>, tasks: &Receiver<FileTask>, deciding: Deciding<'_>) -
         let drained = wait_for_answers(&take, sent.is_ok());
         drop(requests);
         let answered = answers.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        sent.and(drained).and(answered)
+        // Why the answers ended tells more than that nobody could be asked any more.
+        answered.and(sent).and(drained)
     })
 }
 
@@ -78,7 +78,8 @@ fn wait_for_answers(take: &Sender<()>, sent: bool) -> Result<()> {
 
 fn request(id: u64, task: &FileTask, proof: bool) -> Option<HashRequest> {
     let path = task.directory.path.join(&task.entry.name)?;
-    Some(HashRequest { id, path, size: task.entry.size, mtime: task.entry.mtime, proof })
+    let Entry { size, mtime, uid, .. } = task.entry;
+    Some(HashRequest { id, path, size, mtime, uid, proof })
 }
 
 fn answer(
@@ -88,7 +89,11 @@ fn answer(
     deciding: Deciding<'_>,
 ) -> Result<()> {
     while let Some(reply) = replies.receive()? {
-        let Reply::Hashed(answers) = reply else { return Err(nonsense("an answer came that nobody asked for")) };
+        let answers = match reply {
+            Reply::Hashed(answers) => answers,
+            Reply::Alive => continue,
+            _ => return Err(nonsense("an answer came that nobody asked for")),
+        };
         for Hashed { id, outcome } in answers {
             let task = asked.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
             let task = task.ok_or_else(|| nonsense("a hash came that nobody asked for"))?;
@@ -178,19 +183,8 @@ impl Deciding<'_> {
 
     fn keyed_hash_at(&self, place: &Place) -> io::Result<Hash> {
         let dir = place.open_directory(self.run.repository)?;
-        let mut file = dir.open_file(&place.name)?;
-        keyed_hash(&self.run.key, &mut file)
-    }
-}
-
-fn keyed_hash(key: &Hash, file: &mut File) -> io::Result<Hash> {
-    let mut hasher = blake3::Hasher::new_keyed(key);
-    let mut buffer = vec![0; 256 * 1024];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(*hasher.finalize().as_bytes()),
-            count => hasher.update(&buffer[..count]),
-        };
+        let file = dir.open_file(&place.name)?;
+        hash_content(file, blake3::Hasher::new_keyed(&self.run.key))
     }
 }
 

@@ -36,6 +36,8 @@ pub(super) enum Verdict {
     Consistent(FileState),
     /// The file changed: read it again, expecting what was found.
     Again,
+    /// It is another user's file than was listed. A path may have been made to lead elsewhere: nothing of it is kept.
+    OtherOwner,
     /// The file changed on the last attempt too.
     Inconsistent(FileState),
 }
@@ -65,6 +67,9 @@ impl Attempt {
     /// Decides at the file's end; `whole` tells whether exactly [`Attempt::size`] bytes were there to read.
     pub(super) fn judge(&mut self, found: &Found, whole: bool) -> Verdict {
         let state = self.state(found);
+        if state.uid != self.expected.uid {
+            return Verdict::OtherOwner;
+        }
         if whole && state == self.expected {
             return Verdict::Consistent(state);
         }
@@ -130,6 +135,7 @@ mod tests {
         assert!(!attempt(5).agrees(&Found { uid: Some(8), ..same }));
         assert!(attempt(5).agrees(&Found { uid: None, ..same }));
         assert_eq!(attempt(5).judge(&same, false), Verdict::Again);
+        assert_eq!(attempt(5).judge(&Found { uid: Some(8), ..same }, true), Verdict::OtherOwner);
     }
 
     #[test]

@@ -63,8 +63,8 @@ impl Bundles<'_> {
         if wanted.size > MAX_BUNDLED {
             return self.others.send(wanted).map_err(unwanted);
         }
-        let Wanted { id, ref path, size, mtime, once, .. } = wanted;
-        self.batch.push(ReadRequest { id, path: path.clone(), size, mtime, once });
+        let Wanted { id, ref path, size, mtime, uid, once } = wanted;
+        self.batch.push(ReadRequest { id, path: path.clone(), size, mtime, uid, once });
         self.bytes += size;
         self.under_way.insert(id, wanted);
         if self.batch.len() >= BATCH { self.send() } else { Ok(()) }
@@ -80,6 +80,7 @@ impl Bundles<'_> {
     fn hear(&mut self) -> Result<()> {
         match self.conversation.replies.receive()?.ok_or_else(gone)? {
             Reply::Read(answers) => answers.into_iter().try_for_each(|answer| self.answered(answer)),
+            Reply::Alive => Ok(()),
             _ => Err(nonsense("an answer came that nobody asked for")),
         }
     }

@@ -46,6 +46,9 @@ impl Reader<'_> {
                 Err(error) => return self.arrived.send(Arrived::Failed { id, error }),
             };
             match verdict {
+                Verdict::OtherOwner => {
+                    return self.arrived.send(Arrived::Failed { id, error: ReadError::other_owner() });
+                }
                 Verdict::Again => self.arrived.send(Arrived::Restart { id })?,
                 Verdict::Consistent(state) => {
                     return self.arrived.send(Arrived::End { id, state, consistent: true });
@@ -166,11 +169,12 @@ mod tests {
             Wanted { id: 3, uid: truth.uid + 1, ..truth.clone() },
         ];
         let got = read(files, |_| ());
-        for id in 0..4 {
+        for id in 0..3 {
             assert_eq!(got[&id].end, Some(Ok((state(&truth), true))), "{id}");
             assert_eq!(got[&id].restarts, 1, "{id}");
             assert!(got[&id].bytes == noise(300_000), "{id}");
         }
+        assert!(matches!(&got[&3].end, Some(Err(ReadError::Refused(why))) if why.contains("owner")));
     }
 
     #[test]

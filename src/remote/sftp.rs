@@ -24,7 +24,7 @@ use transfers::{Limits, Transfers};
 
 // What every server can do: the draft's example of a packet, and a modest number of files for a process.
 const DEFAULT_LIMITS: Limits = Limits { read_bytes: 32 * 1024, handles: 200 };
-const MAX_HANDLES: u64 = 1000;
+const MAX_HANDLES: u64 = 256;
 // Handles of the server's that are not ours to use up.
 const RESERVED_HANDLES: u64 = 16;
 

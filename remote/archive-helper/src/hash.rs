@@ -107,7 +107,8 @@ fn read(request: &HashRequest, key: Option<&Hash>, buffer: &mut [u8]) -> Result<
 }
 
 fn is_as_listed(metadata: &Metadata, request: &HashRequest) -> bool {
-    metadata.kind == Some(Kind::File) && metadata.size == request.size && metadata.mtime == request.mtime
+    let is = (metadata.size, metadata.mtime, metadata.uid);
+    metadata.kind == Some(Kind::File) && is == (request.size, request.mtime, request.uid)
 }
 
 // A small file needs neither a second read nor a hasher's state. It is not asked for its end: fstat tells.
@@ -151,7 +152,7 @@ mod tests {
     fn request(path: &Path) -> HashRequest {
         let path = AbsPath::new(path.as_os_str().as_bytes()).unwrap();
         let metadata = Metadata::of(&path).unwrap();
-        HashRequest { id: 1, path, size: metadata.size, mtime: metadata.mtime, proof: true }
+        HashRequest { id: 1, path, size: metadata.size, mtime: metadata.mtime, uid: metadata.uid, proof: true }
     }
 
     fn outcome(request: &HashRequest) -> HashOutcome {

@@ -5,7 +5,7 @@ use std::mem;
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use crate::protocol::{self, Hashed, Reply};
+use crate::protocol::{self, ALIVE_SECONDS, Hashed, Reply};
 
 // How many bytes may wait before who sends more has to wait too.
 const LIMIT: usize = 1024 * 1024;
@@ -13,6 +13,8 @@ const LIMIT: usize = 1024 * 1024;
 const ENOUGH: usize = 32 * 1024;
 // How long after a write the next smaller one may come: a stream of small frames makes few packets so.
 const PAUSE: Duration = Duration::from_millis(1);
+// How long there may be nothing to write before the server is told that we live.
+const SILENCE: Duration = Duration::from_secs(ALIVE_SECONDS);
 // How many answers a frame bundles.
 const BUNDLE: usize = 256;
 // What an answer weighs, in bytes.
@@ -83,6 +85,9 @@ impl Outgoing {
         loop {
             frames.clear();
             let answers = self.take(&mut frames, last_write);
+            if frames.is_empty() && answers.is_empty() {
+                protocol::write_frame(&mut frames, &Reply::Alive)?;
+            }
             for bundle in answers.chunks(BUNDLE) {
                 protocol::write_frame(&mut frames, &Reply::Hashed(bundle.to_vec()))?;
             }
@@ -92,12 +97,14 @@ impl Outgoing {
         }
     }
 
-    // Waits for something to write; what was queued lands in `frames`, which must be empty.
+    // Waits for something to write, though not for ever; what was queued lands in `frames`, which must be empty.
     fn take(&self, frames: &mut Vec<u8>, last_write: Option<Instant>) -> Vec<Hashed> {
         let mut queue = self.lock();
-        while queue.weight() == 0 {
-            queue.writer = Writer::Idle;
-            queue = self.filled.wait(queue).expect(UNPOISONED);
+        queue.writer = Writer::Idle;
+        queue = self.filled.wait_timeout_while(queue, SILENCE, |queue| queue.weight() == 0).expect(UNPOISONED).0;
+        if queue.weight() == 0 {
+            queue.writer = Writer::Busy;
+            return Vec::new();
         }
         while let Some(pause) = last_write.and_then(|last| PAUSE.checked_sub(last.elapsed())) {
             if queue.weight() >= ENOUGH {

@@ -43,6 +43,9 @@ pub const MAX_BUNDLED: u64 = 128 * 1024;
 /// How many contents a helper remembers at most as sent; later ones are sent each time.
 pub const MAX_SENT: usize = 1 << 19;
 
+/// After how many seconds without anything to say a helper sends [`Reply::Alive`].
+pub const ALIVE_SECONDS: u64 = 10;
+
 /// How many bytes of files may be asked for and not yet have come.
 pub const MAX_READING: u64 = 8 * 1024 * 1024;
 
@@ -140,16 +143,33 @@ impl TryFrom<RawEntry> for Entry {
 /// XXH3-128 of a directory's entries, each in its wire encoding, sorted by name.
 pub type Fingerprint = [u8; 16];
 
-/// Computes the fingerprint of entries that come sorted by name.
-pub fn fingerprint<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Fingerprint {
-    let mut hasher = Xxh3::new();
-    let mut buffer = Vec::with_capacity(256);
-    for entry in entries {
+/// Computes a fingerprint of entries that come sorted by name.
+#[derive(Default)]
+pub struct Fingerprinting {
+    hasher: Xxh3,
+    buffer: Vec<u8>,
+}
+
+impl Fingerprinting {
+    /// Adds the next entry.
+    pub fn add(&mut self, entry: &Entry) {
+        let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
-        buffer = postcard::to_extend(entry, buffer).expect("an entry always encodes into memory");
-        hasher.update(&buffer);
+        self.buffer = postcard::to_extend(entry, buffer).expect("an entry always encodes into memory");
+        self.hasher.update(&self.buffer);
     }
-    hasher.digest128().to_le_bytes()
+
+    /// The fingerprint of all that were added.
+    pub fn end(self) -> Fingerprint {
+        self.hasher.digest128().to_le_bytes()
+    }
+}
+
+/// The fingerprint of entries that come sorted by name.
+pub fn fingerprint<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Fingerprint {
+    let mut fingerprint = Fingerprinting::default();
+    entries.into_iter().for_each(|entry| fingerprint.add(entry));
+    fingerprint.end()
 }
 
 /// BLAKE3 of some content, plain or keyed.
@@ -207,6 +227,8 @@ pub struct HashRequest {
     pub size: u64,
     /// Its mtime as listed, nanoseconds.
     pub mtime: i64,
+    /// Its owner as listed.
+    pub uid: u32,
     /// Whether the keyed hash is wanted too.
     pub proof: bool,
 }
@@ -222,6 +244,8 @@ pub struct ReadRequest {
     pub size: u64,
     /// Its mtime as listed, nanoseconds.
     pub mtime: i64,
+    /// Its owner as listed.
+    pub uid: u32,
     /// Do not send it when this connection has sent the same content before.
     pub once: bool,
 }
@@ -245,6 +269,8 @@ pub enum Reply {
     Hashed(Vec<Hashed>),
     /// Answers to read requests, in any order.
     Read(Vec<ReadAnswer>),
+    /// Nothing else was to be said for [`ALIVE_SECONDS`]: the helper is at work, or waits.
+    Alive,
 }
 
 /// A root, as the helper found it.
@@ -347,14 +373,14 @@ pub struct Hashed {
 /// What came of a hash request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum HashOutcome {
-    /// The file was read to its end, and size and mtime were as listed before and after.
+    /// The file was read to its end, and size, mtime and owner were as listed before and after.
     Done {
         /// Plain BLAKE3.
         hash: Hash,
         /// BLAKE3 under the run's key, if it was wanted: proof that the whole content is there.
         proof: Option<Hash>,
     },
-    /// Size, mtime or kind are no longer as listed.
+    /// Size, mtime, owner or kind are no longer as listed.
     Changed,
     /// It is gone.
     Vanished,
@@ -374,11 +400,11 @@ pub struct ReadAnswer {
 /// What came of a read request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ReadOutcome {
-    /// All of it; size and mtime were as listed before and after.
+    /// All of it; size, mtime and owner were as listed before and after.
     Content(Bytes),
     /// The content has this plain BLAKE3, and was sent before, for a request that wanted it once.
     Sent(Hash),
-    /// Size, mtime or kind are no longer as listed.
+    /// Size, mtime, owner or kind are no longer as listed.
     Changed,
     /// It is gone.
     Vanished,

@@ -126,7 +126,8 @@ fn read(request: &ReadRequest, buffer: &mut [u8]) -> Result<Option<Bytes>, Errno
 }
 
 fn is_as_listed(metadata: &Metadata, request: &ReadRequest) -> bool {
-    metadata.kind == Some(Kind::File) && metadata.size == request.size && metadata.mtime == request.mtime
+    let is = (metadata.size, metadata.mtime, metadata.uid);
+    metadata.kind == Some(Kind::File) && is == (request.size, request.mtime, request.uid)
 }
 
 #[cfg(test)]
@@ -141,13 +142,14 @@ mod tests {
         let path = temp.path().join("file");
         std::fs::write(&path, b"content").unwrap();
         let path = AbsPath::new(path.as_os_str().as_bytes()).unwrap();
-        let mtime = Metadata::of(&path).unwrap().mtime;
-        let listed = ReadRequest { id: 1, path, size: 7, mtime, once: false };
+        let Metadata { mtime, uid, .. } = Metadata::of(&path).unwrap();
+        let listed = ReadRequest { id: 1, path, size: 7, mtime, uid, once: false };
         let outcome = |request: &ReadRequest| answer(request, &mut [0; 100]).outcome;
         assert_eq!(outcome(&listed), ReadOutcome::Content(Bytes::new(&b"content"[..]).unwrap()));
         for (size, mtime) in [(6, mtime), (8, mtime), (7, mtime + 1)] {
             assert_eq!(outcome(&ReadRequest { size, mtime, ..listed.clone() }), ReadOutcome::Changed);
         }
+        assert_eq!(outcome(&ReadRequest { uid: uid + 1, ..listed.clone() }), ReadOutcome::Changed);
         let gone = AbsPath::new(&b"/nothing/here"[..]).unwrap();
         assert_eq!(outcome(&ReadRequest { path: gone, ..listed }), ReadOutcome::Vanished);
     }

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 use crate::protocol::{AbsPath, Entry, Kind, Root};
-use crate::system::{Directory, Errno, Metadata};
+use crate::system::{Directory, Errno, File, Metadata};
 
 /// A root that is a directory.
 pub struct RootDir {
@@ -55,7 +55,11 @@ fn resolve(written: &[u8], home: &[u8]) -> Option<AbsPath> {
 fn open(path: &AbsPath) -> Result<(Root, Option<RootDir>), Errno> {
     let metadata = Metadata::of(path)?;
     let kind = metadata.kind.ok_or(Errno::INVAL)?;
-    let directory = if kind == Kind::Dir { Some(Directory::open(path)?) } else { None };
+    let directory = match kind {
+        Kind::Dir => Some(Directory::open(path)?),
+        Kind::File => File::open_followed(path).map(|_| None)?,
+        _ => None,
+    };
     // What the kernel makes up is not walked, so it is as good as empty.
     let empty = match &directory {
         Some(directory) => directory.is_made_up() || directory.is_empty()?,

@@ -43,7 +43,8 @@ pub struct Metadata {
     pub device: u64,
     ctime: i64,
     mode: u32,
-    uid: u32,
+    /// Owner.
+    pub uid: u32,
     gid: u32,
     links: u64,
     inode: u64,
@@ -240,6 +241,12 @@ impl File {
     /// Opens what `path` names, unless it is a symlink. Does not wait for a fifo's writer.
     pub fn open(path: &AbsPath) -> Result<File, Errno> {
         quietly(FILE, |flags| fs::openat(CWD, path.as_bytes(), flags, Mode::empty())).map(File)
+    }
+
+    /// Opens what `path` leads to, symlinks followed.
+    pub fn open_followed(path: &AbsPath) -> Result<File, Errno> {
+        let flags = FILE.difference(OFlags::NOFOLLOW);
+        quietly(flags, |flags| fs::openat(CWD, path.as_bytes(), flags, Mode::empty())).map(File)
     }
 
     /// What `fstat` tells.

@@ -272,6 +272,10 @@ impl<'a> Transfers<'a> {
         let id = file.wanted.id;
         match file.outcome() {
             Outcome::Short => self.reopen(serial, file, File::reopen),
+            Outcome::Judged(Verdict::OtherOwner) => {
+                self.held -= file.held();
+                send(self.arrived, Arrived::Failed { id, error: ReadError::other_owner() })?;
+            }
             Outcome::Judged(Verdict::Again) => {
                 send(self.arrived, Arrived::Restart { id })?;
                 self.reopen(serial, file, File::restart);

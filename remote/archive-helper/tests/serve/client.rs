@@ -201,7 +201,7 @@ pub fn walk_of(roots: &[&Path]) -> Walk {
 pub fn request(id: u64, path: &Path, proof: bool) -> HashRequest {
     let metadata = fs::symlink_metadata(path).unwrap();
     let mtime = metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec();
-    HashRequest { id, path: abs(path), size: metadata.size(), mtime, proof }
+    HashRequest { id, path: abs(path), size: metadata.size(), mtime, uid: metadata.uid(), proof }
 }
 
 pub fn is_root() -> bool {

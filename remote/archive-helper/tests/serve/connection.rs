@@ -28,6 +28,14 @@ fn serve_is_what_no_argument_means() {
 }
 
 #[test]
+fn silence_is_broken_by_a_sign_of_life() {
+    let mut helper = Helper::start();
+    let begun = std::time::Instant::now();
+    assert_eq!(helper.reply(), Reply::Alive);
+    assert_eq!(begun.elapsed().as_secs(), ALIVE_SECONDS);
+}
+
+#[test]
 fn runs_at_low_priority() {
     let helper = Helper::start();
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", helper.child.id())).unwrap();

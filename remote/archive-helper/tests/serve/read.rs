@@ -14,11 +14,12 @@ fn small_files_come_whole_and_others_say_why_not() {
     fs::write(top.join("largest"), vec![b'x'; MAX_BUNDLED as usize]).unwrap();
     let names = ["small", "empty", "largest", "gone", "longer"];
     let requests: Vec<_> = names.iter().zip(0..).map(|(name, id)| request(id, &top.join(name), false)).collect();
-    let requests = requests.into_iter().map(|HashRequest { id, path, size, mtime, .. }| ReadRequest {
+    let requests = requests.into_iter().map(|HashRequest { id, path, size, mtime, uid, .. }| ReadRequest {
         id,
         path,
         size,
         mtime,
+        uid,
         once: false,
     });
     let requests = requests.collect();
@@ -42,7 +43,7 @@ fn small_files_come_whole_and_others_say_why_not() {
 fn too_large_a_file_breaks_the_protocol() {
     let path = AbsPath::new("/etc/passwd").unwrap();
     let mut frame = Vec::new();
-    let requests = vec![ReadRequest { id: 0, path, size: MAX_BUNDLED + 1, mtime: 0, once: false }];
+    let requests = vec![ReadRequest { id: 0, path, size: MAX_BUNDLED + 1, mtime: 0, uid: 0, once: false }];
     write_frame(&mut frame, &Request::Read(requests)).unwrap();
     Helper::start().must_refuse(&frame, "too large");
 }
