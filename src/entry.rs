@@ -1,8 +1,10 @@
 //! Listed things: what a client's directory holds, and what the index remembers of it.
 
+use std::io::{self, Read};
+
 use crate::path::Name;
 
-pub use archive_helper::protocol::{Entry, Fingerprint, Hash, Inode, Kind, fingerprint};
+pub use archive_helper::protocol::{Entry, Fingerprint, Fingerprinting, Hash, Inode, Kind};
 
 /// Flags of a version.
 pub mod flags {
@@ -79,4 +81,15 @@ pub fn kind_name(kind: Kind) -> &'static str {
 /// A hash as 64 hexadecimal digits.
 pub fn hash_hex(hash: &Hash) -> String {
     blake3::Hash::from_bytes(*hash).to_hex().to_string()
+}
+
+/// BLAKE3 of all that there is to read, by a hasher that is plain or has a key.
+pub fn hash_content(mut content: impl Read, mut hasher: blake3::Hasher) -> io::Result<Hash> {
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        match content.read(&mut buffer)? {
+            0 => return Ok(*hasher.finalize().as_bytes()),
+            count => hasher.update(&buffer[..count]),
+        };
+    }
 }

@@ -13,16 +13,19 @@ use super::contents::{Contents, FileTask, Turn};
 use super::listing::Steps;
 use super::receiving::Fetch;
 use super::{Directory, Run};
-use crate::entry::{Kind, Version, flags};
+use crate::entry::{DirectoryId, Kind, Version, flags};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::path::AbsPath;
 use crate::plan::Step;
-use crate::repository::index::Index;
+use crate::repository::index::{Index, SourceId};
 use crate::repository::staging::Staged;
-use crate::source::HashWhere;
+use crate::source::{HashWhere, Source};
 
 // From this many on, the share of removed files is looked at.
 const GUARDED_REMOVALS: u64 = 100;
+
+// How many remembered versions are looked at together.
+const PAGE: u32 = 4096;
 
 /// BLAKE3 of no bytes at all.
 pub fn hash_of_nothing() -> crate::entry::Hash {
@@ -44,6 +47,8 @@ pub enum Change {
     Unread(FileTask, bool),
     /// Something that could not be listed.
     Unlisted(Version),
+    /// What the run is about; comes first.
+    Roots(Vec<AbsPath>),
     /// Something that is no longer there.
     Removed(Arc<Directory>, Box<Version>),
     /// All changes of a directory were handed over.
@@ -151,6 +156,10 @@ struct Removal {
 }
 
 impl Steps for Dispatch<'_> {
+    fn begin(&mut self, roots: &[AbsPath]) -> Result<()> {
+        self.ways.onward.change(Change::Roots(roots.to_vec()))
+    }
+
     fn step(&mut self, directory: &Arc<Directory>, step: Step) -> Result<()> {
         let task = |entry, old: Option<Version>| FileTask {
             directory: directory.clone(),
@@ -196,7 +205,8 @@ impl<'a> Dispatch<'a> {
 
     /// Does what had to wait for the end of the listing.
     pub fn finish(mut self, roots: &[AbsPath]) -> Result<()> {
-        self.guard(roots)?;
+        let removed = self.removals.iter().map(|removal| removal.files).sum();
+        guard_removals(self.index, self.run.source_id, self.run.source, roots, removed, Some(self.run.number))?;
         for removal in std::mem::take(&mut self.removals) {
             self.remove_now(removal)?;
         }
@@ -219,31 +229,11 @@ impl<'a> Dispatch<'a> {
         let is_dir = old.entry.kind == Kind::Dir;
         let below = if is_dir { directory.path.join(&old.entry.name) } else { None };
         let files = match &below {
-            Some(path) => self.index.count_files_below(self.run.source_id, path)?,
+            Some(path) => self.index.count_files_below(self.run.source_id, path, None)?,
             None => u64::from(old.entry.kind == Kind::File),
         };
         self.removals.push(Removal { directory: directory.clone(), version: old.id, below, itself, files });
         Ok(())
-    }
-
-    fn guard(&self, roots: &[AbsPath]) -> Result<()> {
-        let removed: u64 = self.removals.iter().map(|removal| removal.files).sum();
-        let most = u64::from(self.run.source.settings.max_delete);
-        if removed < GUARDED_REMOVALS || most >= 100 {
-            return Ok(());
-        }
-        let mut files = 0;
-        for root in roots {
-            files += self.index.count_files_below(self.run.source_id, root)?;
-        }
-        if removed * 100 <= files * most {
-            return Ok(());
-        }
-        Err(Error::new(
-            ErrorKind::Guard,
-            format_args!("{removed} of {files} files are gone on the client, more than {most} % (max_delete)"),
-        )
-        .hint("nothing was removed here; if that is right, pull once with `--max-delete 100`"))
     }
 
     fn remove_now(&self, removal: Removal) -> Result<()> {
@@ -261,10 +251,49 @@ impl<'a> Dispatch<'a> {
     fn remove_below(&self, path: &AbsPath) -> Result<()> {
         for (id, path) in self.index.directories_below(self.run.source_id, path)?.into_iter().rev() {
             let directory = Arc::new(Directory::new(path, false));
-            for version in self.index.current_in(id, None, None)? {
-                self.ways.onward.change(Change::Removed(directory.clone(), Box::new(version)))?;
-            }
+            each_current(self.index, id, |version| {
+                self.ways.onward.change(Change::Removed(directory.clone(), Box::new(version)))
+            })?;
         }
         Ok(())
     }
+}
+
+/// Calls `each` with the current versions in a directory, by name.
+pub fn each_current(index: &Index, id: DirectoryId, mut each: impl FnMut(Version) -> Result<()>) -> Result<()> {
+    let mut after = None;
+    loop {
+        let page = index.current_after(id, after.as_ref(), PAGE)?;
+        let Some(last) = page.last() else { return Ok(()) };
+        after = Some(last.entry.name.clone());
+        page.into_iter().try_for_each(&mut each)?;
+    }
+}
+
+/// Stops a run that would remove more than `max_delete` of the files that were there when it began; `run` is its
+/// number, `None` for one that changes nothing.
+pub fn guard_removals(
+    index: &Index,
+    source_id: SourceId,
+    source: &Source,
+    roots: &[AbsPath],
+    removed: u64,
+    run: Option<i64>,
+) -> Result<()> {
+    let most = u64::from(source.settings.max_delete);
+    if removed < GUARDED_REMOVALS || most >= 100 {
+        return Ok(());
+    }
+    let mut files = 0;
+    for root in roots {
+        files += index.count_files_below(source_id, root, run)?;
+    }
+    if removed * 100 <= files * most {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Guard,
+        format_args!("{removed} of {files} files are gone on the client, more than {most} % (max_delete)"),
+    )
+    .hint("nothing was removed here; if that is right, pull once with `--max-delete 100`"))
 }

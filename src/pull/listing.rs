@@ -1,12 +1,13 @@
 //! The first stage: hears what the client lists, and finds out what has to be done.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use archive_helper::protocol::{
     Announced, Entries, MAX_ENTRIES, Problem, Reply, Request, Root, SkipReason, Skipped, Verdict, Walk,
 };
 use nix::errno::Errno;
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::{Directory, Tally};
 use crate::entry::{DirectoryId, Entry};
@@ -17,11 +18,21 @@ use crate::remote::helper::{Conversation, Replies, Requests, gone, nonsense};
 use crate::repository::index::{Index, SourceId};
 use crate::source::Source;
 
-// How many directories a client may announce without sending what was asked of earlier ones.
-const MOST_AWAITED: usize = 1 << 20;
+// How much memory directories may take whose entries were asked for and have not come, by the length of their paths.
+const MOST_AWAITED: usize = 128 << 20;
+const AWAITED: usize = 256;
+
+// How many verdicts are sent at once, at the latest.
+const MOST_VERDICTS: usize = 1024;
+
+// How many remembered versions are looked at together.
+const PAGE: u32 = 4096;
 
 /// What is done with the steps that the listing finds.
 pub trait Steps {
+    /// These are the roots, all of them there.
+    fn begin(&mut self, roots: &[AbsPath]) -> Result<()>;
+
     /// One entry of a directory.
     fn step(&mut self, directory: &Arc<Directory>, step: Step) -> Result<()>;
 
@@ -61,10 +72,12 @@ pub fn list(
         roots: Vec::new(),
         verdicts: Vec::new(),
         awaited: HashMap::new(),
+        awaited_bytes: 0,
+        seen: HashSet::new(),
         next: 0,
         kernel_file_system_told: false,
     };
-    listing.run(source.paths.len())
+    listing.run(&source.paths)
 }
 
 fn walk(source: &Source, repository_id: &str) -> Result<Walk> {
@@ -94,6 +107,9 @@ struct Listing<'a> {
     roots: Vec<AbsPath>,
     verdicts: Vec<Verdict>,
     awaited: HashMap<u64, Awaited>,
+    awaited_bytes: usize,
+    // XXH3-128 of the paths of directories that were asked for: none comes twice.
+    seen: HashSet<u128>,
     next: u64,
     kernel_file_system_told: bool,
 }
@@ -106,17 +122,19 @@ struct Awaited {
 }
 
 impl Listing<'_> {
-    fn run(mut self, root_count: usize) -> Result<Vec<AbsPath>> {
+    fn run(mut self, asked: &[Vec<u8>]) -> Result<Vec<AbsPath>> {
         let mut found = Vec::new();
-        for _ in 0..root_count {
+        for asked in asked {
             match self.next_reply()? {
-                Reply::Root(root) => found.push(root),
+                Reply::Root(root) if is_what_was_asked(asked, &root) => found.push(root),
+                Reply::Root(_) => return Err(nonsense("a root is not the one that was asked for")),
                 _ => return Err(nonsense("a root is missing")),
             }
         }
         // Every root is judged before anything is done to any.
         let found = found.into_iter().map(|root| self.judge(root)).collect::<Result<Vec<_>>>()?;
         refuse_overlap(&found)?;
+        self.steps.begin(&found.iter().map(|(path, _)| path.clone()).collect::<Vec<_>>())?;
         for (path, entry) in found {
             self.begin_root(path, entry)?;
         }
@@ -125,11 +143,16 @@ impl Listing<'_> {
     }
 
     fn next_reply(&mut self) -> Result<Reply> {
-        if self.replies.is_drained() && !self.verdicts.is_empty() {
-            self.requests.send(&Request::Verdicts(std::mem::take(&mut self.verdicts)))?;
-            self.requests.flush()?;
+        loop {
+            if self.replies.is_drained() && !self.verdicts.is_empty() || self.verdicts.len() >= MOST_VERDICTS {
+                self.requests.send(&Request::Verdicts(std::mem::take(&mut self.verdicts)))?;
+                self.requests.flush()?;
+            }
+            match self.replies.receive()?.ok_or_else(gone)? {
+                Reply::Alive => {}
+                reply => return Ok(reply),
+            }
         }
-        self.replies.receive()?.ok_or_else(gone)
     }
 
     fn hear(&mut self) -> Result<bool> {
@@ -139,7 +162,7 @@ impl Listing<'_> {
             Reply::Problem(problem) => self.problem(&problem)?,
             Reply::Skipped(skipped) => self.skipped(&skipped),
             Reply::End => return self.end(),
-            Reply::Root(_) | Reply::Hashed(_) | Reply::Read(_) => {
+            Reply::Root(_) | Reply::Hashed(_) | Reply::Read(_) | Reply::Alive => {
                 return Err(nonsense("an answer came that nobody asked for"));
             }
         }
@@ -197,7 +220,7 @@ impl Listing<'_> {
     fn holds_below(&self, path: &AbsPath) -> Result<bool> {
         let Some((index, source)) = self.remembered.index else { return Ok(false) };
         let Some((directory, _)) = index.directory(source, path)? else { return Ok(false) };
-        Ok(!index.current_in(directory, None, None)?.is_empty())
+        Ok(!index.current_after(directory, None, 1)?.is_empty())
     }
 
     // A root's own entry stands in the directory above it, of which nothing else is told.
@@ -235,8 +258,12 @@ impl Listing<'_> {
             self.tally.report.progress(&self.tally.progress);
             return Ok(());
         }
-        if self.awaited.len() >= MOST_AWAITED {
+        self.awaited_bytes += AWAITED + path.as_bytes().len();
+        if self.awaited_bytes > MOST_AWAITED {
             return Err(nonsense("too many directories were announced"));
+        }
+        if !self.seen.insert(xxh3_128(path.as_bytes())) {
+            return Err(nonsense("a directory was announced twice"));
         }
         let directory = Arc::new(Directory::new(path, complete));
         self.awaited.insert(number, Awaited { directory, remembered: remembered.map(|(id, _)| id), last: None });
@@ -251,11 +278,15 @@ impl Listing<'_> {
         if !ascending || !after_before || entries.len() > MAX_ENTRIES || (entries.is_empty() && !last) {
             return Err(nonsense("a directory's entries are not in order"));
         }
+        if entries.iter().any(|entry| awaited.directory.path.join(&entry.name).is_none()) {
+            return Err(nonsense("a path is longer than any can be"));
+        }
         let until = entries.last().map(|entry| entry.name.clone());
         awaited.last = until.clone();
         let directory = awaited.directory.clone();
-        let remembered = match (self.remembered.index, awaited.remembered) {
-            (Some((index, _)), Some(id)) => index.current_in(id, before.as_ref(), until.as_ref().filter(|_| !last))?,
+        let known = awaited.remembered;
+        let remembered = match (self.remembered.index, known, &until) {
+            (Some((index, _)), Some(id), Some(until)) => index.current_in(id, before.as_ref(), until)?,
             _ => Vec::new(),
         };
         self.tally.progress.listed.add(entries.len() as u64);
@@ -263,9 +294,22 @@ impl Listing<'_> {
         self.tally.report.progress(&self.tally.progress);
         if last {
             self.awaited.remove(&number);
+            self.awaited_bytes -= AWAITED + directory.path.as_bytes().len();
+            self.rest(&directory, known, until)?;
             self.steps.planned(directory)?;
         }
         Ok(())
+    }
+
+    // What is remembered behind the last name that was listed is no longer there.
+    fn rest(&mut self, directory: &Arc<Directory>, known: Option<DirectoryId>, mut after: Option<Name>) -> Result<()> {
+        let (Some((index, _)), Some(id)) = (self.remembered.index, known) else { return Ok(()) };
+        loop {
+            let page = index.current_after(id, after.as_ref(), PAGE)?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = Some(last.entry.name.clone());
+            self.do_steps(directory, plan(Vec::new(), page, self.remembered.distrust))?;
+        }
     }
 
     fn do_steps(&mut self, directory: &Arc<Directory>, steps: Vec<Step>) -> Result<()> {
@@ -305,6 +349,22 @@ impl Listing<'_> {
             SkipReason::OtherFileSystem | SkipReason::Cache | SkipReason::Marker => {
                 tracing::debug!(%path, reason = ?skipped.reason, "left out");
             }
+        }
+    }
+}
+
+// A relative root starts at the account's home, of which only the client knows.
+fn is_what_was_asked(written: &[u8], root: &Root) -> bool {
+    let parts = |path: &[u8]| -> Vec<Vec<u8>> {
+        let parts = path.split(|&byte| byte == b'/').filter(|part| !part.is_empty() && *part != b".");
+        parts.map(<[u8]>::to_vec).collect()
+    };
+    match root {
+        Root::Invalid => true,
+        Root::Found { path, .. } | Root::Missing { path } | Root::Unreadable { path, .. } => {
+            let at_home = if written == b"~" { Some(&b""[..]) } else { written.strip_prefix(b"~/") };
+            let (asked, told) = (parts(at_home.unwrap_or(written)), parts(path.as_bytes()));
+            if written.starts_with(b"/") { told == asked } else { told.ends_with(&asked) }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Joins the stages of a pull: one thread each, bounded queues between them.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
@@ -12,7 +13,7 @@ use super::dispatch::{Dispatch, Onward, Ways};
 use super::hashing::{Deciding, hash, rejoin};
 use super::listing::{Remembered, list};
 use super::receiving::{Expected, Fetch, receive};
-use crate::error::{Error, OnServer, Result};
+use crate::error::{Error, Kind, OnServer, Result};
 use crate::remote::{Arrived, Wanted, is_fed};
 use crate::repository::staging::Staging;
 
@@ -43,18 +44,18 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
         let stage = |name: &str| thread::Builder::new().name(name.to_owned());
         let started = [
             stage("receiving").spawn_scoped(scope, move || {
-                failure.watch(receive(run, staging, expected, &to_receive, contents, (&received, &same)))
+                failure.watch(|| receive(run, staging, expected, &to_receive, contents, (&received, &same)))
             }),
             stage("applying")
-                .spawn_scoped(scope, move || failure.watch(apply(run, staging, contents, &to_apply, &released))),
-            stage("reading").spawn_scoped(scope, move || failure.watch(read_files(run, &to_read, &arrived))),
+                .spawn_scoped(scope, move || failure.watch(|| apply(run, staging, contents, &to_apply, &released))),
+            stage("reading").spawn_scoped(scope, move || failure.watch(|| read_files(run, &to_read, &arrived))),
             stage("hashing").spawn_scoped(scope, move || {
-                failure.watch(deciding(run, onward).and_then(|deciding| hash(run, &tasks, deciding)))
+                failure.watch(|| deciding(run, onward).and_then(|deciding| hash(run, &tasks, deciding)))
             }),
-            stage("deciding").spawn_scoped(scope, move || failure.watch(decide_again(run, rejoin_ways, &to_rejoin))),
+            stage("deciding").spawn_scoped(scope, move || failure.watch(|| decide_again(run, rejoin_ways, &to_rejoin))),
         ];
-        started.into_iter().for_each(|thread| failure.watch(thread.map(drop).on_server("can't start a thread")));
-        failure.watch(lead(run, ways));
+        started.into_iter().for_each(|thread| failure.watch(|| thread.map(drop).on_server("can't start a thread")));
+        failure.watch(|| lead(run, ways));
         contents.wait_until_finished();
         // Whoever decides again over tasks that waited is the last that could begin anything.
         let _ = end.send(Released::End);
@@ -71,8 +72,11 @@ struct Failure<'a> {
 }
 
 impl Failure<'_> {
-    fn watch(&self, result: Result<()>) {
-        let Err(error) = result else { return };
+    // A panic, too: or the other stages would wait for ever for one that is gone.
+    fn watch(&self, stage: impl FnOnce() -> Result<()>) {
+        let ended = catch_unwind(AssertUnwindSafe(stage));
+        let broken = |_| Error::new(Kind::Failed, "a part of the program broke").hint("please report what it printed");
+        let Err(error) = ended.unwrap_or_else(|panic| Err(broken(panic))) else { return };
         tracing::debug!(%error, "a stage ends early");
         self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
         self.run.client.hang_up();

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use archive_helper::protocol::{HashOutcome, HashRequest, MAX_HASHES, Reply, Request};
 
+use super::dispatch::{each_current, guard_removals};
 use super::listing::{Remembered, Steps, list};
-use super::{Directory, Facts, Options, Tally, with_client};
-use crate::entry::{Hash, Kind, Version};
+use super::{Directory, Facts, Options, Tally, refuse_without_index, with_client};
+use crate::entry::{Entry, Hash, Kind, Version};
 use crate::error::Result;
 use crate::path::AbsPath;
 use crate::plan::Step;
@@ -26,19 +27,25 @@ pub(super) fn preview(
     tally: &Tally<'_>,
     facts: &mut Facts,
 ) -> Result<()> {
-    tally.report.begin(&source.name, None);
     let index = repository.map(Repository::index_to_read).transpose()?.flatten();
     let known = match &index {
         Some(index) => index.source_id(&source.name)?.map(|id| (index, id)),
         None => None,
     };
+    if let Some(repository) = repository {
+        refuse_without_index(repository, source, known.map(|(_, id)| id))?;
+    }
     let id = repository.map(Repository::id).unwrap_or_default();
     with_client(source, options, facts, |client| {
         let hashes = source.settings.hash == HashWhere::Client;
-        let mut preview = Preview { tally, index: known, doubtful: Vec::new(), hashes };
+        let mut preview = Preview { tally, index: known, doubtful: Vec::new(), hashes, removed_files: 0 };
         let remembered = Remembered { index: known, distrust: options.checksum };
-        list(client.converse()?, source, id, &remembered, tally, &mut preview)?;
-        preview.hash(client)
+        let roots = list(client.converse()?, source, id, &remembered, tally, &mut preview)?;
+        preview.hash(client)?;
+        match known {
+            Some((index, id)) => guard_removals(index, id, source, &roots, preview.removed_files, None),
+            None => Ok(()),
+        }
     })
 }
 
@@ -48,16 +55,27 @@ struct Preview<'a> {
     // Files of which only a hash tells whether they changed, and the hash that they had.
     doubtful: Vec<(HashRequest, Option<Hash>)>,
     hashes: bool,
+    removed_files: u64,
 }
 
 impl Steps for Preview<'_> {
+    fn begin(&mut self, _: &[AbsPath]) -> Result<()> {
+        Ok(())
+    }
+
     fn step(&mut self, directory: &Arc<Directory>, step: Step) -> Result<()> {
         match step {
-            Step::Same | Step::Restated { .. } => {}
+            Step::Same => {}
+            Step::Restated { .. } => self.tally.progress.unchanged.add(1),
             Step::New { entry } => self.tell(Change::New, directory, &entry.name),
-            Step::Changed { entry, .. } => self.tell(Change::Changed, directory, &entry.name),
+            Step::Changed { entry, old } => {
+                if old.entry.kind == Kind::Dir && entry.kind != Kind::Dir {
+                    self.removed_below(directory, &old)?;
+                }
+                self.tell(Change::Changed, directory, &entry.name);
+            }
             Step::Touched { entry, old } if entry.kind == Kind::File && self.hashes => {
-                self.ask(directory, &old, entry.size, entry.mtime)
+                self.ask(directory, &entry, &old)
             }
             Step::Touched { entry, .. } => self.tell(Change::Touched, directory, &entry.name),
             Step::Removed { old } => self.removed(directory, &old)?,
@@ -81,24 +99,33 @@ impl Preview<'_> {
         }
     }
 
-    fn ask(&mut self, directory: &Directory, old: &Version, size: u64, mtime: i64) {
-        let Some(path) = directory.path.join(&old.entry.name) else { return };
-        let id = self.doubtful.len() as u64;
-        self.doubtful.push((HashRequest { id, path, size, mtime, proof: false }, old.hash));
+    fn ask(&mut self, directory: &Directory, entry: &Entry, old: &Version) {
+        let Some(path) = directory.path.join(&entry.name) else { return };
+        let (id, &Entry { size, mtime, uid, .. }) = (self.doubtful.len() as u64, entry);
+        self.doubtful.push((HashRequest { id, path, size, mtime, uid, proof: false }, old.hash));
     }
 
-    fn removed(&self, directory: &Directory, old: &Version) -> Result<()> {
-        if let (Kind::Dir, Some((index, source)), Some(path)) =
-            (old.entry.kind, self.index, directory.path.join(&old.entry.name))
-        {
-            for (id, path) in index.directories_below(source, &path)?.into_iter().rev() {
-                let directory = Directory::new(path, false);
-                for version in index.current_in(id, None, None)? {
-                    self.tell(Change::Removed, &directory, &version.entry.name);
-                }
-            }
-        }
+    fn removed(&mut self, directory: &Directory, old: &Version) -> Result<()> {
+        self.removed_below(directory, old)?;
+        self.removed_files += u64::from(old.entry.kind == Kind::File);
         self.tell(Change::Removed, directory, &old.entry.name);
+        Ok(())
+    }
+
+    fn removed_below(&mut self, directory: &Directory, old: &Version) -> Result<()> {
+        let (Kind::Dir, Some((index, source)), Some(path)) =
+            (old.entry.kind, self.index, directory.path.join(&old.entry.name))
+        else {
+            return Ok(());
+        };
+        for (id, path) in index.directories_below(source, &path)?.into_iter().rev() {
+            let directory = Directory::new(path, false);
+            each_current(index, id, |version| {
+                self.removed_files += u64::from(version.entry.kind == Kind::File);
+                self.tell(Change::Removed, &directory, &version.entry.name);
+                Ok(())
+            })?;
+        }
         Ok(())
     }
 
@@ -115,8 +142,10 @@ impl Preview<'_> {
             requests.send(&Request::Hash(batch.iter().map(|(request, _)| request.clone()).collect()))?;
             requests.flush()?;
             while !open.is_empty() {
-                let Reply::Hashed(answers) = replies.receive()?.ok_or_else(gone)? else {
-                    return Err(nonsense("an answer came that nobody asked for"));
+                let answers = match replies.receive()?.ok_or_else(gone)? {
+                    Reply::Hashed(answers) => answers,
+                    Reply::Alive => continue,
+                    _ => return Err(nonsense("an answer came that nobody asked for")),
                 };
                 for answer in answers {
                     let (path, old) =

@@ -128,20 +128,19 @@ impl Index {
     }
 
     /// The current versions in a directory whose names come after `after` and not after `until`, by name.
-    pub fn current_in(
-        &self,
-        directory: DirectoryId,
-        after: Option<&Name>,
-        until: Option<&Name>,
-    ) -> Result<Vec<Version>> {
+    pub fn current_in(&self, directory: DirectoryId, after: Option<&Name>, until: &Name) -> Result<Vec<Version>> {
         let sql = format!(
             "SELECT {COLUMNS} FROM version WHERE directory = ?1 AND until_run IS NULL AND name > ?2 AND name <= ?3 ORDER BY name"
         );
-        let after = after.map_or(&b""[..], Name::as_bytes);
-        // No name is as long as this, so every name sorts before it.
-        let highest = [0xff; crate::path::MAX_NAME + 1];
-        let until = until.map_or(&highest[..], Name::as_bytes);
-        self.all(&sql, params![directory.0, after, until], version_of)
+        self.all(&sql, params![directory.0, after.map_or(&b""[..], Name::as_bytes), until.as_bytes()], version_of)
+    }
+
+    /// The first `limit` of the current versions in a directory whose names come after `after`, by name.
+    pub fn current_after(&self, directory: DirectoryId, after: Option<&Name>, limit: u32) -> Result<Vec<Version>> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM version WHERE directory = ?1 AND until_run IS NULL AND name > ?2 ORDER BY name LIMIT ?3"
+        );
+        self.all(&sql, params![directory.0, after.map_or(&b""[..], Name::as_bytes), limit], version_of)
     }
 
     /// The current version at a path.
@@ -168,12 +167,18 @@ impl Index {
         Ok(versions)
     }
 
-    /// How many files are current below a path.
-    pub fn count_files_below(&self, source: SourceId, path: &AbsPath) -> Result<u64> {
-        let sql = "SELECT count(*) FROM version WHERE directory = ?1 AND until_run IS NULL AND kind = 0";
+    /// How many files were current below a path when a run began; `None` for now.
+    pub fn count_files_below(&self, source: SourceId, path: &AbsPath, run: Option<i64>) -> Result<u64> {
+        let current =
+            "SELECT count(*) FROM version WHERE directory = ?1 AND until_run IS NULL AND kind = 0 AND from_run < ?2";
+        let ended =
+            "SELECT count(*) FROM version WHERE directory = ?1 AND until_run = ?2 AND kind = 0 AND from_run < ?2";
         let mut count = 0;
         for (directory, _) in self.directories_below(source, path)? {
-            count += self.one(sql, params![directory.0], |row| row.get::<_, i64>(0))?.unwrap_or(0) as u64;
+            let run = run.unwrap_or(i64::MAX);
+            for sql in [current, ended] {
+                count += self.one(sql, params![directory.0, run], |row| row.get::<_, i64>(0))?.unwrap_or(0) as u64;
+            }
         }
         Ok(count)
     }

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use rusqlite::{Transaction, TransactionBehavior, params};
 
 use super::{COLUMNS, Index, OnIndex, SourceId, kind_number, version_of};
-use crate::entry::{DirectoryId, Entry, Fingerprint, Hash, Version, fingerprint};
+use crate::entry::{DirectoryId, Entry, Fingerprint, Fingerprinting, Hash, flags};
 use crate::error::Result;
 use crate::path::{AbsPath, Name, SourceName};
 use crate::report::{Outcome, Summary};
@@ -29,7 +29,7 @@ pub struct NewVersion<'a> {
     pub run: i64,
     /// Its name in the archive, if it is there already.
     pub archive_name: Option<&'a Name>,
-    /// See [`crate::entry::flags`].
+    /// See [`flags`].
     pub flags: u32,
 }
 
@@ -169,11 +169,16 @@ impl Write<'_> {
         self.execute("UPDATE version SET flags = flags | ?2 WHERE id = ?1", params![id, flags])
     }
 
-    /// Clears [`crate::entry::flags::UNREADABLE`] of all that a source has: a run sets it anew.
-    pub fn clear_unreadable(&self, source: SourceId) -> Result<()> {
-        let sql = "UPDATE version SET flags = flags - 2 WHERE flags & 2 \
-                   AND directory IN (SELECT id FROM directory WHERE source = ?1)";
-        self.execute(sql, params![source.0])
+    /// Clears [`flags::UNREADABLE`] of a root and all below it: a run sets it anew.
+    pub fn clear_unreadable(&self, source: SourceId, root: &AbsPath) -> Result<()> {
+        let sql = "UPDATE version SET flags = flags - 2 WHERE flags & 2 AND directory IN \
+                   (SELECT id FROM directory WHERE source = ?1 AND (path = ?2 OR substr(path, 1, ?3) = ?4))";
+        let below = if root.is_root() { b"/".to_vec() } else { [root.as_bytes(), b"/"].concat() };
+        self.execute(sql, params![source.0, root.as_bytes(), below.len() as i64, below])?;
+        let Some((parent, name)) = root.split() else { return Ok(()) };
+        let own = "UPDATE version SET flags = flags - 2 WHERE flags & 2 AND name = ?3 AND directory = \
+                   (SELECT id FROM directory WHERE source = ?1 AND path = ?2)";
+        self.execute(own, params![source.0, parent.as_bytes(), name.as_bytes()])
     }
 
     /// Enters a version that is past already: something that lay in the way and went to the archive.
@@ -198,7 +203,7 @@ impl Write<'_> {
         self.execute("DELETE FROM directory", params![])
     }
 
-    /// Computes a directory's fingerprint from its current versions and keeps it.
+    /// Computes a directory's fingerprint from its current versions and keeps it, unless one of them is inconsistent.
     pub fn remember_fingerprint(&self, directory: DirectoryId) -> Result<()> {
         let fingerprint = self.fingerprint_of(directory)?;
         self.execute("UPDATE directory SET fingerprint = ?2 WHERE id = ?1", params![directory.0, fingerprint])
@@ -209,14 +214,20 @@ impl Write<'_> {
         self.execute("UPDATE directory SET fingerprint = NULL WHERE id = ?1", params![directory.0])
     }
 
-    fn fingerprint_of(&self, directory: DirectoryId) -> Result<Fingerprint> {
+    // `None` when a file has to be read again, however it is listed.
+    fn fingerprint_of(&self, directory: DirectoryId) -> Result<Option<Fingerprint>> {
         let sql = format!("SELECT {COLUMNS} FROM version WHERE directory = ?1 AND until_run IS NULL ORDER BY name");
-        let versions: rusqlite::Result<Vec<Version>> = self
-            .transaction
-            .prepare_cached(&sql)
-            .and_then(|mut query| query.query_map(params![directory.0], version_of)?.collect());
-        let versions = versions.on_index(WHAT)?;
-        Ok(fingerprint(versions.iter().map(|version| &version.entry)))
+        let mut query = self.transaction.prepare_cached(&sql).on_index(WHAT)?;
+        let mut rows = query.query(params![directory.0]).on_index(WHAT)?;
+        let mut fingerprint = Fingerprinting::default();
+        while let Some(row) = rows.next().on_index(WHAT)? {
+            let version = version_of(row).on_index(WHAT)?;
+            if version.has(flags::INCONSISTENT) {
+                return Ok(None);
+            }
+            fingerprint.add(&version.entry);
+        }
+        Ok(Some(fingerprint.end()))
     }
 
     fn execute(&self, sql: &str, params: impl rusqlite::Params) -> Result<()> {
