@@ -17,11 +17,20 @@ const WHAT: &str = "can't read the trees";
 
 /// Compares both trees with the index, tells of every difference as an error, and returns how many there are.
 pub fn check(repository: &Repository, report: &dyn Report) -> Result<u64> {
-    let index = repository.index()?;
+    let index = repository.known_index()?;
     let mut problems = 0;
+    let mut sources = repository.sources_on_disk()?;
     for name in index.source_names()? {
-        let source = SourceName::new(&name)?;
-        let Some(id) = index.source_id(&source)? else { continue };
+        sources.push(SourceName::new(&name)?);
+    }
+    sources.sort();
+    sources.dedup();
+    for source in sources {
+        let Some(id) = index.source_id(&source)? else {
+            report.error(format_args!("source `{source}` is unknown to the index"));
+            problems += 1;
+            continue;
+        };
         for tree in [Tree::Snapshot, Tree::Archive] {
             let mut checking =
                 Checking { index: &index, report, source: &source, id, tree, seen: HashSet::new(), problems: 0 };
@@ -115,7 +124,7 @@ impl Checking<'_> {
 
     fn places_in(&self, id: DirectoryId) -> Result<Vec<(Name, Version)>> {
         let versions = match self.tree {
-            Tree::Snapshot => self.index.current_in(id, None, None)?,
+            Tree::Snapshot => self.index.current_after(id, None, u32::MAX)?,
             Tree::Archive => self.index.versions_in(id)?,
         };
         let name = |version: &Version| match self.tree {

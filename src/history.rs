@@ -88,7 +88,7 @@ pub fn same_as(
     path: &AbsPath,
     each: &mut dyn FnMut(Place) -> Result<()>,
 ) -> Result<()> {
-    let index = repository.index()?;
+    let index = repository.known_index()?;
     let id = index.source_id(source)?.ok_or_else(|| {
         let known = index.source_names().unwrap_or_default().join("`, `");
         Error::usage(format_args!("there is no source `{source}` in the repository"))
@@ -107,7 +107,7 @@ pub fn same_as(
 
 /// Calls `each` with every version that the index holds.
 pub fn export(repository: &Repository, each: &mut dyn FnMut(ExportRow) -> Result<()>) -> Result<()> {
-    repository.index()?.each_version(&mut |located| match export_row(&located) {
+    repository.known_index()?.each_version(&mut |located| match export_row(&located) {
         Some(row) => each(row),
         None => Ok(()),
     })
@@ -115,7 +115,7 @@ pub fn export(repository: &Repository, each: &mut dyn FnMut(ExportRow) -> Result
 
 /// Totals over the whole repository.
 pub fn stats(repository: &Repository) -> Result<Stats> {
-    repository.index()?.stats()
+    repository.known_index()?.stats()
 }
 
 fn each_place(
@@ -124,7 +124,7 @@ fn each_place(
     to: &Hash,
     each: &mut dyn FnMut(Place) -> Result<()>,
 ) -> Result<()> {
-    repository.index()?.each_with_hash(from, to, &mut |located| {
+    repository.known_index()?.each_with_hash(from, to, &mut |located| {
         for place in place::Place::all_of(&located) {
             let version = &located.version;
             let (Some(path), Some(hash)) = (located.directory.join(&version.entry.name), version.hash) else {

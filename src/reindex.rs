@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -12,7 +11,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use jiff::Timestamp;
 
-use crate::entry::{Entry, Hash, Kind, flags, is_on_disk};
+use crate::entry::{Entry, Hash, Kind, flags, hash_content, is_on_disk};
 use crate::error::{Error, OnServer, Result};
 use crate::path::{AbsPath, Escaped, Name, SourceName};
 use crate::report::Report;
@@ -48,7 +47,7 @@ pub fn rebuild(repository: &Repository, report: &dyn Report) -> Result<Rebuilt> 
     let _lock = Lock::repository(repository, Duration::ZERO)?;
     let mut index = repository.index()?;
     let mut rebuilt = Rebuilt::default();
-    let sources = sources(repository)?;
+    let sources = repository.sources_on_disk()?;
     let ids = sources.iter().map(|source| index.enter_source(source)).collect::<Result<Vec<_>>>()?;
     let runs = ids.iter().map(|id| index.begin_run(*id, Timestamp::now())).collect::<Result<Vec<_>>>()?;
     let write = index.write()?;
@@ -60,19 +59,6 @@ pub fn rebuild(repository: &Repository, report: &dyn Report) -> Result<Rebuilt> 
     runs.iter().try_for_each(|run| write.end_rebuild(*run, Timestamp::now()))?;
     write.commit()?;
     Ok(rebuilt)
-}
-
-fn sources(repository: &Repository) -> Result<Vec<SourceName>> {
-    let mut names = Vec::new();
-    for tree in [Tree::Snapshot, Tree::Archive] {
-        let dir = repository.base().open(tree.name().as_bytes()).on_server(WHAT)?;
-        for name in dir.names().on_server(WHAT)? {
-            names.push(SourceName::new(&String::from_utf8_lossy(name.as_bytes()))?);
-        }
-    }
-    names.sort();
-    names.dedup();
-    Ok(names)
 }
 
 /// Something found in a tree; a file's hash follows when it is known.
@@ -165,24 +151,12 @@ fn hash_once(file: &File, found: &mut Found, inodes: &Inodes) -> Result<()> {
     let mut first = false;
     let hash = cell.get_or_init(|| {
         first = true;
-        hash_file(file).map_err(|error| error.to_string())
+        hash_content(file, blake3::Hasher::new()).map_err(|error| error.to_string())
     });
     found.first = first;
     let hash = hash.as_ref().map_err(|error| Error::server(WHAT, std::io::Error::other(error.clone())))?;
     found.hash = Some(*hash);
     Ok(())
-}
-
-/// BLAKE3 of a file's content.
-fn hash_file(mut file: &File) -> std::io::Result<Hash> {
-    let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; 256 * 1024];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(*hasher.finalize().as_bytes()),
-            count => hasher.update(&buffer[..count]),
-        };
-    }
 }
 
 /// Where found things are entered.
@@ -332,7 +306,7 @@ impl Spot {
         }
         let (mut found, file) = look(self.tree, &self.directory, &dir, self.name.clone())?;
         if let Some(file) = file {
-            found.hash = Some(hash_file(&file).on_server(WHAT)?);
+            found.hash = Some(hash_content(&file, blake3::Hasher::new()).on_server(WHAT)?);
         }
         Ok(Some(found))
     }

@@ -48,7 +48,7 @@ impl Change {
 
 /// Who listens. Every method may be called from any thread.
 pub trait Report: Send + Sync {
-    /// A run of this source has begun; messages that follow belong to it. A dry run has no number.
+    /// What follows is about this source; called again as soon as its run has a number, which a dry run never gets.
     fn begin(&self, source: &SourceName, run: Option<i64>);
 
     /// A message for a person, one line, without a full stop.

@@ -17,6 +17,7 @@ pub mod staging;
 
 use dirs::Dir;
 use index::Index;
+use place::Tree;
 
 /// The format that this program writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;
@@ -77,6 +78,15 @@ impl Repository {
         Index::open(&self.path)
     }
 
+    /// Opens the index for a question to it, which makes no sense when it is not there.
+    pub fn known_index(&self) -> Result<Index> {
+        match self.path.join(index::FILE_NAME).exists() {
+            true => self.index(),
+            false => Err(Error::new(Kind::Failed, format_args!("`{}` has no index", self.path.display()))
+                .hint("the first pull makes it; from trees that are there, `archive index rebuild` does")),
+        }
+    }
+
     /// Opens the index without changing anything; `None` when there is none yet.
     pub fn index_to_read(&self) -> Result<Option<Index>> {
         Index::open_to_read(&self.path)
@@ -87,6 +97,16 @@ impl Repository {
         self.tree("snapshot", source)
     }
 
+    /// True when there is anything in the snapshot of a source.
+    pub fn holds(&self, source: &SourceName) -> Result<bool> {
+        let path = [b"snapshot/", source.as_str().as_bytes()].concat();
+        match self.base.open(&path).and_then(|dir| dir.names()) {
+            Ok(names) => Ok(!names.is_empty()),
+            Err(Errno::ENOENT) => Ok(false),
+            Err(errno) => Err(errno).on_server("can't read the snapshot"),
+        }
+    }
+
     /// The archive of a source, made if it is not there.
     pub fn archive(&self, source: &SourceName) -> Result<Dir> {
         self.tree("archive", source)
@@ -95,6 +115,21 @@ impl Repository {
     /// The staging area of a source, made if it is not there.
     pub fn staging(&self, source: &SourceName) -> Result<Dir> {
         self.tree("staging", source)
+    }
+
+    /// The sources that have a directory in one of the trees, by name.
+    pub fn sources_on_disk(&self) -> Result<Vec<SourceName>> {
+        const WHAT: &str = "can't list the trees";
+        let mut sources = Vec::new();
+        for tree in [Tree::Snapshot, Tree::Archive] {
+            let names = self.base.open(tree.name().as_bytes()).and_then(|dir| dir.names()).on_server(WHAT)?;
+            for name in names {
+                sources.push(SourceName::new(&String::from_utf8_lossy(name.as_bytes()))?);
+            }
+        }
+        sources.sort();
+        sources.dedup();
+        Ok(sources)
     }
 
     /// The directory of the lock files.
@@ -116,10 +151,35 @@ impl Repository {
         Ok(copies.filter(|name| name.starts_with("index-") && name.ends_with(".sqlite")).map(str::to_owned).collect())
     }
 
+    /// Where a source's copy of the index is made before it gets its dated name; nothing is there.
+    pub fn index_copy_in_the_making(&self, source: &SourceName) -> Result<PathBuf> {
+        let name = Name::new("index").expect("it is a name");
+        let staging = self.staging(source)?;
+        match staging.unlink(&name) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(self.path.join("staging").join(source.as_str()).join("index")),
+            Err(errno) => Err(errno).on_server("can't clear the staging area"),
+        }
+    }
+
+    /// Gives a finished copy of the index its dated name, if that is still free.
+    pub fn date_index_copy(&self, source: &SourceName, dated: &str) -> Result<()> {
+        let staged = Name::new("index").expect("it is a name");
+        let name = Name::new(dated).expect("a date makes a name");
+        let staging = self.staging(source)?;
+        match staging.rename(&staged, &self.base, &name) {
+            Err(Errno::EEXIST) => staging.unlink(&staged).on_server("can't clear the staging area"),
+            other => other.on_server("can't keep a copy of the index"),
+        }
+    }
+
     /// Removes a dated copy of the index.
     pub fn remove_index_copy(&self, name: &str) -> Result<()> {
         let name = Name::new(name).expect("a copy's name was listed");
-        self.base.unlink(&name).on_server(format_args!("can't remove `{name}` from the repository"))
+        match self.base.unlink(&name) {
+            // Another pull was faster.
+            Ok(()) | Err(Errno::ENOENT) => Ok(()),
+            other => other.on_server(format_args!("can't remove `{name}` from the repository")),
+        }
     }
 
     /// The repository's own directory.

@@ -15,7 +15,7 @@ use super::receiving::path_of;
 use super::{Directory, Run};
 use crate::entry::{DirectoryId, Entry, Hash, Kind, Version, flags};
 use crate::error::{OnServer, Result};
-use crate::path::Name;
+use crate::path::{AbsPath, Name};
 use crate::report::Change as Told;
 use crate::repository::index::{Index, NewVersion, Write};
 use crate::repository::staging::{Staged, Staging};
@@ -33,7 +33,7 @@ pub(super) enum Row {
     /// A version ends.
     End { id: i64, archive_name: Option<Name> },
     /// Something that was in the way, and that no row told of, went to the archive.
-    Stray { directory: Arc<Directory>, entry: Box<Entry>, archive_name: Name },
+    Stray { directory: Arc<Directory>, entry: Box<Entry>, hash: Option<Hash>, archive_name: Name },
     /// A version has other metadata.
     Refresh { id: i64, entry: Box<Entry>, hash: Option<Hash>, flags: u32 },
     /// A version could not be read this time.
@@ -51,7 +51,6 @@ pub fn apply(
     released: &Sender<Released>,
 ) -> Result<()> {
     let mut index = run.repository.index()?;
-    clear_flags(run, &mut index)?;
     let placing = Placing::open(run, staging)?;
     let batch = Batch {
         placing,
@@ -67,9 +66,10 @@ pub fn apply(
     batch.run(run, &mut index, changes)
 }
 
-fn clear_flags(run: &Run<'_>, index: &mut Index) -> Result<()> {
+// What could not be read in an earlier run gets another chance.
+fn clear_flags(run: &Run<'_>, index: &mut Index, roots: &[AbsPath]) -> Result<()> {
     let write = index.write()?;
-    write.clear_unreadable(run.source_id)?;
+    roots.iter().try_for_each(|root| write.clear_unreadable(run.source_id, root))?;
     write.commit()
 }
 
@@ -122,16 +122,17 @@ impl Batch<'_> {
 
     // Changes are made to the trees as they come, but for files that were received or copied: those wait for the
     // batch's sync.
-    fn take(&mut self, run: &Run<'_>, index: &Index, change: Change) -> Result<()> {
+    fn take(&mut self, run: &Run<'_>, index: &mut Index, change: Change) -> Result<()> {
         self.begun.get_or_insert_with(Instant::now);
         self.changes += 1;
         match change {
             Change::Plain(task) => self.plain(run, task),
-            Change::Restated(task) => self.restated(task),
+            Change::Restated(task) => self.restated(run, task),
             Change::Received(task, staged) => self.received(run, task, staged),
             Change::Known(task, hash) => self.known(run, index, task, hash),
             Change::Unread(task, vanished) => self.unread(task, vanished),
             Change::Unlisted(version) => self.flag(version.id),
+            Change::Roots(roots) => clear_flags(run, index, &roots),
             Change::Removed(directory, version) => self.removed(run, directory, &version),
             Change::Planned(directory) => self.planned(directory),
         }
@@ -144,7 +145,8 @@ impl Batch<'_> {
         Ok(())
     }
 
-    fn restated(&mut self, task: FileTask) -> Result<()> {
+    fn restated(&mut self, run: &Run<'_>, task: FileTask) -> Result<()> {
+        run.tally.progress.unchanged.add(1);
         if let Some(old) = &task.old {
             self.rows.push(Row::Refresh {
                 id: old.id,
@@ -266,17 +268,10 @@ fn write_row(run: &Run<'_>, write: &Write<'_>, row: Row) -> Result<()> {
             write.insert(&NewVersion { directory, entry: &entry, hash, run: run.number, archive_name, flags })
         }
         Row::End { id, archive_name } => write.close(id, run.number, archive_name.as_ref()),
-        Row::Stray { directory, entry, archive_name } => {
+        Row::Stray { directory, entry, hash, archive_name } => {
             let directory = id_of(run, write, &directory)?;
             let (archive_name, flags) = (Some(&archive_name), flags::REBUILT);
-            write.insert_past(&NewVersion {
-                directory,
-                entry: &entry,
-                hash: None,
-                run: run.number,
-                archive_name,
-                flags,
-            })
+            write.insert_past(&NewVersion { directory, entry: &entry, hash, run: run.number, archive_name, flags })
         }
         Row::Refresh { id, entry, hash, flags } => write.refresh(id, &entry, hash, flags),
         Row::Flag { id } => write.flag(id, flags::UNREADABLE),

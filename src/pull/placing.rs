@@ -9,8 +9,8 @@ use super::applying::{Row, WHAT, has_content, sync};
 use super::contents::FileTask;
 use super::dispatch::hash_of_nothing;
 use super::{Directory, Run};
-use crate::entry::{Entry, Hash, Kind, Version, flags, is_on_disk, mode_on_disk};
-use crate::error::{OnServer, Result};
+use crate::entry::{Entry, Hash, Kind, Version, flags, hash_content, is_on_disk, mode_on_disk};
+use crate::error::{Error, Kind as ErrorKind, OnServer, Result};
 use crate::path::{AbsPath, Name};
 use crate::repository::archive::Archive;
 use crate::repository::dirs::{Dir, Metadata, OpenTree, copy_content, set_file_metadata};
@@ -202,7 +202,7 @@ impl<'a> Placing<'a> {
 
     // The old version's plain file, if it is still what the index says.
     fn find_old(&mut self, file: &NewFile) -> Result<Option<Metadata>> {
-        let dir = self.snapshot.directory(&file.directory.path).on_server(WHAT)?;
+        let dir = self.directory(&file.directory.path)?;
         let found = dir.metadata(&file.entry.name).ok();
         Ok(found.filter(|found| found.kind == Kind::File && found.size == file.entry.size))
     }
@@ -251,14 +251,14 @@ impl<'a> Placing<'a> {
     }
 
     fn copy_of_itself(&mut self, file: NewFile) -> Result<()> {
-        let dir = self.snapshot.directory(&file.directory.path).on_server(WHAT)?;
+        let dir = self.directory(&file.directory.path)?;
         let staged = self.copy(&dir, &file.entry.name, &file.entry)?;
         self.deferred.push(Deferred { file, staged, received: false });
         Ok(())
     }
 
     fn restate_on_disk(&mut self, file: &NewFile) -> Result<()> {
-        let dir = self.snapshot.directory(&file.directory.path).on_server(WHAT)?;
+        let dir = self.directory(&file.directory.path)?;
         let plain = dir.open_file(&file.entry.name).on_server(WHAT)?;
         let owner = self.owned.then_some((file.entry.uid, file.entry.gid));
         set_file_metadata(&plain, mode_on_disk(&file.entry), file.entry.mtime, owner).on_server(WHAT)
@@ -299,7 +299,7 @@ impl<'a> Placing<'a> {
         mut serve: impl FnMut(&Self, &Dir, &Name) -> Option<T>,
     ) -> Result<Option<T>> {
         if let Some((path, name)) = self.recent.get(&file.hash).cloned() {
-            let dir = self.snapshot.directory(&path).on_server(WHAT)?;
+            let dir = self.directory(&path)?;
             if let Some(served) = serve(self, &dir, &name) {
                 return Ok(Some(served));
             }
@@ -333,7 +333,7 @@ impl<'a> Placing<'a> {
     }
 
     fn place(&mut self, file: NewFile, staged: &Name, rows: &mut Vec<Row>) -> Result<()> {
-        let dir = self.snapshot.directory(&file.directory.path).on_server(WHAT)?;
+        let dir = self.directory(&file.directory.path)?;
         let name = &file.entry.name;
         let retired = match &file.old {
             Some(_) if file.drop_old => dir.unlink(name).map(|()| None).on_server(WHAT)?,
@@ -361,7 +361,7 @@ impl<'a> Placing<'a> {
             return Ok(None);
         }
         let (path, name, mtime) = (&file.directory.path, &file.entry.name, file.entry.mtime);
-        let dir = self.snapshot.directory(path).on_server(WHAT)?;
+        let dir = self.directory(path)?;
         let linked = match self.run.source.settings.link {
             LinkWhen::Never => Err(Errno::EMLINK),
             _ => self.archive.link(path, &dir, name, mtime),
@@ -379,7 +379,7 @@ impl<'a> Placing<'a> {
         if old.archive_name.is_some() {
             return Ok(old.archive_name.clone());
         }
-        let dir = self.snapshot.directory(path).on_server(WHAT)?;
+        let dir = self.directory(path)?;
         match self.archive.link(path, &dir, &old.entry.name, old.entry.mtime) {
             Ok(name) => {
                 self.run.tally.progress.archived.add(1);
@@ -402,7 +402,7 @@ impl<'a> Placing<'a> {
         if !is_on_disk(old.entry.kind) {
             return Ok(None);
         }
-        let dir = self.snapshot.directory(&directory.path).on_server(WHAT)?;
+        let dir = self.directory(&directory.path)?;
         let found = match dir.metadata(name) {
             Ok(found) => found,
             Err(Errno::ENOENT) => return self.missing(directory, old),
@@ -447,17 +447,51 @@ impl<'a> Placing<'a> {
             Err(Errno::ENOTDIR | Errno::ENOTEMPTY | Errno::EEXIST) => {}
             Err(errno) => return Err(errno).on_server(WHAT),
         }
-        let found = dir.metadata(name).on_server(WHAT)?;
-        let target = if found.kind == Kind::Symlink { dir.read_symlink(name).on_server(WHAT)? } else { Vec::new() };
-        let archive_name = self.archive.take(&directory.path, dir, name, found.mtime).on_server(WHAT)?;
         if let Some(path) = &path {
-            self.run.tally.warn(format_args!("`{path}` held something unknown, now `{archive_name}` in the archive"));
+            self.run.tally.warn(format_args!("`{path}` held something unknown, which is in the archive now"));
         }
-        if found.kind != Kind::Dir {
-            let entry = Box::new(stray(name, &found, target));
-            rows.push(Row::Stray { directory: directory.clone(), entry, archive_name });
+        self.put_aside(directory, dir, name, rows)
+    }
+
+    // Moves what no version tells of to the archive, file by file.
+    fn put_aside(&mut self, directory: &Arc<Directory>, dir: &Dir, name: &Name, rows: &mut Vec<Row>) -> Result<()> {
+        let found = dir.metadata(name).on_server(WHAT)?;
+        if found.kind == Kind::Dir
+            && let Some(path) = directory.path.join(name)
+        {
+            let below = Arc::new(Directory::new(path, false));
+            let inside = dir.open(name.as_bytes()).on_server(WHAT)?;
+            for name in inside.names().on_server(WHAT)? {
+                self.put_aside(&below, &inside, &name, rows)?;
+            }
+            return dir.remove_dir(name).on_server(WHAT);
         }
+        let target = if found.kind == Kind::Symlink { dir.read_symlink(name).on_server(WHAT)? } else { Vec::new() };
+        let hash = match found.kind {
+            Kind::File => Some(
+                dir.open_file(name)
+                    .map_err(Into::into)
+                    .and_then(|file| hash_content(&file, blake3::Hasher::new()))
+                    .on_server(WHAT)?,
+            ),
+            _ => None,
+        };
+        let archive_name = self.archive.take(&directory.path, dir, name, found.mtime).on_server(WHAT)?;
+        let entry = Box::new(stray(name, &found, target));
+        rows.push(Row::Stray { directory: directory.clone(), entry, hash, archive_name });
         Ok(())
+    }
+
+    // The snapshot's directory of a client's directory. What is above a root may have become something else.
+    fn directory(&mut self, path: &AbsPath) -> Result<Dir> {
+        match self.snapshot.directory(path) {
+            Err(Errno::ELOOP | Errno::ENOTDIR) => Err(Error::new(
+                ErrorKind::Failed,
+                format_args!("the snapshot can't hold `{path}`, for a part of it is no directory there"),
+            )
+            .hint("was a path above it pulled, with a symlink on the way? pull where that leads to")),
+            other => other.on_server(WHAT),
+        }
     }
 
     fn make_directory(
@@ -467,7 +501,7 @@ impl<'a> Placing<'a> {
         old: Option<&Version>,
         rows: &mut Vec<Row>,
     ) -> Result<Option<Name>> {
-        let parent = self.snapshot.directory(&directory.path).on_server(WHAT)?;
+        let parent = self.directory(&directory.path)?;
         let made = match parent.create_dir(&entry.name, 0o700) {
             Err(Errno::EEXIST) => parent.open(entry.name.as_bytes()),
             other => other.and_then(|()| parent.open(entry.name.as_bytes())),
@@ -491,7 +525,7 @@ impl<'a> Placing<'a> {
     }
 
     fn make_symlink(&mut self, directory: &Arc<Directory>, entry: &Entry, rows: &mut Vec<Row>) -> Result<Option<Name>> {
-        let parent = self.snapshot.directory(&directory.path).on_server(WHAT)?;
+        let parent = self.directory(&directory.path)?;
         if parent.create_symlink(&entry.name, &entry.target, entry.mtime) == Err(Errno::EEXIST) {
             self.clear(directory, &parent, &entry.name, rows)?;
             parent.create_symlink(&entry.name, &entry.target, entry.mtime).on_server(WHAT)?;
@@ -507,8 +541,15 @@ impl<'a> Placing<'a> {
 
     fn own_symlink(&mut self, directory: &Directory, entry: &Entry) -> Result<Option<Name>> {
         if self.owned {
-            let parent = self.snapshot.directory(&directory.path).on_server(WHAT)?;
-            parent.set_owner(&entry.name, entry.uid, entry.gid).on_server(WHAT)?;
+            let parent = self.directory(&directory.path)?;
+            match parent.set_owner(&entry.name, entry.uid, entry.gid) {
+                // Somebody removed it here.
+                Err(Errno::ENOENT) => {
+                    parent.create_symlink(&entry.name, &entry.target, entry.mtime).on_server(WHAT)?;
+                    parent.set_owner(&entry.name, entry.uid, entry.gid).on_server(WHAT)?;
+                }
+                other => other.on_server(WHAT)?,
+            }
         }
         Ok(None)
     }

@@ -1,6 +1,7 @@
 //! Files on their way from the client: asked for here, written into staging and hashed as they arrive.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry as Slot;
 use std::fs::File;
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -83,7 +84,10 @@ pub fn receive(
             Arrived::Data { id, bytes } => {
                 run.tally.progress.bytes_copied.add(bytes.len() as u64);
                 run.tally.report.progress(&run.tally.progress);
-                receiving.entry(id).or_default().add(bytes, staging)?;
+                match receiving.entry(id) {
+                    Slot::Occupied(begun) => begun.into_mut().add(&bytes)?,
+                    Slot::Vacant(free) => free.insert(Receiving::begin(staging)?).add(&bytes)?,
+                }
             }
             Arrived::Whole { id, bytes, state } => {
                 let mut task = expected.take(id);
@@ -98,16 +102,16 @@ pub fn receive(
                 released.send(Released::Claimed(expected.take(id), claim)).map_err(aborted)?;
             }
             Arrived::Restart { id } => {
-                let begun = receiving.remove(&id).unwrap_or_default();
-                begun.discard(staging)?;
+                receiving.remove(&id).map_or(Ok(()), |begun| begun.discard(staging))?;
             }
             Arrived::End { id, state, consistent } => {
                 let task = expected.take(id);
-                let content = receiving.remove(&id).unwrap_or_default().end(staging)?;
+                let begun = receiving.remove(&id).map_or_else(|| Receiving::begin(staging), Ok)?;
+                let content = begun.end();
                 changes.send(finish(run, task, content, state, consistent, staging)?).map_err(aborted)?;
             }
             Arrived::Failed { id, error } => {
-                receiving.remove(&id).unwrap_or_default().discard(staging)?;
+                receiving.remove(&id).map_or(Ok(()), |begun| begun.discard(staging))?;
                 changes.send(failed(run, expected.take(id), &error)).map_err(aborted)?;
             }
         }
@@ -131,47 +135,32 @@ impl Received {
     }
 }
 
-/// A file of which some has arrived. The first piece stays in memory, for most files have no second.
-#[derive(Default)]
+/// A file of which some has arrived.
 struct Receiving {
-    first: Vec<u8>,
+    name: Name,
+    file: File,
     hasher: blake3::Hasher,
     size: u64,
-    file: Option<(Name, File)>,
 }
 
 impl Receiving {
-    fn add(&mut self, bytes: Vec<u8>, staging: &Staging) -> Result<()> {
-        self.hasher.update(&bytes);
+    fn begin(staging: &Staging) -> Result<Receiving> {
+        let (name, file) = staging.create().on_server(WHAT)?;
+        Ok(Receiving { name, file, hasher: blake3::Hasher::new(), size: 0 })
+    }
+
+    fn add(&mut self, bytes: &[u8]) -> Result<()> {
+        self.hasher.update(bytes);
         self.size += bytes.len() as u64;
-        if self.file.is_none() && self.first.is_empty() {
-            self.first = bytes;
-            return Ok(());
-        }
-        let (_, file) = self.opened(staging)?;
-        file.write_all(&bytes).on_server(WHAT)
+        self.file.write_all(bytes).on_server(WHAT)
     }
 
-    fn opened(&mut self, staging: &Staging) -> Result<&mut (Name, File)> {
-        if self.file.is_none() {
-            let (name, mut file) = staging.create().on_server(WHAT)?;
-            file.write_all(&std::mem::take(&mut self.first)).on_server(WHAT)?;
-            self.file = Some((name, file));
-        }
-        Ok(self.file.as_mut().expect("it was just opened"))
-    }
-
-    fn end(mut self, staging: &Staging) -> Result<Received> {
-        self.opened(staging)?;
-        let (name, file) = self.file.expect("it was just opened");
-        Ok(Received { name, file, hash: *self.hasher.finalize().as_bytes(), size: self.size })
+    fn end(self) -> Received {
+        Received { name: self.name, file: self.file, hash: *self.hasher.finalize().as_bytes(), size: self.size }
     }
 
     fn discard(self, staging: &Staging) -> Result<()> {
-        match self.file {
-            Some((name, _)) => staging.dir().unlink(&name).on_server(WHAT),
-            None => Ok(()),
-        }
+        staging.dir().unlink(&self.name).on_server(WHAT)
     }
 }
 

@@ -41,9 +41,11 @@ impl Log {
 
 impl Report for Log {
     fn begin(&self, source: &SourceName, run: Option<i64>) {
-        let Some(run) = run else { return };
-        *self.whose.lock().unwrap_or_else(PoisonError::into_inner) = format!("{source} run {run}");
-        self.write(Level::Notice, &"begins");
+        let whose = run.map_or(source.to_string(), |run| format!("{source} run {run}"));
+        *self.whose.lock().unwrap_or_else(PoisonError::into_inner) = whose;
+        if run.is_some() {
+            self.write(Level::Notice, &"begins");
+        }
     }
 
     fn message(&self, level: Level, text: &dyn Display) {

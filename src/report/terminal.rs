@@ -65,7 +65,8 @@ impl Terminal {
 impl Report for Terminal {
     fn begin(&self, source: &SourceName, run: Option<i64>) {
         *self.lists_changes.lock().unwrap_or_else(PoisonError::into_inner) = run.is_none();
-        if self.verbosity == Verbosity::Quiet || !std::io::stderr().is_terminal() {
+        let mut shown = self.line.lock().unwrap_or_else(PoisonError::into_inner);
+        if shown.is_some() || self.verbosity == Verbosity::Quiet || !std::io::stderr().is_terminal() {
             return;
         }
         let line = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(8));
@@ -73,7 +74,7 @@ impl Report for Terminal {
         line.set_style(style);
         line.set_prefix(source.to_string());
         line.enable_steady_tick(Duration::from_millis(125));
-        *self.line.lock().unwrap_or_else(PoisonError::into_inner) = Some(line);
+        *shown = Some(line);
     }
 
     fn message(&self, level: Level, text: &dyn Display) {

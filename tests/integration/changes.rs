@@ -133,6 +133,41 @@ fn what_the_index_does_not_know_is_moved_away_never_overwritten() {
     let archive = program.archive("localhost", &client.root());
     let found = std::process::Command::new("grep").args(["-rl", "mine"]).arg(&archive).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&found.stdout).lines().count(), 2, "both are in the archive");
+    program.assert_index_is_right();
+    let hash = blake3::hash(b"mine too").to_hex().to_string();
+    assert_eq!(program.run(["find", "--hash", &hash]).stdout.lines().count(), 1, "and can be found");
+}
+
+#[test]
+fn owners_are_kept_when_the_server_may_give_files_away() {
+    if !is_root() {
+        return eprintln!("needs root, for it gives files to others");
+    }
+    use std::os::unix::fs::{MetadataExt, lchown};
+    let program = Program::new();
+    let client = Tree::new([("f", file("f")), ("d", dir([("g", file("g"))])), ("l", link("f"))]);
+    let own =
+        |uid: u32| ["f", "d", "d/g", "l"].map(|name| lchown(client.path(name), Some(uid), Some(uid + 1)).unwrap());
+    for (uid, link) in [(1234, "content"), (4321, "exact")] {
+        own(uid);
+        program.pull_local(&client.root(), &["--link", link]);
+        assert_same(&client.root(), &program.snapshot("localhost", &client.root()));
+        let exported = program.run(["index", "export"]).stdout;
+        assert_eq!(exported.matches(&format!("\"uid\":{uid}")).count(), 4, "{exported}");
+        let owner = |name| fs::symlink_metadata(program.snapshot("localhost", &client.path(name))).unwrap();
+        assert!(["d", "d/g", "l"].iter().all(|name| owner(name).uid() == uid && owner(name).gid() == uid + 1));
+    }
+}
+
+#[test]
+fn a_symlink_that_was_removed_here_is_made_anew() {
+    let program = Program::new();
+    let client = Tree::new([("l", link("target"))]);
+    program.pull_local(&client.root(), &[]);
+    fs::remove_file(program.snapshot("localhost", &client.path("l"))).unwrap();
+    client.put("l", link("another"));
+    program.pull_local(&client.root(), &[]);
+    assert_same(&client.root(), &program.snapshot("localhost", &client.root()));
 }
 
 #[test]

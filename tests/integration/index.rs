@@ -199,3 +199,22 @@ fn a_pull_that_was_killed_is_made_up_for_by_the_next() {
     }
     program.assert_index_is_right();
 }
+
+#[test]
+fn a_lost_index_is_asked_for_not_made_up() {
+    let program = Program::new();
+    let client = Tree::new([("f", file("content"))]);
+    let root = client.root();
+    let root = root.to_str().unwrap();
+    program.pull_local(&client.root(), &[]);
+    std::fs::remove_file(program.repo().join("index.sqlite")).unwrap();
+    for question in [&["index", "check"][..], &["index", "stats"], &["index", "export"], &["find", "--hash", "abcd"]] {
+        program.run(question).refused(1, &["has no index", "archive index rebuild"]);
+    }
+    for pull in [&["pull", root][..], &["pull", "-n", root]] {
+        program.run(pull).refused(1, &["knows nothing of what is in `snapshot/localhost`", "archive index rebuild"]);
+    }
+    assert_eq!(program.archived("localhost", &client.root()), [""; 0]);
+    program.run(["index", "rebuild"]).well();
+    assert_eq!(program.pull_local(&client.root(), &[])["copied"], 0);
+}
