@@ -172,9 +172,10 @@ impl Config {
         let text = fs_err::read_to_string(path)
             .map_err(|error| Error::usage(error).hint("name a configuration file with `--config FILE`"))?;
         let file: File = toml::from_str(&text).map_err(|error| wrong(path, &text, &error))?;
-        self.set_once(path, "repository", |config| &mut config.repository, file.repository)?;
-        self.set_once(path, "helper_dir", |config| &mut config.helper_dir, file.helper_dir)?;
+        self.set_once(path, "repository", |config| &mut config.repository, placed(path, file.repository))?;
+        self.set_once(path, "helper_dir", |config| &mut config.helper_dir, placed(path, file.helper_dir))?;
         if let Some(defaults) = file.defaults {
+            let defaults = defaults.placed(path);
             if self.defaults != Keys::default() {
                 return Err(self.twice(path, "[defaults]"));
             }
@@ -183,6 +184,7 @@ impl Config {
         for (name, keys) in file.source {
             let place = place(path, &text, name.span());
             let name = name.into_inner();
+            let keys = keys.placed(path);
             check_source(&name, &keys).map_err(|error| Error::usage(format_args!("{place}: {error}")))?;
             if self.sources.insert(name.clone(), keys).is_some() {
                 return Err(self.twice(path, &format!("[source.{name}]")));
@@ -256,6 +258,15 @@ impl Effective {
 }
 
 impl Keys {
+    fn placed(self, file: &Path) -> Keys {
+        Keys {
+            ssh_config: placed(file, self.ssh_config),
+            identity: placed(file, self.identity),
+            exclude_from: placed(file, self.exclude_from),
+            ..self
+        }
+    }
+
     /// Takes from `defaults` what is not said here. Excludes add up, so that a source can take one back with `!`.
     pub fn or(self, defaults: &Keys) -> Keys {
         let defaults = defaults.clone();
@@ -341,6 +352,17 @@ impl KeepKeys {
 pub fn read_patterns(path: &Path) -> Result<Vec<Vec<u8>>> {
     let bytes = fs_err::read(path).map_err(|error| Error::usage(error).hint("name a file of exclude patterns"))?;
     Ok(bytes.split(|&byte| byte == b'\n').map(<[u8]>::to_vec).collect())
+}
+
+// A path in a configuration file starts at that file's directory, or with `~/` at home.
+fn placed(file: &Path, path: Option<PathBuf>) -> Option<PathBuf> {
+    let path = path?;
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    let start = || std::path::absolute(file).ok().and_then(|file| Some(file.parent()?.to_owned())).unwrap_or_default();
+    Some(match (path.strip_prefix("~"), home) {
+        (Ok(below), Some(home)) => home.join(below),
+        _ => start().join(path),
+    })
 }
 
 fn usual_places() -> Vec<PathBuf> {

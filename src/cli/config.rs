@@ -1,11 +1,13 @@
 //! `archive config`.
 
 use clap::Subcommand;
+use serde_json::Value;
 
 use super::{Context, print_line};
 use crate::config::Config;
 use crate::error::Result;
 use crate::path::Escaped;
+use crate::report::json::object;
 
 /// Look at the configuration
 #[derive(Debug, clap::Args)]
@@ -34,6 +36,12 @@ fn check(context: &Context, config: &Config) -> Result<u8> {
     let names: Vec<_> = config.source_names().map(str::to_owned).collect();
     for name in &names {
         config.source(name)?;
+    }
+    if context.global.json {
+        let mut line = object("config");
+        line.insert("files".to_owned(), config.files.iter().map(|path| path.to_string_lossy()).collect());
+        line.insert("sources".to_owned(), names.into());
+        return print_line(&Value::Object(line).to_string()).map(|()| 0);
     }
     if !context.global.quiet {
         let files = match config.files.len() {

@@ -62,11 +62,12 @@ fn status(context: &Context, host: &Host) -> Result<u8> {
     let (ssh, helper_dir) = host.resolve(context)?;
     let status = helper_status(&ssh, helper_dir.as_deref())?;
     if context.global.json {
-        let mut line = object("helper");
-        line.insert("machine".to_owned(), json!(format!("{} {}", status.os, status.arch)));
-        line.insert("installed".to_owned(), json!(status.installed));
-        line.insert("available".to_owned(), json!(status.available));
-        return print_line(&Value::Object(line).to_string()).map(|()| 0);
+        let machine = format!("{} {}", status.os, status.arch);
+        return told(&[
+            ("machine", json!(machine)),
+            ("installed", json!(status.installed)),
+            ("available", json!(status.available)),
+        ]);
     }
     let machine = format!("{} {}", status.os, status.arch);
     let state = match (&status.installed, status.available) {
@@ -80,13 +81,25 @@ fn status(context: &Context, host: &Host) -> Result<u8> {
 fn install(context: &Context, host: &Host) -> Result<u8> {
     let (ssh, helper_dir) = host.resolve(context)?;
     let path = helper_install(&ssh, helper_dir.as_deref())?;
+    if context.global.json {
+        return told(&[("installed", json!(path))]);
+    }
     print_line(&format!("installed at {}", Escaped(path.as_bytes()))).map(|()| 0)
 }
 
 fn remove(context: &Context, host: &Host) -> Result<u8> {
     let (ssh, _) = host.resolve(context)?;
     let count = helper_remove(&ssh)?;
+    if context.global.json {
+        return told(&[("removed", json!(count))]);
+    }
     print_line(&format!("removed {}", grouped(count))).map(|()| 0)
+}
+
+fn told(fields: &[(&str, Value)]) -> Result<u8> {
+    let mut line = object("helper");
+    line.extend(fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+    print_line(&Value::Object(line).to_string()).map(|()| 0)
 }
 
 impl Host {

@@ -71,7 +71,11 @@ fn run_rebuild(context: &Context) -> Result<u8> {
 
 fn run_update(context: &Context, paths: &[PathBuf]) -> Result<u8> {
     let changed = update(&context.repository()?, paths, &context.terminal())?;
-    if !context.global.quiet && !context.global.json {
+    if context.global.json {
+        let mut line = object("update");
+        line.insert("changed".to_owned(), changed.into());
+        print_line(&Value::Object(line).to_string())?;
+    } else if !context.global.quiet {
         print_line(&format!("updated {}", grouped(changed)))?;
     }
     Ok(0)

@@ -14,7 +14,7 @@ use crate::pull::{self, Options, last_good_start};
 use crate::remote::check_way;
 use crate::report::json::Json;
 use crate::report::log::Log;
-use crate::report::{Report, Summary, Tee};
+use crate::report::{Level, Report, Summary, Tee};
 use crate::repository::Repository;
 use crate::source::{ArchiveWhat, HashWhere, LinkWhen, RemoteKind, Source};
 use crate::time::parse_duration;
@@ -137,7 +137,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
         // Wrong arguments must not leave a new repository behind.
         false => None,
     };
-    let mut sources = sources(&config, args)?;
+    let (mut sources, mut worst) = sources(context, &config, args)?;
     for source in &mut sources {
         override_settings(source, args)?;
         check_way(source.ssh.as_ref(), source.settings.remote)?;
@@ -155,7 +155,6 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
         lock_wait: args.lock_wait,
         helper_dir: args.helper_dir.clone().or_else(|| config.helper_dir.clone()),
     };
-    let mut worst = 0;
     for source in &sources {
         let summary = pull_one(context, repository.as_ref(), source, &options)?;
         worst = worse(worst, summary.exit);
@@ -180,16 +179,34 @@ fn worse(one: u8, other: u8) -> u8 {
     if rank(other) > rank(one) { other } else { one }
 }
 
-fn sources(config: &Config, args: &Args) -> Result<Vec<Source>> {
-    if args.all || args.due {
-        let names: Vec<_> = config.source_names().map(str::to_owned).collect();
-        if names.is_empty() {
-            return Err(
-                Error::usage("the configuration has no source").hint("add a `[source.NAME]`, see archive.toml(5)")
-            );
-        }
-        return names.into_iter().map(|name| Target::Source(name).source(config, None)).collect();
+// What to pull, and the exit status so far.
+fn sources(context: &Context, config: &Config, args: &Args) -> Result<(Vec<Source>, u8)> {
+    match args.all || args.due {
+        true => all_sources(context, config),
+        false => named_sources(config, args).map(|sources| (sources, 0)),
     }
+}
+
+// A mistake in one source must not keep the others from being pulled. One without paths only holds settings.
+fn all_sources(context: &Context, config: &Config) -> Result<(Vec<Source>, u8)> {
+    let (mut sources, mut worst) = (Vec::new(), 0);
+    for name in config.source_names() {
+        match config.source(name) {
+            Ok(source) => sources.extend(source.filter(|source| !source.paths.is_empty())),
+            Err(error) => {
+                context.terminal().message(Level::Error, &format_args!("{name}: {error}"));
+                worst = worse(worst, error.kind().exit_status());
+            }
+        }
+    }
+    if sources.is_empty() && worst == 0 {
+        return Err(Error::usage("the configuration has no source with `paths`")
+            .hint("add a `[source.NAME]`, see archive.toml(5)"));
+    }
+    Ok((sources, worst))
+}
+
+fn named_sources(config: &Config, args: &Args) -> Result<Vec<Source>> {
     let mut sources: Vec<Source> = Vec::new();
     for target in &args.targets {
         let source = Target::parse(target)?.source(config, args.name.as_deref())?;

@@ -99,6 +99,39 @@ fn files_are_found_where_they_belong_and_add_up() {
 }
 
 #[test]
+fn paths_start_at_the_file_that_names_them_or_at_home() {
+    let program = Program::new();
+    let client = Tree::new([("f", file("f")), ("g.tmp", file("g"))]);
+    fs::write(program.path("left-out"), "*.tmp\n").unwrap();
+    let text = format!(
+        "repository = '~/backup'\n[source.a]\nexclude_from = 'left-out'\npaths = ['{}']\n",
+        client.root().display()
+    );
+    let path = configured(&program, &text);
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_archive"));
+    command.env_clear().env("HOME", program.path("home")).current_dir("/").args(["--config", &path, "pull", "a"]);
+    Ran::of(command.output().unwrap()).well();
+    let root = client.root();
+    let snapshot = program.path("home/backup/snapshot/a").join(root.strip_prefix("/").unwrap());
+    assert_eq!(names(&snapshot), ["f"]);
+}
+
+#[test]
+fn a_mistake_in_one_source_does_not_keep_the_others_from_being_pulled() {
+    let program = Program::new();
+    let client = Tree::new([("f", file("f"))]);
+    let text = format!(
+        "[source.bad]\npaths = ['/x']\nexclude_from = '/no/such/file'\n[source.settings]\nhash = 'server'\n[source.good]\npaths = ['{}']\n",
+        client.root().display()
+    );
+    let path = configured(&program, &text);
+    let ran = program.run(["--config", &path, "pull", "--all"]);
+    assert_eq!(ran.status, 2);
+    assert!(ran.stderr.contains("bad: ") && ran.stderr.contains("/no/such/file"), "{}", ran.stderr);
+    assert_same(&client.root(), &program.snapshot("good", &client.root()));
+}
+
+#[test]
 fn what_is_shown_is_a_configuration_that_says_the_same() {
     let program = Program::new();
     let text = "[source.a]\nhost = 'h'\npaths = ['/a']\nport = 2222\nidentity = '/k'\nexclude = ['x']\nexclude_caches = true\n\
