@@ -74,6 +74,7 @@ enum Command {
 /// Reads the process's arguments, does what they say, and returns the exit status.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
+    allow_open_files();
     begin_tracing(cli.global.verbose);
     let context = Context { global: cli.global };
     let status = match &cli.command {
@@ -97,6 +98,15 @@ pub fn run() -> ExitCode {
 /// The whole grammar, for manual pages and completions.
 pub fn command() -> clap::Command {
     Cli::command()
+}
+
+// Each large file on its way and each directory in use takes a descriptor; the usual limit is for interactive use.
+fn allow_open_files() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // Without it, work goes on within the limit that there is.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+    }
 }
 
 fn begin_tracing(verbose: u8) {

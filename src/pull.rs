@@ -58,6 +58,7 @@ pub struct Options {
 /// repository.
 pub fn pull(repository: Option<&Repository>, source: &Source, options: &Options, report: &dyn Report) -> Summary {
     let started = Instant::now();
+    report.begin(&source.name, None);
     let tally = Tally { progress: Progress::default(), report };
     let mut facts = Facts::default();
     let result = match (repository, options.dry_run) {
@@ -208,6 +209,7 @@ fn run(
 ) -> Result<()> {
     let _lock = Lock::source(repository, &source.name, options.lock_wait)?;
     let mut index = repository.index()?;
+    refuse_without_index(repository, source, index.source_id(&source.name)?)?;
     let source_id = index.enter_source(&source.name)?;
     let number = index.begin_run(source_id, Timestamp::now())?;
     facts.run = Some(number);
@@ -231,10 +233,22 @@ fn run(
             key,
         })
     })?;
-    if tally.has_changed() {
-        keep_copy_of_index(repository, &index)?;
+    if tally.has_changed()
+        && let Err(error) = keep_copy_of_index(repository, source, &index)
+    {
+        tally.warn(format_args!("no copy of the index was kept: {error}"));
     }
     Ok(())
+}
+
+// Without what the index knows, everything would be taken for new, and what is here for somebody else's.
+fn refuse_without_index(repository: &Repository, source: &Source, known: Option<SourceId>) -> Result<()> {
+    let name = &source.name;
+    if known.is_some() || !repository.holds(name)? {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Failed, format_args!("the index knows nothing of what is in `snapshot/{name}`"))
+        .hint("run `archive index rebuild` first"))
 }
 
 /// Connects, works, and closes the connection whatever came of the work.
@@ -262,14 +276,15 @@ fn remember_end(repository: &Repository, run: i64, summary: &Summary) -> Result<
 }
 
 // A lost index costs the exact metadata of shared inodes; a copy not older than a day or so keeps that loss small.
-fn keep_copy_of_index(repository: &Repository, index: &Index) -> Result<()> {
+fn keep_copy_of_index(repository: &Repository, source: &Source, index: &Index) -> Result<()> {
     const KEPT: usize = 2;
     let today = Timestamp::now().strftime("index-%Y%m%d.sqlite").to_string();
     let mut copies = repository.index_copies()?;
     if copies.contains(&today) {
         return Ok(());
     }
-    index.copy_to(&repository.dir().join(&today))?;
+    index.copy_to(&repository.index_copy_in_the_making(&source.name)?)?;
+    repository.date_index_copy(&source.name, &today)?;
     copies.push(today);
     copies.sort();
     let superfluous = copies.len().saturating_sub(KEPT);

@@ -70,7 +70,7 @@ impl Client {
         check_way(ssh, options.remote)?;
         let way = match ssh {
             None => Way::Local { helper: child::Helper::install()? },
-            Some(ssh) => connect_ssh(ssh, options.helper_dir.as_deref())?,
+            Some(ssh) => connect_ssh(ssh, options.helper_dir.as_deref(), traffic.clone())?,
         };
         Ok(Client { way, traffic, bytes_per_second: options.bytes_per_second })
     }
@@ -85,11 +85,10 @@ impl Client {
 
     /// Starts a helper and greets it.
     pub fn converse(&self) -> Result<Conversation> {
-        let ends = match &self.way {
+        Conversation::begin(match &self.way {
             Way::Ssh { session, helper } => session.run(&helper.command())?,
-            Way::Local { helper } => helper.run()?,
-        };
-        Conversation::begin(ends, PATIENCE, self.traffic.clone())
+            Way::Local { helper } => helper.run(self.traffic.clone())?,
+        })
     }
 
     /// Reads files until `wanted` is closed and everything is answered.
@@ -124,8 +123,7 @@ impl Client {
     }
 
     fn read_by_sftp(&self, session: &ssh::Session, wanted: &Receiver<Wanted>, arrived: &Sender<Arrived>) -> Result<()> {
-        let ends = session.subsystem("sftp")?;
-        let (input, output) = ends.counted(PATIENCE, self.traffic.clone())?;
+        let (input, output) = session.subsystem("sftp")?;
         let options = sftp::Options { bytes_per_second: self.bytes_per_second };
         let lost =
             |error: sftp::Broken| Error::new(Kind::Unreachable, format_args!("the SFTP connection broke: {error}"));
@@ -169,8 +167,8 @@ pub fn is_fed<T>(channel: &Receiver<T>) -> bool {
     !channel.is_empty()
 }
 
-fn connect_ssh(ssh: &Ssh, helper_dir: Option<&Path>) -> Result<Way> {
-    let session = ssh::Session::connect(ssh)?;
+fn connect_ssh(ssh: &Ssh, helper_dir: Option<&Path>, traffic: Arc<Traffic>) -> Result<Way> {
+    let session = ssh::Session::connect(ssh, traffic)?;
     let files = HelperFiles::new(helper_dir);
     match probe::find_or_install(&session, &files) {
         Ok(helper) => Ok(Way::Ssh { session, helper }),
@@ -288,4 +286,11 @@ pub enum ReadError {
     /// The client says no.
     #[error("{0}")]
     Refused(String),
+}
+
+impl ReadError {
+    // See `Verdict::OtherOwner`.
+    fn other_owner() -> ReadError {
+        ReadError::Refused("its owner changed while it was read".to_owned())
+    }
 }

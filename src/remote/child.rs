@@ -4,10 +4,10 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::probe;
-use super::stream::Ends;
+use super::stream::{Ends, Input, Output, Traffic};
+use super::{PATIENCE, probe};
 use crate::error::{OnServer, Result};
 
 /// The embedded helper, ready to be run from memory: no directory has to allow it.
@@ -28,7 +28,7 @@ impl Helper {
     }
 
     /// Starts it.
-    pub fn run(&self) -> Result<Ends> {
+    pub fn run(&self, traffic: Arc<Traffic>) -> Result<(Input, Output)> {
         let (ends, stdin, stdout) = Ends::new()?;
         let child = Command::new(format!("/proc/self/fd/{}", self.program.as_raw_fd()))
             .stdin(Stdio::from(stdin))
@@ -37,7 +37,7 @@ impl Helper {
             .spawn()
             .on_server("can't start the helper")?;
         self.children.lock().unwrap_or_else(PoisonError::into_inner).push(child);
-        Ok(ends)
+        ends.counted(PATIENCE, traffic)
     }
 
     /// Waits for what was started; its streams are closed, so it ends by itself.

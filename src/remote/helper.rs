@@ -1,12 +1,10 @@
 //! A conversation with a running helper: requests out, replies in.
 
 use std::io::{BufReader, BufWriter, Read, Write};
-use std::sync::Arc;
-use std::time::Duration;
 
 use archive_helper::protocol::{MAGIC, MAX_CHATTER, Reply, Request, VERSION, read_frame, write_frame};
 
-use super::stream::{Ends, Input, Output, Traffic};
+use super::stream::{Input, Output};
 use crate::error::{Error, Kind, Result};
 
 const BUFFER: usize = 256 * 1024;
@@ -31,8 +29,7 @@ pub struct Requests {
 
 impl Conversation {
     /// Waits for the greeting of a helper that was just started.
-    pub(super) fn begin(ends: Ends, patience: Duration, traffic: Arc<Traffic>) -> Result<Conversation> {
-        let (input, output) = ends.counted(patience, traffic)?;
+    pub(super) fn begin((input, output): (Input, Output)) -> Result<Conversation> {
         let mut input = BufReader::with_capacity(BUFFER, input);
         skip_chatter(&mut input)?;
         check_version(&mut input)?;

@@ -5,11 +5,12 @@
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use archive_helper::protocol::VERSION;
 
 use super::ssh::Session;
-use crate::error::{Error, Kind, OnServer, Result};
+use crate::error::{Error, Kind, Result};
 use crate::path::Escaped;
 use crate::source::Ssh;
 
@@ -24,6 +25,10 @@ const PLACES: &str = r#""${XDG_CACHE_HOME:-${HOME:-/nonexistent}/.cache}/archive
 
 // Only a directory of ours that nobody else can write to is trusted, and in it only a file of ours.
 const OURS: &str = r#"ours() { set -- $(ls -ldn "$1" 2>/dev/null); [ "$3" = "$u" ] || return 1; case $1 in ?rwx------*) return 0;; esac; return 1; };"#;
+
+// A directory of ours, whoever can write to it; never a symlink, which somebody else may have put there.
+const OWN: &str =
+    r#"own() { set -- $(ls -ldn "$1" 2>/dev/null); case $1 in d*) [ "$3" = "$u" ];; *) return 1;; esac; };"#;
 
 // Enough for what a login shell prints and our one line.
 const MOST_OUTPUT: u64 = 64 * 1024;
@@ -159,7 +164,7 @@ pub fn helper_remove(ssh: &Ssh) -> Result<u64> {
 }
 
 fn with_session<T>(ssh: &Ssh, work: impl FnOnce(&Session) -> Result<T>) -> Result<T> {
-    let session = Session::connect(ssh)?;
+    let session = Session::connect(ssh, Arc::default())?;
     let done = work(&session);
     session.close();
     done
@@ -198,9 +203,9 @@ fn install(session: &Session, helper: &HelperFile) -> Result<Installed> {
 
 fn install_script(place: usize, size: usize) -> String {
     format!(
-        "{OURS} u=$(id -u); umask 077; n=0; for d in {PLACES}; do n=$((n+1)); [ $n = {place} ] && break; done; \
+        "{OURS} {OWN} u=$(id -u); umask 077; n=0; for d in {PLACES}; do n=$((n+1)); [ $n = {place} ] && break; done; \
          refuse() {{ rm -f \"$t\"; printf \"\\nARCHIVE-REFUSED %s: %s\\n\" \"$d\" \"$1\"; exit 0; }}; \
-         f=$d/$0; t=$d/.upload.$$; mkdir -p \"$d\" 2>/dev/null; chmod 700 \"$d\" 2>/dev/null; \
+         f=$d/$0; t=$d/.upload.$$; mkdir -p \"$d\" 2>/dev/null; own \"$d\" && chmod 700 \"$d\" 2>/dev/null; \
          ours \"$d\" || refuse \"not writable by us alone\"; \
          cat 2>/dev/null >\"$t\" || refuse \"not writable\"; \
          [ $(wc -c <\"$t\") -eq {size} ] || refuse \"full\"; \
@@ -213,10 +218,7 @@ fn install_script(place: usize, size: usize) -> String {
 
 // Runs one of our scripts, with `argument` as its `$0` and `stdin` as its input.
 fn run(session: &Session, script: &str, argument: &str, stdin: &[u8]) -> Result<String> {
-    let ends = session.run(&format!("exec sh -c {} {}", quoted(script), quoted(argument)))?;
-    let (input, mut output) = ends.into_sockets();
-    input.set_read_timeout(Some(super::PATIENCE)).on_server("can't set up a socket")?;
-    output.set_write_timeout(Some(super::PATIENCE)).on_server("can't set up a socket")?;
+    let (input, mut output) = session.run(&format!("exec sh -c {} {}", quoted(script), quoted(argument)))?;
     let mut said = Vec::new();
     std::thread::scope(|scope| {
         // A script that refuses early does not read its input.

@@ -8,7 +8,8 @@ use std::time::Duration;
 use openssh::{ControlPersist, KnownHosts, SessionBuilder, Stdio};
 use tokio::runtime::Runtime;
 
-use super::stream::Ends;
+use super::PATIENCE;
+use super::stream::{Ends, Input, Output, Traffic};
 use crate::error::{Error, Kind, OnServer, Result};
 use crate::path::Escaped;
 use crate::source::Ssh;
@@ -32,13 +33,14 @@ pub struct Session {
     runtime: Runtime,
     session: Arc<openssh::Session>,
     children: Mutex<Vec<openssh::Child<Arc<openssh::Session>>>>,
+    traffic: Arc<Traffic>,
     // Holds the control socket and the generated configuration; removed when the connection is closed.
     _directory: tempfile::TempDir,
 }
 
 impl Session {
     /// Connects. Never asks anything: what would need an answer is an error with advice.
-    pub fn connect(ssh: &Ssh) -> Result<Session> {
+    pub fn connect(ssh: &Ssh, traffic: Arc<Traffic>) -> Result<Session> {
         if ssh.host.starts_with('-') || ssh.host.is_empty() {
             return Err(Error::usage(format_args!("`{}` is no host", Escaped(ssh.host.as_bytes())))
                 .hint("write `[USER@]HOST:PATH`"));
@@ -54,33 +56,33 @@ impl Session {
         let builder = builder(ssh, &config, directory.path());
         let session = runtime.block_on(builder.connect_mux(&ssh.host)).map_err(|error| unreachable(ssh, error))?;
         tracing::debug!(host = %Escaped(ssh.host.as_bytes()), "connected");
-        Ok(Session { runtime, session: Arc::new(session), children: Mutex::default(), _directory: directory })
+        Ok(Session { runtime, session: Arc::new(session), children: Mutex::default(), traffic, _directory: directory })
     }
 
-    /// Runs a command line in the client's login shell.
-    pub fn run(&self, command: &str) -> Result<Ends> {
+    /// Runs a command line in the client's login shell; returns its standard output and input.
+    pub fn run(&self, command: &str) -> Result<(Input, Output)> {
         tracing::trace!(command, "runs on the client");
         self.start(openssh::Session::to_raw_command(self.session.clone(), command))
     }
 
     /// Starts a subsystem of sshd.
-    pub fn subsystem(&self, name: &str) -> Result<Ends> {
+    pub fn subsystem(&self, name: &str) -> Result<(Input, Output)> {
         self.start(openssh::Session::to_subsystem(self.session.clone(), name))
     }
 
-    fn start(&self, mut command: openssh::OwningCommand<Arc<openssh::Session>>) -> Result<Ends> {
+    fn start(&self, mut command: openssh::OwningCommand<Arc<openssh::Session>>) -> Result<(Input, Output)> {
         let (ends, stdin, stdout) = Ends::new()?;
         command.stdin(Stdio::from(stdin)).stdout(Stdio::from(stdout)).stderr(Stdio::null());
         let child = self.runtime.block_on(command.spawn()).map_err(|error| {
             Error::new(Kind::Unreachable, format_args!("can't start a command on the client: {}", reason(&error)))
         })?;
         self.children.lock().unwrap_or_else(PoisonError::into_inner).push(child);
-        Ok(ends)
+        ends.counted(PATIENCE, self.traffic.clone())
     }
 
     /// Ends the connection and whatever still runs over it.
     pub fn close(self) {
-        let Session { runtime, session, children, _directory } = self;
+        let Session { runtime, session, children, _directory, .. } = self;
         let children = children.into_inner().unwrap_or_else(PoisonError::into_inner);
         runtime.block_on(async {
             for child in children {

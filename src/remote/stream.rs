@@ -44,11 +44,6 @@ impl Ends {
         let input = Input { socket: self.input, traffic: traffic.clone() };
         Ok((input, Output { socket: self.output, traffic }))
     }
-
-    /// Our end of the process's standard output, and of its standard input.
-    pub fn into_sockets(self) -> (UnixStream, UnixStream) {
-        (self.input, self.output)
-    }
 }
 
 impl Traffic {
@@ -78,13 +73,6 @@ pub struct Input {
 pub struct Output {
     socket: UnixStream,
     traffic: Arc<Traffic>,
-}
-
-impl Input {
-    /// Gives up waiting never, or after so long.
-    pub fn set_patience(&self, patience: Option<Duration>) -> io::Result<()> {
-        self.socket.set_read_timeout(patience)
-    }
 }
 
 impl Read for Input {

@@ -103,6 +103,8 @@ fn it_can_be_looked_at_brought_and_removed_by_hand() {
         installed.stdout.starts_with(&format!("installed at {}/.cache/archive/archive-helper-", sshd.home().display()))
     );
     assert_eq!(helper("status").stdout.split_once(": ").unwrap().1, installed.stdout);
+    let json = |verb: &str| program.run(["--json", "helper", verb, "client", "-F", config.to_str().unwrap()]).lines();
+    assert_eq!(json("status")[0]["installed"], json("install")[0]["installed"]);
     assert_eq!((helper("remove").stdout.as_str(), helper("remove").stdout.as_str()), ("removed 1\n", "removed 0\n"));
     assert!(!sshd.home().join(".cache/archive").exists());
 }

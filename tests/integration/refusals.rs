@@ -36,7 +36,6 @@ fn a_host_that_can_not_be_reached_ends_with_6() {
         .pull(&sshd, [target("no-such-host.invalid", &root)])
         .refused(6, &["can't reach `no-such-host.invalid`", "check the name"]);
     program.pull(&sshd, ["-p", "1", &target("127.0.0.1", &root)]).refused(6, &["Connection refused", "--port"]);
-    program.pull(&sshd, ["-i", sshd.path("wrongkey").to_str().unwrap(), &target("client", &root)]).well();
     sshd.configure_client(&format!(
         "Host client\n  IdentityFile {}\n  IdentitiesOnly yes",
         sshd.path("wrongkey").display()
@@ -233,6 +232,9 @@ fn a_root_that_can_not_be_read_stops_the_pull() {
     program.pull(&sshd, [target("client", &client.path("d"))]).refused(4, &["can't be read", "nothing was changed"]);
     chmod("755");
     assert_eq!(names(&program.snapshot("client", &client.path("d"))), ["f"]);
+    let f = client.path("d/f");
+    std::fs::set_permissions(&f, std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
+    program.pull(&sshd, [target("client", &f)]).refused(4, &["can't be read", "nothing was changed"]);
 }
 
 #[test]

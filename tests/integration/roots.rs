@@ -74,10 +74,16 @@ fn many_removals_at_once_stop_the_pull() {
     program.pull_local(&client.root(), &[]);
     (0..100).for_each(|n| client.remove(format!("f{n}")));
     let path = client.root();
-    program.run(["pull", path.to_str().unwrap(), "-q"]).refused(4, &["100 of 150 files are gone", "--max-delete 100"]);
-    assert_eq!(names(&program.snapshot("localhost", &path)).len(), 150);
+    // What is new does not make up for what is gone, and a dry run says the same.
+    client.add((0..150).map(|n| (format!("g{n}"), file(format!("g{n}")))));
+    for dry in [&["-n"][..], &[]] {
+        let ran = program.run([&["pull", path.to_str().unwrap(), "-q"], dry].concat());
+        ran.refused(4, &["100 of 150 files are gone", "--max-delete 100"]);
+    }
+    let old = names(&program.snapshot("localhost", &path)).into_iter().filter(|name| name.starts_with('f'));
+    assert_eq!(old.count(), 150);
     program.pull_local(&path, &["--max-delete", "100"]);
-    assert_eq!(names(&program.snapshot("localhost", &path)).len(), 50);
+    assert_eq!(names(&program.snapshot("localhost", &path)).len(), 200);
     assert_eq!(program.archived("localhost", &path).len(), 100);
     program.assert_index_is_right();
 }
@@ -93,4 +99,14 @@ fn a_repository_does_not_back_itself_up() {
     let ran = program.run(["pull", base]);
     assert!(ran.stderr.contains("is the repository itself"), "{}", ran.stderr);
     assert!(names(&program.snapshot("localhost", &program.repo())).is_empty());
+}
+
+#[test]
+fn a_root_below_a_symlink_of_the_snapshot_is_refused() {
+    let program = Program::new();
+    let client = Tree::new([("real", dir([("f", file("f"))])), ("link", link("real"))]);
+    program.pull_local(&client.root(), &[]);
+    let below = client.path("link/f");
+    program.run(["pull", "-q", below.to_str().unwrap()]).refused(1, &["can't hold", "where that leads to"]);
+    assert_same(&client.root(), &program.snapshot("localhost", &client.root()));
 }
