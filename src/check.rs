@@ -1,15 +1,18 @@
 //! `index check`: do the trees and the index tell the same story? Names, kinds and sizes; content is for `verify`.
 
 use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
 
 use nix::errno::Errno;
 
 use crate::entry::{DirectoryId, Kind, Version, is_on_disk};
-use crate::error::{OnServer, Result};
+use crate::error::{Kind as ErrorKind, OnServer, Result};
 use crate::path::{AbsPath, Escaped, Name, SourceName};
 use crate::report::Report;
 use crate::repository::dirs::{Dir, Metadata};
 use crate::repository::index::{Index, SourceId};
+use crate::repository::journal::recover;
+use crate::repository::lock::Lock;
 use crate::repository::place::Tree;
 use crate::repository::{Repository, path_in};
 
@@ -17,7 +20,8 @@ const WHAT: &str = "can't read the trees";
 
 /// Compares both trees with the index, tells of every difference as an error, and returns how many there are.
 pub fn check(repository: &Repository, report: &dyn Report) -> Result<u64> {
-    let index = repository.known_index()?;
+    let mut index = repository.known_index()?;
+    finish_interrupted(repository, &mut index)?;
     let mut problems = 0;
     let mut sources = repository.sources_on_disk()?;
     for name in index.source_names()? {
@@ -40,6 +44,19 @@ pub fn check(repository: &Repository, report: &dyn Report) -> Result<u64> {
         }
     }
     Ok(problems)
+}
+
+// A pull that is under way is none of our business.
+fn finish_interrupted(repository: &Repository, index: &mut Index) -> Result<()> {
+    for name in index.source_names()? {
+        let source = SourceName::new(&name)?;
+        match Lock::source(repository, &source, Duration::ZERO) {
+            Ok(_lock) => recover(repository, index, &source).map(drop)?,
+            Err(error) if error.kind() == ErrorKind::Locked => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// One tree of one source under examination.

@@ -5,7 +5,8 @@
 //! with what the index remembers ([`plan`]), fetches content that is new, and changes the trees and the index
 //! ([`repository`]). The modules in the order of reading, each using only itself and those before it:
 //!
-//! - [`path`], [`entry`], [`time`], [`error`]: the ground, with the wire's types in `archive_helper::protocol`;
+//! - [`path`], [`entry`], [`time`], [`error`], [`fault`]: the ground, with the wire's types in
+//!   `archive_helper::protocol`;
 //! - [`source`], [`config`], [`retention`], [`plan`], [`report`]: what is wanted; no network, no disk writes;
 //! - [`remote`] and [`repository`]: the two columns, which don't know each other;
 //! - [`pull`], [`reindex`], [`check`], [`history`]: the verbs;
@@ -16,6 +17,7 @@ pub mod cli;
 pub mod config;
 pub mod entry;
 pub mod error;
+pub mod fault;
 pub mod history;
 pub mod path;
 pub mod plan;

@@ -16,17 +16,17 @@
 //! - [`applying`] alone changes the trees, through [`placing`], and writes the index, batch by batch.
 
 use std::path::PathBuf;
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use crate::entry::{DirectoryId, Hash};
+use crate::entry::Hash;
 use crate::error::{Error, Kind, Result};
 use crate::path::{AbsPath, SourceName};
 use crate::remote::{self, Client};
 use crate::report::{Change, Level, Outcome, Progress, Report, Summary};
 use crate::repository::index::{Index, SourceId};
+use crate::repository::journal::recover;
 use crate::repository::lock::Lock;
 use crate::repository::{Repository, random_key};
 use crate::source::{RemoteKind, Source};
@@ -120,12 +120,11 @@ struct Directory {
     path: AbsPath,
     /// Whether its fingerprint is to be kept once all of it is done.
     listed_whole: bool,
-    id: OnceLock<DirectoryId>,
 }
 
 impl Directory {
     fn new(path: AbsPath, listed_whole: bool) -> Directory {
-        Directory { path, listed_whole, id: OnceLock::new() }
+        Directory { path, listed_whole }
     }
 }
 
@@ -211,6 +210,10 @@ fn run(
     let mut index = repository.index()?;
     refuse_without_index(repository, source, index.source_id(&source.name)?)?;
     let source_id = index.enter_source(&source.name)?;
+    let finished = recover(repository, &mut index, &source.name)?;
+    if finished > 0 {
+        tally.notice(format_args!("finished {finished} changes that an interrupted run had begun"));
+    }
     let number = index.begin_run(source_id, Timestamp::now())?;
     facts.run = Some(number);
     tally.report.begin(&source.name, Some(number));

@@ -19,6 +19,7 @@ use crate::repository::Repository;
 use crate::repository::archive::{open_directory, original_name};
 use crate::repository::dirs::{Dir, Metadata};
 use crate::repository::index::{Index, NewVersion, SourceId, Write};
+use crate::repository::journal::recover;
 use crate::repository::lock::Lock;
 use crate::repository::place::Tree;
 
@@ -48,6 +49,7 @@ pub fn rebuild(repository: &Repository, report: &dyn Report) -> Result<Rebuilt> 
     let mut index = repository.index()?;
     let mut rebuilt = Rebuilt::default();
     let sources = repository.sources_on_disk()?;
+    sources.iter().try_for_each(|source| recover(repository, &mut index, source).map(drop))?;
     let ids = sources.iter().map(|source| index.enter_source(source)).collect::<Result<Vec<_>>>()?;
     let runs = ids.iter().map(|id| index.begin_run(*id, Timestamp::now())).collect::<Result<Vec<_>>>()?;
     let write = index.write()?;
@@ -219,6 +221,7 @@ pub fn update(repository: &Repository, paths: &[PathBuf], report: &dyn Report) -
     let mut changed = 0;
     for path in paths {
         let spot = Spot::find(repository, path)?;
+        recover(repository, &mut index, &spot.source)?;
         let count = spot.update(repository, &mut index)?;
         if count == 0 {
             report.notice(format_args!("the index knows `{}` as it is", path.display()));

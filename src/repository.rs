@@ -11,6 +11,7 @@ use crate::path::{AbsPath, Name, SourceName};
 pub mod archive;
 pub mod dirs;
 pub mod index;
+pub mod journal;
 pub mod lock;
 pub mod place;
 pub mod staging;

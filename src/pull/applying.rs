@@ -1,9 +1,9 @@
 //! The last stage: changes the trees and writes the index, batch by batch.
 //!
-//! For one path the old version moves to the archive first, then the new one into place, then the index follows. A
-//! batch's files are on the disk before any name points at them, and its rows are one transaction.
+//! A batch is planned by [`placing`](super::placing) while it gathers; its files are on the disk before it is
+//! recorded in the [`journal`](crate::repository::journal), and only then are the trees changed, and the index follows.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -13,11 +13,12 @@ use super::dispatch::Change;
 use super::placing::Placing;
 use super::receiving::path_of;
 use super::{Directory, Run};
-use crate::entry::{DirectoryId, Entry, Hash, Kind, Version, flags};
+use crate::entry::{Hash, Kind, Version};
 use crate::error::{OnServer, Result};
-use crate::path::{AbsPath, Name};
+use crate::path::AbsPath;
 use crate::report::Change as Told;
-use crate::repository::index::{Index, NewVersion, Write};
+use crate::repository::index::Index;
+use crate::repository::journal::{Row, Trees};
 use crate::repository::staging::{Staged, Staging};
 
 const MOST_CHANGES: usize = 8192;
@@ -26,44 +27,29 @@ const MOST_AGE: Duration = Duration::from_secs(2);
 // How often an open batch that gets no more changes looks whether anybody waits for it to be committed.
 const IDLE: Duration = Duration::from_millis(10);
 
-/// What is to be written to the index for one change.
-pub(super) enum Row {
-    /// A version begins.
-    Begin { directory: Arc<Directory>, entry: Box<Entry>, hash: Option<Hash>, archive_name: Option<Name>, flags: u32 },
-    /// A version ends.
-    End { id: i64, archive_name: Option<Name> },
-    /// Something that was in the way, and that no row told of, went to the archive.
-    Stray { directory: Arc<Directory>, entry: Box<Entry>, hash: Option<Hash>, archive_name: Name },
-    /// A version has other metadata.
-    Refresh { id: i64, entry: Box<Entry>, hash: Option<Hash>, flags: u32 },
-    /// A version could not be read this time.
-    Flag { id: i64 },
-    /// A directory is gone: the next pull must look at it anew.
-    Gone { directory: Arc<Directory>, name: Name },
-}
-
 /// Applies changes until no more come.
 pub fn apply(
     run: &Run<'_>,
-    staging: &Staging,
+    staging: &Arc<Staging>,
     contents: &Contents,
     changes: &Receiver<Change>,
     released: &Sender<Released>,
 ) -> Result<()> {
     let mut index = run.repository.index()?;
-    let placing = Placing::open(run, staging)?;
-    let batch = Batch {
-        placing,
+    let trees = Trees::open(run.repository, &run.source.name, Arc::clone(staging))?;
+    let gathering = Gathering {
+        placing: Placing::open(run, staging)?,
+        trees,
+        staging,
         contents,
         released,
-        rows: Vec::new(),
         finished: Vec::new(),
         directories: Vec::new(),
         changes: 0,
         bytes: 0,
         begun: None,
     };
-    batch.run(run, &mut index, changes)
+    gathering.run(run, &mut index, changes)
 }
 
 // What could not be read in an earlier run gets another chance.
@@ -73,11 +59,13 @@ fn clear_flags(run: &Run<'_>, index: &mut Index, roots: &[AbsPath]) -> Result<()
     write.commit()
 }
 
-struct Batch<'a> {
+/// A batch that gathers.
+struct Gathering<'a> {
     placing: Placing<'a>,
+    trees: Trees,
+    staging: &'a Staging,
     contents: &'a Contents,
     released: &'a Sender<Released>,
-    rows: Vec<Row>,
     // Tasks that are done once the rows are committed, with the content that is in place then.
     finished: Vec<(Vec<Key>, Option<Hash>)>,
     // References to directories, given up once the rows are committed.
@@ -87,7 +75,7 @@ struct Batch<'a> {
     begun: Option<Instant>,
 }
 
-impl Batch<'_> {
+impl Gathering<'_> {
     fn run(mut self, run: &Run<'_>, index: &mut Index, changes: &Receiver<Change>) -> Result<()> {
         loop {
             match self.next(changes) {
@@ -120,19 +108,20 @@ impl Batch<'_> {
             || self.begun.is_some_and(|begun| begun.elapsed() >= MOST_AGE)
     }
 
-    // Changes are made to the trees as they come, but for files that were received or copied: those wait for the
-    // batch's sync.
     fn take(&mut self, run: &Run<'_>, index: &mut Index, change: Change) -> Result<()> {
         self.begun.get_or_insert_with(Instant::now);
         self.changes += 1;
         match change {
             Change::Plain(task) => self.plain(run, task),
             Change::Restated(task) => self.restated(run, task),
-            Change::Received(task, staged) => self.received(run, task, staged),
+            Change::Received(task, staged) => self.received(run, index, task, staged),
             Change::Known(task, hash) => self.known(run, index, task, hash),
             Change::Unread(task, vanished) => self.unread(task, vanished),
             Change::Unlisted(version) => self.flag(version.id),
-            Change::Roots(roots) => clear_flags(run, index, &roots),
+            Change::Roots(roots) => {
+                self.placing.check_roots(&roots)?;
+                clear_flags(run, index, &roots)
+            }
             Change::Removed(directory, version) => self.removed(run, directory, &version),
             Change::Planned(directory) => self.planned(directory),
         }
@@ -140,7 +129,7 @@ impl Batch<'_> {
 
     fn plain(&mut self, run: &Run<'_>, task: FileTask) -> Result<()> {
         tell(run, &task, false);
-        self.placing.plain(&task, &mut self.rows)?;
+        self.placing.plain(&task)?;
         self.finish(task, None);
         Ok(())
     }
@@ -148,28 +137,24 @@ impl Batch<'_> {
     fn restated(&mut self, run: &Run<'_>, task: FileTask) -> Result<()> {
         run.tally.progress.unchanged.add(1);
         if let Some(old) = &task.old {
-            self.rows.push(Row::Refresh {
-                id: old.id,
-                entry: Box::new(task.entry.clone()),
-                hash: old.hash,
-                flags: old.flags,
-            });
+            let entry = Box::new(task.entry.clone());
+            self.placing.row(Row::Refresh { id: old.id, entry, hash: old.hash, flags: old.flags });
         }
         self.finish(task, None);
         Ok(())
     }
 
-    fn received(&mut self, run: &Run<'_>, task: FileTask, staged: Staged) -> Result<()> {
+    fn received(&mut self, run: &Run<'_>, index: &Index, task: FileTask, staged: Staged) -> Result<()> {
         tell(run, &task, has_content(&task, &staged.hash));
         let hash = staged.hash;
         self.bytes += staged.size;
-        self.placing.received(&task, staged);
+        self.placing.received(index, &task, staged)?;
         self.finish(task, Some(hash));
         Ok(())
     }
 
     fn known(&mut self, run: &Run<'_>, index: &Index, task: FileTask, hash: Hash) -> Result<()> {
-        if !self.placing.known(index, &task, hash, &mut self.rows)? {
+        if !self.placing.known(index, &task, hash)? {
             // Its place is gone or spoilt: the client has it still.
             let _ = self.released.send(Released::Missing(task));
             return Ok(());
@@ -188,12 +173,12 @@ impl Batch<'_> {
     }
 
     fn flag(&mut self, id: i64) -> Result<()> {
-        self.rows.push(Row::Flag { id });
+        self.placing.row(Row::Flag { id });
         Ok(())
     }
 
     fn removed(&mut self, run: &Run<'_>, directory: Arc<Directory>, version: &Version) -> Result<()> {
-        self.placing.remove(&directory, version, &mut self.rows)?;
+        self.placing.remove(&directory, version)?;
         if let Some(path) = directory.path.join(&version.entry.name) {
             run.tally.changed(Told::Removed, &path);
         }
@@ -211,19 +196,23 @@ impl Batch<'_> {
     }
 
     fn commit(&mut self, run: &Run<'_>, index: &mut Index) -> Result<()> {
-        self.placing.settle(index, &mut self.rows)?;
-        let write = index.write()?;
-        for row in self.rows.drain(..) {
-            write_row(run, &write, row)?;
+        let mut batch = self.placing.take_batch();
+        if !batch.deeds.is_empty() {
+            self.staging.dir().sync_file_system().on_server("can't sync the staging area")?;
         }
+        batch.record(index, run.source_id)?;
+        for path in self.trees.carry_out(&mut batch, false)? {
+            run.tally.warn(format_args!("`{path}` held something unknown, which is in the archive now"));
+        }
+        let write = index.write()?;
+        batch.settle(&write, run.source_id)?;
         // The last reference to a directory says that all of it is done.
         for directory in self.directories.drain(..) {
             if let Some(directory) = Arc::into_inner(directory).filter(|directory| directory.listed_whole) {
-                write.remember_fingerprint(id_of(run, &write, &directory)?)?;
+                write.remember_fingerprint(write.enter_directory(run.source_id, &directory.path)?)?;
             }
         }
         write.commit()?;
-        self.placing.committed();
         for (leads, hash) in self.finished.drain(..) {
             for released in self.contents.finish(leads, hash) {
                 // Nobody takes it when the run is being broken off.
@@ -236,7 +225,7 @@ impl Batch<'_> {
     }
 }
 
-pub(super) fn has_content(task: &FileTask, hash: &Hash) -> bool {
+fn has_content(task: &FileTask, hash: &Hash) -> bool {
     task.old.as_ref().is_some_and(|old| old.entry.kind == Kind::File && old.hash.as_ref() == Some(hash))
 }
 
@@ -250,45 +239,4 @@ fn tell(run: &Run<'_>, task: &FileTask, same_content: bool) {
         Some(_) => Told::Changed,
     };
     run.tally.changed(told, &path_of(task));
-}
-
-fn id_of(run: &Run<'_>, write: &Write<'_>, directory: &Directory) -> Result<DirectoryId> {
-    if let Some(id) = directory.id.get() {
-        return Ok(*id);
-    }
-    let id = write.enter_directory(run.source_id, &directory.path)?;
-    Ok(*directory.id.get_or_init(|| id))
-}
-
-fn write_row(run: &Run<'_>, write: &Write<'_>, row: Row) -> Result<()> {
-    match row {
-        Row::Begin { directory, entry, hash, archive_name, flags } => {
-            let directory = id_of(run, write, &directory)?;
-            let archive_name = archive_name.as_ref();
-            write.insert(&NewVersion { directory, entry: &entry, hash, run: run.number, archive_name, flags })
-        }
-        Row::End { id, archive_name } => write.close(id, run.number, archive_name.as_ref()),
-        Row::Stray { directory, entry, hash, archive_name } => {
-            let directory = id_of(run, write, &directory)?;
-            let (archive_name, flags) = (Some(&archive_name), flags::REBUILT);
-            write.insert_past(&NewVersion { directory, entry: &entry, hash, run: run.number, archive_name, flags })
-        }
-        Row::Refresh { id, entry, hash, flags } => write.refresh(id, &entry, hash, flags),
-        Row::Flag { id } => write.flag(id, flags::UNREADABLE),
-        Row::Gone { directory, name } => match directory.path.join(&name) {
-            Some(path) => {
-                let gone = Directory { path, listed_whole: false, id: OnceLock::new() };
-                write.forget_fingerprint(id_of(run, write, &gone)?)
-            }
-            None => Ok(()),
-        },
-    }
-}
-
-/// The error text for trouble with the trees.
-pub(super) const WHAT: &str = "can't change the trees";
-
-/// Waits until what was received is on the disk.
-pub(super) fn sync(staging: &Staging) -> Result<()> {
-    staging.dir().sync_file_system().on_server("can't sync the staging area")
 }

@@ -1,7 +1,7 @@
 //! Joins the stages of a pull: one thread each, bounded queues between them.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
@@ -26,6 +26,8 @@ const PIECES: usize = 128;
 /// Runs all stages to their end; the first error of any ends them all.
 pub(super) fn run(run: &Run<'_>) -> Result<()> {
     let staging = Staging::open(run.repository.staging(&run.source.name)?).on_server("can't open the staging area")?;
+    staging.clear().on_server("can't clear the staging area")?;
+    let staging = Arc::new(staging);
     let (contents, sizes, expected) = (Contents::default(), Mutex::default(), Expected::default());
     let failure = Failure { first: Mutex::new(None), run, contents: &contents };
     let (staging, contents, expected, failure) = (&staging, &contents, &expected, &failure);

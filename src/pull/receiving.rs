@@ -14,6 +14,7 @@ use super::contents::{Claim, Contents, FileTask, Key, Released};
 use super::dispatch::{Change, aborted};
 use crate::entry::{Entry, Hash};
 use crate::error::{OnServer, Result};
+use crate::fault;
 use crate::path::{AbsPath, Name};
 use crate::remote::{Arrived, FileState, ReadError, Wanted};
 use crate::repository::staging::{Staged, Staging};
@@ -152,6 +153,7 @@ impl Receiving {
     fn add(&mut self, bytes: &[u8]) -> Result<()> {
         self.hasher.update(bytes);
         self.size += bytes.len() as u64;
+        fault::step().on_server(WHAT)?;
         self.file.write_all(bytes).on_server(WHAT)
     }
 

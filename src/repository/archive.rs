@@ -2,8 +2,7 @@
 
 use nix::errno::Errno;
 
-use super::dirs::{Dir, OpenTree, copy_content, set_file_metadata};
-use super::staging::Staging;
+use super::dirs::{Dir, OpenTree};
 use crate::path::{AbsPath, MAX_NAME, Name};
 use crate::time::stamp;
 
@@ -25,34 +24,20 @@ impl Archive {
         under_free_name(name, mtime, |archived| from.rename(name, &to, archived))
     }
 
-    /// Gives a file a further name here; returns that name.
-    pub fn link(&mut self, path: &AbsPath, from: &Dir, name: &Name, mtime: i64) -> nix::Result<Name> {
-        let to = self.directory(path)?;
-        under_free_name(name, mtime, |archived| from.link(name, &to, archived))
-    }
-
-    /// Makes an own copy of a file here; returns its name.
-    pub fn copy(
+    /// A name that is free here for a version of `name` in the client's directory `path`, and not `taken`.
+    pub fn free_name(
         &mut self,
         path: &AbsPath,
-        from: &Dir,
         name: &Name,
         mtime: i64,
-        staging: &Staging,
+        taken: impl Fn(&Name) -> bool,
     ) -> nix::Result<Name> {
-        let to = self.directory(path)?;
-        let found = from.metadata(name)?;
-        let source = from.open_file(name)?;
-        let (staged, copy) = staging.create()?;
-        copy_content(&source, &copy).map_err(errno_of)?;
-        set_file_metadata(&copy, found.mode, mtime, None).map_err(errno_of)?;
-        under_free_name(name, mtime, |archived| staging.dir().rename(&staged, &to, archived))
-    }
-
-    /// Makes a symlink of the same target here; returns its name.
-    pub fn copy_symlink(&mut self, path: &AbsPath, name: &Name, target: &[u8], mtime: i64) -> nix::Result<Name> {
-        let to = self.directory(path)?;
-        under_free_name(name, mtime, |archived| to.create_symlink(archived, target, mtime))
+        let dir = self.directory(path)?;
+        under_free_name(name, mtime, |archived| match dir.metadata(archived) {
+            Err(Errno::ENOENT) if !taken(archived) => Ok(()),
+            Ok(_) | Err(Errno::ENOENT) => Err(Errno::EEXIST),
+            Err(errno) => Err(errno),
+        })
     }
 
     /// The directory here of a client's directory, made if it is not there.
@@ -147,10 +132,6 @@ fn shortened(name: &[u8], suffix: &[u8]) -> Vec<u8> {
         kept -= 1;
     }
     [&name[..kept], &mark, suffix].concat()
-}
-
-fn errno_of(error: std::io::Error) -> Errno {
-    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, LinkatFlags, Uid, UnlinkatFlags, fchown, fchownat, linkat, symlinkat, syncfs, unlinkat};
 
 use crate::entry::Kind;
+use crate::fault;
 use crate::path::{AbsPath, Name};
 
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC).union(OFlag::O_NOFOLLOW);
@@ -119,6 +120,7 @@ impl Dir {
 
     /// Creates a file that was not there, mode 0600, to write and read.
     pub fn create_file(&self, name: &Name) -> nix::Result<File> {
+        fault::step()?;
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
         openat(self, name.as_bytes(), flags, Mode::from_bits_truncate(0o600)).map(File::from)
     }
@@ -137,11 +139,13 @@ impl Dir {
 
     /// Creates a directory.
     pub fn create_dir(&self, name: &Name, mode: u32) -> nix::Result<()> {
+        fault::step()?;
         mkdirat(self, name.as_bytes(), Mode::from_bits_truncate(mode))
     }
 
     /// Creates a symlink with this target and mtime.
     pub fn create_symlink(&self, name: &Name, target: &[u8], mtime: i64) -> nix::Result<()> {
+        fault::step()?;
         symlinkat(target, self, name.as_bytes())?;
         let times = TimeSpec::new(mtime.div_euclid(1_000_000_000), mtime.rem_euclid(1_000_000_000));
         utimensat(self, name.as_bytes(), &TimeSpec::UTIME_OMIT, &times, UtimensatFlags::NoFollowSymlink)
@@ -154,21 +158,25 @@ impl Dir {
 
     /// Gives the inode of `name` a further name; never overwrites.
     pub fn link(&self, name: &Name, to: &Dir, to_name: &Name) -> nix::Result<()> {
+        fault::step()?;
         linkat(self, name.as_bytes(), to, to_name.as_bytes(), LinkatFlags::empty())
     }
 
     /// Moves `name`; never overwrites.
     pub fn rename(&self, name: &Name, to: &Dir, to_name: &Name) -> nix::Result<()> {
+        fault::step()?;
         renameat2(self, name.as_bytes(), to, to_name.as_bytes(), RenameFlags::RENAME_NOREPLACE)
     }
 
     /// Removes a name that is no directory's.
     pub fn unlink(&self, name: &Name) -> nix::Result<()> {
+        fault::step()?;
         unlinkat(self, name.as_bytes(), UnlinkatFlags::NoRemoveDir)
     }
 
     /// Removes an empty directory.
     pub fn remove_dir(&self, name: &Name) -> nix::Result<()> {
+        fault::step()?;
         unlinkat(self, name.as_bytes(), UnlinkatFlags::RemoveDir)
     }
 
@@ -184,16 +192,19 @@ impl Dir {
 
     /// Sets the permission bits of this directory.
     pub fn set_own_mode(&self, mode: u32) -> nix::Result<()> {
+        fault::step()?;
         fchmod(self, Mode::from_bits_truncate(mode))
     }
 
     /// Sets the owner of this directory.
     pub fn set_own_owner(&self, uid: u32, gid: u32) -> nix::Result<()> {
+        fault::step()?;
         fchown(self, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
     }
 
     /// Sets the owner of a name, a symlink's own included.
     pub fn set_owner(&self, name: &Name, uid: u32, gid: u32) -> nix::Result<()> {
+        fault::step()?;
         let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
         fchownat(self, name.as_bytes(), uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW)
     }
@@ -216,6 +227,7 @@ impl Dir {
 
     /// Waits until everything written to this directory's file system is on the disk.
     pub fn sync_file_system(&self) -> nix::Result<()> {
+        fault::step()?;
         syncfs(self)
     }
 }
@@ -259,6 +271,11 @@ impl OpenTree {
         self.open.retain(|open, _| !open.starts_with(path));
     }
 
+    /// Forgets every directory.
+    pub fn forget_all(&mut self) {
+        self.open.clear();
+    }
+
     /// The tree's own directory.
     pub fn base(&self) -> &Dir {
         &self.base
@@ -273,6 +290,7 @@ impl AsFd for Dir {
 
 /// Gives an open file its permission bits, its mtime in nanoseconds and, if stated, its owner.
 pub fn set_file_metadata(file: &File, mode: u32, mtime: i64, owner: Option<(u32, u32)>) -> io::Result<()> {
+    fault::step()?;
     if let Some((uid, gid)) = owner {
         fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
     }
@@ -283,6 +301,7 @@ pub fn set_file_metadata(file: &File, mode: u32, mtime: i64, owner: Option<(u32,
 
 /// Makes `to` hold what `from` holds: sharing its blocks where the file system can, else by copying.
 pub fn copy_content(from: &File, to: &File) -> io::Result<()> {
+    fault::step()?;
     if rustix::fs::ioctl_ficlone(to, from).is_ok() {
         return Ok(());
     }

@@ -94,6 +94,13 @@ impl Index {
         self.all("SELECT name FROM source ORDER BY name", params![], |row| row.get(0))
     }
 
+    /// What a source is, or was, about to do: the batch's format and its bytes.
+    pub fn pending(&self, source: SourceId) -> Result<Option<(i64, Vec<u8>)>> {
+        self.one("SELECT format, batch FROM pending WHERE source = ?1", params![source.0], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+    }
+
     /// True when it holds no version of anything.
     pub fn is_empty(&self) -> Result<bool> {
         self.one("SELECT 1 FROM version LIMIT 1", params![], |_| Ok(())).map(|found| found.is_none())

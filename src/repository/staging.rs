@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::dirs::{Dir, set_file_metadata};
+use super::dirs::{Dir, copy_content, set_file_metadata};
 use crate::entry::{Entry, Hash, mode_on_disk};
 use crate::path::Name;
 
@@ -30,16 +30,18 @@ pub struct Staged {
 }
 
 impl Staging {
-    /// Opens the area and removes what an interrupted run left in it.
+    /// Opens the area.
     pub fn open(dir: Dir) -> nix::Result<Staging> {
-        for name in dir.names()? {
-            dir.unlink(&name)?;
-        }
         let own = dir.own_metadata()?;
         let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
         let inherits = own.mode & 0o2000 != 0;
         let born_to = uid.is_root().then_some((uid.as_raw(), if inherits { own.gid } else { gid.as_raw() }));
         Ok(Staging { dir, next: AtomicU64::new(0), born_to })
+    }
+
+    /// Removes what an interrupted run left in it, when nothing is pending any more.
+    pub fn clear(&self) -> nix::Result<()> {
+        self.dir.names()?.iter().try_for_each(|name| self.dir.unlink(name))
     }
 
     /// Gives a file that was just created here the metadata that an entry has on disk.
@@ -60,6 +62,24 @@ impl Staging {
         let name = self.free_name();
         let file = self.dir.create_file(&name)?;
         Ok((name, file))
+    }
+
+    /// Makes a symlink under a name of its own.
+    pub fn create_symlink(&self, entry: &Entry) -> nix::Result<Name> {
+        let name = self.free_name();
+        self.dir.create_symlink(&name, &entry.target, entry.mtime)?;
+        if self.born_to.is_some_and(|born_to| born_to != (entry.uid, entry.gid)) {
+            self.dir.set_owner(&name, entry.uid, entry.gid)?;
+        }
+        Ok(name)
+    }
+
+    /// Copies a file into the area, with the metadata that an entry has on disk.
+    pub fn copy(&self, from: &File, entry: &Entry) -> std::io::Result<Name> {
+        let (name, to) = self.create()?;
+        copy_content(from, &to)?;
+        self.dress(&to, entry)?;
+        Ok(name)
     }
 
     /// The area's directory.

@@ -39,6 +39,11 @@ CREATE TABLE version (
     archive_name BLOB,                  -- its name in the archive's directory of the same path
     flags        INTEGER NOT NULL       -- 1 inconsistent, 2 unreadable, 4 rebuilt
 );
+CREATE TABLE pending (
+    source  INTEGER PRIMARY KEY REFERENCES source,
+    format  INTEGER NOT NULL,           -- of the batch
+    batch   BLOB NOT NULL               -- changes to the trees that are under way, or were cut off
+);
 CREATE UNIQUE INDEX version_current ON version (directory, name) WHERE until_run IS NULL;
 CREATE INDEX version_past ON version (directory, name) WHERE until_run IS NOT NULL;
 CREATE INDEX version_by_hash ON version (substr(hash, 1, 8)) WHERE kind = 0;

@@ -5,7 +5,8 @@ use rusqlite::{Transaction, TransactionBehavior, params};
 
 use super::{COLUMNS, Index, OnIndex, SourceId, kind_number, version_of};
 use crate::entry::{DirectoryId, Entry, Fingerprint, Fingerprinting, Hash, flags};
-use crate::error::Result;
+use crate::error::{OnServer, Result};
+use crate::fault;
 use crate::path::{AbsPath, Name, SourceName};
 use crate::report::{Outcome, Summary};
 
@@ -85,6 +86,7 @@ impl Index {
 impl Write<'_> {
     /// Makes everything since [`Index::write`] last.
     pub fn commit(self) -> Result<()> {
+        fault::step().on_server(WHAT)?;
         self.transaction.commit().on_index(WHAT)
     }
 
@@ -190,6 +192,17 @@ impl Write<'_> {
     pub fn end_rebuild(&self, run: i64, ended: Timestamp) -> Result<()> {
         let sql = "UPDATE run SET ended = ?2, outcome = 'rebuild' WHERE id = ?1";
         self.execute(sql, params![run, ended.as_nanosecond() as i64])
+    }
+
+    /// Keeps what a source is about to do.
+    pub fn set_pending(&self, source: SourceId, format: i64, batch: &[u8]) -> Result<()> {
+        let sql = "INSERT OR REPLACE INTO pending (source, format, batch) VALUES (?1, ?2, ?3)";
+        self.execute(sql, params![source.0, format, batch])
+    }
+
+    /// Forgets what a source was about to do: it is done.
+    pub fn clear_pending(&self, source: SourceId) -> Result<()> {
+        self.execute("DELETE FROM pending WHERE source = ?1", params![source.0])
     }
 
     /// Forgets a version whose place no longer exists. Content is never forgotten by this: it is not there.

@@ -1,0 +1,61 @@
+//! Faults made on purpose: a test build dies, stops or gets an error at the Nth step that changes the repository.
+//!
+//! `ARCHIVE_FAULT` says which, as in `kill:17`, `stop:17` or `ENOSPC:17`. Release builds have none of this.
+
+/// Stands before everything that changes the repository's disk.
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub fn step() -> nix::Result<()> {
+    Ok(())
+}
+
+#[cfg(debug_assertions)]
+pub use made::step;
+
+#[cfg(debug_assertions)]
+mod made {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use nix::Result;
+    use nix::errno::Errno;
+    use nix::sys::signal::{Signal, raise};
+
+    static FAULT: OnceLock<Option<(Fault, u64)>> = OnceLock::new();
+    static STEPS: AtomicU64 = AtomicU64::new(1);
+
+    #[derive(Clone, Copy)]
+    enum Fault {
+        Kill,
+        Stop,
+        Fail(Errno),
+    }
+
+    /// Stands before everything that changes the repository's disk.
+    pub fn step() -> Result<()> {
+        let Some((fault, at)) = FAULT.get_or_init(asked_for) else { return Ok(()) };
+        let step = STEPS.fetch_add(1, Ordering::Relaxed);
+        match fault {
+            Fault::Kill if step == *at => raise(Signal::SIGKILL),
+            Fault::Stop if step == *at => raise(Signal::SIGSTOP),
+            // A full disk stays full.
+            Fault::Fail(errno) if step >= *at => Err(*errno),
+            _ => Ok(()),
+        }
+    }
+
+    fn asked_for() -> Option<(Fault, u64)> {
+        let text = std::env::var("ARCHIVE_FAULT").ok()?;
+        let (what, at) = text.split_once(':')?;
+        let fault = match what {
+            "kill" => Fault::Kill,
+            "stop" => Fault::Stop,
+            "ENOSPC" => Fault::Fail(Errno::ENOSPC),
+            "EDQUOT" => Fault::Fail(Errno::EDQUOT),
+            "EIO" => Fault::Fail(Errno::EIO),
+            "EROFS" => Fault::Fail(Errno::EROFS),
+            _ => return None,
+        };
+        Some((fault, at.parse().ok()?))
+    }
+}

@@ -1,0 +1,242 @@
+//! The journal: what a batch is about to do to a source's trees, and what the index is to say of it afterwards.
+//!
+//! A batch is written to the index and committed before anything is done, then carried out, then cleared in one
+//! transaction with its rows. Whoever comes after a crash carries it out again: each deed finds out whether it was
+//! done already. Files that deeds place lie in staging until then, complete and on the disk.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::Repository;
+use super::index::{Index, NewVersion, SourceId, Write};
+use super::staging::Staging;
+use crate::entry::{DirectoryId, Entry, Hash, Kind, flags, mode_on_disk};
+use crate::error::{Error, Kind as ErrorKind, OnServer, Result};
+use crate::path::{AbsPath, Name, SourceName};
+
+mod trees;
+
+pub use trees::Trees;
+
+// The encoding of a batch, postcard's with the types below. Another one can't be read.
+const FORMAT: i64 = 1;
+
+/// What is done at once: to the trees first, then to the index.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Batch {
+    /// The run that does it.
+    pub run: i64,
+    /// The directories that deeds and rows refer to by their places here.
+    pub directories: Vec<AbsPath>,
+    /// In order.
+    pub deeds: Vec<Deed>,
+    /// In order.
+    pub rows: Vec<Row>,
+}
+
+/// One change to the trees.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub enum Deed {
+    /// A name in the snapshot becomes something else.
+    Change {
+        /// The client's directory.
+        directory: u32,
+        /// The name in it.
+        name: Name,
+        /// What becomes of what is there.
+        old: Old,
+        /// What comes in its place.
+        new: New,
+    },
+    /// Something in staging goes to the archive.
+    Keep {
+        /// The client's directory.
+        directory: u32,
+        /// Its name in staging.
+        staged: Name,
+        /// Its name in the archive, which is free.
+        name: Name,
+    },
+}
+
+/// What becomes of what is at a name of the snapshot.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Old {
+    /// Nothing is there.
+    None,
+    /// It moves to the archive.
+    Archive {
+        /// Its name there, which is free.
+        name: Name,
+        /// The inode that moves.
+        inode: (u64, u64),
+    },
+    /// It goes, for the archive has it, or another name.
+    Remove {
+        /// The inode whose name goes.
+        inode: (u64, u64),
+    },
+    /// An empty directory goes; what nobody knows of moves to the archive.
+    Clear,
+}
+
+/// What comes to a name of the snapshot.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum New {
+    /// Nothing.
+    None,
+    /// What has this name in staging.
+    Staged(Name),
+    /// A directory; with these permission bits, and this owner where one can be given.
+    Directory(Option<Looks>),
+    /// The same file with other metadata.
+    Restated {
+        /// Its permission bits and owner.
+        looks: Looks,
+        /// Nanoseconds.
+        mtime: i64,
+    },
+}
+
+/// Permission bits and, where it can be given, the owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Looks {
+    /// At most `0o777`.
+    pub mode: u32,
+    /// User and group.
+    pub owner: Option<(u32, u32)>,
+}
+
+impl Looks {
+    /// How an entry looks on disk; only root can give owners.
+    pub fn of(entry: &Entry, gives_owners: bool) -> Looks {
+        Looks { mode: mode_on_disk(entry), owner: gives_owners.then_some((entry.uid, entry.gid)) }
+    }
+}
+
+/// What is to be written to the index for one change; fields are as the index has them.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum Row {
+    /// A version begins.
+    Begin { directory: u32, entry: Box<Entry>, hash: Option<Hash>, archive_name: Option<Name>, flags: u32 },
+    /// A version ends.
+    End { id: i64, archive_name: Option<Name> },
+    /// Something that was in the way, and that no row told of, went to the archive.
+    Stray { directory: AbsPath, entry: Box<Entry>, hash: Option<Hash>, archive_name: Name },
+    /// A version has other metadata.
+    Refresh { id: i64, entry: Box<Entry>, hash: Option<Hash>, flags: u32 },
+    /// A version could not be read this time.
+    Flag { id: i64 },
+    /// A directory is gone: the next pull must look at it anew.
+    Gone { directory: AbsPath },
+}
+
+impl Batch {
+    /// Commits the batch to the index as pending. Nothing need be pending for a batch that leaves the trees alone.
+    pub fn record(&self, index: &mut Index, source: SourceId) -> Result<()> {
+        if self.deeds.is_empty() {
+            return Ok(());
+        }
+        let encoded = postcard::to_stdvec(self).expect("a batch always encodes into memory");
+        let write = index.write()?;
+        write.set_pending(source, FORMAT, &encoded)?;
+        write.commit()
+    }
+
+    /// Writes the rows, and that nothing is pending any more. Committing is left to the caller.
+    pub fn settle(&self, write: &Write<'_>, source: SourceId) -> Result<()> {
+        let mut rows = Rows { write, source, run: self.run, ids: vec![None; self.directories.len()], batch: self };
+        self.rows.iter().try_for_each(|row| rows.write(row))?;
+        if self.deeds.is_empty() { Ok(()) } else { write.clear_pending(source) }
+    }
+}
+
+struct Rows<'a> {
+    write: &'a Write<'a>,
+    source: SourceId,
+    run: i64,
+    ids: Vec<Option<DirectoryId>>,
+    batch: &'a Batch,
+}
+
+impl Rows<'_> {
+    fn id(&mut self, directory: u32) -> Result<DirectoryId> {
+        let at = directory as usize;
+        if let Some(id) = self.ids[at] {
+            return Ok(id);
+        }
+        let id = self.write.enter_directory(self.source, &self.batch.directories[at])?;
+        self.ids[at] = Some(id);
+        Ok(id)
+    }
+
+    fn write(&mut self, row: &Row) -> Result<()> {
+        let run = self.run;
+        match row {
+            Row::Begin { directory, entry, hash, archive_name, flags } => {
+                let (directory, archive_name) = (self.id(*directory)?, archive_name.as_ref());
+                self.write.insert(&NewVersion { directory, entry, hash: *hash, run, archive_name, flags: *flags })
+            }
+            Row::End { id, archive_name } => self.write.close(*id, run, archive_name.as_ref()),
+            Row::Stray { directory, entry, hash, archive_name } => {
+                let directory = self.write.enter_directory(self.source, directory)?;
+                let (archive_name, flags) = (Some(archive_name), flags::REBUILT);
+                self.write.insert_past(&NewVersion { directory, entry, hash: *hash, run, archive_name, flags })
+            }
+            Row::Refresh { id, entry, hash, flags } => self.write.refresh(*id, entry, *hash, *flags),
+            Row::Flag { id } => self.write.flag(*id, flags::UNREADABLE),
+            Row::Gone { directory } => {
+                let gone = self.write.enter_directory(self.source, directory)?;
+                self.write.forget_fingerprint(gone)
+            }
+        }
+    }
+}
+
+/// Finishes what an interrupted run of a source left; returns how many changes there were. The source must be locked.
+pub fn recover(repository: &Repository, index: &mut Index, source: &SourceName) -> Result<u64> {
+    let Some(id) = index.source_id(source)? else { return Ok(0) };
+    let Some((format, encoded)) = index.pending(id)? else { return Ok(0) };
+    let batch = (format == FORMAT).then(|| postcard::from_bytes::<Batch>(&encoded).ok()).flatten();
+    let mut batch = batch.filter(Batch::is_sound).ok_or_else(|| {
+        Error::new(ErrorKind::Failed, format_args!("an interrupted run of `{source}` can't be finished"))
+            .hint("use the version of `archive` that began it, or run `archive index rebuild`")
+    })?;
+    let staging = Arc::new(Staging::open(repository.staging(source)?).on_server("can't open the staging area")?);
+    let mut trees = Trees::open(repository, source, staging)?;
+    trees.carry_out(&mut batch, true)?;
+    let write = index.write()?;
+    batch.settle(&write, id)?;
+    write.commit()?;
+    Ok(batch.deeds.len() as u64)
+}
+
+impl Batch {
+    // Numbers of directories are as good as what wrote them; a damaged index must not make us panic.
+    fn is_sound(&self) -> bool {
+        let known = |directory: &u32| (*directory as usize) < self.directories.len();
+        let deeds = self.deeds.iter().all(|deed| match deed {
+            Deed::Change { directory, .. } | Deed::Keep { directory, .. } => known(directory),
+        });
+        deeds && self.rows.iter().all(|row| !matches!(row, Row::Begin { directory, .. } if !known(directory)))
+    }
+}
+
+/// The entry of something on the disk that no version tells of.
+fn stray(name: &Name, found: &super::dirs::Metadata, target: Vec<u8>) -> Entry {
+    Entry {
+        name: name.clone(),
+        kind: found.kind,
+        size: if found.kind == Kind::File { found.size } else { 0 },
+        mtime: found.mtime,
+        ctime: 0,
+        mode: found.mode,
+        uid: found.uid,
+        gid: found.gid,
+        inode: None,
+        device: 0,
+        target,
+    }
+}

@@ -1,0 +1,213 @@
+//! Carrying deeds out. Nothing is ever written over: what is unexpectedly in the way moves to the archive.
+
+use std::sync::Arc;
+
+use nix::errno::Errno;
+
+use super::{Batch, Deed, Looks, New, Old, Row, stray};
+use crate::entry::{Kind, hash_content};
+use crate::error::{OnServer, Result};
+use crate::path::{AbsPath, Name, SourceName};
+use crate::repository::Repository;
+use crate::repository::archive::Archive;
+use crate::repository::dirs::{Dir, OpenTree, set_file_metadata};
+use crate::repository::staging::Staging;
+
+const WHAT: &str = "can't change the trees";
+
+/// The trees of one source, to be changed.
+pub struct Trees {
+    snapshot: OpenTree,
+    archive: Archive,
+    staging: Arc<Staging>,
+}
+
+impl Trees {
+    /// Opens the trees of a source, which must be locked.
+    pub fn open(repository: &Repository, source: &SourceName, staging: Arc<Staging>) -> Result<Trees> {
+        Ok(Trees {
+            snapshot: OpenTree::new(repository.snapshot(source)?),
+            archive: Archive::new(repository.archive(source)?),
+            staging,
+        })
+    }
+
+    /// Carries out a batch's deeds and waits until that is on the disk; `again` when it may have been begun before.
+    /// Adds a row for each stray that was in the way; returns the paths where they were.
+    pub fn carry_out(&mut self, batch: &mut Batch, again: bool) -> Result<Vec<AbsPath>> {
+        let mut found = Strays { paths: Vec::new(), rows: Vec::new() };
+        for deed in &batch.deeds {
+            match deed {
+                Deed::Change { directory, name, old, new } => {
+                    self.change(&batch.directories[*directory as usize], name, (old, new), again, &mut found)?;
+                }
+                Deed::Keep { directory, staged, name } => {
+                    self.keep(&batch.directories[*directory as usize], staged, name)?;
+                }
+            }
+        }
+        batch.rows.extend(found.rows);
+        if !batch.deeds.is_empty() {
+            // What the index is about to say must not outlive a power cut that the trees don't.
+            self.staging.dir().sync_file_system().on_server("can't sync the trees")?;
+        }
+        Ok(found.paths)
+    }
+
+    fn change(
+        &mut self,
+        directory: &AbsPath,
+        name: &Name,
+        (old, new): (&Old, &New),
+        again: bool,
+        strays: &mut Strays,
+    ) -> Result<()> {
+        if let (true, New::Staged(staged)) = (again, new)
+            && self.staging.dir().metadata(staged) == Err(Errno::ENOENT)
+        {
+            // It is in its place already; what was there before went first.
+            return Ok(());
+        }
+        let dir = self.directory(directory, strays)?;
+        match old {
+            Old::None => {}
+            Old::Archive { name: archived, inode } => self.retire(directory, &dir, name, (archived, *inode))?,
+            Old::Remove { inode } => {
+                if dir.metadata(name).is_ok_and(|found| found.inode == *inode) {
+                    dir.unlink(name).on_server(WHAT)?;
+                }
+            }
+            Old::Clear => self.clear(directory, &dir, name, strays)?,
+        }
+        match new {
+            New::None => Ok(()),
+            New::Staged(staged) => self.place(directory, &dir, name, staged, strays),
+            New::Directory(looks) => self.make_directory(directory, &dir, name, *looks, strays),
+            New::Restated { looks, mtime } => restate(&dir, name, *looks, *mtime),
+        }
+    }
+
+    // Done already, or missing, if the snapshot has another inode there.
+    fn retire(&mut self, path: &AbsPath, dir: &Dir, name: &Name, (archived, inode): (&Name, (u64, u64))) -> Result<()> {
+        if !dir.metadata(name).is_ok_and(|found| found.inode == inode) {
+            return Ok(());
+        }
+        let to = self.archive.directory(path).on_server(WHAT)?;
+        dir.rename(name, &to, archived).on_server(WHAT)
+    }
+
+    fn place(&mut self, path: &AbsPath, dir: &Dir, name: &Name, staged: &Name, strays: &mut Strays) -> Result<()> {
+        let staging = Arc::clone(&self.staging);
+        match staging.dir().rename(staged, dir, name) {
+            Err(Errno::EEXIST) => {
+                self.clear(path, dir, name, strays)?;
+                staging.dir().rename(staged, dir, name).on_server(WHAT)
+            }
+            other => other.on_server(WHAT),
+        }
+    }
+
+    fn keep(&mut self, path: &AbsPath, staged: &Name, name: &Name) -> Result<()> {
+        let to = self.archive.directory(path).on_server(WHAT)?;
+        match self.staging.dir().rename(staged, &to, name) {
+            Err(Errno::ENOENT) => Ok(()),
+            other => other.on_server(WHAT),
+        }
+    }
+
+    fn make_directory(
+        &mut self,
+        path: &AbsPath,
+        parent: &Dir,
+        name: &Name,
+        looks: Option<Looks>,
+        strays: &mut Strays,
+    ) -> Result<()> {
+        let made = match parent.open_or_create(name.as_bytes()) {
+            Err(Errno::ENOTDIR | Errno::ELOOP) => {
+                self.clear(path, parent, name, strays)?;
+                parent.open_or_create(name.as_bytes())
+            }
+            other => other,
+        };
+        let (made, Some(looks)) = (made.on_server(WHAT)?, looks) else { return Ok(()) };
+        if let Some((uid, gid)) = looks.owner {
+            made.set_own_owner(uid, gid).on_server(WHAT)?;
+        }
+        made.set_own_mode(looks.mode).on_server(WHAT)
+    }
+
+    // The snapshot's directory of a client's directory, made if need be. A client may first say that a path is no
+    // directory, and then list what is in it: the last word counts.
+    fn directory(&mut self, path: &AbsPath, strays: &mut Strays) -> Result<Dir> {
+        match self.snapshot.directory(path) {
+            Err(Errno::ELOOP | Errno::ENOTDIR) => {
+                self.make_way(path, strays)?;
+                self.snapshot.directory(path).on_server(WHAT)
+            }
+            other => other.on_server(WHAT),
+        }
+    }
+
+    fn make_way(&mut self, path: &AbsPath, strays: &mut Strays) -> Result<()> {
+        let Some((parent, name)) = path.split() else { return Ok(()) };
+        let dir = self.directory(&parent, strays)?;
+        match dir.open(name.as_bytes()) {
+            Err(Errno::ELOOP | Errno::ENOTDIR) => self.clear(&parent, &dir, &name, strays),
+            _ => Ok(()),
+        }
+    }
+
+    // Removes an empty directory; moves anything else, which no deed tells of, to the archive.
+    fn clear(&mut self, path: &AbsPath, dir: &Dir, name: &Name, strays: &mut Strays) -> Result<()> {
+        let whole = path.join(name);
+        whole.iter().for_each(|path| self.snapshot.forget(path));
+        match dir.remove_dir(name) {
+            Ok(()) | Err(Errno::ENOENT) => return Ok(()),
+            Err(Errno::ENOTDIR | Errno::ENOTEMPTY | Errno::EEXIST) => {}
+            Err(errno) => return Err(errno).on_server(WHAT),
+        }
+        strays.paths.extend(whole);
+        self.put_aside(path, dir, name, strays)
+    }
+
+    fn put_aside(&mut self, path: &AbsPath, dir: &Dir, name: &Name, strays: &mut Strays) -> Result<()> {
+        let found = dir.metadata(name).on_server(WHAT)?;
+        if found.kind == Kind::Dir
+            && let Some(below) = path.join(name)
+        {
+            let inside = dir.open(name.as_bytes()).on_server(WHAT)?;
+            for name in inside.names().on_server(WHAT)? {
+                self.put_aside(&below, &inside, &name, strays)?;
+            }
+            return dir.remove_dir(name).on_server(WHAT);
+        }
+        let target = if found.kind == Kind::Symlink { dir.read_symlink(name).on_server(WHAT)? } else { Vec::new() };
+        let hash = match found.kind {
+            Kind::File => {
+                let file = dir.open_file(name).on_server(WHAT)?;
+                Some(hash_content(&file, blake3::Hasher::new()).on_server(WHAT)?)
+            }
+            _ => None,
+        };
+        let archive_name = self.archive.take(path, dir, name, found.mtime).on_server(WHAT)?;
+        let entry = Box::new(stray(name, &found, target));
+        strays.rows.push(Row::Stray { directory: path.clone(), entry, hash, archive_name });
+        Ok(())
+    }
+}
+
+/// What was in the way: where, and the rows for it.
+struct Strays {
+    paths: Vec<AbsPath>,
+    rows: Vec<Row>,
+}
+
+fn restate(dir: &Dir, name: &Name, looks: Looks, mtime: i64) -> Result<()> {
+    match dir.open_file(name) {
+        Ok(file) => set_file_metadata(&file, looks.mode, mtime, looks.owner).on_server(WHAT),
+        // Somebody removed it since it was looked at; the next pull says so.
+        Err(Errno::ENOENT) => Ok(()),
+        Err(errno) => Err(errno).on_server(WHAT),
+    }
+}
