@@ -23,6 +23,8 @@ use place::Tree;
 /// The format that this program writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;
 
+const SKELETON: [&[u8]; 5] = [b"snapshot", b"archive", b"staging", b"log", b"lock"];
+
 const README: &str = include_str!("repository/README.txt");
 
 /// A repository: the directory on the server that holds everything.
@@ -240,6 +242,7 @@ fn not_a_repository(path: &Path) -> Error {
 fn create(path: &Path) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     match fs_err::read_dir(path).map(|mut listing| listing.next()) {
+        Ok(Some(_)) if is_begun(path) => {}
         Ok(Some(_)) => {
             return Err(Error::usage(format_args!("`{}` holds something else than a repository", path.display()))
                 .hint("name an empty or a new directory with `--repo DIR`"));
@@ -259,6 +262,19 @@ fn create(path: &Path) -> Result<()> {
     fill(path)
 }
 
+// A repository whose making was cut off: nothing but empty directories and the text about it.
+fn is_begun(path: &Path) -> bool {
+    let Ok(base) = Dir::open_base(path) else { return false };
+    let is_ours = |name: &Name| match name.as_bytes() {
+        b"README.txt" => true,
+        ours if SKELETON.contains(&ours) => {
+            base.open(ours).and_then(|dir| dir.names()).is_ok_and(|names| names.is_empty())
+        }
+        _ => false,
+    };
+    base.names().is_ok_and(|names| names.iter().all(is_ours))
+}
+
 fn restrict(path: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     fs_err::set_permissions(path, std::fs::Permissions::from_mode(0o700)).on_server(what(path))
@@ -266,7 +282,7 @@ fn restrict(path: &Path) -> Result<()> {
 
 fn fill(path: &Path) -> Result<()> {
     let base = Dir::open_base(path).on_server(what(path))?;
-    for tree in [&b"snapshot"[..], b"archive", b"staging", b"log", b"lock"] {
+    for tree in SKELETON {
         base.open_or_create(tree).on_server(what(path))?;
     }
     let id = random_hex()?;

@@ -13,6 +13,8 @@ mod changes;
 mod config;
 #[path = "integration/content.rs"]
 mod content;
+#[path = "integration/crash.rs"]
+mod crash;
 #[path = "integration/excludes.rs"]
 mod excludes;
 #[path = "integration/helper.rs"]

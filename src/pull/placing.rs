@@ -385,14 +385,13 @@ impl<'a> Placing<'a> {
         if self.run.source.settings.archive != ArchiveWhat::All || file.drop_old {
             return Ok(None);
         }
-        let snapshot = self.snapshot.directory(&file.directory.path).on_server(WHAT)?;
         let (dir, from) = match staged {
-            Some(staged) => (self.staging.dir(), staged),
-            None => (&snapshot, &file.entry.name),
+            Some(staged) => (self.staging.dir().clone(), staged),
+            None => (self.snapshot.directory(&file.directory.path).on_server(WHAT)?, &file.entry.name),
         };
         let linked = match self.run.source.settings.link {
             LinkWhen::Never => None,
-            _ => self.stage_link(dir, from)?,
+            _ => self.stage_link(&dir, from)?,
         };
         let kept = match linked {
             Some(linked) => linked,

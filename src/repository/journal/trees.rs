@@ -68,7 +68,14 @@ impl Trees {
             // It is in its place already; what was there before went first.
             return Ok(());
         }
-        let dir = self.directory(directory, strays)?;
+        let dir = match new {
+            New::None => match self.snapshot.directory_by(directory, |base| base.open(directory.below_root())) {
+                // Where something goes that is gone already, nothing has to be made, and may be something else by now.
+                Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(()),
+                other => other.on_server(WHAT)?,
+            },
+            _ => self.directory(directory, strays)?,
+        };
         match old {
             Old::None => {}
             Old::Archive { name: archived, inode } => self.retire(directory, &dir, name, (archived, *inode))?,

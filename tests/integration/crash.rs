@@ -1,0 +1,204 @@
+//! What a crash leaves: the process is killed, or the disk fails, at every step that changes the repository.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::*;
+
+/// A client before and after a day of work, with something of every kind of change.
+struct Days {
+    client: Tree,
+    // What the client held before, beside it.
+    before: tempfile::TempDir,
+}
+
+fn copy(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap().success());
+}
+
+impl Days {
+    fn new() -> Days {
+        let many = |prefix: &'static str| (0..6).map(move |n| (format!("{prefix}{n}"), file(format!("{prefix} {n}"))));
+        let client = Tree::new([
+            ("kept", file("stays as it is")),
+            ("changed", at(1_000_000_000, 1, file("first"))),
+            ("touched", at(1_000_000_000, 2, file("same content, another time"))),
+            ("chmod", mode(0o600, file("only the mode changes"))),
+            ("removed", file("goes")),
+            ("file-to-dir", file("a file")),
+            ("dir-to-file", dir(many("below"))),
+            ("link", link("kept")),
+            ("link-to-file", link("changed")),
+            ("moved", dir(many("moved"))),
+            ("gone", dir([("deep", dir(many("deep"))), ("l", link("x"))])),
+            ("pipe", fifo()),
+            ("empty", file("")),
+            ("shared", file("stays as it is")),
+        ]);
+        client.hard_link("kept", "hard-link");
+        let before = tempfile::tempdir_in("/tmp").unwrap();
+        copy(&client.root(), &before.path().join("data"));
+        client.put("changed", at(1_100_000_000, 1, file("second")));
+        client.put("touched", at(1_100_000_000, 2, file("same content, another time")));
+        client.put("chmod", mode(0o644, file("only the mode changes")));
+        client.remove("removed");
+        client.put("file-to-dir", dir(many("inside")));
+        client.put("dir-to-file", file("a file now"));
+        client.put("link", link("empty"));
+        client.put("link-to-file", file("no link any more"));
+        client.rename("moved", "renamed");
+        client.remove("gone");
+        client.remove("pipe");
+        client.add([("new", file("new")), ("copy", file("goes")), ("new-dir", dir(many("new")))]);
+        Days { client, before }
+    }
+
+    /// A repository that holds the day before, and the flags to pull with.
+    fn pulled(&self, flags: &[&str]) -> Program {
+        let program = Program::new();
+        let (root, aside) = (self.client.root(), self.before.path().join("after"));
+        fs::rename(&root, &aside).unwrap();
+        fs::rename(self.before.path().join("data"), &root).unwrap();
+        program.pull_local(&root, flags);
+        fs::rename(&root, self.before.path().join("data")).unwrap();
+        fs::rename(&aside, &root).unwrap();
+        program
+    }
+}
+
+/// The hashes of all contents in both trees, read from the disk.
+fn contents(program: &Program) -> BTreeSet<String> {
+    let script = "find snapshot archive -type f -exec sha256sum {} + | cut -c1-64 | sort -u";
+    let output = Command::new("sh").args(["-c", script]).current_dir(program.repo()).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
+/// Both trees: kinds, names and contents.
+fn trees(program: &Program) -> String {
+    let script = "find snapshot archive -printf '%y %p %l\\n' | sort; find snapshot archive -type f -print0 | sort -z | xargs -0r sha256sum";
+    let output = Command::new("sh").args(["-c", script]).current_dir(program.repo()).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Pulls with a fault at every `stride`th step until a run is through untouched, each time from the same state;
+/// returns how many faults there were.
+fn at_every_step(flags: &[&str], fault: &str, stride: usize, mut judge: impl FnMut(&Ran, usize)) -> usize {
+    let days = Days::new();
+    let template = days.pulled(flags);
+    let root = days.client.root();
+    let pull = [&["--json", "pull", root.to_str().unwrap()], flags].concat();
+    let before = contents(&template);
+    let untouched = Program::new();
+    copy(&template.repo(), &untouched.repo());
+    untouched.run(&pull).well();
+    for (faults, step) in (1..).step_by(stride).enumerate() {
+        let program = Program::new();
+        copy(&template.repo(), &program.repo());
+        let mut command = program.command(&pull);
+        let ran = Ran::of(command.env("ARCHIVE_FAULT", format!("{fault}:{step}")).output().unwrap());
+        if ran.status == 0 {
+            return faults;
+        }
+        judge(&ran, step);
+        let check = program.run(["index", "check"]);
+        assert_eq!(check.status, 0, "after {fault} at step {step}: {}", check.stderr);
+        let lost: Vec<_> = before.difference(&contents(&program)).cloned().collect();
+        assert!(lost.is_empty(), "after {fault} at step {step} {lost:?} are lost");
+        program.run(&pull).well();
+        assert_same_but_links(&root, &program.snapshot("localhost", &root));
+        assert_eq!(trees(&program), trees(&untouched), "after {fault} at step {step}");
+        program.assert_index_is_right();
+    }
+    unreachable!("the numbers have no end");
+}
+
+// Equal contents share an inode here, so only one of them can have its own time and mode.
+#[track_caller]
+fn assert_same_but_links(client: &Path, snapshot: &Path) {
+    let linked = |line: &String| line.starts_with(".f") || line.starts_with("hf");
+    let lines: Vec<_> = oracle::differences(client, snapshot).into_iter().filter(|line| !linked(line)).collect();
+    assert!(lines.is_empty(), "{}", lines.join("\n"));
+}
+
+fn killed(ran: &Ran, step: usize) {
+    assert_eq!(ran.status, -1, "at step {step}: {}", ran.stderr);
+}
+
+#[test]
+fn killed_at_every_step_nothing_is_lost_and_the_next_pull_goes_on() {
+    let faults = at_every_step(&[], "kill", 1, killed);
+    assert!(faults >= 200, "{faults}");
+}
+
+#[test]
+fn so_with_everything_in_the_archive_at_once() {
+    let faults = at_every_step(&["--archive", "all"], "kill", 3, killed);
+    assert!(faults >= 40, "{faults}");
+}
+
+#[test]
+fn so_with_exact_links_and_hashes_on_the_server() {
+    let faults = at_every_step(&["--link", "exact", "--hash", "server"], "kill", 3, killed);
+    assert!(faults >= 30, "{faults}");
+}
+
+#[test]
+fn a_full_disk_at_any_step_stops_the_run_with_5() {
+    at_every_step(&[], "ENOSPC", 5, |ran, step| {
+        assert_eq!(ran.status, 5, "at step {step}: {}", ran.stderr);
+        assert!(ran.stderr.contains("No space left"), "{}", ran.stderr);
+    });
+}
+
+#[test]
+fn a_failing_disk_at_any_step_stops_the_run_with_1() {
+    for fault in ["EIO", "EROFS"] {
+        at_every_step(&[], fault, 17, |ran, step| assert_eq!(ran.status, 1, "at step {step}: {}", ran.stderr));
+    }
+}
+
+#[test]
+fn a_first_pull_may_be_killed_at_every_step() {
+    let client = Tree::new((0..20).map(|n| (format!("f{n}"), file(format!("content {n}")))));
+    let root = client.root();
+    for step in (1..).step_by(4) {
+        let program = Program::new();
+        let mut command = program.command(["pull", root.to_str().unwrap()]);
+        let ran = Ran::of(command.env("ARCHIVE_FAULT", format!("kill:{step}")).output().unwrap());
+        program.pull_local(&root, &[]);
+        assert_same(&root, &program.snapshot("localhost", &root));
+        program.assert_index_is_right();
+        assert_eq!(program.archived("localhost", &root), [""; 0], "step {step}");
+        if ran.status == 0 {
+            assert!(step > 40, "{step}");
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_file_system_that_is_full_in_truth_stops_the_run_and_keeps_the_rest() {
+    if !is_root() {
+        return eprintln!("needs root, for it mounts a file system");
+    }
+    for options in ["size=3m", "size=64m,nr_inodes=60"] {
+        let program = Program::new();
+        fs::create_dir(program.repo()).unwrap();
+        let _mounted = Mount::tmpfs(&program.repo(), options);
+        let client = Tree::new([("f", file("fits"))]);
+        program.pull_local(&client.root(), &[]);
+        client.add((0..100).map(|n| (format!("big{n}"), file(vec![n as u8; 60_000]))));
+        let ran = program.run(["pull", "-q", client.root().to_str().unwrap()]);
+        assert_eq!(ran.status, 5, "{}", ran.stderr);
+        assert_eq!(fs::read(program.snapshot("localhost", &client.path("f"))).unwrap(), b"fits");
+        // Somebody makes room.
+        let larger =
+            Command::new("mount").args(["-o", "remount,size=64m,nr_inodes=10000"]).arg(program.repo()).status();
+        assert!(larger.unwrap().success());
+        program.pull_local(&client.root(), &[]);
+        assert_same(&client.root(), &program.snapshot("localhost", &client.root()));
+        program.assert_index_is_right();
+    }
+}
