@@ -18,6 +18,9 @@ use crate::repository::{Repository, path_in};
 
 const WHAT: &str = "can't read the trees";
 
+// How long to wait for a pull that has been broken off, and is about to be gone.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// Compares both trees with the index, tells of every difference as an error, and returns how many there are.
 pub fn check(repository: &Repository, report: &dyn Report) -> Result<u64> {
     let mut index = repository.known_index()?;
@@ -50,7 +53,7 @@ pub fn check(repository: &Repository, report: &dyn Report) -> Result<u64> {
 fn finish_interrupted(repository: &Repository, index: &mut Index) -> Result<()> {
     for name in index.source_names()? {
         let source = SourceName::new(&name)?;
-        match Lock::source(repository, &source, Duration::ZERO) {
+        match Lock::source(repository, &source, PATIENCE) {
             Ok(_lock) => recover(repository, index, &source).map(drop)?,
             Err(error) if error.kind() == ErrorKind::Locked => {}
             Err(error) => return Err(error),

@@ -20,7 +20,7 @@ fn copy(from: &Path, to: &Path) {
 
 impl Days {
     fn new() -> Days {
-        let many = |prefix: &'static str| (0..6).map(move |n| (format!("{prefix}{n}"), file(format!("{prefix} {n}"))));
+        let many = |prefix: &'static str| (0..12).map(move |n| (format!("{prefix}{n}"), file(format!("{prefix} {n}"))));
         let client = Tree::new([
             ("kept", file("stays as it is")),
             ("changed", at(1_000_000_000, 1, file("first"))),
@@ -88,7 +88,7 @@ fn at_every_step(flags: &[&str], fault: &str, stride: usize, mut judge: impl FnM
     let days = Days::new();
     let template = days.pulled(flags);
     let root = days.client.root();
-    let pull = [&["--json", "pull", root.to_str().unwrap()], flags].concat();
+    let pull = [&["--json", "pull", "--lock-wait", "10s", root.to_str().unwrap()], flags].concat();
     let before = contents(&template);
     let untouched = Program::new();
     copy(&template.repo(), &untouched.repo());
@@ -159,6 +159,59 @@ fn a_failing_disk_at_any_step_stops_the_run_with_1() {
     }
 }
 
+/// Waits until a process stops itself, or ends; true when it ended.
+fn wait_for_stop(child: &mut std::process::Child) -> bool {
+    loop {
+        if child.try_wait().unwrap().is_some() {
+            return true;
+        }
+        let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap_or_default();
+        if stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')) {
+            return false;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn a_power_cut_at_any_step_loses_nothing_that_was_committed() {
+    if !is_root() {
+        return eprintln!("needs root, for it mounts a file system");
+    }
+    let days = Days::new();
+    let template = days.pulled(&[]);
+    let root = days.client.root();
+    let before = contents(&template);
+    let untouched = Program::new();
+    copy(&template.repo(), &untouched.repo());
+    untouched.pull_local(&root, &[]);
+    for step in (1..).step_by(9) {
+        let program = Program::new();
+        let disk = Disk::ext4(&program.path("disk"), &program.path("mounted"), 64 << 20);
+        copy(&template.repo(), &program.path("mounted/repo"));
+        std::os::unix::fs::symlink("mounted/repo", program.repo()).unwrap();
+        assert!(Command::new("sync").arg("-f").arg(program.repo()).status().unwrap().success());
+        let mut command = program.command(["pull", "-q", root.to_str().unwrap()]);
+        let mut pull = command.env("ARCHIVE_FAULT", format!("stop:{step}")).spawn().unwrap();
+        if wait_for_stop(&mut pull) {
+            assert!(step > 100, "{step}");
+            return;
+        }
+        disk.cut_power();
+        pull.kill().unwrap();
+        pull.wait().unwrap();
+        let _disk = disk.again();
+        let check = program.run(["index", "check"]);
+        assert_eq!(check.status, 0, "after a cut at step {step}: {}", check.stderr);
+        let lost: Vec<_> = before.difference(&contents(&program)).cloned().collect();
+        assert!(lost.is_empty(), "after a cut at step {step} {lost:?} are lost");
+        program.pull_local(&root, &[]);
+        assert_eq!(trees(&program), trees(&untouched), "after a cut at step {step}");
+        assert_same_but_links(&root, &program.snapshot("localhost", &root));
+        program.assert_index_is_right();
+    }
+}
+
 #[test]
 fn a_first_pull_may_be_killed_at_every_step() {
     let client = Tree::new((0..20).map(|n| (format!("f{n}"), file(format!("content {n}")))));
@@ -167,7 +220,8 @@ fn a_first_pull_may_be_killed_at_every_step() {
         let program = Program::new();
         let mut command = program.command(["pull", root.to_str().unwrap()]);
         let ran = Ran::of(command.env("ARCHIVE_FAULT", format!("kill:{step}")).output().unwrap());
-        program.pull_local(&root, &[]);
+        // A child that was about to start may hold the lock for a moment longer.
+        program.pull_local(&root, &["--lock-wait", "10s"]);
         assert_same(&root, &program.snapshot("localhost", &root));
         program.assert_index_is_right();
         assert_eq!(program.archived("localhost", &root), [""; 0], "step {step}");

@@ -6,7 +6,7 @@ pub mod program;
 pub mod sshd;
 pub mod tree;
 
-pub use mount::Mount;
+pub use mount::{Disk, Mount};
 pub use oracle::assert_same;
 pub use program::{Program, Ran};
 pub use sshd::Sshd;

@@ -23,3 +23,43 @@ impl Drop for Mount {
         let _ = Command::new("umount").arg("-l").arg(&self.point).status();
     }
 }
+
+/// An ext4 file system in a file; it is unmounted with this value.
+pub struct Disk {
+    image: PathBuf,
+    mount: Mount,
+}
+
+impl Disk {
+    /// Makes one of so many bytes, and mounts it on a directory that is made too. Only root may do that.
+    pub fn ext4(image: &Path, point: &Path, bytes: u64) -> Disk {
+        std::fs::File::create(image).unwrap().set_len(bytes).unwrap();
+        let mut make = Command::new("mkfs.ext4");
+        make.args(["-q", "-F"]).arg(image).env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin");
+        assert!(make.status().unwrap().success());
+        std::fs::create_dir(point).unwrap();
+        Disk { image: image.to_owned(), mount: Disk::mount(image, point) }
+    }
+
+    fn mount(image: &Path, point: &Path) -> Mount {
+        let done = Command::new("mount").args(["-o", "loop"]).arg(image).arg(point).status().unwrap();
+        assert!(done.success(), "can't mount {}", image.display());
+        Mount { point: point.to_owned() }
+    }
+
+    /// Has the kernel forget what was not synced, and take no more: FS_IOC_SHUTDOWN of linux/fs.h without a log flush.
+    pub fn cut_power(&self) {
+        let script =
+            r#"open(my $d, "<", $ARGV[0]) or die; my $how = pack("L", 2); ioctl($d, 0x8004587d, $how) or die $!"#;
+        assert!(Command::new("perl").args(["-e", script]).arg(&self.mount.point).status().unwrap().success());
+    }
+
+    /// Mounts it again, as after a start of the machine. Nobody may use it any more.
+    pub fn again(self) -> Disk {
+        let (image, point) = (self.image.clone(), self.mount.point.clone());
+        assert!(Command::new("umount").arg(&point).status().unwrap().success());
+        // The old mount is gone already.
+        std::mem::forget(self);
+        Disk { mount: Disk::mount(&image, &point), image }
+    }
+}
