@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use crate::error::{Error, Kind, OnServer, Result};
 use crate::path::{AbsPath, Escaped, SourceName};
 use crate::retention::Keep;
-use crate::source::{ArchiveWhat, HashWhere, LinkWhen, RemoteKind, Settings, Source, Ssh};
+use crate::source::{ArchiveWhat, HashWhere, LinkWhen, MinFree, RemoteKind, Settings, Source, Ssh};
 use crate::time::parse_duration;
 
 /// What all files together say.
@@ -70,6 +70,14 @@ pub struct Keys {
     pub link: Option<LinkWhen>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_delete: Option<Percent>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_free: Option<Room>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_file_size: Option<bytesize::ByteSize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Span>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retries: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bwlimit: Option<bytesize::ByteSize>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -134,6 +142,37 @@ impl<'de> Deserialize<'de> for Percent {
 impl Serialize for Percent {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         serializer.serialize_str(&format!("{}%", self.0))
+    }
+}
+
+/// Room on a file system: `"5%"`, or `"10GiB"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room(pub MinFree);
+
+impl std::str::FromStr for Room {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Room, String> {
+        if text.ends_with('%') {
+            return text.parse().map(|Percent(percent)| Room(MinFree::Percent(percent)));
+        }
+        let size = text.parse::<bytesize::ByteSize>().map(|size| Room(MinFree::Bytes(size.as_u64())));
+        size.map_err(|_| format!("`{}` is no room: write it as in `5%` or `10GiB`", Escaped(text.as_bytes())))
+    }
+}
+
+impl<'de> Deserialize<'de> for Room {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Room, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+impl Serialize for Room {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.serialize_str(&match self.0 {
+            MinFree::Percent(percent) => format!("{percent}%"),
+            MinFree::Bytes(bytes) => bytesize::ByteSize(bytes).to_string(),
+        })
     }
 }
 
@@ -289,6 +328,10 @@ impl Keys {
             archive: self.archive.or(defaults.archive),
             link: self.link.or(defaults.link),
             max_delete: self.max_delete.or(defaults.max_delete),
+            min_free: self.min_free.or(defaults.min_free),
+            max_file_size: self.max_file_size.or(defaults.max_file_size),
+            timeout: self.timeout.or(defaults.timeout),
+            retries: self.retries.or(defaults.retries),
             bwlimit: self.bwlimit.or(defaults.bwlimit),
             remote: self.remote.or(defaults.remote),
             every: self.every.or(defaults.every),
@@ -306,6 +349,9 @@ impl Keys {
             archive: self.archive.or(Some(usual.archive)),
             link: self.link.or(Some(usual.link)),
             max_delete: self.max_delete.or(Some(Percent(usual.max_delete))),
+            min_free: self.min_free.or(Some(Room(usual.min_free))),
+            timeout: self.timeout.or(Some(Span(usual.timeout, format!("{}s", usual.timeout.as_secs())))),
+            retries: self.retries.or(Some(usual.retries)),
             ..self
         }
     }
@@ -333,6 +379,10 @@ impl Keys {
             archive: self.archive.unwrap_or_default(),
             link: self.link.unwrap_or_default(),
             max_delete: self.max_delete.map_or(usual.max_delete, |percent| percent.0),
+            min_free: self.min_free.map_or(usual.min_free, |room| room.0),
+            max_file_size: self.max_file_size.map(|size| size.as_u64()).filter(|limit| *limit > 0),
+            timeout: self.timeout.as_ref().map_or(usual.timeout, |span| span.0),
+            retries: self.retries.unwrap_or(usual.retries),
             bwlimit: self.bwlimit.map(|size| size.as_u64()).filter(|limit| *limit > 0),
             remote: self.remote,
             every: self.every.as_ref().map(|span| span.0),

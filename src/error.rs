@@ -21,8 +21,10 @@ pub enum Kind {
     Unreachable,
     /// Another process holds the lock.
     Locked,
-    /// A signal asked to stop.
+    /// Somebody pressed Ctrl-C.
     Interrupted,
+    /// The system, or a person, asked to end.
+    Terminated,
 }
 
 impl Kind {
@@ -37,6 +39,7 @@ impl Kind {
             Kind::Unreachable => 6,
             Kind::Locked => 11,
             Kind::Interrupted => 130,
+            Kind::Terminated => 143,
         }
     }
 }

@@ -28,6 +28,7 @@ use crate::report::{Change, Level, Outcome, Progress, Report, Summary};
 use crate::repository::index::{Index, SourceId};
 use crate::repository::journal::recover;
 use crate::repository::lock::Lock;
+use crate::repository::room::Room;
 use crate::repository::{Repository, random_key};
 use crate::source::{RemoteKind, Source};
 
@@ -40,6 +41,12 @@ mod pipeline;
 mod placing;
 mod preview;
 mod receiving;
+mod stop;
+
+pub use stop::Stop;
+
+// How long to wait before connecting again.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// How to pull, beyond what the source says.
 #[derive(Clone, Debug, Default)]
@@ -52,6 +59,8 @@ pub struct Options {
     pub lock_wait: Duration,
     /// Where helpers for other machine types are.
     pub helper_dir: Option<PathBuf>,
+    /// How to stop it.
+    pub stop: Stop,
 }
 
 /// Pulls a source into a repository, and tells how it went, also to `report`. Only a dry run does without a
@@ -111,6 +120,8 @@ struct Run<'a> {
     has_others: bool,
     /// For such proofs.
     key: Hash,
+    /// What has to stay free.
+    room: &'a Room,
 }
 
 /// A client's directory while its entries are on their way through the pipeline. Whoever holds the last reference
@@ -183,7 +194,9 @@ impl Tally<'_> {
         let (outcome, exit) = match error.map(Error::kind) {
             None if self.progress.errors.get() == 0 => (Outcome::Ok, 0),
             None => (Outcome::Partial, Kind::Partial.exit_status()),
-            Some(Kind::Guard) => (Outcome::Stopped, Kind::Guard.exit_status()),
+            Some(kind @ (Kind::Guard | Kind::Interrupted | Kind::Terminated)) => (Outcome::Stopped, kind.exit_status()),
+            // What was received until the line broke is in place.
+            Some(Kind::Unreachable) if facts.remote.is_some() => (Outcome::Partial, Kind::Unreachable.exit_status()),
             Some(kind) => (Outcome::Failed, kind.exit_status()),
         };
         Summary {
@@ -220,8 +233,10 @@ fn run(
     if repository.is_open_to_others() {
         tally.warn(format_args!("others may look into `{}`: run `chmod 700` on it", repository.dir().display()));
     }
-    with_client(source, options, facts, |client| {
-        let has_others = index.has_other_sources(source_id)?;
+    let room = Room::new(repository, source.settings.min_free);
+    room.check()?;
+    let has_others = index.has_other_sources(source_id)?;
+    with_retries(source, options, tally, facts, |client| {
         let (begins_empty, key) = (index.is_empty()?, random_key()?);
         pipeline::run(&Run {
             repository,
@@ -234,6 +249,7 @@ fn run(
             begins_empty,
             has_others,
             key,
+            room: &room,
         })
     })?;
     if tally.has_changed()
@@ -254,6 +270,41 @@ fn refuse_without_index(repository: &Repository, source: &Source, known: Option<
         .hint("run `archive index rebuild` first"))
 }
 
+/// Works, and when the line is lost connects again, as often as the source says.
+fn with_retries(
+    source: &Source,
+    options: &Options,
+    tally: &Tally<'_>,
+    facts: &mut Facts,
+    work: impl Fn(&Client) -> Result<()>,
+) -> Result<()> {
+    let mut left = source.settings.retries;
+    loop {
+        let reached = facts.remote.is_some();
+        let error = match with_client(source, options, facts, &work) {
+            Ok(()) => break,
+            Err(error) => error,
+        };
+        let lost = error.kind() == Kind::Unreachable && (reached || facts.remote.is_some());
+        if !lost || left == 0 {
+            return Err(error);
+        }
+        left -= 1;
+        tally.notice(format_args!("{error}; connects again"));
+        tally.progress.listed.reset();
+        tally.progress.unchanged.reset();
+        std::thread::sleep(PAUSE);
+    }
+    if left < source.settings.retries {
+        // What an earlier attempt brought was unchanged in this one.
+        let counted = [&tally.progress.new, &tally.progress.changed, &tally.progress.touched];
+        let changed = counted.iter().map(|count| count.get()).sum();
+        tally.progress.unchanged.reset();
+        tally.progress.unchanged.add(tally.progress.listed.get().saturating_sub(changed));
+    }
+    Ok(())
+}
+
 /// Connects, works, and closes the connection whatever came of the work.
 fn with_client(
     source: &Source,
@@ -265,13 +316,19 @@ fn with_client(
         remote: source.settings.remote,
         helper_dir: options.helper_dir.clone(),
         bytes_per_second: source.settings.bwlimit,
+        timeout: source.settings.timeout,
     };
     let client = Client::connect(source.ssh.as_ref(), &how)?;
     facts.remote = Some(client.kind());
+    options.stop.watch(client.line());
     let result = work(&client);
-    facts.traffic = client.traffic();
+    let (sent, received) = client.traffic();
+    facts.traffic = (facts.traffic.0 + sent, facts.traffic.1 + received);
     client.close();
-    result
+    match options.stop.asked() {
+        Some(stopped) if result.is_err() => Err(stopped),
+        _ => result,
+    }
 }
 
 fn remember_end(repository: &Repository, run: i64, summary: &Summary) -> Result<()> {

@@ -29,6 +29,7 @@ pub mod stream;
 mod testing;
 
 pub use probe::{HelperStatus, helper_install, helper_remove, helper_status};
+pub use ssh::remove_control_directories;
 
 use helper::Conversation;
 use probe::HelperFiles;
@@ -36,9 +37,6 @@ use stream::Traffic;
 
 // How many files may wait for SFTP.
 const LARGE_FILES: usize = 1024;
-
-// How long a client may stay silent when it owes an answer.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A connected client.
 pub struct Client {
@@ -53,7 +51,7 @@ enum Way {
 }
 
 /// How to connect.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// The way that the user insists on.
     pub remote: Option<RemoteKind>,
@@ -61,12 +59,14 @@ pub struct Options {
     pub helper_dir: Option<PathBuf>,
     /// The most bytes a second to read.
     pub bytes_per_second: Option<u64>,
+    /// How long the client may stay silent when it owes an answer.
+    pub timeout: Duration,
 }
 
 impl Client {
     /// Connects to a client through ssh, or to this machine.
     pub fn connect(ssh: Option<&Ssh>, options: &Options) -> Result<Client> {
-        let traffic = Arc::new(Traffic::default());
+        let traffic = Arc::new(Traffic::new(options.timeout));
         check_way(ssh, options.remote)?;
         let way = match ssh {
             None => Way::Local { helper: child::Helper::install()? },
@@ -98,8 +98,8 @@ impl Client {
             Way::Ssh { session, .. } if self.bytes_per_second.is_some() => self.read_by_sftp(session, wanted, arrived),
             Way::Ssh { session, .. } => self.read_by_both(session, wanted, arrived),
             Way::Local { .. } => {
-                local::read_files(wanted, arrived, self.bytes_per_second);
-                Ok(())
+                local::read_files(wanted, arrived, self.bytes_per_second, &|| self.traffic.is_shut_down());
+                if self.traffic.is_shut_down() { Err(helper::gone()) } else { Ok(()) }
             }
         }
     }
@@ -107,15 +107,16 @@ impl Client {
     // Small files through the helper, the others through SFTP, at the same time.
     fn read_by_both(&self, session: &ssh::Session, wanted: &Receiver<Wanted>, arrived: &Sender<Arrived>) -> Result<()> {
         let (others, rest) = crossbeam_channel::bounded(LARGE_FILES);
+        let (live, others_live) = crossbeam_channel::bounded(0);
         let conversation = self.converse()?;
         std::thread::scope(|scope| {
-            let large = scope.spawn(|| {
+            let large = scope.spawn(move || {
                 let read = if is_fed(&rest) { self.read_by_sftp(session, &rest, arrived) } else { Ok(()) };
-                // Whoever still sends must not wait for a reader that has given up.
-                drop(rest);
+                // Whoever still sends, or waits for more to send, must not wait for a reader that has given up.
+                drop((rest, live));
                 read
             });
-            let small = bundle::read_files(conversation, wanted, arrived, &others);
+            let small = bundle::read_files(conversation, wanted, arrived, &others, &others_live);
             drop(others);
             let large = large.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             large.and(small)
@@ -142,6 +143,11 @@ impl Client {
             Way::Ssh { .. } => self.traffic.totals(),
             Way::Local { .. } => (0, 0),
         }
+    }
+
+    /// What passes through all conversations; shutting it down ends them.
+    pub fn line(&self) -> &Arc<Traffic> {
+        &self.traffic
     }
 
     /// Ends every conversation at once: whoever waits for the client sees the end of its stream.

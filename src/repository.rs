@@ -14,6 +14,7 @@ pub mod index;
 pub mod journal;
 pub mod lock;
 pub mod place;
+pub mod room;
 pub mod staging;
 
 use dirs::Dir;

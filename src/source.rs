@@ -67,6 +67,15 @@ impl RemoteKind {
     }
 }
 
+/// How much room must stay on the repository's file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MinFree {
+    /// This share of its bytes, and of its inodes, in percent.
+    Percent(u8),
+    /// So many bytes.
+    Bytes(u64),
+}
+
 /// How ssh finds the client; what is `None` is left to ssh's own configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ssh {
@@ -112,6 +121,14 @@ pub struct Settings {
     pub link: LinkWhen,
     /// The largest share of files that a pull may remove, in percent.
     pub max_delete: u8,
+    /// The room that a pull leaves free.
+    pub min_free: MinFree,
+    /// Larger files are left out, in bytes; `None` is no limit.
+    pub max_file_size: Option<u64>,
+    /// How long the client may stay silent when it owes an answer.
+    pub timeout: Duration,
+    /// How often to connect again when the line is lost.
+    pub retries: u32,
     /// The most bytes a second to read from the client; `None` is no limit.
     pub bwlimit: Option<u64>,
     /// How to reach the client; `None` takes the best that works.
@@ -133,6 +150,10 @@ impl Default for Settings {
             archive: ArchiveWhat::default(),
             link: LinkWhen::default(),
             max_delete: 50,
+            min_free: MinFree::Percent(1),
+            max_file_size: None,
+            timeout: Duration::from_secs(60),
+            retries: 2,
             bwlimit: None,
             remote: None,
             every: None,

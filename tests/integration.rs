@@ -21,6 +21,8 @@ mod excludes;
 mod helper;
 #[path = "integration/index.rs"]
 mod index;
+#[path = "integration/line.rs"]
+mod line;
 #[path = "integration/output.rs"]
 mod output;
 #[path = "integration/property.rs"]

@@ -8,10 +8,10 @@ use clap::ValueEnum;
 
 use super::Context;
 use super::target::Target;
-use crate::config::{Config, Percent, read_patterns, refuse_overlap};
-use crate::error::{Error, Result};
-use crate::pull::{self, Options, last_good_start};
-use crate::remote::check_way;
+use crate::config::{Config, Percent, Room, read_patterns, refuse_overlap};
+use crate::error::{Error, Kind, OnServer, Result};
+use crate::pull::{self, Options, Stop, last_good_start};
+use crate::remote::{check_way, remove_control_directories};
 use crate::report::json::Json;
 use crate::report::log::Log;
 use crate::report::{Level, Report, Summary, Tee};
@@ -64,6 +64,18 @@ pub struct Args {
     /// Stop when more than this share of the files would be removed
     #[arg(long, value_name = "PERCENT")]
     max_delete: Option<Percent>,
+    /// Stop, with exit status 5, before less than this is free: bytes as in 10GiB, or a share as in 5%
+    #[arg(long, value_name = "ROOM")]
+    min_free: Option<Room>,
+    /// Leave out files that are larger, as in 4GiB; 0 is no limit
+    #[arg(long, value_name = "SIZE")]
+    max_file_size: Option<bytesize::ByteSize>,
+    /// How long the client may stay silent when it owes an answer; 60s unless set
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    timeout: Option<Duration>,
+    /// How often to connect again when the line is lost; 2 unless set
+    #[arg(long, value_name = "NUMBER")]
+    retries: Option<u32>,
     /// Read at most this many bytes a second, as in 500KiB or 2MB; 0 is no limit
     #[arg(long, value_name = "RATE")]
     bwlimit: Option<bytesize::ByteSize>,
@@ -154,8 +166,12 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
         checksum: args.checksum,
         lock_wait: args.lock_wait,
         helper_dir: args.helper_dir.clone().or_else(|| config.helper_dir.clone()),
+        stop: heed_signals()?,
     };
     for source in &sources {
+        if let Some(error) = options.stop.asked() {
+            return Ok(error.kind().exit_status());
+        }
         let summary = pull_one(context, repository.as_ref(), source, &options)?;
         worst = worse(worst, summary.exit);
     }
@@ -172,9 +188,40 @@ fn pull_one(context: &Context, repository: Option<&Repository>, source: &Source,
     Ok(pull::pull(repository, source, options, &Tee(listeners)))
 }
 
+// The first signal has the pull finish its batch; a second one, or two seconds, end the process at once. That is safe,
+// too, for what is under way is in the journal.
+fn heed_signals() -> Result<Stop> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    const GRACE: Duration = Duration::from_millis(1700);
+    let stop = Stop::default();
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]).on_server("can't heed signals")?;
+    let asked = stop.clone();
+    std::thread::spawn(move || {
+        let mut last = None;
+        for signal in signals.forever() {
+            let kind = if signal == SIGINT { Kind::Interrupted } else { Kind::Terminated };
+            asked.ask(kind);
+            if last.is_some() {
+                leave(kind);
+            }
+            last = Some(signal);
+            std::thread::spawn(move || {
+                std::thread::sleep(GRACE);
+                leave(kind);
+            });
+        }
+    });
+    Ok(stop)
+}
+
+fn leave(kind: Kind) -> ! {
+    remove_control_directories();
+    std::process::exit(kind.exit_status().into())
+}
+
 // Of several sources' statuses, what a person must look at first: that files were unreadable is the mildest.
 fn worse(one: u8, other: u8) -> u8 {
-    const ORDER: [u8; 9] = [0, 3, 11, 6, 4, 2, 1, 5, 130];
+    const ORDER: [u8; 10] = [0, 3, 11, 6, 4, 2, 1, 5, 130, 143];
     let rank = |status: u8| ORDER.iter().position(|known| *known == status).unwrap_or(ORDER.len());
     if rank(other) > rank(one) { other } else { one }
 }
@@ -251,6 +298,11 @@ fn override_settings(source: &mut Source, args: &Args) -> Result<()> {
     settings.archive = args.archive.map_or(settings.archive, archive_of);
     settings.link = args.link.map_or(settings.link, link_of);
     settings.max_delete = args.max_delete.map_or(settings.max_delete, |percent| percent.0);
+    settings.min_free = args.min_free.map_or(settings.min_free, |room| room.0);
+    settings.max_file_size =
+        args.max_file_size.map_or(settings.max_file_size, |size| Some(size.as_u64()).filter(|size| *size > 0));
+    settings.timeout = args.timeout.unwrap_or(settings.timeout);
+    settings.retries = args.retries.unwrap_or(settings.retries);
     settings.bwlimit = args.bwlimit.map_or(settings.bwlimit, |rate| Some(rate.as_u64()).filter(|rate| *rate > 0));
     settings.remote = args.remote.map(remote_of).or(settings.remote);
     if let Some(ssh) = &mut source.ssh {

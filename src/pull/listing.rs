@@ -76,6 +76,8 @@ pub fn list(
         seen: HashSet::new(),
         next: 0,
         kernel_file_system_told: false,
+        max_file_size: source.settings.max_file_size,
+        too_large: 0,
     };
     listing.run(&source.paths)
 }
@@ -112,6 +114,8 @@ struct Listing<'a> {
     seen: HashSet<u128>,
     next: u64,
     kernel_file_system_told: bool,
+    max_file_size: Option<u64>,
+    too_large: u64,
 }
 
 /// A directory whose entries the client was asked for.
@@ -139,6 +143,10 @@ impl Listing<'_> {
             self.begin_root(path, entry)?;
         }
         while self.hear()? {}
+        if self.too_large > 0 {
+            let what = format_args!("left out {} files that are larger than max_file_size", self.too_large);
+            self.tally.notice(what);
+        }
         Ok(self.roots)
     }
 
@@ -316,12 +324,24 @@ impl Listing<'_> {
         for step in steps {
             match step {
                 Step::Same => self.tally.progress.unchanged.add(1),
+                step if self.is_too_large(&step) => {
+                    self.too_large += 1;
+                    self.tally.progress.skipped.add(1);
+                }
                 // What is missing from a directory that was not listed whole may be there all the same.
                 Step::Removed { .. } if !directory.listed_whole => {}
                 step => self.steps.step(directory, step)?,
             }
         }
         Ok(())
+    }
+
+    fn is_too_large(&self, step: &Step) -> bool {
+        let Some(most) = self.max_file_size else { return false };
+        match step {
+            Step::New { entry } | Step::Changed { entry, .. } | Step::Touched { entry, .. } => entry.size > most,
+            _ => false,
+        }
     }
 
     fn problem(&mut self, problem: &Problem) -> Result<()> {

@@ -454,10 +454,8 @@ impl<'a> Placing<'a> {
     fn is_archived(&mut self, directory: &Directory, old: &Version, found: &Metadata) -> Result<bool> {
         let Some(name) = &old.archive_name else { return Ok(false) };
         let archived = self.archive.directory(&directory.path).and_then(|dir| dir.metadata(name));
-        Ok(archived.is_ok_and(|archived| {
-            let copy = self.run.source.settings.link == LinkWhen::Never || archived.kind == Kind::Symlink;
-            archived.inode == found.inode || (copy && archived.kind == found.kind && archived.size == found.size)
-        }))
+        // It may be a copy, with other metadata: the index says that it is this version.
+        Ok(archived.is_ok_and(|archived| archived.kind == found.kind && archived.size == found.size))
     }
 
     // What is at a name of the snapshot; nothing, too, where the directory is yet to be made.

@@ -83,6 +83,7 @@ pub fn receive(
     for arrival in arrived {
         match arrival {
             Arrived::Data { id, bytes } => {
+                run.room.take(bytes.len() as u64)?;
                 run.tally.progress.bytes_copied.add(bytes.len() as u64);
                 run.tally.report.progress(&run.tally.progress);
                 match receiving.entry(id) {
@@ -91,6 +92,7 @@ pub fn receive(
                 }
             }
             Arrived::Whole { id, bytes, state } => {
+                run.room.take(bytes.len() as u64)?;
                 let mut task = expected.take(id);
                 let content = Received::whole(&bytes, staging)?;
                 contents.lead_arrived(&mut task, content.hash);

@@ -6,8 +6,8 @@ use std::os::fd::AsRawFd;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::probe;
 use super::stream::{Ends, Input, Output, Traffic};
-use super::{PATIENCE, probe};
 use crate::error::{OnServer, Result};
 
 /// The embedded helper, ready to be run from memory: no directory has to allow it.
@@ -37,7 +37,7 @@ impl Helper {
             .spawn()
             .on_server("can't start the helper")?;
         self.children.lock().unwrap_or_else(PoisonError::into_inner).push(child);
-        ends.counted(PATIENCE, traffic)
+        ends.counted(traffic)
     }
 
     /// Waits for what was started; its streams are closed, so it ends by itself.

@@ -16,22 +16,28 @@ const CHUNK: usize = 256 * 1024;
 
 /// Reads the files that come in through `wanted`, one after the other, until it is closed or nobody takes what arrives.
 ///
-/// `bytes_per_second` limits the reading; `None` and 0 do not. Several threads may share both channels.
-pub fn read_files(wanted: &Receiver<Wanted>, arrived: &Sender<Arrived>, bytes_per_second: Option<u64>) {
+/// `is_over` tells when to break off. `bytes_per_second` limits the reading; `None` and 0 do not. Several threads may share both channels.
+pub fn read_files(
+    wanted: &Receiver<Wanted>,
+    arrived: &Sender<Arrived>,
+    bytes_per_second: Option<u64>,
+    is_over: &dyn Fn() -> bool,
+) {
     let mut pace = Pace::new(bytes_per_second, Instant::now());
     for wanted in wanted {
-        let mut reader = Reader { wanted: &wanted, arrived, pace: &mut pace };
-        if reader.read().is_err() {
+        let mut reader = Reader { wanted: &wanted, arrived, pace: &mut pace, is_over };
+        if is_over() || reader.read().is_err() {
             break;
         }
     }
 }
 
-// Reads one file. What is `Err` is the consumer's absence.
+// Reads one file. What is `Err` is that nobody wants it any more.
 struct Reader<'a> {
     wanted: &'a Wanted,
     arrived: &'a Sender<Arrived>,
     pace: &'a mut Pace,
+    is_over: &'a dyn Fn() -> bool,
 }
 
 type Sent<T> = Result<T, SendError<Arrived>>;
@@ -70,6 +76,9 @@ impl Reader<'_> {
         }
         let mut left = attempt.size();
         while left > 0 {
+            if (self.is_over)() {
+                return Err(SendError(Arrived::Restart { id: self.wanted.id }));
+            }
             match self.next_bytes(&file, left) {
                 Ok(bytes) if bytes.is_empty() => break,
                 Ok(bytes) => {
@@ -136,7 +145,7 @@ mod tests {
     use crate::remote::testing::{Got, assert_read, collect, listed, noise, state};
 
     fn read(files: Vec<Wanted>, see: impl FnMut(&Arrived)) -> HashMap<u64, Got> {
-        collect(files, see, |wanted, arrived| read_files(wanted, arrived, None)).1
+        collect(files, see, |wanted, arrived| read_files(wanted, arrived, None, &|| false)).1
     }
 
     fn write(path: &Path, bytes: &[u8]) -> Wanted {
@@ -217,7 +226,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let wanted = write(&directory.path().join("file"), &noise(2_000_000));
         let start = Instant::now();
-        collect(vec![wanted], |_| (), |wanted, arrived| read_files(wanted, arrived, Some(2_000_000)));
+        collect(vec![wanted], |_| (), |wanted, arrived| read_files(wanted, arrived, Some(2_000_000), &|| false));
         let seconds = start.elapsed().as_secs_f64();
         // A busy machine may be late, never early.
         assert!((0.95..2.0).contains(&seconds), "{seconds} s");

@@ -6,10 +6,12 @@
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use archive_helper::protocol::VERSION;
 
 use super::ssh::Session;
+use super::stream::Traffic;
 use crate::error::{Error, Kind, Result};
 use crate::path::Escaped;
 use crate::source::Ssh;
@@ -29,6 +31,9 @@ const OURS: &str = r#"ours() { set -- $(ls -ldn "$1" 2>/dev/null); [ "$3" = "$u"
 // A directory of ours, whoever can write to it; never a symlink, which somebody else may have put there.
 const OWN: &str =
     r#"own() { set -- $(ls -ldn "$1" 2>/dev/null); case $1 in d*) [ "$3" = "$u" ];; *) return 1;; esac; };"#;
+
+// How long a client may take to answer when it is only looked at.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 // Enough for what a login shell prints and our one line.
 const MOST_OUTPUT: u64 = 64 * 1024;
@@ -164,7 +169,7 @@ pub fn helper_remove(ssh: &Ssh) -> Result<u64> {
 }
 
 fn with_session<T>(ssh: &Ssh, work: impl FnOnce(&Session) -> Result<T>) -> Result<T> {
-    let session = Session::connect(ssh, Arc::default())?;
+    let session = Session::connect(ssh, Arc::new(Traffic::new(TIMEOUT)))?;
     let done = work(&session);
     session.close();
     done

@@ -8,7 +8,6 @@ use std::time::Duration;
 use openssh::{ControlPersist, KnownHosts, SessionBuilder, Stdio};
 use tokio::runtime::Runtime;
 
-use super::PATIENCE;
 use super::stream::{Ends, Input, Output, Traffic};
 use crate::error::{Error, Kind, OnServer, Result};
 use crate::path::Escaped;
@@ -27,6 +26,9 @@ Host *
   ServerAliveCountMax 3
   Ciphers ^aes128-gcm@openssh.com,aes256-gcm@openssh.com
 ";
+
+// Every one that was made by this process.
+static CONTROL_DIRECTORIES: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 /// A connection to a client, over which commands run.
 pub struct Session {
@@ -77,7 +79,7 @@ impl Session {
             Error::new(Kind::Unreachable, format_args!("can't start a command on the client: {}", reason(&error)))
         })?;
         self.children.lock().unwrap_or_else(PoisonError::into_inner).push(child);
-        ends.counted(PATIENCE, self.traffic.clone())
+        ends.counted(self.traffic.clone())
     }
 
     /// Ends the connection and whatever still runs over it.
@@ -122,10 +124,18 @@ fn control_directory() -> Result<tempfile::TempDir> {
         directory.as_os_str().len() + "/archive-XXXXXX".len() <= MOST_CONTROL_PATH && directory.is_dir()
     };
     let place = preferred.find(fits).unwrap_or_else(|| PathBuf::from("/tmp"));
-    tempfile::Builder::new()
-        .prefix("archive-")
-        .tempdir_in(place)
-        .on_server("can't make a directory for ssh's control socket")
+    let made = tempfile::Builder::new().prefix("archive-").tempdir_in(place);
+    let made = made.on_server("can't make a directory for ssh's control socket")?;
+    CONTROL_DIRECTORIES.lock().unwrap_or_else(PoisonError::into_inner).push(made.path().to_owned());
+    Ok(made)
+}
+
+/// Removes what connections keep on this machine's disk. Only for a process that is about to end.
+pub fn remove_control_directories() {
+    for directory in CONTROL_DIRECTORIES.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        // One that was closed in good order is gone already.
+        let _ = std::fs::remove_dir_all(directory);
+    }
 }
 
 fn configuration(ssh: &Ssh) -> Result<String> {

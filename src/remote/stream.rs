@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,8 +18,10 @@ pub struct Ends {
 }
 
 /// What passed through all streams of one client.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Traffic {
+    timeout: Duration,
+    shut_down: AtomicBool,
     sent: AtomicU64,
     received: AtomicU64,
     open: Mutex<Vec<UnixStream>>,
@@ -35,18 +37,33 @@ impl Ends {
     }
 
     /// Turns the ends into streams that are counted, and that fail when the other side stays silent too long.
-    pub fn counted(self, patience: Duration, traffic: Arc<Traffic>) -> Result<(Input, Output)> {
+    pub fn counted(self, traffic: Arc<Traffic>) -> Result<(Input, Output)> {
         const WHAT: &str = "can't set up a socket";
-        self.input.set_read_timeout(Some(patience)).on_server(WHAT)?;
-        self.output.set_write_timeout(Some(patience)).on_server(WHAT)?;
+        let timeout = Some(traffic.timeout).filter(|timeout| !timeout.is_zero());
+        self.input.set_read_timeout(timeout).on_server(WHAT)?;
+        self.output.set_write_timeout(timeout).on_server(WHAT)?;
         let copies = [self.input.try_clone().on_server(WHAT)?, self.output.try_clone().on_server(WHAT)?];
         traffic.open.lock().unwrap_or_else(PoisonError::into_inner).extend(copies);
+        if traffic.is_shut_down() {
+            traffic.shut_down();
+        }
         let input = Input { socket: self.input, traffic: traffic.clone() };
         Ok((input, Output { socket: self.output, traffic }))
     }
 }
 
 impl Traffic {
+    /// For streams that fail when the other side stays silent longer than `timeout`; zero is for ever.
+    pub fn new(timeout: Duration) -> Traffic {
+        let (sent, received) = (AtomicU64::new(0), AtomicU64::new(0));
+        Traffic { timeout, shut_down: AtomicBool::new(false), sent, received, open: Mutex::default() }
+    }
+
+    /// True when all streams were ended from this side.
+    pub fn is_shut_down(&self) -> bool {
+        self.shut_down.load(Ordering::SeqCst)
+    }
+
     /// Bytes sent and received.
     pub fn totals(&self) -> (u64, u64) {
         (self.sent.load(Ordering::Relaxed), self.received.load(Ordering::Relaxed))
@@ -54,6 +71,7 @@ impl Traffic {
 
     /// Ends all streams: readers see their end, processes see the end of their input.
     pub fn shut_down(&self) {
+        self.shut_down.store(true, Ordering::SeqCst);
         for socket in self.open.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             // A socket whose other end is gone can't be shut down, and need not be.
             let _ = socket.shutdown(Shutdown::Both);

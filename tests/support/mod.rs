@@ -9,7 +9,7 @@ pub mod tree;
 pub use mount::{Disk, Mount};
 pub use oracle::assert_same;
 pub use program::{Program, Ran};
-pub use sshd::Sshd;
+pub use sshd::{Break, Sshd};
 pub use tree::*;
 
 /// True when the tests run as root, as some things can only be tested so.

@@ -139,6 +139,13 @@ impl Ran {
         }
     }
 
+    /// Its arguments were refused, in words that hold all of these.
+    #[track_caller]
+    pub fn refused_usage(&self, words: &[&str]) {
+        assert_eq!(self.status, 2, "{}", self.stderr);
+        words.iter().for_each(|word| assert!(self.stderr.contains(word), "`{word}` is missing in: {}", self.stderr));
+    }
+
     /// The JSON of the last line: a pull's summary.
     #[track_caller]
     pub fn summary(&self) -> Value {

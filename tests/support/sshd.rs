@@ -5,6 +5,15 @@ use std::process::Command;
 
 const SSHD: &str = "/usr/sbin/sshd";
 
+/// How a line breaks.
+#[derive(Clone, Copy)]
+pub enum Break {
+    /// It ends.
+    Cut,
+    /// Nothing comes any more.
+    Freeze,
+}
+
 /// The sshd of one test, its keys, and the home of whoever logs in.
 pub struct Sshd {
     dir: tempfile::TempDir,
@@ -56,6 +65,29 @@ impl Sshd {
             known = self.path("known_hosts").display(),
         );
         std::fs::write(self.path("ssh_config"), text).unwrap();
+    }
+
+    /// From now on the line breaks after so many bytes from the server, on every connection or only on the first.
+    pub fn break_line(&self, bytes: u64, how: Break, once: bool) {
+        let script = self.path("line");
+        let used = self.path("line-broke-once");
+        let end = match how {
+            Break::Cut => "kill $sshd",
+            Break::Freeze => "exec sleep 60",
+        };
+        let sshd = format!("{SSHD} -i -f {}", self.path("sshd_config").display());
+        let once = if once {
+            format!("[ -e {used} ] && exec {sshd}; : >{used}; ", used = used.display())
+        } else {
+            String::new()
+        };
+        let filter = r#"my $left = shift; while ($left > 0 && (my $got = sysread(STDIN, my $bytes, 65536)) > 0) { $bytes = substr($bytes, 0, $left); $left -= length $bytes; syswrite(STDOUT, $bytes) }"#;
+        let text = format!(
+            "#!/bin/bash\n{once}exec 3<&0\n{{ {sshd} <&3 & echo $! >{pid}; wait; }} | {{ perl -e '{filter}' {bytes}; sshd=$(cat {pid}); {end}; }}\n",
+            pid = self.path("line-sshd").display(),
+        );
+        std::fs::write(&script, text).unwrap();
+        self.configure_client(&format!("Host client\n  ProxyCommand /bin/bash {}\n", script.display()));
     }
 
     /// Makes `key` (a public key's text) the one that is known for the host; empty to know none.

@@ -1,0 +1,66 @@
+//! The room that a pull leaves free on the repository's file system.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::sys::statvfs::{Statvfs, fstatvfs};
+
+use super::Repository;
+use super::dirs::Dir;
+use crate::error::{Error, Kind, OnServer, Result};
+use crate::source::MinFree;
+
+// How many bytes may be written before it is looked at again. A file counts as some, for its inode.
+const EVERY: u64 = 16 << 20;
+const FILE: u64 = 64 << 10;
+
+/// Watches the free room.
+#[derive(Debug)]
+pub struct Room {
+    dir: Dir,
+    least: MinFree,
+    written: AtomicU64,
+}
+
+impl Room {
+    /// Watches over the file system of a repository.
+    pub fn new(repository: &Repository, least: MinFree) -> Room {
+        Room { dir: repository.base().clone(), least, written: AtomicU64::new(0) }
+    }
+
+    /// Counts a file of so many bytes that is about to be written, or a part of it; looks now and then whether there
+    /// is room.
+    pub fn take(&self, bytes: u64) -> Result<()> {
+        let more = bytes + FILE;
+        let before = self.written.fetch_add(more, Ordering::Relaxed);
+        if before / EVERY == (before + more) / EVERY { Ok(()) } else { self.check() }
+    }
+
+    /// Tells when less is free than has to stay free: [`Kind::Full`].
+    pub fn check(&self) -> Result<()> {
+        let found = fstatvfs(&self.dir).on_server("can't tell how much room is free")?;
+        let what = match self.least {
+            MinFree::Percent(percent) => lacking(&found, percent),
+            MinFree::Bytes(bytes) => (free(&found) < bytes).then(|| bytesize::ByteSize(free(&found)).to_string()),
+        };
+        match what {
+            None => Ok(()),
+            Some(left) => {
+                let what = format_args!("only {left} are free where the repository is, less than min_free");
+                Err(Error::new(Kind::Full, what).hint("make room, or lower it for one run by `--min-free`"))
+            }
+        }
+    }
+}
+
+fn free(found: &Statvfs) -> u64 {
+    found.blocks_available().saturating_mul(found.fragment_size())
+}
+
+// File systems that make inodes as they need them tell of none.
+fn lacking(found: &Statvfs, percent: u8) -> Option<String> {
+    let below = |left: u64, all: u64| all > 0 && u128::from(left) * 100 < u128::from(all) * u128::from(percent);
+    if below(found.blocks_available(), found.blocks()) {
+        return Some(bytesize::ByteSize(free(found)).to_string());
+    }
+    below(found.files_available(), found.files()).then(|| format!("{} inodes", found.files_available()))
+}

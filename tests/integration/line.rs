@@ -1,0 +1,168 @@
+//! Lines that break, stall or are hung up: the pull notices, keeps what it has, and goes on.
+
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::support::*;
+
+/// A client with small files, which come through the helper, and larger ones, which come by SFTP.
+fn client() -> Tree {
+    let small = (0..200).map(|n| (format!("small{n}"), file(format!("small {n}").repeat(200))));
+    let large = (0..4).map(|n| (format!("large{n}"), file(vec![n as u8 + 1; 700_000])));
+    Tree::new(small.chain(large))
+}
+
+/// What came of a pull whose line breaks after so many bytes from the client; `once` lets a second connection live.
+fn broken_after(bytes: u64, how: Break, once: bool, flags: &[&str]) -> (Ran, Program, Tree, Sshd) {
+    let (sshd, program, client) = (Sshd::new(), Program::new(), client());
+    sshd.break_line(bytes, how, once);
+    let target = format!("client:{}", client.root().display());
+    let ran = program.pull(&sshd, [&[target.as_str()], flags].concat());
+    (ran, program, client, sshd)
+}
+
+/// After whatever happened, a pull over a sound line ends with the client's state.
+fn recovers(program: &Program, client: &Tree, sshd: &Sshd) {
+    sshd.configure_client("");
+    program.assert_index_is_right();
+    program.pull_well(sshd, &client.root(), &["--lock-wait", "10s"]);
+    assert_same(&client.root(), &program.snapshot("client", &client.root()));
+    program.assert_index_is_right();
+    assert_eq!(program.archived("client", &client.root()), [""; 0]);
+}
+
+#[test]
+fn a_line_that_breaks_at_any_point_costs_nothing_that_came() {
+    for bytes in (4_000..3_000_000).step_by(330_007) {
+        let (ran, program, client, sshd) = broken_after(bytes, Break::Cut, false, &["--retries", "0"]);
+        assert_eq!(ran.status, 6, "after {bytes} bytes: {}", ran.stderr);
+        recovers(&program, &client, &sshd);
+    }
+}
+
+#[test]
+fn after_a_break_the_same_run_goes_on() {
+    let (ran, program, client, sshd) = broken_after(1_500_000, Break::Cut, true, &[]);
+    ran.well();
+    let summary = ran.summary();
+    assert!(ran.stderr.contains("connects again"), "{}", ran.stderr);
+    assert_eq!((&summary["run"], &summary["outcome"]), (&1.into(), &"ok".into()));
+    let sum: u64 = ["unchanged", "new", "changed", "touched"].iter().map(|name| summary[name].as_u64().unwrap()).sum();
+    assert_eq!(summary["listed"], sum);
+    assert_same(&client.root(), &program.snapshot("client", &client.root()));
+    recovers(&program, &client, &sshd);
+}
+
+#[test]
+fn a_line_that_breaks_for_good_ends_partial_with_6() {
+    let (ran, program, client, sshd) = broken_after(1_200_000, Break::Cut, false, &["--retries", "1"]);
+    assert_eq!(ran.status, 6, "{}", ran.stderr);
+    assert_eq!(ran.summary()["outcome"], "partial");
+    assert_eq!(ran.stderr.matches("connects again").count(), 1, "{}", ran.stderr);
+    let there = names(&program.snapshot("client", &client.root()));
+    assert!(!there.is_empty(), "what came is in place");
+    recovers(&program, &client, &sshd);
+}
+
+#[test]
+fn a_line_that_freezes_is_noticed_in_time() {
+    for bytes in [5_000, 1_200_000] {
+        let begun = Instant::now();
+        let (ran, program, client, sshd) =
+            broken_after(bytes, Break::Freeze, false, &["--retries", "0", "--timeout", "2s"]);
+        assert_eq!(ran.status, 6, "{}", ran.stderr);
+        assert!(begun.elapsed() < Duration::from_secs(12), "{:?}", begun.elapsed());
+        recovers(&program, &client, &sshd);
+    }
+}
+
+fn slow_pull(sshd: &Sshd, program: &Program, client: &Tree) -> Child {
+    let mut command = program.command(["pull", "--bwlimit", "400KB", "-F"]);
+    let target = format!("client:{}", client.root().display());
+    command.arg(sshd.config()).arg(target).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn send(child: &Child, signal: Signal) {
+    kill(Pid::from_raw(child.id() as i32), signal).unwrap();
+}
+
+#[test]
+fn a_signal_ends_the_pull_in_good_order_and_in_time() {
+    for (signal, status) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+        let (sshd, program, client) = (Sshd::new(), Program::new(), client());
+        let child = slow_pull(&sshd, &program, &client);
+        std::thread::sleep(Duration::from_millis(1500));
+        let asked = Instant::now();
+        send(&child, signal);
+        let ran = Ran::of(child.wait_with_output().unwrap());
+        assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+        assert_eq!(ran.status, status, "{}", ran.stderr);
+        assert!(ran.stderr.contains("stopped by a signal"), "{}", ran.stderr);
+        assert!(!names(&program.snapshot("client", &client.root())).is_empty(), "what came is in place");
+        let exported = program.run(["index", "export"]).stdout;
+        assert!(exported.contains("small"), "and in the index");
+        recovers(&program, &client, &sshd);
+    }
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once_and_that_is_safe() {
+    let (sshd, program, client) = (Sshd::new(), Program::new(), client());
+    let child = slow_pull(&sshd, &program, &client);
+    std::thread::sleep(Duration::from_millis(1000));
+    send(&child, Signal::SIGTERM);
+    send(&child, Signal::SIGTERM);
+    let asked = Instant::now();
+    let ran = Ran::of(child.wait_with_output().unwrap());
+    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    assert_eq!(ran.status, 143);
+    recovers(&program, &client, &sshd);
+}
+
+#[test]
+fn room_is_left_on_the_disk() {
+    let program = Program::new();
+    let client = Tree::new([("f", file("f"))]);
+    let root = client.root();
+    let root = root.to_str().unwrap();
+    program.run(["pull", "-q", "--min-free", "100%", root]).refused(5, &["less than min_free", "--min-free"]);
+    assert!(names(&program.snapshot("localhost", &client.root())).is_empty());
+    program.run(["pull", "-q", "--min-free", "900PiB", root]).refused(5, &["less than min_free"]);
+    program.run(["pull", "-q", "--min-free", "much", root]).refused_usage(&["`much` is no room"]);
+    program.pull_local(&client.root(), &["--min-free", "0%"]);
+}
+
+#[test]
+fn a_disk_is_not_filled_to_the_brim() {
+    if !is_root() {
+        return eprintln!("needs root, for it mounts a file system");
+    }
+    let program = Program::new();
+    std::fs::create_dir(program.repo()).unwrap();
+    let _mounted = Mount::tmpfs(&program.repo(), "size=100m");
+    let client = Tree::new((0..60).map(|n| (format!("f{n}"), file(vec![n as u8; 2_000_000]))));
+    let ran = program.run(["pull", "-q", "--min-free", "40%", client.root().to_str().unwrap()]);
+    ran.refused(5, &["less than min_free"]);
+    let held = names(&program.snapshot("localhost", &client.root())).len();
+    // Of 50 that there would be room for, 30 fit above what has to stay free; it is looked at every 16 MiB.
+    assert!((8..=38).contains(&held), "{held} files are in place");
+    program.assert_index_is_right();
+}
+
+#[test]
+fn files_that_are_too_large_are_left_out_and_stay_as_they_were() {
+    let program = Program::new();
+    let client = Tree::new([("grows", file("small")), ("large", file(vec![1; 5000])), ("small", file("s"))]);
+    let summary = program.pull_local(&client.root(), &["--max-file-size", "4KB"]);
+    assert_eq!((&summary["new"], &summary["skipped"]), (&3.into(), &1.into()));
+    client.put("grows", file(vec![2; 6000]));
+    let ran = program.run(["pull", "--max-file-size", "4KB", client.root().to_str().unwrap()]);
+    ran.well();
+    assert!(ran.stderr.contains("left out 2 files"), "{}", ran.stderr);
+    assert_eq!(std::fs::read(program.snapshot("localhost", &client.path("grows"))).unwrap(), b"small");
+    program.pull_local(&client.root(), &[]);
+    assert_same(&client.root(), &program.snapshot("localhost", &client.root()));
+}
