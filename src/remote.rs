@@ -219,6 +219,8 @@ pub struct Wanted {
     pub mtime: i64,
     /// Its owner as listed.
     pub uid: u32,
+    /// From where on it is wanted, for what is before is here; 0 for a small file.
+    pub offset: u64,
     /// A small file is not to come when the same content has come before.
     pub once: bool,
 }

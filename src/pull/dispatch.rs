@@ -100,6 +100,10 @@ impl Ways<'_> {
                 Turn::Known(task, hash) => return self.onward.change(Change::Known(task, hash)),
             },
         };
+        if self.onward.fetch.has_begun(&task) {
+            // What is carried on is checked by the client's hash in the end.
+            return self.hashing.send(task).map_err(aborted);
+        }
         match run.source.settings.hash {
             HashWhere::Server => self.to_server(task),
             HashWhere::Client => self.to_client(run, index, task),

@@ -39,7 +39,7 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
         // Holds what waits for others, of which there are no more than the other queues let through.
         let (released, to_rejoin) = unbounded();
         let end = released.clone();
-        let onward = Onward { fetch: Fetch { wanted, expected }, changes, contents };
+        let onward = Onward { fetch: Fetch { wanted, expected, staging }, changes, contents };
         let ways = Ways { onward: onward.clone(), hashing, sizes: &sizes };
 
         let (received, same, rejoin_ways) = (onward.changes.clone(), released.clone(), ways.clone());
@@ -63,7 +63,10 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
         let _ = end.send(Released::End);
     });
     let mut failed = failure.first.lock().unwrap_or_else(PoisonError::into_inner);
-    failed.take().map_or(Ok(()), Err)
+    match failed.take() {
+        Some(error) => Err(error),
+        None => staging.clear_partials().on_server("can't clear the staging area"),
+    }
 }
 
 /// Remembers the first error, and makes every stage end.

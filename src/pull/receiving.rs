@@ -17,16 +17,32 @@ use crate::error::{OnServer, Result};
 use crate::fault;
 use crate::path::{AbsPath, Name};
 use crate::remote::{Arrived, FileState, ReadError, Wanted};
-use crate::repository::staging::{Staged, Staging};
+use crate::repository::staging::{Staged, Staging, partial_name};
 
 const WHAT: &str = "can't write into the staging area";
 
 /// Files that were asked for, by number.
 #[derive(Debug, Default)]
 pub struct Expected {
-    tasks: Mutex<HashMap<u64, FileTask>>,
+    tasks: Mutex<HashMap<u64, Asked>>,
     next: AtomicU64,
 }
+
+#[derive(Debug)]
+struct Asked {
+    task: FileTask,
+    part: Option<Part>,
+}
+
+/// A large file's name in staging, and how much of it is there.
+#[derive(Clone, Debug)]
+struct Part {
+    name: Name,
+    size: u64,
+}
+
+// From how many bytes on a file that breaks off is carried on by the next run.
+const LARGE: u64 = 1 << 20;
 
 /// The way to what reads files from the client.
 #[derive(Clone)]
@@ -35,6 +51,8 @@ pub struct Fetch<'a> {
     pub wanted: Sender<Wanted>,
     /// What it will answer.
     pub expected: &'a Expected,
+    /// Where parts of files may be that an earlier run left.
+    pub staging: &'a Staging,
 }
 
 impl Fetch<'_> {
@@ -52,16 +70,37 @@ impl Fetch<'_> {
         let id = self.expected.next.fetch_add(1, Ordering::Relaxed);
         let path = path_of(&task);
         let Entry { size, mtime, uid, .. } = task.entry;
-        let wanted = Wanted { id, path, size, mtime, uid, once };
-        self.expected.tasks.lock().unwrap_or_else(PoisonError::into_inner).insert(id, task);
+        // What is carried on must be checked by its hash in the end.
+        let is_checked = task.leads.iter().any(|key| matches!(key, Key::Hash(_)));
+        let part = self.part(&task).map(|part| if is_checked { part } else { Part { size: 0, ..part } });
+        let offset = part.as_ref().map_or(0, |part| part.size);
+        let wanted = Wanted { id, path, size, mtime, uid, offset, once };
+        self.expected.tasks.lock().unwrap_or_else(PoisonError::into_inner).insert(id, Asked { task, part });
         self.wanted.send(wanted).map_err(aborted)
+    }
+
+    /// True when an earlier run left a part of a file.
+    pub fn has_begun(&self, task: &FileTask) -> bool {
+        self.part(task).is_some_and(|part| part.size > 0)
+    }
+
+    fn part(&self, task: &FileTask) -> Option<Part> {
+        let Entry { size, mtime, .. } = task.entry;
+        let name = (size >= LARGE).then(|| partial_name(&path_of(task), size, mtime))?;
+        let here = Some(self.staging.partial_size(&name)).filter(|here| *here <= size);
+        Some(Part { name, size: here.unwrap_or(0) })
     }
 }
 
 impl Expected {
     fn take(&self, id: u64) -> FileTask {
-        let task = self.tasks.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
-        task.expect("the reader answers each file that it was asked for once")
+        let asked = self.tasks.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        asked.expect("the reader answers each file that it was asked for once").task
+    }
+
+    fn part(&self, id: u64) -> Option<Part> {
+        let tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.get(&id).and_then(|asked| asked.part.clone())
     }
 }
 
@@ -88,7 +127,7 @@ pub fn receive(
                 run.tally.report.progress(&run.tally.progress);
                 match receiving.entry(id) {
                     Slot::Occupied(begun) => begun.into_mut().add(&bytes)?,
-                    Slot::Vacant(free) => free.insert(Receiving::begin(staging)?).add(&bytes)?,
+                    Slot::Vacant(free) => free.insert(Receiving::begin(staging, expected.part(id))?).add(&bytes)?,
                 }
             }
             Arrived::Whole { id, bytes, state } => {
@@ -106,11 +145,22 @@ pub fn receive(
             }
             Arrived::Restart { id } => {
                 receiving.remove(&id).map_or(Ok(()), |begun| begun.discard(staging))?;
+                let afresh = expected.part(id).map(|part| Part { size: 0, ..part });
+                receiving.insert(id, Receiving::begin(staging, afresh)?);
             }
             Arrived::End { id, state, consistent } => {
-                let task = expected.take(id);
-                let begun = receiving.remove(&id).map_or_else(|| Receiving::begin(staging), Ok)?;
+                let begun = match receiving.remove(&id) {
+                    Some(begun) => begun,
+                    None => Receiving::begin(staging, expected.part(id))?,
+                };
+                let (task, is_carried_on) = (expected.take(id), begun.is_carried_on);
                 let content = begun.end();
+                if is_carried_on && !is_as_claimed(&task, &content.hash) {
+                    // What was here of it was spoilt, or of another file: all of it is fetched.
+                    staging.dir().unlink(&content.name).on_server(WHAT)?;
+                    released.send(Released::Missing(task)).map_err(aborted)?;
+                    continue;
+                }
                 changes.send(finish(run, task, content, state, consistent, staging)?).map_err(aborted)?;
             }
             Arrived::Failed { id, error } => {
@@ -144,12 +194,20 @@ struct Receiving {
     file: File,
     hasher: blake3::Hasher,
     size: u64,
+    is_carried_on: bool,
 }
 
 impl Receiving {
-    fn begin(staging: &Staging) -> Result<Receiving> {
-        let (name, file) = staging.create().on_server(WHAT)?;
-        Ok(Receiving { name, file, hasher: blake3::Hasher::new(), size: 0 })
+    fn begin(staging: &Staging, part: Option<Part>) -> Result<Receiving> {
+        let Some(Part { name, size }) = part else {
+            let (name, file) = staging.create().on_server(WHAT)?;
+            return Ok(Receiving { name, file, hasher: blake3::Hasher::new(), size: 0, is_carried_on: false });
+        };
+        let mut file = staging.open_partial(&name, size).on_server(WHAT)?;
+        let mut hasher = blake3::Hasher::new();
+        // Leaves the file's position at its end.
+        hasher.update_reader(&mut file).on_server(WHAT)?;
+        Ok(Receiving { name, file, hasher, size, is_carried_on: size > 0 })
     }
 
     fn add(&mut self, bytes: &[u8]) -> Result<()> {
@@ -180,8 +238,7 @@ fn finish(
     // What was read counts, not what was listed. Its ctime is not known then, so the next run looks at it again.
     let as_listed = state.size == task.entry.size && state.mtime == task.entry.mtime;
     (task.entry.size, task.entry.mtime) = (size, state.mtime);
-    let as_claimed = task.leads.iter().all(|key| !matches!(key, Key::Hash(claimed) if *claimed != hash));
-    let consistent = consistent && (as_claimed || !as_listed);
+    let consistent = consistent && (is_as_claimed(&task, &hash) || !as_listed);
     if !consistent {
         run.tally
             .warn(format_args!("`{}` kept changing while it was read; its copy may be inconsistent", path_of(&task)));
@@ -189,6 +246,10 @@ fn finish(
     staging.dress(&file, &task.entry).on_server(WHAT)?;
     run.tally.progress.copied.add(1);
     Ok(Change::Received(task, Staged { name, hash, size, consistent }))
+}
+
+fn is_as_claimed(task: &FileTask, hash: &Hash) -> bool {
+    task.leads.iter().all(|key| !matches!(key, Key::Hash(claimed) if claimed != hash))
 }
 
 fn failed(run: &Run<'_>, task: FileTask, error: &ReadError) -> Change {

@@ -103,7 +103,7 @@ mod tests {
     use crate::path::AbsPath;
 
     fn attempt(mtime: i64) -> Attempt {
-        Attempt::first(&Wanted { id: 0, path: AbsPath::root(), size: 10, mtime, uid: 7, once: false })
+        Attempt::first(&Wanted { id: 0, path: AbsPath::root(), size: 10, mtime, uid: 7, offset: 0, once: false })
     }
 
     fn found(size: u64, mtime: Mtime) -> Found {

@@ -74,7 +74,7 @@ impl Bundles<'_> {
         if wanted.size > MAX_BUNDLED {
             return self.others.send(wanted).map_err(unwanted);
         }
-        let Wanted { id, ref path, size, mtime, uid, once } = wanted;
+        let Wanted { id, ref path, size, mtime, uid, once, .. } = wanted;
         self.batch.push(ReadRequest { id, path: path.clone(), size, mtime, uid, once });
         self.bytes += size;
         self.under_way.insert(id, wanted);

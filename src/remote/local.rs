@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, SendError, Sender};
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use crate::remote::attempt::{Attempt, Found, Mtime, Verdict};
@@ -46,8 +46,9 @@ impl Reader<'_> {
     fn read(&mut self) -> Sent<()> {
         let id = self.wanted.id;
         let mut attempt = Attempt::first(self.wanted);
+        let mut offset = self.wanted.offset;
         loop {
-            let verdict = match self.attempt(&mut attempt)? {
+            let verdict = match self.attempt(&mut attempt, offset)? {
                 Ok(verdict) => verdict,
                 Err(error) => return self.arrived.send(Arrived::Failed { id, error }),
             };
@@ -55,7 +56,10 @@ impl Reader<'_> {
                 Verdict::OtherOwner => {
                     return self.arrived.send(Arrived::Failed { id, error: ReadError::other_owner() });
                 }
-                Verdict::Again => self.arrived.send(Arrived::Restart { id })?,
+                Verdict::Again => {
+                    offset = 0;
+                    self.arrived.send(Arrived::Restart { id })?;
+                }
                 Verdict::Consistent(state) => {
                     return self.arrived.send(Arrived::End { id, state, consistent: true });
                 }
@@ -66,7 +70,7 @@ impl Reader<'_> {
         }
     }
 
-    fn attempt(&mut self, attempt: &mut Attempt) -> Sent<Result<Verdict, ReadError>> {
+    fn attempt(&mut self, attempt: &mut Attempt, offset: u64) -> Sent<Result<Verdict, ReadError>> {
         let (file, before) = match open(self.wanted) {
             Ok(opened) => opened,
             Err(error) => return Ok(Err(error)),
@@ -74,7 +78,12 @@ impl Reader<'_> {
         if !attempt.agrees(&before) && !attempt.is_last() {
             return Ok(Ok(attempt.judge(&before, false)));
         }
-        let mut left = attempt.size();
+        if offset > 0
+            && let Err(errno) = rustix::fs::seek(&file, SeekFrom::Start(offset))
+        {
+            return Ok(Err(refused(errno)));
+        }
+        let mut left = attempt.size().saturating_sub(offset);
         while left > 0 {
             if (self.is_over)() {
                 return Err(SendError(Arrived::Restart { id: self.wanted.id }));

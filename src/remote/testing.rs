@@ -75,7 +75,7 @@ pub(super) fn listed(id: u64, path: &Path) -> Wanted {
     let metadata = path.symlink_metadata().unwrap();
     let mtime = metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec();
     let path = AbsPath::new(path.as_os_str().as_bytes()).unwrap();
-    Wanted { id, path, size: metadata.len(), mtime, uid: metadata.uid(), once: false }
+    Wanted { id, path, size: metadata.len(), mtime, uid: metadata.uid(), offset: 0, once: false }
 }
 
 /// Bytes that differ everywhere, so that no misplaced one goes unseen.

@@ -3,9 +3,25 @@
 use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use nix::errno::Errno;
+
 use super::dirs::{Dir, copy_content, set_file_metadata};
 use crate::entry::{Entry, Hash, mode_on_disk};
-use crate::path::Name;
+use crate::path::{AbsPath, Name};
+
+/// The name in staging of a file that may be carried on by a later run: of what it is a part.
+pub fn partial_name(path: &AbsPath, size: u64, mtime: i64) -> Name {
+    let key = [path.as_bytes(), &[0], &size.to_le_bytes(), &mtime.to_le_bytes()].concat();
+    let name = format!("{PARTIAL}{}", &blake3::hash(&key).to_hex()[..32]);
+    Name::new(name).expect("a hash is a name")
+}
+
+fn is_partial(name: &Name) -> bool {
+    name.as_bytes().starts_with(PARTIAL.as_bytes())
+}
+
+// Other names in staging are numbers.
+const PARTIAL: &str = "partial-";
 
 /// The staging area of one source. Its user holds the source's lock.
 #[derive(Debug)]
@@ -39,9 +55,34 @@ impl Staging {
         Ok(Staging { dir, next: AtomicU64::new(0), born_to })
     }
 
-    /// Removes what an interrupted run left in it, when nothing is pending any more.
+    /// Removes what an interrupted run left in it, when nothing is pending any more; but for what can be carried on.
     pub fn clear(&self) -> nix::Result<()> {
-        self.dir.names()?.iter().try_for_each(|name| self.dir.unlink(name))
+        let names = self.dir.names()?;
+        names.iter().filter(|name| !is_partial(name)).try_for_each(|name| self.dir.unlink(name))
+    }
+
+    /// Removes parts of files that no complete run had any use for.
+    pub fn clear_partials(&self) -> nix::Result<()> {
+        let names = self.dir.names()?;
+        names.iter().filter(|name| is_partial(name)).try_for_each(|name| self.dir.unlink(name))
+    }
+
+    /// How much of a file is here already, under its name from [`partial_name`].
+    pub fn partial_size(&self, name: &Name) -> u64 {
+        self.dir.metadata(name).map_or(0, |found| found.size)
+    }
+
+    /// Opens a file of which `size` bytes are here, to add to it; makes a new one for none.
+    pub fn open_partial(&self, name: &Name, size: u64) -> std::io::Result<File> {
+        if size > 0 {
+            let file = self.dir.open_file_to_write(name)?;
+            file.set_len(size)?;
+            return Ok(file);
+        }
+        match self.dir.unlink(name) {
+            Ok(()) | Err(Errno::ENOENT) => Ok(self.dir.create_file(name)?),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     /// Gives a file that was just created here the metadata that an entry has on disk.

@@ -166,3 +166,71 @@ fn files_that_are_too_large_are_left_out_and_stay_as_they_were() {
     program.pull_local(&client.root(), &[]);
     assert_same(&client.root(), &program.snapshot("localhost", &client.root()));
 }
+
+/// A large file of which a pull that ended early left a part: killed, or with its line cut.
+fn begun(killed: bool) -> (Sshd, Program, Tree) {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let noise: Vec<u8> =
+        (0..6_000_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[2..].to_vec()).collect();
+    let client = Tree::new([("large", file(noise))]);
+    if killed {
+        let mut child = slow_large_pull(&sshd, &program, &client);
+        std::thread::sleep(Duration::from_millis(2500));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    } else {
+        sshd.break_line(7_000_000, Break::Cut, false);
+        let ran = program.pull(&sshd, ["--retries", "0", &format!("client:{}", client.root().display())]);
+        assert_eq!(ran.status, 6, "{}", ran.stderr);
+        sshd.configure_client("");
+    }
+    assert!(!program.snapshot("client", &client.path("large")).exists());
+    (sshd, program, client)
+}
+
+fn slow_large_pull(sshd: &Sshd, program: &Program, client: &Tree) -> Child {
+    let mut command = program.command(["pull", "--bwlimit", "3MB", "-q", "-F"]);
+    let target = format!("client:{}", client.root().display());
+    command.arg(sshd.config()).arg(target).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+fn parts(program: &Program) -> Vec<std::path::PathBuf> {
+    let staging = program.repo().join("staging/client");
+    names(&staging).iter().filter(|name| name.starts_with("partial-")).map(|name| staging.join(name)).collect()
+}
+
+#[test]
+fn a_large_file_that_broke_off_is_carried_on() {
+    for killed in [true, false] {
+        let (sshd, program, client) = begun(killed);
+        let part = std::fs::metadata(&parts(&program)[0]).unwrap().len();
+        assert!(part > 1_000_000, "{part}");
+        let summary = program.pull_well(&sshd, &client.root(), &["--lock-wait", "10s"]);
+        assert_eq!(summary["bytes_copied"], 12_000_000 - part, "the rest only");
+        assert_same(&client.root(), &program.snapshot("client", &client.root()));
+        assert!(parts(&program).is_empty());
+        program.assert_index_is_right();
+    }
+}
+
+#[test]
+fn a_part_that_was_spoilt_is_found_by_its_hash() {
+    let (sshd, program, client) = begun(true);
+    let part = parts(&program).remove(0);
+    let mut bytes = std::fs::read(&part).unwrap();
+    bytes[1000] ^= 1;
+    std::fs::write(&part, bytes).unwrap();
+    program.pull_well(&sshd, &client.root(), &["--lock-wait", "10s"]);
+    assert_same(&client.root(), &program.snapshot("client", &client.root()));
+    program.assert_index_is_right();
+}
+
+#[test]
+fn a_part_of_another_version_is_not_carried_on() {
+    let (sshd, program, client) = begun(true);
+    client.put("large", file(vec![7; 5_000_000]));
+    let summary = program.pull_well(&sshd, &client.root(), &["--lock-wait", "10s"]);
+    assert_eq!(summary["bytes_copied"], 5_000_000);
+    assert_same(&client.root(), &program.snapshot("client", &client.root()));
+    assert!(parts(&program).is_empty(), "and goes in the end");
+}

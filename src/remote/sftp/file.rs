@@ -101,6 +101,7 @@ pub(super) enum Outcome {
 
 impl File {
     pub(super) fn new(wanted: Wanted) -> File {
+        let offset = wanted.offset;
         File {
             attempt: Attempt::first(&wanted),
             wanted,
@@ -111,8 +112,8 @@ impl File {
             phase: Phase::Opening,
             ranges: VecDeque::new(),
             held: 0,
-            asked: 0,
-            delivered: 0,
+            asked: offset,
+            delivered: offset,
             patient: false,
             stopped: false,
             found: None,
