@@ -19,6 +19,8 @@ mod crash;
 mod excludes;
 #[path = "integration/helper.rs"]
 mod helper;
+#[path = "integration/hostile.rs"]
+mod hostile;
 #[path = "integration/index.rs"]
 mod index;
 #[path = "integration/line.rs"]

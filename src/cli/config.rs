@@ -1,13 +1,12 @@
 //! `archive config`.
 
 use clap::Subcommand;
-use serde_json::Value;
 
 use super::{Context, print_line};
 use crate::config::Config;
 use crate::error::Result;
 use crate::path::Escaped;
-use crate::report::json::object;
+use crate::report::json::{object, text};
 
 /// Look at the configuration
 #[derive(Debug, clap::Args)]
@@ -41,7 +40,7 @@ fn check(context: &Context, config: &Config) -> Result<u8> {
         let mut line = object("config");
         line.insert("files".to_owned(), config.files.iter().map(|path| path.to_string_lossy()).collect());
         line.insert("sources".to_owned(), names.into());
-        return print_line(&Value::Object(line).to_string()).map(|()| 0);
+        return print_line(&text(line)).map(|()| 0);
     }
     if !context.global.quiet {
         let files = match config.files.len() {

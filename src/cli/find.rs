@@ -7,7 +7,7 @@ use crate::entry::hash_hex;
 use crate::error::{Error, Result};
 use crate::history::{Place, find_hash, same_as};
 use crate::path::{AbsPath, Escaped, SourceName};
-use crate::report::json::{insert_path, object};
+use crate::report::json::{insert_path, object, text};
 
 /// Find every place that holds a content
 #[derive(Debug, clap::Args)]
@@ -50,7 +50,7 @@ fn show(context: &Context, place: &Place) -> Result<()> {
     line.insert("size".to_owned(), place.size.into());
     line.insert("mtime".to_owned(), place.mtime.into());
     line.insert("current".to_owned(), place.current.into());
-    print_line(&serde_json::Value::Object(line).to_string())
+    print_line(&text(line))
 }
 
 fn source_and_path(text: &std::ffi::OsStr) -> Result<(SourceName, AbsPath)> {

@@ -10,7 +10,7 @@ use super::{Context, print_line};
 use crate::error::{Error, Result};
 use crate::path::Escaped;
 use crate::remote::{helper_install, helper_remove, helper_status};
-use crate::report::json::object;
+use crate::report::json::{object, text};
 use crate::report::terminal::grouped;
 use crate::source::Ssh;
 
@@ -99,7 +99,7 @@ fn remove(context: &Context, host: &Host) -> Result<u8> {
 fn told(fields: &[(&str, Value)]) -> Result<u8> {
     let mut line = object("helper");
     line.extend(fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
-    print_line(&Value::Object(line).to_string()).map(|()| 0)
+    print_line(&text(line)).map(|()| 0)
 }
 
 impl Host {

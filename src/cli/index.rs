@@ -11,7 +11,7 @@ use crate::check::check;
 use crate::error::{Error, Kind, Result};
 use crate::history::{export, stats};
 use crate::reindex::{rebuild, update};
-use crate::report::json::{insert_path, object};
+use crate::report::json::{insert_path, object, text};
 use crate::report::terminal::grouped;
 
 /// Look after the index
@@ -57,7 +57,7 @@ fn run_rebuild(context: &Context) -> Result<u8> {
             [("files", done.files), ("inodes", done.inodes), ("bytes", done.bytes)]
                 .map(|(name, count)| (name.to_owned(), count.into())),
         );
-        print_line(&Value::Object(line).to_string())?;
+        print_line(&text(line))?;
     } else if !context.global.quiet {
         print_line(&format!(
             "indexed {} files, {} of them read ({})",
@@ -74,7 +74,7 @@ fn run_update(context: &Context, paths: &[PathBuf]) -> Result<u8> {
     if context.global.json {
         let mut line = object("update");
         line.insert("changed".to_owned(), changed.into());
-        print_line(&Value::Object(line).to_string())?;
+        print_line(&text(line))?;
     } else if !context.global.quiet {
         print_line(&format!("updated {}", grouped(changed)))?;
     }
@@ -97,7 +97,7 @@ fn run_stats(context: &Context) -> Result<u8> {
         if let Ok(Value::Object(fields)) = serde_json::to_value(&stats) {
             line.extend(fields);
         }
-        return print_line(&Value::Object(line).to_string()).map(|()| 0);
+        return print_line(&text(line)).map(|()| 0);
     }
     print_line(&format!("sources   {}", grouped(stats.sources)))?;
     print_line(&format!("runs      {}", grouped(stats.runs)))?;
@@ -114,7 +114,7 @@ fn run_export(context: &Context) -> Result<u8> {
         if let Ok(Value::Object(fields)) = serde_json::to_value(&row) {
             line.extend(fields);
         }
-        print_line(&Value::Object(line).to_string())
+        print_line(&text(line))
     })?;
     Ok(0)
 }

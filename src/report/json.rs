@@ -35,7 +35,7 @@ impl Report for Json {
             let mut line = object("change");
             line.insert("change".to_owned(), change.word().into());
             insert_path(&mut line, "path", path.as_bytes());
-            print(&line);
+            print_text(&text(line));
         }
     }
 
@@ -63,9 +63,20 @@ pub fn insert_path(line: &mut Map<String, Value>, key: &str, path: &[u8]) {
     };
 }
 
-/// Prints one line.
-pub fn print(line: &Map<String, Value>) {
-    print_text(&Value::Object(line.clone()).to_string());
+/// A line as text. JSON lets the control characters from U+007F on stand as they are; terminals obey them.
+pub fn text(line: Map<String, Value>) -> String {
+    harmless(&Value::Object(line).to_string())
+}
+
+fn harmless(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for character in json.chars() {
+        match character.is_control() {
+            true => text.push_str(&format!("\\u{:04x}", u32::from(character))),
+            false => text.push(character),
+        }
+    }
+    text
 }
 
 fn print_text(line: &str) {
@@ -108,6 +119,13 @@ mod tests {
             dry_run: false,
         };
         insta::assert_snapshot!(summary_line(&summary), @r#"{"type":"summary","source":"laptop","run":null,"outcome":"failed","exit":6,"remote":null,"listed":0,"unchanged":0,"new":0,"changed":0,"touched":0,"removed":0,"copied":0,"linked":0,"archived":0,"skipped":0,"bytes_copied":0,"bytes_linked":0,"bytes_sent":0,"bytes_received":0,"warnings":0,"errors":0,"seconds":0.123}"#);
+    }
+
+    #[test]
+    fn no_control_character_is_printed_as_it_is() {
+        let mut line = object("change");
+        insert_path(&mut line, "path", "/a\u{7f}\u{9b}\u{1b}".as_bytes());
+        assert_eq!(text(line), r#"{"path":"/a\u007f\u009b\u001b","type":"change"}"#);
     }
 
     #[test]

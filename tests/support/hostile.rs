@@ -1,0 +1,88 @@
+//! A client that lies: everything is honest there but the helper, which says what a test has written for it.
+
+use std::fs;
+use std::path::PathBuf;
+
+use archive_helper::protocol::{MAGIC, Reply, VERSION, write_frame};
+
+use super::{Program, Ran, Sshd};
+
+/// The host, a repository that already holds another source and an honest pull, and what must stay as it is.
+pub struct Hostile {
+    /// The sshd.
+    pub sshd: Sshd,
+    /// The server.
+    pub program: Program,
+}
+
+/// What the false helper answers to: the first request of a conversation, by its number on the wire.
+#[derive(Clone, Copy)]
+pub enum To {
+    /// A walk.
+    Walk = 0,
+    /// A key, and then hashes.
+    Key = 2,
+    /// Small files.
+    Read = 4,
+}
+
+/// Frames, one after the other.
+pub fn frames<'a>(replies: impl IntoIterator<Item = &'a Reply>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    replies.into_iter().for_each(|reply| write_frame(&mut bytes, reply).unwrap());
+    bytes
+}
+
+/// A frame around bytes that need not be a message.
+pub fn raw(body: &[u8]) -> Vec<u8> {
+    [&(body.len() as u32).to_le_bytes()[..], body].concat()
+}
+
+impl Hostile {
+    /// A host whose helper says nothing yet.
+    pub fn new() -> Hostile {
+        let sshd = Sshd::new();
+        let script = sshd.path("hostile");
+        let says = sshd.path("says");
+        fs::create_dir(&says).unwrap();
+        let text = format!(
+            "#!/bin/bash\ncase \"$SSH_ORIGINAL_COMMAND\" in\ninternal-sftp) exec /usr/lib/openssh/sftp-server;;\n\
+             \"exec '\"*archive-helper-*) cd {says}; cat greeting; n=$(head -c 5 | tail -c 1 | od -An -tu1); cat reply-$((n)); \
+             [ -e flood ] && exec cat /dev/zero; exec cat >/dev/null;;\n\
+             *) exec sh -c \"$SSH_ORIGINAL_COMMAND\";;\nesac\n",
+            says = says.display()
+        );
+        fs::write(&script, text).unwrap();
+        let config = fs::read_to_string(sshd.path("sshd_config")).unwrap();
+        fs::write(sshd.path("sshd_config"), format!("{config}ForceCommand /bin/bash {}\n", script.display())).unwrap();
+        let hostile = Hostile { sshd, program: Program::new() };
+        let greeting = [&MAGIC[..], &[VERSION.len() as u8], VERSION.as_bytes()].concat();
+        hostile.greets(&greeting);
+        hostile
+    }
+
+    fn says(&self, name: &str) -> PathBuf {
+        self.sshd.path("says").join(name)
+    }
+
+    /// The bytes that come first.
+    pub fn greets(&self, bytes: &[u8]) {
+        fs::write(self.says("greeting"), bytes).unwrap();
+    }
+
+    /// The bytes that answer a conversation's first request.
+    pub fn answers(&self, to: To, bytes: impl AsRef<[u8]>) {
+        fs::write(self.says(&format!("reply-{}", to as u8)), bytes).unwrap();
+    }
+
+    /// Zeros for ever follow each answer.
+    pub fn floods(&self) {
+        fs::write(self.says("flood"), "").unwrap();
+    }
+
+    /// Pulls `/root/data`, of which only the false helper knows.
+    pub fn pull(&self, flags: &[&str]) -> Ran {
+        let fixed = ["client:/root/data", "--retries", "0", "--timeout", "3s"];
+        self.program.pull(&self.sshd, [&fixed[..], flags].concat())
+    }
+}
