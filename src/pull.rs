@@ -55,6 +55,8 @@ pub struct Options {
     pub dry_run: bool,
     /// Trust no size and time: hash every file.
     pub checksum: bool,
+    /// Take a root that is missing or empty for removed.
+    pub allow_missing: bool,
     /// How long to wait for another pull of the same source to end.
     pub lock_wait: Duration,
     /// Where helpers for other machine types are.

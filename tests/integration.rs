@@ -35,5 +35,7 @@ mod pull;
 mod refusals;
 #[path = "integration/roots.rs"]
 mod roots;
+#[path = "integration/together.rs"]
+mod together;
 #[path = "integration/ugly.rs"]
 mod ugly;

@@ -61,6 +61,9 @@ pub struct Args {
     /// When files of equal content share an inode
     #[arg(long, value_name = "WHEN")]
     link: Option<LinkFlag>,
+    /// Take a root that is missing, or empty, for removed: all that the snapshot has of it goes to the archive
+    #[arg(long)]
+    allow_missing: bool,
     /// Stop when more than this share of the files would be removed
     #[arg(long, value_name = "PERCENT")]
     max_delete: Option<Percent>,
@@ -164,6 +167,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     let options = Options {
         dry_run: args.dry_run,
         checksum: args.checksum,
+        allow_missing: args.allow_missing,
         lock_wait: args.lock_wait,
         helper_dir: args.helper_dir.clone().or_else(|| config.helper_dir.clone()),
         stop: heed_signals()?,

@@ -49,6 +49,8 @@ pub struct Remembered<'a> {
     pub index: Option<(&'a Index, SourceId)>,
     /// Trust neither fingerprints nor times.
     pub distrust: bool,
+    /// A root that is missing or empty may lose what is remembered of it.
+    pub allow_missing: bool,
 }
 
 /// Has the client walk the source's roots, and calls `steps` for everything found. Returns the roots' paths.
@@ -187,6 +189,7 @@ impl Listing<'_> {
     fn judge(&self, root: Root) -> Result<(AbsPath, Option<Entry>)> {
         match root {
             Root::Found { path, entry, empty } => self.judge_found(path, entry, empty),
+            Root::Missing { path } if self.remembered.allow_missing && self.is_held(&path)? => Ok((path, None)),
             Root::Missing { path } => Err(self.bad_root(&path, "does not exist on the client")),
             Root::Unreadable { path, errno } => {
                 Err(self.bad_root(&path, &format!("can't be read on the client: {}", errno_text(errno))))
@@ -202,27 +205,31 @@ impl Listing<'_> {
         if entry.as_ref().map(|entry| &entry.name) != name.as_ref() {
             return Err(nonsense("a root has another name than asked for"));
         }
-        if empty && self.holds_below(&path)? {
+        if empty && !self.remembered.allow_missing && self.holds_below(&path)? {
             return Err(Error::new(
                 ErrorKind::Guard,
                 format_args!("`{path}` is empty on the client, but not in the snapshot"),
             )
-            .hint("is it mounted there? nothing was changed here"));
+            .hint(
+                "is it mounted there? nothing was changed here; if that is right, pull once with `--allow-missing`",
+            ));
         }
         Ok((path, entry))
     }
 
     fn bad_root(&self, path: &AbsPath, what: &str) -> Error {
-        let held = match self.remembered.index {
-            Some((index, source)) => index.current_at(source, path).map(|found| found.is_some()),
-            None => Ok(false),
-        };
-        match held {
+        match self.is_held(path) {
             Err(error) => error,
-            Ok(true) => Error::new(ErrorKind::Guard, format_args!("`{path}` {what}"))
-                .hint("the snapshot holds it, and nothing was changed here; is it mounted there?"),
+            Ok(true) => Error::new(ErrorKind::Guard, format_args!("`{path}` {what}")).hint(
+                "the snapshot holds it, and nothing was changed here; is it mounted there? else `--allow-missing`",
+            ),
             Ok(false) => Error::new(ErrorKind::Failed, format_args!("`{path}` {what}")).hint("check the path"),
         }
+    }
+
+    fn is_held(&self, path: &AbsPath) -> Result<bool> {
+        let Some((index, source)) = self.remembered.index else { return Ok(false) };
+        Ok(index.current_at(source, path)?.is_some())
     }
 
     fn holds_below(&self, path: &AbsPath) -> Result<bool> {
@@ -233,14 +240,21 @@ impl Listing<'_> {
 
     // A root's own entry stands in the directory above it, of which nothing else is told.
     fn begin_root(&mut self, path: AbsPath, entry: Option<Entry>) -> Result<()> {
-        if let (Some((parent, _)), Some(entry)) = (path.split(), entry) {
+        // Without an entry it is `/`, or one that may be missing.
+        if let Some((parent, _)) = path.split() {
             let remembered = match self.remembered.index {
                 Some((index, source)) => index.current_at(source, &path)?,
                 None => None,
             };
-            self.tally.progress.listed.add(1);
+            self.tally.progress.listed.add(entry.iter().len() as u64);
             let directory = Arc::new(Directory::new(parent, false));
-            self.do_steps(&directory, plan(vec![entry], remembered.into_iter().collect(), self.remembered.distrust))?;
+            let steps = plan(Vec::from_iter(entry), Vec::from_iter(remembered), self.remembered.distrust);
+            for step in steps {
+                match step {
+                    Step::Removed { .. } => self.steps.step(&directory, step)?,
+                    step => self.do_steps(&directory, vec![step])?,
+                }
+            }
             self.steps.planned(directory)?;
         }
         self.roots.push(path);

@@ -92,7 +92,11 @@ impl Failure<'_> {
 // The first two stages: list, and send every step on its way.
 fn lead(run: &Run<'_>, ways: Ways<'_>) -> Result<()> {
     let index = run.repository.index()?;
-    let remembered = Remembered { index: Some((&index, run.source_id)), distrust: run.options.checksum };
+    let remembered = Remembered {
+        index: Some((&index, run.source_id)),
+        distrust: run.options.checksum,
+        allow_missing: run.options.allow_missing,
+    };
     let mut dispatch = Dispatch::new(run, &index, ways);
     let conversation = run.client.converse()?;
     let roots = list(conversation, run.source, run.repository.id(), &remembered, run.tally, &mut dispatch)?;

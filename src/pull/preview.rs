@@ -39,7 +39,7 @@ pub(super) fn preview(
     with_client(source, options, facts, |client| {
         let hashes = source.settings.hash == HashWhere::Client;
         let mut preview = Preview { tally, index: known, doubtful: Vec::new(), hashes, removed_files: 0 };
-        let remembered = Remembered { index: known, distrust: options.checksum };
+        let remembered = Remembered { index: known, distrust: options.checksum, allow_missing: options.allow_missing };
         let roots = list(client.converse()?, source, id, &remembered, tally, &mut preview)?;
         preview.hash(client)?;
         match known {

@@ -64,6 +64,19 @@ fn an_emptied_or_missing_root_changes_nothing() {
     fs::remove_dir(client.root()).unwrap();
     program.pull(&sshd, [&target]).refused(4, &["does not exist on the client", "nothing was changed"]);
     assert_eq!(trees(), ["a", "d"]);
+    let missing = program.pull(&sshd, [&target, "--allow-missing"]);
+    assert_eq!((missing.status, missing.summary()["removed"].clone()), (0, 4.into()), "{}", missing.stderr);
+    assert_eq!(program.archived("client", &client.root()).len(), 2, "a's version, and d");
+    assert!(!program.snapshot("client", &client.root()).exists());
+    fs::create_dir(client.root()).unwrap();
+    program.pull_well(&sshd, &client.root(), &[]);
+    client.add([("c", file("c"))]);
+    program.pull_well(&sshd, &client.root(), &[]);
+    client.remove("c");
+    program.pull(&sshd, [&target]).refused(4, &["--allow-missing"]);
+    program.pull_well(&sshd, &client.root(), &["--allow-missing"]);
+    assert!(trees().is_empty());
+    program.assert_index_is_right();
     program.pull(&sshd, ["client:/no/such/place"]).refused(1, &["`/no/such/place` does not exist", "check the path"]);
 }
 

@@ -48,7 +48,7 @@ impl Hostile {
         let text = format!(
             "#!/bin/bash\ncase \"$SSH_ORIGINAL_COMMAND\" in\ninternal-sftp) exec /usr/lib/openssh/sftp-server;;\n\
              \"exec '\"*archive-helper-*) cd {says}; cat greeting; n=$(head -c 5 | tail -c 1 | od -An -tu1); cat reply-$((n)); \
-             [ -e flood ] && exec cat /dev/zero; exec cat >/dev/null;;\n\
+             [ -e flood ] && exec cat /dev/zero; [ -e end ] || exec cat >/dev/null;;\n\
              *) exec sh -c \"$SSH_ORIGINAL_COMMAND\";;\nesac\n",
             says = says.display()
         );
@@ -78,6 +78,11 @@ impl Hostile {
     /// Zeros for ever follow each answer.
     pub fn floods(&self) {
         fs::write(self.says("flood"), "").unwrap();
+    }
+
+    /// The helper ends after each answer.
+    pub fn ends(&self) {
+        fs::write(self.says("end"), "").unwrap();
     }
 
     /// Pulls `/root/data`, of which only the false helper knows.
