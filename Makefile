@@ -11,7 +11,7 @@ PAGES = $(wildcard man/*.[15])
 TEST_NEEDS = ssh:openssh-client sshd:openssh-server rsync:rsync setfattr:attr setfacl:acl mkfs.ext4:e2fsprogs
 RUNNER = $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 
-.PHONY: build demo test test-long check bench man install clean help
+.PHONY: build demo test test-long torture fuzz check bench man install clean help
 
 build: ## the program, at target/release/archive
 	$(CARGO) build --release --locked
@@ -30,6 +30,17 @@ test: ## every test but the longest; installs what they need
 test-long: ## the longest tests
 	tests/needs.sh $(TEST_NEEDS)
 	$(CARGO) test --workspace --locked -- --ignored
+
+torture: ## random changes, pulls, kills, faults and rebuilds; SEED=1 and STEPS=1000 say which and how many
+	tests/needs.sh $(TEST_NEEDS)
+	TORTURE_SEED=$(or $(SEED),$(shell date +%s)) TORTURE_STEPS=$(or $(STEPS),1000) \
+	  $(CARGO) test --locked --test integration -- --nocapture torture::
+
+fuzz: ## the decoders, each for TIME=600; wants the nightly toolchain and `cargo install cargo-fuzz`
+	for target in frames sftp config; do \
+	  mkdir -p $(TARGET)/fuzz/$$target && cargo +nightly fuzz run --fuzz-dir tests/fuzz --target-dir $(TARGET)/fuzz-build \
+	    $$target $(TARGET)/fuzz/$$target tests/fuzz/seeds/$$target -- -max_total_time=$(or $(TIME),600) || exit 1; \
+	done
 
 check: ## formatting, lints, the order of the house, the manual pages
 	$(CARGO) fmt --all --check

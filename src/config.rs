@@ -202,15 +202,22 @@ impl Config {
         };
         let mut config = Config::default();
         for path in std::iter::once(main.clone()).chain(beside(&main)?) {
-            config.add(&path)?;
+            let text = fs_err::read_to_string(&path)
+                .map_err(|error| Error::usage(error).hint("name a configuration file with `--config FILE`"))?;
+            config.add(&path, &text)?;
         }
         Ok(config)
     }
 
-    fn add(&mut self, path: &Path) -> Result<()> {
-        let text = fs_err::read_to_string(path)
-            .map_err(|error| Error::usage(error).hint("name a configuration file with `--config FILE`"))?;
-        let file: File = toml::from_str(&text).map_err(|error| wrong(path, &text, &error))?;
+    /// Reads a configuration from text; `path` is where it stands.
+    pub fn parse(path: &Path, text: &str) -> Result<Config> {
+        let mut config = Config::default();
+        config.add(path, text)?;
+        Ok(config)
+    }
+
+    fn add(&mut self, path: &Path, text: &str) -> Result<()> {
+        let file: File = toml::from_str(text).map_err(|error| wrong(path, text, &error))?;
         self.set_once(path, "repository", |config| &mut config.repository, placed(path, file.repository))?;
         self.set_once(path, "helper_dir", |config| &mut config.helper_dir, placed(path, file.helper_dir))?;
         if let Some(defaults) = file.defaults {
@@ -221,7 +228,7 @@ impl Config {
             self.defaults = defaults;
         }
         for (name, keys) in file.source {
-            let place = place(path, &text, name.span());
+            let place = place(path, text, name.span());
             let name = name.into_inner();
             let keys = keys.placed(path);
             check_source(&name, &keys).map_err(|error| Error::usage(format_args!("{place}: {error}")))?;

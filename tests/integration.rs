@@ -35,7 +35,11 @@ mod pull;
 mod refusals;
 #[path = "integration/roots.rs"]
 mod roots;
+#[path = "integration/seeds.rs"]
+mod seeds;
 #[path = "integration/together.rs"]
 mod together;
+#[path = "integration/torture.rs"]
+mod torture;
 #[path = "integration/ugly.rs"]
 mod ugly;

@@ -1,0 +1,191 @@
+//! Any sequence of changes, pulls, kills, full and failing disks, cut lines and rebuilds keeps every content that was
+//! ever in the trees, and one clean pull brings the client's state.
+//!
+//! `make torture` runs it longer: `TORTURE_STEPS` and `TORTURE_SEED` say how long, and which sequence.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::support::*;
+
+/// Numbers that look random, the same ones for the same seed (xorshift, Marsaglia 2003).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+
+    fn one_of<T: Clone>(&mut self, all: &[T]) -> Option<T> {
+        if all.is_empty() { None } else { all.get(self.below(all.len() as u64) as usize).cloned() }
+    }
+}
+
+struct Torture {
+    dice: Dice,
+    client: Tree,
+    sshd: Sshd,
+    program: Program,
+    committed: BTreeSet<String>,
+    told: Vec<String>,
+}
+
+impl Torture {
+    fn new(seed: u64) -> Torture {
+        let client = Tree::new([("stays", file("stays"))]);
+        let mut torture = Torture {
+            dice: Dice(seed | 1),
+            client,
+            sshd: Sshd::new(),
+            program: Program::new(),
+            committed: BTreeSet::new(),
+            told: Vec::new(),
+        };
+        torture.clean_pull();
+        torture
+    }
+
+    fn paths(&self, kinds: &str) -> Vec<PathBuf> {
+        let output = Command::new("find").arg(self.client.root()).args(["-mindepth", "1", "-xtype", kinds]).output();
+        let text = String::from_utf8(output.unwrap().stdout).unwrap();
+        let mut paths: Vec<_> = text.lines().map(PathBuf::from).collect();
+        paths.sort();
+        paths
+    }
+
+    fn spot(&mut self) -> PathBuf {
+        let mut directories = self.paths("d");
+        directories.push(self.client.root());
+        let directory = self.dice.one_of(&directories).unwrap();
+        directory.join(format!("n{}", self.dice.below(12)))
+    }
+
+    fn content(&mut self) -> Vec<u8> {
+        let size = [0, 3, 5_000, 200_000, 1_500_000][self.dice.below(5) as usize];
+        // Few different ones, so that many are equal.
+        vec![self.dice.below(6) as u8; size]
+    }
+
+    fn change(&mut self) {
+        let (spot, content) = (self.spot(), self.content());
+        let file = self.dice.one_of(&self.paths("f"));
+        let any = self.dice.one_of(&[self.paths("f"), self.paths("d")].concat());
+        // What can't be done is not done.
+        let _ = match (self.dice.below(9), file, any) {
+            (0 | 1, _, _) => fs::write(&spot, content),
+            (2, Some(file), _) => fs::write(file, content),
+            (3, _, _) => fs::create_dir(&spot),
+            (4, _, Some(any)) => fs::rename(any, &spot),
+            (5, _, Some(any)) => fs::remove_file(&any).or_else(|_| fs::remove_dir_all(&any)),
+            (6, Some(file), _) => fs::hard_link(file, &spot),
+            (7, Some(file), _) => std::os::unix::fs::symlink(file, &spot),
+            (_, Some(file), _) => {
+                use std::os::unix::fs::PermissionsExt;
+                fs::set_permissions(file, fs::Permissions::from_mode(0o600 + self.dice.below(0o200) as u32))
+            }
+            _ => Ok(()),
+        };
+    }
+
+    fn flags(&mut self) -> Vec<&'static str> {
+        let mut flags = vec!["--lock-wait", "10s", "--max-delete", "100", "--allow-missing", "--retries", "0"];
+        flags.extend(["--archive", ["replaced", "all"][self.dice.below(2) as usize]]);
+        flags.extend(["--link", ["content", "exact", "never"][self.dice.below(3) as usize]]);
+        flags.extend(["--hash", ["client", "server"][self.dice.below(2) as usize]]);
+        flags
+    }
+
+    fn pull(&mut self, fault: Option<String>, cut: Option<u64>) -> Ran {
+        match cut {
+            Some(bytes) => self.sshd.break_line(bytes, Break::Cut, false),
+            None => self.sshd.configure_client(""),
+        }
+        let over_ssh = cut.is_some() || self.dice.below(4) == 0;
+        let flags = self.flags();
+        let mut command = self.program.command(["pull", "-q", "--name", "client", "-F"]);
+        command.arg(self.sshd.config()).args(&flags);
+        let root = self.client.root();
+        if over_ssh {
+            command.arg(format!("client:{}", root.display()))
+        } else {
+            command.arg(root)
+        };
+        command.envs(fault.iter().map(|fault| ("ARCHIVE_FAULT", fault)));
+        let ran = Ran::of(command.output().unwrap());
+        self.told.push(format!("pull {flags:?} over_ssh={over_ssh} fault={fault:?} cut={cut:?} -> {}", ran.status));
+        ran
+    }
+
+    fn clean_pull(&mut self) {
+        let ran = self.pull(None, None);
+        assert_eq!(ran.status, 0, "{}\n{}", self.told.join("\n"), ran.stderr);
+        let snapshot = self.program.snapshot("client", &self.client.root());
+        // Files that share an inode can't each have their own time, mode and hard links.
+        let shared = |line: &String| line.starts_with(".f") || line.starts_with('h');
+        let lines: Vec<_> = oracle::differences(&self.client.root(), &snapshot);
+        let lines: Vec<_> = lines.into_iter().filter(|line| !shared(line)).collect();
+        assert!(lines.is_empty(), "{}\n{}", self.told.join("\n"), lines.join("\n"));
+    }
+
+    fn step(&mut self) {
+        for _ in 0..2 + self.dice.below(6) {
+            self.change();
+        }
+        let at = 1 + self.dice.below(60);
+        match self.dice.below(12) {
+            0..=3 => drop(self.pull(Some(format!("kill:{at}")), None)),
+            4 => drop(self.pull(Some(format!("ENOSPC:{at}")), None)),
+            5 => drop(self.pull(Some(format!("EIO:{at}")), None)),
+            6 | 7 => {
+                let bytes = 3_000 + self.dice.below(2_000_000);
+                drop(self.pull(None, Some(bytes)));
+            }
+            8 => {
+                let ran = self.program.run(["index", "rebuild"]);
+                self.told.push(format!("rebuild -> {}", ran.status));
+                assert!(matches!(ran.status, 0 | 11), "{}\n{}", self.told.join("\n"), ran.stderr);
+            }
+            9 => {
+                let _ = fs::remove_file(self.program.repo().join("index.sqlite"));
+                let _ = fs::remove_file(self.program.repo().join("index.sqlite-wal"));
+                let _ = fs::remove_file(self.program.repo().join("index.sqlite-shm"));
+                let ran = self.program.run(["index", "rebuild"]);
+                self.told.push(format!("lost the index; rebuild -> {}", ran.status));
+            }
+            _ => self.clean_pull(),
+        }
+        self.check();
+    }
+
+    fn check(&mut self) {
+        let script = "find snapshot archive -type f -exec sha256sum {} + | cut -c1-64 | sort -u";
+        let output = Command::new("sh").args(["-c", script]).current_dir(self.program.repo()).output().unwrap();
+        let found: BTreeSet<_> = String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
+        let lost: Vec<_> = self.committed.difference(&found).collect();
+        assert!(lost.is_empty(), "{lost:?} are lost after\n{}", self.told.join("\n"));
+        self.committed = found;
+        let check = self.program.run(["index", "check"]);
+        assert_eq!(check.status, 0, "{}\n{}", self.told.join("\n"), check.stderr);
+    }
+}
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+#[test]
+fn nothing_that_was_kept_is_ever_lost() {
+    let (steps, seed) = (number("TORTURE_STEPS").unwrap_or(60), number("TORTURE_SEED").unwrap_or(20_261_123));
+    println!("{steps} steps from seed {seed}");
+    let mut torture = Torture::new(seed);
+    for _ in 0..steps {
+        torture.step();
+    }
+    torture.clean_pull();
+    torture.check();
+}
