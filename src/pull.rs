@@ -33,6 +33,7 @@ use crate::repository::{Repository, random_key};
 use crate::source::{RemoteKind, Source};
 
 mod applying;
+mod change;
 mod contents;
 mod dispatch;
 mod hashing;

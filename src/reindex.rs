@@ -11,7 +11,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use jiff::Timestamp;
 
-use crate::entry::{Entry, Hash, Kind, flags, hash_content, is_on_disk};
+use crate::entry::{Hash, Kind, flags, hash_content, is_on_disk};
 use crate::error::{Error, OnServer, Result};
 use crate::path::{AbsPath, Escaped, Name, SourceName};
 use crate::report::Report;
@@ -182,7 +182,7 @@ impl Entering<'_> {
         let directory = self.write.enter_directory(self.source, &found.directory)?;
         let in_archive = found.tree == Tree::Archive;
         let name = if in_archive { original_name(&found.name) } else { found.name.clone() };
-        let entry = entry_of(name, &found.metadata, found.target);
+        let entry = found.metadata.entry(name, found.target);
         let archive_name = in_archive.then_some(&found.name);
         let version = NewVersion {
             directory,
@@ -193,23 +193,6 @@ impl Entering<'_> {
             flags: flags::REBUILT,
         };
         if in_archive { self.write.insert_past(&version) } else { self.write.insert(&version) }
-    }
-}
-
-// What the disk tells; the client's ctime and inode are not among it.
-fn entry_of(name: Name, found: &Metadata, target: Vec<u8>) -> Entry {
-    Entry {
-        name,
-        kind: found.kind,
-        size: if found.kind == Kind::File { found.size } else { 0 },
-        mtime: found.mtime,
-        ctime: 0,
-        mode: found.mode,
-        uid: found.uid,
-        gid: found.gid,
-        inode: None,
-        device: 0,
-        target,
     }
 }
 

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
+use super::change::Change;
 use super::contents::{Contents, FileTask, Key, Released};
-use super::dispatch::Change;
 use super::placing::Placing;
 use super::receiving::path_of;
 use super::{Directory, Run};

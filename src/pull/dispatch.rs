@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use archive_helper::protocol::MAX_BUNDLED;
 use crossbeam_channel::Sender;
 
+use super::change::{Change, aborted};
 use super::contents::{Contents, FileTask, Turn};
 use super::listing::Steps;
 use super::receiving::Fetch;
@@ -18,7 +19,6 @@ use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::path::AbsPath;
 use crate::plan::Step;
 use crate::repository::index::{Index, SourceId};
-use crate::repository::staging::Staged;
 use crate::source::{HashWhere, Source};
 
 // From this many on, the share of removed files is looked at.
@@ -30,29 +30,6 @@ const PAGE: u32 = 4096;
 /// BLAKE3 of no bytes at all.
 pub fn hash_of_nothing() -> crate::entry::Hash {
     *blake3::hash(b"").as_bytes()
-}
-
-/// What is to be applied to the trees and the index.
-#[derive(Debug)]
-pub enum Change {
-    /// Something whose content, if any, is all in its entry: directory, symlink, fifo, socket, device.
-    Plain(FileTask),
-    /// Another entry of the same version, in the index only.
-    Restated(FileTask),
-    /// A file whose content was received.
-    Received(FileTask, Staged),
-    /// A file whose content is here already.
-    Known(FileTask, crate::entry::Hash),
-    /// A file that could not be read: what is remembered of it stays. True when it has just vanished.
-    Unread(FileTask, bool),
-    /// Something that could not be listed.
-    Unlisted(Version),
-    /// What the run is about; comes first.
-    Roots(Vec<AbsPath>),
-    /// Something that is no longer there.
-    Removed(Arc<Directory>, Box<Version>),
-    /// All changes of a directory were handed over.
-    Planned(Arc<Directory>),
 }
 
 /// The ways that lead on once it is known whether a content is here.
@@ -82,11 +59,6 @@ pub struct Ways<'a> {
     pub hashing: Sender<FileTask>,
     /// Sizes of files that this run has come across.
     pub sizes: &'a Mutex<HashSet<u64>>,
-}
-
-/// The next stage is gone: the run has failed, and whoever made it fail has told why.
-pub fn aborted<T>(_: T) -> Error {
-    Error::new(ErrorKind::Failed, "the run was broken off")
 }
 
 impl Ways<'_> {

@@ -8,8 +8,9 @@ use archive_helper::protocol::{HashOutcome, HashRequest, Hashed, MAX_HASHES, Rep
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::Run;
+use super::change::{Change, aborted};
 use super::contents::{Claim, FileTask, Released, Turn};
-use super::dispatch::{Change, Onward, Ways, aborted};
+use super::dispatch::{Onward, Ways};
 use crate::entry::{Entry, Hash, hash_content};
 use crate::error::Result;
 use crate::remote::helper::{Conversation, Replies, gone, nonsense};

@@ -10,8 +10,8 @@ use std::sync::{Mutex, PoisonError};
 use crossbeam_channel::{Receiver, Sender};
 
 use super::Run;
+use super::change::{Change, aborted};
 use super::contents::{Claim, Contents, FileTask, Key, Released};
-use super::dispatch::{Change, aborted};
 use crate::entry::{Entry, Hash};
 use crate::error::{OnServer, Result};
 use crate::fault;

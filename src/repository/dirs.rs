@@ -18,7 +18,7 @@ use nix::sys::stat::{FileStat, Mode, SFlag, UtimensatFlags, fchmod, fstatat, mkd
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, LinkatFlags, Uid, UnlinkatFlags, fchown, fchownat, linkat, symlinkat, syncfs, unlinkat};
 
-use crate::entry::Kind;
+use crate::entry::{Entry, Kind};
 use crate::fault;
 use crate::path::{AbsPath, Name};
 
@@ -47,6 +47,15 @@ pub struct Metadata {
     pub links: u64,
     /// Device and number of the inode.
     pub inode: (u64, u64),
+}
+
+impl Metadata {
+    /// The entry that the disk tells of; the client's ctime and inode are not among it.
+    pub fn entry(&self, name: Name, target: Vec<u8>) -> Entry {
+        let size = if self.kind == Kind::File { self.size } else { 0 };
+        let Metadata { kind, mtime, mode, uid, gid, .. } = *self;
+        Entry { name, kind, size, mtime, ctime: 0, mode, uid, gid, inode: None, device: 0, target }
+    }
 }
 
 impl Dir {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::Repository;
 use super::index::{Index, NewVersion, SourceId, Write};
 use super::staging::Staging;
-use crate::entry::{DirectoryId, Entry, Hash, Kind, flags, mode_on_disk};
+use crate::entry::{DirectoryId, Entry, Hash, flags, mode_on_disk};
 use crate::error::{Error, Kind as ErrorKind, OnServer, Result};
 use crate::path::{AbsPath, Name, SourceName};
 
@@ -221,22 +221,5 @@ impl Batch {
             Deed::Change { directory, .. } | Deed::Keep { directory, .. } => known(directory),
         });
         deeds && self.rows.iter().all(|row| !matches!(row, Row::Begin { directory, .. } if !known(directory)))
-    }
-}
-
-/// The entry of something on the disk that no version tells of.
-fn stray(name: &Name, found: &super::dirs::Metadata, target: Vec<u8>) -> Entry {
-    Entry {
-        name: name.clone(),
-        kind: found.kind,
-        size: if found.kind == Kind::File { found.size } else { 0 },
-        mtime: found.mtime,
-        ctime: 0,
-        mode: found.mode,
-        uid: found.uid,
-        gid: found.gid,
-        inode: None,
-        device: 0,
-        target,
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
-use super::{Batch, Deed, Looks, New, Old, Row, stray};
+use super::{Batch, Deed, Looks, New, Old, Row};
 use crate::entry::{Kind, hash_content};
 use crate::error::{OnServer, Result};
 use crate::path::{AbsPath, Name, SourceName};
@@ -198,7 +198,7 @@ impl Trees {
             _ => None,
         };
         let archive_name = self.archive.take(path, dir, name, found.mtime).on_server(WHAT)?;
-        let entry = Box::new(stray(name, &found, target));
+        let entry = Box::new(found.entry(name.clone(), target));
         strays.rows.push(Row::Stray { directory: path.clone(), entry, hash, archive_name });
         Ok(())
     }
