@@ -49,7 +49,12 @@ pub fn rebuild(repository: &Repository, report: &dyn Report) -> Result<Rebuilt> 
     let mut index = repository.index()?;
     let mut rebuilt = Rebuilt::default();
     let sources = repository.sources_on_disk()?;
-    sources.iter().try_for_each(|source| recover(repository, &mut index, source).map(drop))?;
+    for source in &sources {
+        // What can't be finished is read from the trees as it is.
+        if let Err(error) = recover(repository, &mut index, source) {
+            report.warn(&error);
+        }
+    }
     let ids = sources.iter().map(|source| index.enter_source(source)).collect::<Result<Vec<_>>>()?;
     let runs = ids.iter().map(|id| index.begin_run(*id, Timestamp::now())).collect::<Result<Vec<_>>>()?;
     let write = index.write()?;

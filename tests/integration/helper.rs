@@ -109,6 +109,36 @@ fn it_can_be_looked_at_brought_and_removed_by_hand() {
     assert!(!sshd.home().join(".cache/archive").exists());
 }
 
+#[test]
+fn a_machine_of_another_type_gets_the_helper_that_was_built_for_it() {
+    let (sshd, program, client) = (Sshd::with("PermitUserRC yes"), Program::new(), small());
+    let script = sshd.path("other-machine");
+    // A machine that says it is something else.
+    let text = "#!/bin/sh\ncase \"$SSH_ORIGINAL_COMMAND\" in internal-sftp) exec /usr/lib/openssh/sftp-server;; esac\n\
+                mkdir -p BIN; printf '#!/bin/sh\\n[ \"$1\" = -m ] && echo vax || echo Linux\\n' >BIN/uname; chmod +x BIN/uname\n\
+                PATH=BIN:$PATH exec sh -c \"$SSH_ORIGINAL_COMMAND\"\n";
+    fs::write(&script, text.replace("BIN", sshd.path("bin").to_str().unwrap())).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let config = fs::read_to_string(sshd.path("sshd_config")).unwrap();
+    fs::write(sshd.path("sshd_config"), format!("{config}ForceCommand {}\n", script.display())).unwrap();
+    let target = format!("client:{}", client.root().display());
+    program
+        .pull(&sshd, [&target])
+        .refused(1, &["no helper for the client's machine type, Linux vax", "archive-helper-linux-vax"]);
+    let directory = program.path("helpers");
+    fs::create_dir(&directory).unwrap();
+    // It runs here, whatever the machine calls itself.
+    let honest = Sshd::new();
+    program.pull_well(&honest, &client.root(), &["--name", "first"]);
+    let ours = helpers(&honest.home().join(".cache/archive")).remove(0);
+    fs::copy(ours, directory.join("archive-helper-linux-vax")).unwrap();
+    let mut command = program.command(["--json", "pull", "-F"]);
+    command.arg(sshd.config()).arg(&target).env("ARCHIVE_HELPER_DIR", &directory);
+    Ran::of(command.output().unwrap()).well();
+    program.pull(&sshd, ["--helper-dir", directory.to_str().unwrap(), &target]).well();
+    assert_same(&client.root(), &program.snapshot("client", &client.root()));
+}
+
 /// The processes whose command line has this in it, by number.
 fn running(words: &str) -> Vec<u32> {
     let numbers = names("/proc".as_ref()).into_iter().filter_map(|name| name.parse::<u32>().ok());

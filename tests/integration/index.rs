@@ -201,6 +201,22 @@ fn a_pull_that_was_killed_is_made_up_for_by_the_next() {
 }
 
 #[test]
+fn a_batch_that_can_not_be_read_is_said_and_a_rebuild_gets_over_it() {
+    let program = Program::new();
+    let client = Tree::new([("f", file("content"))]);
+    program.pull_local(&client.root(), &[]);
+    let spoil = "INSERT INTO pending VALUES (1, 1, x'ffffffff')";
+    let index = rusqlite::Connection::open(program.repo().join("index.sqlite")).unwrap();
+    index.execute(spoil, []).unwrap();
+    drop(index);
+    let root = client.root();
+    program.run(["pull", "-q", root.to_str().unwrap()]).refused(1, &["can't be finished", "archive index rebuild"]);
+    program.run(["index", "rebuild"]).well();
+    program.pull_local(&client.root(), &[]);
+    program.assert_index_is_right();
+}
+
+#[test]
 fn a_lost_index_is_asked_for_not_made_up() {
     let program = Program::new();
     let client = Tree::new([("f", file("content"))]);

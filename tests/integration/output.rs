@@ -100,6 +100,26 @@ fn people_get_three_lines_and_no_progress_in_a_file() {
 }
 
 #[test]
+fn a_terminal_shows_one_line_of_progress_that_is_gone_in_the_end() {
+    let program = Program::new();
+    let client = Tree::new([("f", file(vec![1; 1_000_000]))]);
+    let line = format!(
+        "{} --repo {} pull --bwlimit 700KB {}",
+        env!("CARGO_BIN_EXE_archive"),
+        program.repo().display(),
+        client.root().display()
+    );
+    // script(1) gives it a terminal.
+    let output = std::process::Command::new("script").args(["-qec", &line, "/dev/null"]).output().unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(shown.contains("localhost: copying, ") && shown.contains("/s"), "{shown:?}");
+    let last = shown.rfind("/s").unwrap();
+    // The line is erased before the summary comes.
+    assert!(shown[last..].contains("\x1b[2K") && shown[last..].contains("copied 1 files"), "{shown:?}");
+    assert!(shown.trim_end().ends_with("received 0 B") || shown.contains("archived 0"), "{shown:?}");
+}
+
+#[test]
 fn colours_come_only_when_asked_for() {
     let program = Program::new();
     let client = Tree::new([("f", file("f"))]);

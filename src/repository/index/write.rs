@@ -210,8 +210,9 @@ impl Write<'_> {
         self.execute("DELETE FROM version WHERE id = ?1", params![id])
     }
 
-    /// Forgets every version and fingerprint, for a rebuild. Runs stay: their numbers are never used again.
+    /// Forgets every version and fingerprint, and what was pending, for a rebuild. Runs stay: their numbers are never used again.
     pub fn delete_all(&self) -> Result<()> {
+        self.execute("DELETE FROM pending", params![])?;
         self.execute("DELETE FROM version", params![])?;
         self.execute("DELETE FROM directory", params![])
     }
