@@ -19,6 +19,11 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 // The longest path of a control directory for which the socket's own still fits (see unix(7)).
 const MOST_CONTROL_PATH: usize = 55;
 
+const PREFIX: &str = "archive-ssh-";
+
+// After how long a directory that nobody removed is of a process that was killed.
+const LEFT_OVER: Duration = Duration::from_secs(24 * 3600);
+
 // After the user's own files, so that theirs come first: ssh takes the first value that it finds.
 const DEFAULTS: &str = "\
 Host *
@@ -121,13 +126,32 @@ fn control_directory() -> Result<tempfile::TempDir> {
     let mut preferred =
         std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).into_iter().chain([std::env::temp_dir()]);
     let fits = |directory: &PathBuf| {
-        directory.as_os_str().len() + "/archive-XXXXXX".len() <= MOST_CONTROL_PATH && directory.is_dir()
+        directory.as_os_str().len() + PREFIX.len() + "/XXXXXX".len() <= MOST_CONTROL_PATH && directory.is_dir()
     };
     let place = preferred.find(fits).unwrap_or_else(|| PathBuf::from("/tmp"));
-    let made = tempfile::Builder::new().prefix("archive-").tempdir_in(place);
+    sweep(&place);
+    let made = tempfile::Builder::new().prefix(PREFIX).tempdir_in(place);
     let made = made.on_server("can't make a directory for ssh's control socket")?;
     CONTROL_DIRECTORIES.lock().unwrap_or_else(PoisonError::into_inner).push(made.path().to_owned());
     Ok(made)
+}
+
+// What a process that was killed could not remove. Its ssh is gone by then.
+fn sweep(place: &Path) {
+    let Ok(entries) = std::fs::read_dir(place) else { return };
+    for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX)) {
+        let path = entry.path();
+        if is_left_over(&path) {
+            let _ = std::fs::remove_dir_all(path);
+        }
+    }
+}
+
+fn is_left_over(path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(found) = std::fs::symlink_metadata(path) else { return false };
+    let old = found.modified().is_ok_and(|then| then.elapsed().is_ok_and(|age| age > LEFT_OVER));
+    old && found.is_dir() && found.uid() == nix::unistd::geteuid().as_raw() && path.join("config").is_file()
 }
 
 /// Removes what connections keep on this machine's disk. Only for a process that is about to end.
@@ -230,6 +254,29 @@ mod tests {
             "No ED25519 host key is known for h and you have requested strict checking.\nHost key verification failed.";
         assert_eq!(essence(unknown), "No ED25519 host key is known for h and you have requested strict checking");
         assert_eq!(essence(""), "ssh gave no reason");
+    }
+
+    #[test]
+    fn only_what_killed_processes_left_is_swept() {
+        let place = tempfile::tempdir().unwrap();
+        let make = |name: &str, config: bool, hours: u64| {
+            let path = place.path().join(name);
+            std::fs::create_dir(&path).unwrap();
+            if config {
+                std::fs::write(path.join("config"), "").unwrap();
+            }
+            let then = std::time::SystemTime::now() - Duration::from_secs(hours * 3600);
+            std::fs::File::open(&path).unwrap().set_modified(then).unwrap();
+        };
+        make("archive-ssh-old", true, 25);
+        make("archive-ssh-young", true, 23);
+        make("archive-ssh-other", false, 25);
+        make("archive", true, 25);
+        sweep(place.path());
+        let mut left: Vec<_> =
+            std::fs::read_dir(place.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["archive", "archive-ssh-other", "archive-ssh-young"]);
     }
 
     #[test]

@@ -248,8 +248,8 @@ pub struct OpenTree {
     open: HashMap<AbsPath, Dir>,
 }
 
-// How many directories a tree keeps open; two trees stay well below the usual limit of 1024.
-const MOST_OPEN: usize = 256;
+// How many directories a tree keeps open; the four of a pull stay well below the usual limit of 1024.
+const MOST_OPEN: usize = 128;
 
 impl OpenTree {
     /// A tree with nothing open but its base.

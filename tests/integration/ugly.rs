@@ -144,3 +144,27 @@ fn a_file_over_four_gibibytes() {
     copy.read_exact_at(&mut tail, end).unwrap();
     assert_eq!((copy.metadata().unwrap().len(), &tail), (end + 7, b"the end"));
 }
+
+#[test]
+fn a_thousand_open_files_are_enough() {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let client = Tree::new((0..700).map(|n| {
+        let size = if n % 2 == 0 { 140_000 } else { 10 };
+        (format!("d{n}"), dir([("f", file(vec![n as u8; size + n]))]))
+    }));
+    let pull = |round: u32| {
+        let line = format!(
+            "ulimit -n 1024; exec {} --repo {} pull -q -F {} client:{}",
+            env!("CARGO_BIN_EXE_archive"),
+            program.repo().display(),
+            sshd.config().display(),
+            client.root().display()
+        );
+        let output = std::process::Command::new("sh").args(["-c", &line]).output().unwrap();
+        assert!(output.status.success(), "{round}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    pull(1);
+    (0..700).for_each(|n| client.put(format!("d{n}/f"), file(format!("another {n}"))));
+    pull(2);
+    assert_same(&client.root(), &program.snapshot("client", &client.root()));
+}
