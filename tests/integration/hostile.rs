@@ -436,3 +436,19 @@ fn peak_memory(hostile: &Hostile) -> u64 {
     assert!(peak > 0);
     peak
 }
+
+#[test]
+fn a_shell_that_never_stops_talking_is_left() {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let config = fs::read_to_string(sshd.path("sshd_config")).unwrap();
+    for command in
+        ["yes", "cat /dev/zero", "printf '\\nARCHIVE-FOUND /tmp/\\033]0;x\\007\\nARCHIVE-PROBE \\033[31m x\\n'"]
+    {
+        fs::write(sshd.path("sshd_config"), format!("{config}ForceCommand {command}\n")).unwrap();
+        let begun = Instant::now();
+        let ran = program.pull(&sshd, ["client:/etc", "-q", "--retries", "0", "--timeout", "3s"]);
+        assert!(matches!(ran.status, 1 | 6), "{command}: {} {}", ran.status, ran.stderr);
+        assert!(!ran.stderr.contains('\x1b') && ran.stderr.lines().count() == 1, "{command}: {}", ran.stderr);
+        assert!(begun.elapsed() < Duration::from_secs(15), "{command}: {:?}", begun.elapsed());
+    }
+}
