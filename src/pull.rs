@@ -15,6 +15,7 @@
 //! - [`receiving`] writes what arrives into staging, hashing it;
 //! - [`applying`] alone changes the trees, through [`placing`], and writes the index, batch by batch.
 
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,7 @@ mod contents;
 mod dispatch;
 mod hashing;
 mod listing;
+mod mending;
 mod pipeline;
 mod placing;
 mod preview;
@@ -119,6 +121,8 @@ struct Run<'a> {
     number: i64,
     /// True when the index held nothing as the run began, so that only this run's own contents can be known.
     begins_empty: bool,
+    /// True when an earlier run, or an earlier attempt of this one, was cut off.
+    mends: bool,
     /// True when content of other sources is here, which a client has to prove that it has.
     has_others: bool,
     /// For such proofs.
@@ -230,6 +234,7 @@ fn run(
     if finished > 0 {
         tally.notice(format_args!("finished {finished} changes that an interrupted run had begun"));
     }
+    let cut_off = Cell::new(index.has_cut_off_runs(source_id)?);
     let number = index.begin_run(source_id, Timestamp::now())?;
     facts.run = Some(number);
     tally.report.begin(&source.name, Some(number));
@@ -250,6 +255,7 @@ fn run(
             source_id,
             number,
             begins_empty,
+            mends: cut_off.replace(true),
             has_others,
             key,
             room: &room,

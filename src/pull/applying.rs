@@ -138,7 +138,7 @@ impl Gathering<'_> {
         run.tally.progress.unchanged.add(1);
         if let Some(old) = &task.old {
             let entry = Box::new(task.entry.clone());
-            self.placing.row(Row::Refresh { id: old.id, entry, hash: old.hash, flags: old.flags });
+            self.placing.row(&task.directory, Row::Refresh { id: old.id, entry, hash: old.hash, flags: old.flags });
         }
         self.finish(task, None);
         Ok(())
@@ -173,7 +173,7 @@ impl Gathering<'_> {
     }
 
     fn flag(&mut self, id: i64) -> Result<()> {
-        self.placing.row(Row::Flag { id });
+        self.placing.flag(id);
         Ok(())
     }
 

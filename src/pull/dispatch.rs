@@ -12,6 +12,7 @@ use crossbeam_channel::Sender;
 use super::change::{Change, aborted};
 use super::contents::{Contents, FileTask, Turn};
 use super::listing::Steps;
+use super::mending::mend;
 use super::receiving::Fetch;
 use super::{Directory, Run};
 use crate::entry::{DirectoryId, Kind, Version, flags};
@@ -133,6 +134,9 @@ struct Removal {
 
 impl Steps for Dispatch<'_> {
     fn begin(&mut self, roots: &[AbsPath]) -> Result<()> {
+        if self.run.mends {
+            mend(self.run, roots)?;
+        }
         self.ways.onward.change(Change::Roots(roots.to_vec()))
     }
 

@@ -109,9 +109,15 @@ impl<'a> Placing<'a> {
         std::mem::replace(&mut self.batch, Batch { run: self.run.number, ..Batch::default() })
     }
 
-    /// Plans another row, for the index only.
-    pub(super) fn row(&mut self, row: Row) {
+    /// Plans a row for something that is in a directory.
+    pub(super) fn row(&mut self, directory: &Arc<Directory>, row: Row) {
+        self.number(directory);
         self.batch.rows.push(row);
+    }
+
+    /// Plans that a version is flagged as unreadable, which is no change.
+    pub(super) fn flag(&mut self, id: i64) {
+        self.batch.rows.push(Row::Flag { id });
     }
 
     /// Plans what has no content of its own: directories, symlinks, and what is in the index only.
@@ -133,11 +139,15 @@ impl<'a> Placing<'a> {
             _ => self.change(directory, &entry.name, gone, New::None),
         };
         match same_kind.filter(|old| old.entry.target == entry.target && is_restated(&old.entry, entry)) {
-            Some(old) => self.row(Row::Refresh { id: old.id, entry: Box::new(entry.clone()), hash: None, flags: 0 }),
+            Some(old) => {
+                let entry = Box::new(entry.clone());
+                self.row(directory, Row::Refresh { id: old.id, entry, hash: None, flags: 0 });
+            }
             None => {
                 self.batch.rows.extend(old.map(|old| Row::End { id: old.id, archive_name }));
-                let (directory, entry) = (self.number(directory), Box::new(entry.clone()));
-                self.row(Row::Begin { directory, entry, hash: None, archive_name: kept, flags: 0 });
+                let (number, entry) = (self.number(directory), Box::new(entry.clone()));
+                let begin = Row::Begin { directory: number, entry, hash: None, archive_name: kept, flags: 0 };
+                self.row(directory, begin);
             }
         }
         Ok(())
@@ -238,7 +248,7 @@ impl<'a> Placing<'a> {
     pub(super) fn remove(&mut self, directory: &Arc<Directory>, version: &Version) -> Result<()> {
         let (gone, archive_name) = self.retire(directory, version)?;
         self.change(directory, &version.entry.name, gone, New::None);
-        self.row(Row::End { id: version.id, archive_name });
+        self.row(directory, Row::End { id: version.id, archive_name });
         if version.entry.kind == Kind::Dir {
             self.batch.rows.extend(directory.path.join(&version.entry.name).map(|directory| Row::Gone { directory }));
         }
@@ -271,8 +281,8 @@ impl<'a> Placing<'a> {
             && let Some(archive_name) = self.archive_link(&file, old)?
         {
             let kept = self.archive_new(&file, None)?;
-            self.row(Row::End { id: old.id, archive_name: Some(archive_name) });
-            self.row(file.begin(number, kept));
+            self.row(file.directory, Row::End { id: old.id, archive_name: Some(archive_name) });
+            self.row(file.directory, file.begin(number, kept));
             return Ok(());
         }
         self.copy_of_itself(&file)
@@ -282,12 +292,12 @@ impl<'a> Placing<'a> {
     fn same_version(&mut self, file: &NewFile<'_>, old: &Version) -> Result<()> {
         if old.has(flags::REBUILT) || is_restated(&old.entry, file.entry) {
             let (entry, hash) = (Box::new(file.entry.clone()), Some(file.hash));
-            self.row(Row::Refresh { id: old.id, entry, hash, flags: file.flags });
+            self.row(file.directory, Row::Refresh { id: old.id, entry, hash, flags: file.flags });
             return Ok(());
         }
         let number = self.number(file.directory);
-        self.row(Row::End { id: old.id, archive_name: None });
-        self.row(file.begin(number, old.archive_name.clone()));
+        self.row(file.directory, Row::End { id: old.id, archive_name: None });
+        self.row(file.directory, file.begin(number, old.archive_name.clone()));
         Ok(())
     }
 
@@ -375,7 +385,7 @@ impl<'a> Placing<'a> {
         self.change(file.directory, name, gone, New::Staged(staged));
         let number = self.number(file.directory);
         self.batch.rows.extend(file.old.map(|old| Row::End { id: old.id, archive_name: retired }));
-        self.row(file.begin(number, carried.or(kept)));
+        self.row(file.directory, file.begin(number, carried.or(kept)));
         Ok(())
     }
 

@@ -27,7 +27,7 @@ const FORMAT: i64 = 1;
 pub struct Batch {
     /// The run that does it.
     pub run: i64,
-    /// The directories that deeds and rows refer to by their places here.
+    /// Every directory that something changes in. Deeds and rows refer to them by their places here.
     pub directories: Vec<AbsPath>,
     /// In order.
     pub deeds: Vec<Deed>,
@@ -145,10 +145,14 @@ impl Batch {
         write.commit()
     }
 
-    /// Writes the rows, and that nothing is pending any more. Committing is left to the caller.
+    /// Writes the rows, and that nothing is pending any more. Committing is left to the caller. The fingerprints of all
+    /// directories go, for what they were computed from has changed.
     pub fn settle(&self, write: &Write<'_>, source: SourceId) -> Result<()> {
         let mut rows = Rows { write, source, run: self.run, ids: vec![None; self.directories.len()], batch: self };
         self.rows.iter().try_for_each(|row| rows.write(row))?;
+        for directory in 0..self.directories.len() {
+            write.forget_fingerprint(rows.id(directory as u32)?)?;
+        }
         if self.deeds.is_empty() { Ok(()) } else { write.clear_pending(source) }
     }
 }

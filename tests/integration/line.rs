@@ -234,3 +234,39 @@ fn a_part_of_another_version_is_not_carried_on() {
     assert_same(&client.root(), &program.snapshot("client", &client.root()));
     assert!(parts(&program).is_empty(), "and goes in the end");
 }
+
+#[test]
+fn a_directory_that_is_as_it_was_before_a_broken_run_is_looked_at_all_the_same() {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let client = Tree::new([("d", dir::<&str>([])), ("f", file("f"))]);
+    program.pull_well(&sshd, &client.root(), &[]);
+    client.add([("d/a", file("small")), ("d/b", file(vec![1; 3_000_000]))]);
+    let child = slow_pull(&sshd, &program, &client);
+    std::thread::sleep(Duration::from_millis(1500));
+    send(&child, Signal::SIGTERM);
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(143));
+    assert_eq!(names(&program.snapshot("client", &client.path("d"))), ["a"], "one came, the other did not");
+    client.remove("d/a");
+    client.remove("d/b");
+    program.pull_well(&sshd, &client.root(), &["--lock-wait", "10s"]);
+    assert_same(&client.root(), &program.snapshot("client", &client.root()));
+    program.assert_index_is_right();
+}
+
+#[test]
+fn a_directory_whose_own_entry_a_broken_run_did_not_reach_is_not_forgotten() {
+    let program = Program::new();
+    let client = Tree::new([("d", dir([("e", dir([("f", file("f"))]))])), ("g", file("g"))]);
+    program.pull_local(&client.root(), &[]);
+    // As a run leaves it that was cut off between a directory's entries and its own.
+    let index = rusqlite::Connection::open(program.repo().join("index.sqlite")).unwrap();
+    let cut = "DELETE FROM version WHERE name IN (x'64', x'65'); UPDATE run SET outcome = NULL; \
+               UPDATE directory SET fingerprint = NULL WHERE CAST(path AS TEXT) LIKE '%/d%'";
+    index.execute_batch(cut).unwrap();
+    drop(index);
+    client.remove("d");
+    program.pull_local(&client.root(), &[]);
+    assert_same(&client.root(), &program.snapshot("localhost", &client.root()));
+    assert_eq!(program.archived("localhost", &client.path("d/e")).len(), 1);
+    program.assert_index_is_right();
+}

@@ -91,6 +91,14 @@ impl Index {
         })
     }
 
+    /// True when one of the last runs of a source did not come to its end, be it well or with files unread.
+    pub fn has_cut_off_runs(&self, source: SourceId) -> Result<bool> {
+        let sql = "SELECT 1 FROM (SELECT outcome, summary FROM run WHERE source = ?1 ORDER BY id DESC LIMIT 50) \
+                   WHERE outcome IS NULL OR NOT (outcome IN ('ok', 'rebuild') OR json_extract(summary, '$.exit') = 3) \
+                   LIMIT 1";
+        self.one(sql, params![source.0], |_| Ok(())).map(|found| found.is_some())
+    }
+
     /// Totals over the whole repository.
     pub fn stats(&self) -> Result<Stats> {
         let count = |sql: &str| self.one(sql, params![], |row| row.get::<_, i64>(0)).map(|n| n.unwrap_or(0) as u64);

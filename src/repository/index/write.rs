@@ -60,11 +60,12 @@ impl Index {
 
     /// Ends a run.
     pub fn end_run(&mut self, run: i64, ended: Timestamp, outcome: Outcome, summary: &Summary) -> Result<()> {
-        let counts: serde_json::Map<_, _> = crate::report::COUNT_NAMES
+        let mut counts: serde_json::Map<_, _> = crate::report::COUNT_NAMES
             .iter()
             .zip(summary.counts)
             .map(|(name, count)| ((*name).to_owned(), count.into()))
             .collect();
+        counts.insert("exit".to_owned(), summary.exit.into());
         let counts = serde_json::Value::Object(counts).to_string();
         let sql = "UPDATE run SET ended = ?2, outcome = ?3, summary = ?4 WHERE id = ?1";
         self.execute(sql, params![run, ended.as_nanosecond() as i64, outcome.word(), counts])
@@ -225,7 +226,8 @@ impl Write<'_> {
 
     /// Makes the next pull list a directory.
     pub fn forget_fingerprint(&self, directory: DirectoryId) -> Result<()> {
-        self.execute("UPDATE directory SET fingerprint = NULL WHERE id = ?1", params![directory.0])
+        let sql = "UPDATE directory SET fingerprint = NULL WHERE id = ?1 AND fingerprint IS NOT NULL";
+        self.execute(sql, params![directory.0])
     }
 
     // `None` when a file has to be read again, however it is listed.
