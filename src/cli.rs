@@ -15,6 +15,7 @@ mod config;
 mod find;
 mod helper;
 mod index;
+mod past;
 mod pull;
 mod target;
 
@@ -64,6 +65,10 @@ enum ColorWhen {
 #[derive(Debug, Subcommand)]
 enum Command {
     Pull(pull::Args),
+    Log(past::LogArgs),
+    Ls(past::LsArgs),
+    History(past::HistoryArgs),
+    Cat(past::CatArgs),
     Find(find::Args),
     Index(index::Args),
     Helper(helper::Args),
@@ -79,6 +84,10 @@ pub fn run() -> ExitCode {
     let context = Context { global: cli.global };
     let status = match &cli.command {
         Command::Pull(args) => pull::run(&context, args),
+        Command::Log(args) => past::log(&context, args),
+        Command::Ls(args) => past::ls(&context, args),
+        Command::History(args) => past::history(&context, args),
+        Command::Cat(args) => past::cat(&context, args),
         Command::Find(args) => find::run(&context, args),
         Command::Index(args) => index::run(&context, args),
         Command::Helper(args) => helper::run(&context, args),

@@ -1,13 +1,19 @@
-//! Questions to the index: where a content is, what the index holds.
+//! Questions to the index: what was when, where a content is, what the index holds.
+
+use std::fs::File;
 
 use serde::Serialize;
 
-use crate::entry::{Hash, hash_hex, kind_name};
+use crate::entry::{Hash, Version, hash_hex, kind_name};
 use crate::error::{Error, Kind, Result};
-use crate::path::{AbsPath, Escaped, SourceName};
+use crate::path::{AbsPath, Escaped, Name, SourceName};
 use crate::repository::Repository;
-use crate::repository::index::{Located, Stats};
+use crate::repository::index::{Index, Located, RunRow, SourceId, Stats};
 use crate::repository::place;
+use crate::time::{When, show_time};
+
+// Places of a content that are tried.
+const MOST_PLACES: u32 = 16;
 
 /// One place that holds a content.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,11 +95,7 @@ pub fn same_as(
     each: &mut dyn FnMut(Place) -> Result<()>,
 ) -> Result<()> {
     let index = repository.known_index()?;
-    let id = index.source_id(source)?.ok_or_else(|| {
-        let known = index.source_names().unwrap_or_default().join("`, `");
-        Error::usage(format_args!("there is no source `{source}` in the repository"))
-            .hint(format_args!("it has `{known}`"))
-    })?;
+    let id = known(&index, source)?;
     let versions = index.versions_at(id, path)?;
     let newest = versions.last().ok_or_else(|| {
         Error::new(Kind::Failed, format_args!("`{source}` never had `{path}`")).hint("check the path")
@@ -103,6 +105,129 @@ pub fn same_as(
         Error::new(Kind::Failed, format_args!("`{path}` is a {kind}, and only files have content")).hint("name a file")
     })?;
     each_place(repository, &hash, &hash, each)
+}
+
+/// A source's runs and versions, as questions about the past need them.
+pub struct Past<'a> {
+    repository: &'a Repository,
+    index: Index,
+    source: SourceName,
+    id: SourceId,
+}
+
+impl<'a> Past<'a> {
+    /// Opens the past of a source.
+    pub fn open(repository: &'a Repository, source: &SourceName) -> Result<Past<'a>> {
+        let index = repository.known_index()?;
+        let id = known(&index, source)?;
+        Ok(Past { repository, index, source: source.clone(), id })
+    }
+
+    /// Its runs, newest first.
+    pub fn runs(&self) -> Result<Vec<RunRow>> {
+        self.index.runs(self.id)
+    }
+
+    /// The run whose end a moment shows: the newest that had begun by then. Without a moment, the newest.
+    pub fn run_at(&self, when: Option<When>) -> Result<i64> {
+        let runs = self.runs()?;
+        let found = match when {
+            None => runs.first(),
+            Some(When::Run(number)) => runs.iter().find(|run| run.id == number),
+            Some(When::At(time)) => runs.iter().find(|run| run.started <= time),
+        };
+        found.map(|run| run.id).ok_or_else(|| {
+            let error = Error::usage(format_args!("`{}` has no run then", self.source));
+            match runs.last() {
+                Some(first) => {
+                    error.hint(format_args!("its first is run {}, of {}", first.id, show_time(first.started)))
+                }
+                None => error.hint("it was never pulled"),
+            }
+        })
+    }
+
+    /// Every version of a path, oldest first.
+    pub fn versions(&self, path: &AbsPath) -> Result<Vec<Version>> {
+        let versions = self.index.versions_at(self.id, path)?;
+        if versions.is_empty() { Err(self.unknown(path)) } else { Ok(versions) }
+    }
+
+    /// The version of a path as it was at the end of a run.
+    pub fn version(&self, path: &AbsPath, run: i64) -> Result<Version> {
+        let versions = self.index.versions_at(self.id, path)?;
+        let found = versions.into_iter().find(|version| was_there(version, run));
+        found.ok_or_else(|| self.unknown(path))
+    }
+
+    /// What was in a directory at the end of a run, by name; above the roots, the directories that lead to them.
+    pub fn list(&self, path: &AbsPath, run: i64) -> Result<Vec<Version>> {
+        match self.index.directory(self.id, path)? {
+            Some((directory, _)) => self.index.versions_as_of(directory, run),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// The names that lead from a directory above the roots down to them.
+    pub fn leads(&self, path: &AbsPath) -> Result<Vec<Name>> {
+        let mut names = Vec::new();
+        for (_, below) in self.index.directories_below(self.id, path)? {
+            let rest = below.below_root().strip_prefix(path.below_root()).unwrap_or_default();
+            let mut parts = rest.split(|&byte| byte == b'/').filter(|part| !part.is_empty());
+            names.extend(parts.next().and_then(Name::new));
+        }
+        names.sort();
+        names.dedup();
+        Ok(names)
+    }
+
+    /// Opens the plain file that holds a version's content.
+    pub fn open_content(&self, path: &AbsPath, version: &Version) -> Result<File> {
+        let kind = kind_name(version.entry.kind);
+        let hash = version.hash.ok_or_else(|| {
+            Error::new(Kind::Failed, format_args!("`{path}` is a {kind}, and only files have content"))
+                .hint("name a file")
+        })?;
+        for located in self.index.versions_with(&hash, MOST_PLACES)? {
+            for place in place::Place::all_of(&located) {
+                if let Ok(file) = place.open_directory(self.repository).and_then(|dir| dir.open_file(&place.name)) {
+                    return Ok(file);
+                }
+            }
+        }
+        Err(Error::new(Kind::Failed, format_args!("no place holds the content of `{path}` any more"))
+            .hint("`archive index check` tells what is missing"))
+    }
+
+    fn unknown(&self, path: &AbsPath) -> Error {
+        let error = Error::new(Kind::Failed, format_args!("`{}` had no `{path}` then", self.source));
+        match self.nearest(path) {
+            Some(nearest) => error.hint(format_args!("the nearest that it has is `{nearest}`")),
+            None => error.hint("check the path"),
+        }
+    }
+
+    // The lowest directory above a path of which anything is known.
+    fn nearest(&self, path: &AbsPath) -> Option<AbsPath> {
+        let (parent, _) = path.split()?;
+        match self.index.directory(self.id, &parent) {
+            Ok(Some(_)) => Some(parent),
+            _ => self.nearest(&parent),
+        }
+    }
+}
+
+/// True when a version was current at the end of a run.
+pub fn was_there(version: &Version, run: i64) -> bool {
+    version.from_run <= run && version.until_run.is_none_or(|until| until > run)
+}
+
+fn known(index: &Index, source: &SourceName) -> Result<SourceId> {
+    index.source_id(source)?.ok_or_else(|| {
+        let known = index.source_names().unwrap_or_default().join("`, `");
+        Error::usage(format_args!("there is no source `{source}` in the repository"))
+            .hint(format_args!("it has `{known}`"))
+    })
 }
 
 /// Calls `each` with every version that the index holds.

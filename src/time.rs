@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use jiff::{Span, SpanRelativeTo, Timestamp};
+use jiff::civil::{Date, DateTime};
+use jiff::tz::TimeZone;
+use jiff::{Span, SpanRelativeTo, Timestamp, ZonedDateTime};
 
 use crate::error::{Error, Result};
 use crate::path::Escaped;
@@ -30,6 +32,57 @@ pub fn parse_duration(text: &str) -> Result<Duration> {
     Duration::try_from(duration).map_err(|_| wrong())
 }
 
+/// A moment as people write it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// A point in time.
+    At(Timestamp),
+    /// The end of a run.
+    Run(i64),
+}
+
+/// Reads a moment: RFC 3339, `2026-11-23`, `2026-11-23 14:00` (in the time zone of this machine), `now`, `today`,
+/// `yesterday`, a duration for so long before `now`, as in `3d`, or a run's number. A day alone means its end.
+pub fn parse_when(text: &str, now: &ZonedDateTime) -> Result<When> {
+    let wrong = || {
+        Error::usage(format_args!("`{}` is no time", Escaped(text.as_bytes())))
+            .hint("write it as in `2026-11-23`, `2026-11-23 14:00`, `yesterday`, `3d`, or a run's number")
+    };
+    let end_of = |day: Date| {
+        let next = day.tomorrow().and_then(|next| next.to_zoned_datetime(now.time_zone().clone()));
+        next.map(|next| When::At(next.timestamp() - Span::new().nanoseconds(1))).map_err(|_| wrong())
+    };
+    match text {
+        "now" => return Ok(When::At(now.timestamp())),
+        "today" => return end_of(now.date()),
+        "yesterday" => return end_of(now.date().yesterday().map_err(|_| wrong())?),
+        _ => {}
+    }
+    if let Ok(number) = text.parse::<u32>() {
+        return Ok(When::Run(number.into()));
+    }
+    if let Ok(time) = text.parse::<Timestamp>() {
+        return Ok(When::At(time));
+    }
+    // A date alone would be read as its midnight.
+    if text.len() == "2026-11-23".len()
+        && let Ok(day) = text.parse::<Date>()
+    {
+        return end_of(day);
+    }
+    if let Ok(local) = text.parse::<DateTime>() {
+        let zoned = local.to_zoned_datetime(now.time_zone().clone()).map_err(|_| wrong())?;
+        return Ok(When::At(zoned.timestamp()));
+    }
+    let ago = parse_duration(text).map_err(|_| wrong())?;
+    Ok(When::At(now.timestamp().checked_sub(ago).map_err(|_| wrong())?))
+}
+
+/// A time for people, in the time zone of this machine: `2026-11-23 14:00:00`.
+pub fn show_time(time: Timestamp) -> String {
+    time.to_zoned_datetime(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
+}
+
 /// A number of seconds for people: `0.3 s`, `4.2 s`, `3 min 20 s`, `1 h 5 min`.
 pub fn show_seconds(seconds: f64) -> String {
     let whole = seconds.round() as u64;
@@ -50,6 +103,30 @@ mod tests {
         assert_eq!(stamp(-1), "19691231T235959Z");
         assert_eq!(stamp(-315_619_200_000_000_000), "19600101T000000Z");
         assert_eq!(stamp(4_102_444_800_000_000_000), "21000101T000000Z");
+    }
+
+    #[test]
+    fn moments_are_read_as_people_write_them() {
+        // Clocks went back on 25 October 2026 in Berlin.
+        let now: ZonedDateTime = "2026-10-26T12:00:00+01:00[Europe/Berlin]".parse().unwrap();
+        for (text, utc) in [
+            ("2026-10-24T10:00:00Z", "2026-10-24T10:00:00Z"),
+            ("2026-10-24T10:00:00+02:00", "2026-10-24T08:00:00Z"),
+            ("2026-10-24 14:00", "2026-10-24T12:00:00Z"),
+            ("2026-10-26 11:00", "2026-10-26T10:00:00Z"),
+            ("2026-10-25", "2026-10-25T22:59:59.999999999Z"),
+            ("2026-10-24", "2026-10-24T21:59:59.999999999Z"),
+            ("yesterday", "2026-10-25T22:59:59.999999999Z"),
+            ("now", "2026-10-26T11:00:00Z"),
+            ("3d", "2026-10-23T11:00:00Z"),
+            ("90m", "2026-10-26T09:30:00Z"),
+        ] {
+            assert_eq!(parse_when(text, &now).unwrap(), When::At(utc.parse().unwrap()), "{text}");
+        }
+        assert_eq!(parse_when("17", &now).unwrap(), When::Run(17));
+        for text in ["", "soon", "2026-13-01", "-3d"] {
+            assert!(parse_when(text, &now).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -27,6 +27,8 @@ mod index;
 mod line;
 #[path = "integration/output.rs"]
 mod output;
+#[path = "integration/past.rs"]
+mod past;
 #[path = "integration/property.rs"]
 mod property;
 #[path = "integration/pull.rs"]

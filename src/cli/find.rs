@@ -53,13 +53,16 @@ fn show(context: &Context, place: &Place) -> Result<()> {
     print_line(&text(line))
 }
 
-fn source_and_path(text: &std::ffi::OsStr) -> Result<(SourceName, AbsPath)> {
+pub(super) fn source_and_path(text: &std::ffi::OsStr) -> Result<(SourceName, AbsPath)> {
     use std::os::unix::ffi::OsStrExt;
     let bytes = text.as_bytes();
     let wrong =
         || Error::usage(format_args!("`{}` names no path of a source", Escaped(bytes))).hint("write `SOURCE:/PATH`");
     let colon = bytes.iter().position(|&byte| byte == b':').ok_or_else(wrong)?;
     let source = std::str::from_utf8(&bytes[..colon]).map_err(|_| wrong())?;
-    let path = bytes[colon + 1..].strip_suffix(b"/").unwrap_or(&bytes[colon + 1..]);
+    let path = match &bytes[colon + 1..] {
+        b"/" => b"/",
+        path => path.strip_suffix(b"/").unwrap_or(path),
+    };
     Ok((SourceName::new(source)?, AbsPath::new(path).ok_or_else(wrong)?))
 }

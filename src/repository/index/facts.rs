@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use rusqlite::params;
 
 use super::{COLUMNS, Index, OnIndex, SourceId, path_of, version_of};
-use crate::entry::{Hash, Version};
+use crate::entry::{DirectoryId, Hash, Version};
 use crate::error::Result;
 use crate::path::{AbsPath, SourceName};
 
@@ -26,8 +26,12 @@ pub struct RunRow {
     pub id: i64,
     /// When it began.
     pub started: Timestamp,
+    /// When it ended; `None` while it goes on, or when it was cut off.
+    pub ended: Option<Timestamp>,
     /// How it ended; `None` while it goes on, or when it was cut off.
     pub outcome: Option<String>,
+    /// Its counts, as JSON.
+    pub summary: Option<String>,
 }
 
 /// Totals.
@@ -85,10 +89,29 @@ impl Index {
 
     /// The runs of a source, newest first.
     pub fn runs(&self, source: SourceId) -> Result<Vec<RunRow>> {
-        let sql = "SELECT id, started, outcome FROM run WHERE source = ?1 ORDER BY id DESC";
+        let sql = "SELECT id, started, ended, outcome, summary FROM run WHERE source = ?1 ORDER BY id DESC";
         self.all(sql, params![source.0], |row| {
-            Ok(RunRow { id: row.get(0)?, started: timestamp(row.get(1)?), outcome: row.get(2)? })
+            Ok(RunRow {
+                id: row.get(0)?,
+                started: timestamp(row.get(1)?),
+                ended: row.get::<_, Option<i64>>(2)?.map(timestamp),
+                outcome: row.get(3)?,
+                summary: row.get(4)?,
+            })
         })
+    }
+
+    /// The versions in a directory as they were at the end of a run, by name.
+    pub fn versions_as_of(&self, directory: DirectoryId, run: i64) -> Result<Vec<Version>> {
+        let during = |state: &str| {
+            let sql =
+                format!("SELECT {COLUMNS} FROM version WHERE directory = ?1 AND from_run <= ?2 AND until_run {state}");
+            self.all(&sql, params![directory.0, run], version_of)
+        };
+        let mut versions = during("IS NULL")?;
+        versions.extend(during("> ?2")?);
+        versions.sort_by(|one, other| one.entry.name.cmp(&other.entry.name));
+        Ok(versions)
     }
 
     /// True when one of the last runs of a source did not come to its end, be it well or with files unread.

@@ -1,0 +1,275 @@
+//! `archive log`, `ls`, `history` and `cat`: looking at the past.
+
+use std::ffi::OsString;
+use std::io::Write;
+
+use serde_json::json;
+
+use super::find::source_and_path;
+use super::{Context, print_line};
+use crate::entry::{Kind, Version, hash_hex, kind_name};
+use crate::error::{Error, OnServer, Result};
+use crate::history::{Past, was_there};
+use crate::path::{AbsPath, Escaped, Name, SourceName};
+use crate::report::json::{insert_path, object, text};
+use crate::report::terminal::grouped;
+use crate::time::{When, parse_when, show_time};
+
+/// List the runs, newest first
+#[derive(Debug, clap::Args)]
+pub struct LogArgs {
+    /// Of this source only
+    #[arg(value_name = "SOURCE")]
+    source: Option<String>,
+}
+
+/// List a directory of a source
+#[derive(Debug, clap::Args)]
+pub struct LsArgs {
+    /// A source, and a path on the client
+    #[arg(value_name = "SOURCE[:PATH]")]
+    what: OsString,
+    /// As it was then, instead of now
+    #[arg(long, value_name = "WHEN", value_parser = when)]
+    at: Option<When>,
+    /// Show kind, mode, owner, size and time
+    #[arg(short, long)]
+    long: bool,
+    /// Show everything below, too
+    #[arg(short = 'R', long)]
+    recursive: bool,
+}
+
+/// List every version of a path, oldest first
+#[derive(Debug, clap::Args)]
+pub struct HistoryArgs {
+    /// A source and a path on the client
+    #[arg(value_name = "SOURCE:PATH")]
+    what: OsString,
+}
+
+/// Print the content of a file
+#[derive(Debug, clap::Args)]
+pub struct CatArgs {
+    /// A source and a path on the client
+    #[arg(value_name = "SOURCE:PATH")]
+    what: OsString,
+    /// As it was then, instead of now
+    #[arg(long, value_name = "WHEN", value_parser = when)]
+    at: Option<When>,
+}
+
+fn when(text: &str) -> Result<When> {
+    parse_when(text, &jiff::ZonedDateTime::now())
+}
+
+pub(super) fn log(context: &Context, args: &LogArgs) -> Result<u8> {
+    let repository = context.repository()?;
+    let sources = match &args.source {
+        Some(source) => vec![SourceName::new(source)?],
+        None => {
+            repository.known_index()?.source_names()?.iter().map(|name| SourceName::new(name)).collect::<Result<_>>()?
+        }
+    };
+    let mut runs = Vec::new();
+    for source in sources {
+        let past = Past::open(&repository, &source)?;
+        runs.extend(past.runs()?.into_iter().map(|run| (source.clone(), run)));
+    }
+    runs.sort_by_key(|(_, run)| std::cmp::Reverse(run.id));
+    for (source, run) in runs {
+        let counts: serde_json::Value =
+            run.summary.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        let outcome = run.outcome.as_deref().unwrap_or("cut off");
+        if context.global.json {
+            let mut line = object("run");
+            line.insert("run".to_owned(), run.id.into());
+            line.insert("source".to_owned(), source.as_str().into());
+            line.insert("started".to_owned(), run.started.to_string().into());
+            line.insert("ended".to_owned(), json!(run.ended.map(|ended| ended.to_string())));
+            line.insert("outcome".to_owned(), json!(run.outcome));
+            line.insert("counts".to_owned(), counts);
+            print_line(&text(line))?;
+            continue;
+        }
+        let count = |name: &str| grouped(counts[name].as_u64().unwrap_or(0));
+        print_line(&format!(
+            "{:>5}  {}  {:<8} {source}  {} new, {} changed, {} touched, {} removed",
+            run.id,
+            show_time(run.started),
+            outcome,
+            count("new"),
+            count("changed"),
+            count("touched"),
+            count("removed"),
+        ))?;
+    }
+    Ok(0)
+}
+
+pub(super) fn ls(context: &Context, args: &LsArgs) -> Result<u8> {
+    use std::os::unix::ffi::OsStrExt;
+    let has_path = args.what.as_bytes().contains(&b':');
+    let whole = if has_path { args.what.clone() } else { [args.what.as_os_str(), ":/".as_ref()].into_iter().collect() };
+    let (source, path) = source_and_path(&whole)?;
+    let repository = context.repository()?;
+    let past = Past::open(&repository, &source)?;
+    let run = past.run_at(args.at)?;
+    let lister = Lister { context, args, past: &past, run };
+    if lister.directory(&path)? {
+        return Ok(0);
+    }
+    let version = past.version(&path, run)?;
+    if version.entry.kind != Kind::Dir {
+        lister.show(&path, &version)?;
+    }
+    Ok(0)
+}
+
+struct Lister<'a> {
+    context: &'a Context,
+    args: &'a LsArgs,
+    past: &'a Past<'a>,
+    run: i64,
+}
+
+impl Lister<'_> {
+    // False when there was nothing in it.
+    fn directory(&self, path: &AbsPath) -> Result<bool> {
+        let versions = self.past.list(path, self.run)?;
+        for version in &versions {
+            let Some(below) = path.join(&version.entry.name) else { continue };
+            self.show(&below, version)?;
+            if self.args.recursive && version.entry.kind == Kind::Dir {
+                self.directory(&below)?;
+            }
+        }
+        let leads = if versions.is_empty() { self.past.leads(path)? } else { Vec::new() };
+        for name in &leads {
+            self.lead(path, name)?;
+        }
+        Ok(!versions.is_empty() || !leads.is_empty())
+    }
+
+    // A directory above the roots, of which nothing but its name is known.
+    fn lead(&self, path: &AbsPath, name: &Name) -> Result<()> {
+        let Some(below) = path.join(name) else { return Ok(()) };
+        if self.context.global.json {
+            let mut line = object("entry");
+            insert_path(&mut line, "path", below.as_bytes());
+            line.insert("kind".to_owned(), "dir".into());
+            return print_line(&text(line));
+        }
+        print_line(&format!("{below}/"))?;
+        if self.args.recursive { self.directory(&below).map(drop) } else { Ok(()) }
+    }
+
+    fn show(&self, path: &AbsPath, version: &Version) -> Result<()> {
+        if self.context.global.json {
+            return print_line(&text(described("entry", path, version)));
+        }
+        let entry = &version.entry;
+        let mark = if entry.kind == Kind::Dir { "/" } else { "" };
+        if !self.args.long {
+            return print_line(&format!("{path}{mark}"));
+        }
+        let target = match entry.kind {
+            Kind::Symlink => format!(" -> {}", Escaped(&entry.target)),
+            _ => mark.to_owned(),
+        };
+        print_line(&format!(
+            "{:<7} {:04o} {:>6} {:>6} {:>14}  {}  {path}{target}",
+            kind_name(entry.kind),
+            entry.mode,
+            entry.uid,
+            entry.gid,
+            grouped(entry.size),
+            time_of(version),
+        ))
+    }
+}
+
+fn time_of(version: &Version) -> String {
+    jiff::Timestamp::from_nanosecond(version.entry.mtime.into()).map(show_time).unwrap_or_default()
+}
+
+fn described(kind: &str, path: &AbsPath, version: &Version) -> serde_json::Map<String, serde_json::Value> {
+    let entry = &version.entry;
+    let mut line = object(kind);
+    insert_path(&mut line, "path", path.as_bytes());
+    line.insert("kind".to_owned(), kind_name(entry.kind).into());
+    line.insert("size".to_owned(), entry.size.into());
+    line.insert("mtime".to_owned(), entry.mtime.into());
+    line.insert("mode".to_owned(), format!("{:04o}", entry.mode).into());
+    line.insert("uid".to_owned(), entry.uid.into());
+    line.insert("gid".to_owned(), entry.gid.into());
+    if entry.kind == Kind::Symlink {
+        insert_path(&mut line, "target", &entry.target);
+    }
+    line.insert("hash".to_owned(), json!(version.hash.as_ref().map(hash_hex)));
+    line.insert("from_run".to_owned(), version.from_run.into());
+    line.insert("until_run".to_owned(), json!(version.until_run));
+    line
+}
+
+pub(super) fn history(context: &Context, args: &HistoryArgs) -> Result<u8> {
+    let (source, path) = source_and_path(&args.what)?;
+    let repository = context.repository()?;
+    let past = Past::open(&repository, &source)?;
+    for version in past.versions(&path)? {
+        if context.global.json {
+            print_line(&text(described("version", &path, &version)))?;
+            continue;
+        }
+        let until = version.until_run.map_or("now".to_owned(), |until| format!("before run {until}"));
+        let hash = version.hash.as_ref().map(|hash| hash_hex(hash)[..16].to_owned()).unwrap_or_default();
+        let entry = &version.entry;
+        print_line(&format!(
+            "{}  {:<7} {:04o} {:>14}  {hash:<16}  from run {} until {until}",
+            time_of(&version),
+            kind_name(entry.kind),
+            entry.mode,
+            grouped(entry.size),
+            version.from_run,
+        ))?;
+    }
+    Ok(0)
+}
+
+pub(super) fn cat(context: &Context, args: &CatArgs) -> Result<u8> {
+    let (source, path) = source_and_path(&args.what)?;
+    let repository = context.repository()?;
+    let past = Past::open(&repository, &source)?;
+    let version = past.version(&path, past.run_at(args.at)?)?;
+    debug_assert!(was_there(&version, version.from_run));
+    let mut content = past.open_content(&path, &version)?;
+    let mut checked = Checked { output: std::io::stdout().lock(), hasher: blake3::Hasher::new() };
+    match std::io::copy(&mut content, &mut checked) {
+        // A reader that has enough, such as `head`, is no failure.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(0),
+        copied => copied.on_server("can't copy the content to standard output")?,
+    };
+    if Some(*checked.hasher.finalize().as_bytes()) == version.hash {
+        return Ok(0);
+    }
+    Err(Error::new(crate::error::Kind::Failed, format_args!("the content of `{path}` is rotten: its hash is another"))
+        .hint("`archive find --same-as` tells of other places"))
+}
+
+/// Hashes what passes through.
+struct Checked<W> {
+    output: W,
+    hasher: blake3::Hasher,
+}
+
+impl<W: Write> Write for Checked<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let count = self.output.write(bytes)?;
+        self.hasher.update(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.output.flush()
+    }
+}
