@@ -17,6 +17,7 @@ mod helper;
 mod index;
 mod past;
 mod pull;
+mod status;
 mod target;
 
 /// Pull-based backup into two trees of plain files: a snapshot of each client as it is now, and an archive of every
@@ -65,6 +66,7 @@ enum ColorWhen {
 #[derive(Debug, Subcommand)]
 enum Command {
     Pull(pull::Args),
+    Status(status::Args),
     Log(past::LogArgs),
     Ls(past::LsArgs),
     History(past::HistoryArgs),
@@ -84,6 +86,7 @@ pub fn run() -> ExitCode {
     let context = Context { global: cli.global };
     let status = match &cli.command {
         Command::Pull(args) => pull::run(&context, args),
+        Command::Status(args) => status::run(&context, args),
         Command::Log(args) => past::log(&context, args),
         Command::Ls(args) => past::ls(&context, args),
         Command::History(args) => past::history(&context, args),

@@ -88,3 +88,28 @@ fn versions_and_runs_are_listed() {
     assert_eq!(log.lines().count(), 3);
     assert!(log.lines().next().unwrap().contains("1 new, 0 changed"), "{log}");
 }
+
+#[test]
+fn the_state_of_each_source_is_told_and_can_be_watched() {
+    let (program, _client) = three_runs();
+    let config = program.path("archive.toml");
+    std::fs::write(&config, "[source.laptop]\npaths = ['/x']\nevery = '1d'\n[source.forgotten]\npaths = ['/y']\n")
+        .unwrap();
+    let config = config.to_str().unwrap();
+    let ran = program.run(["--config", config, "status"]);
+    ran.well();
+    let lines: Vec<_> = ran.stdout.lines().collect();
+    assert_eq!(lines[0], "forgotten: last never, not pulled, never good");
+    assert!(
+        lines[1].starts_with("laptop: last 20") && lines[1].contains(", ok, good 0.") && lines[1].contains(", due 20"),
+        "{}",
+        lines[1]
+    );
+    program.run(["status", "--max-age", "1h"]).well();
+    let late = program.run(["--config", config, "status", "--max-age", "1h"]);
+    assert_eq!(late.status, 1);
+    assert!(late.stderr.contains("`forgotten`") && !late.stderr.contains("laptop"), "{}", late.stderr);
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    assert_eq!(program.run(["status", "--max-age", "1s"]).status, 1);
+    assert_eq!(program.run(["--json", "status"]).lines()[0]["outcome"], "ok");
+}

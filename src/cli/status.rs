@@ -1,0 +1,92 @@
+//! `archive status`.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::{Context, print_line};
+use crate::error::{Error, Kind, Result};
+use crate::history::Past;
+use crate::path::SourceName;
+use crate::report::Outcome;
+use crate::report::json::{object, text};
+use crate::repository::index::RunRow;
+use crate::time::{parse_duration, show_seconds, show_time};
+
+/// Tell of each source's last runs
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Fail when the last good pull of a source is longer ago
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    max_age: Option<Duration>,
+}
+
+pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
+    let (repository, config) = (context.repository()?, context.config()?);
+    let mut names = repository.known_index()?.source_names()?;
+    // One that was never pulled is what a person must hear of.
+    let configured = config.source_names().filter(|name| config.keys(name).is_some_and(|keys| keys.paths.is_some()));
+    names.extend(configured.map(str::to_owned));
+    names.sort();
+    names.dedup();
+    let now = Timestamp::now();
+    let mut late = Vec::new();
+    for name in names {
+        let every = config.source(&name).ok().flatten().and_then(|source| source.settings.every);
+        let runs = match Past::open(&repository, &SourceName::new(&name)?) {
+            Ok(past) => past.runs()?,
+            Err(_) => Vec::new(),
+        };
+        let state = State::of(&name, &runs, every, now);
+        state.show(context)?;
+        if args.max_age.is_some_and(|most| state.age.is_none_or(|age| age > most)) {
+            late.push(name);
+        }
+    }
+    match late.is_empty() {
+        true => Ok(0),
+        false => {
+            Err(Error::new(Kind::Failed, format_args!("no good pull is recent enough of `{}`", late.join("`, `")))
+                .hint("`archive log` tells what went wrong"))
+        }
+    }
+}
+
+struct State<'a> {
+    name: &'a str,
+    last: Option<&'a RunRow>,
+    good: Option<&'a RunRow>,
+    age: Option<Duration>,
+    due: Option<Timestamp>,
+}
+
+impl<'a> State<'a> {
+    fn of(name: &'a str, runs: &'a [RunRow], every: Option<Duration>, now: Timestamp) -> State<'a> {
+        let good = runs.iter().find(|run| run.outcome.as_deref() == Some(Outcome::Ok.word()));
+        let age = good.map(|run| now.duration_since(run.started).unsigned_abs());
+        let due = good.zip(every).and_then(|(run, every)| run.started.checked_add(every).ok());
+        State { name, last: runs.first(), good, age, due }
+    }
+
+    fn show(&self, context: &Context) -> Result<()> {
+        let outcome = self.last.map(|run| run.outcome.as_deref().unwrap_or("cut off"));
+        if context.global.json {
+            let mut line = object("status");
+            line.insert("source".to_owned(), self.name.into());
+            line.insert("last".to_owned(), json!(self.last.map(|run| run.started.to_string())));
+            line.insert("outcome".to_owned(), json!(outcome));
+            line.insert("good".to_owned(), json!(self.good.map(|run| run.started.to_string())));
+            line.insert("age".to_owned(), json!(self.age.map(|age| age.as_secs())));
+            line.insert("due".to_owned(), json!(self.due.map(|due| due.to_string())));
+            return print_line(&text(line));
+        }
+        let last = self.last.map_or("never".to_owned(), |run| show_time(run.started));
+        let good = match self.age {
+            Some(age) => format!("good {} ago", show_seconds(age.as_secs_f64())),
+            None => "never good".to_owned(),
+        };
+        let due = self.due.map_or(String::new(), |due| format!(", due {}", show_time(due)));
+        print_line(&format!("{}: last {last}, {}, {good}{due}", self.name, outcome.unwrap_or("not pulled")))
+    }
+}
