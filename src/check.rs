@@ -135,11 +135,17 @@ impl Checking<'_> {
         Ok(expected)
     }
 
-    // A directory of the archive may have a `~` behind its name: see `archive::open_directory`.
+    // A directory of the archive, and any above it, may have a `~` behind its name: see `archive::open_directory`.
     fn clients_paths(&self, path: &AbsPath) -> Vec<AbsPath> {
-        let plain = path.as_bytes().ends_with(b"~") && self.tree == Tree::Archive;
-        let without = plain.then(|| AbsPath::new(&path.as_bytes()[..path.as_bytes().len() - 1])).flatten();
-        [Some(path.clone()), without].into_iter().flatten().collect()
+        const MOST: usize = 64;
+        let mut paths = vec![AbsPath::root()];
+        for part in path.below_root().split(|&byte| byte == b'/').filter(|part| !part.is_empty()) {
+            let plain = part.strip_suffix(b"~").filter(|_| self.tree == Tree::Archive && paths.len() < MOST);
+            let names = [Some(part), plain].into_iter().flatten().filter_map(Name::new);
+            let names: Vec<_> = names.collect();
+            paths = paths.iter().flat_map(|above| names.iter().filter_map(|name| above.join(name))).collect();
+        }
+        paths
     }
 
     fn places_in(&self, id: DirectoryId) -> Result<Vec<(Name, Version)>> {

@@ -17,6 +17,7 @@ mod helper;
 mod index;
 mod past;
 mod pull;
+mod restore;
 mod status;
 mod target;
 
@@ -71,6 +72,7 @@ enum Command {
     Ls(past::LsArgs),
     History(past::HistoryArgs),
     Cat(past::CatArgs),
+    Restore(restore::Args),
     Find(find::Args),
     Index(index::Args),
     Helper(helper::Args),
@@ -91,6 +93,7 @@ pub fn run() -> ExitCode {
         Command::Ls(args) => past::ls(&context, args),
         Command::History(args) => past::history(&context, args),
         Command::Cat(args) => past::cat(&context, args),
+        Command::Restore(args) => restore::run(&context, args),
         Command::Find(args) => find::run(&context, args),
         Command::Index(args) => index::run(&context, args),
         Command::Helper(args) => helper::run(&context, args),

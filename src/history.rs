@@ -181,19 +181,26 @@ impl<'a> Past<'a> {
         Ok(names)
     }
 
-    /// Opens the plain file that holds a version's content.
-    pub fn open_content(&self, path: &AbsPath, version: &Version) -> Result<File> {
+    /// True for `/`, and for what is above the roots: nothing is known of it but where it leads.
+    pub fn is_above_roots(&self, path: &AbsPath) -> Result<bool> {
+        Ok(self.index.versions_at(self.id, path)?.is_empty() && !self.leads(path)?.is_empty())
+    }
+
+    /// The plain files that hold a version's content: at least one.
+    pub fn contents(&self, path: &AbsPath, version: &Version) -> Result<Vec<File>> {
         let kind = kind_name(version.entry.kind);
         let hash = version.hash.ok_or_else(|| {
             Error::new(Kind::Failed, format_args!("`{path}` is a {kind}, and only files have content"))
                 .hint("name a file")
         })?;
+        let mut found = Vec::new();
         for located in self.index.versions_with(&hash, MOST_PLACES)? {
             for place in place::Place::all_of(&located) {
-                if let Ok(file) = place.open_directory(self.repository).and_then(|dir| dir.open_file(&place.name)) {
-                    return Ok(file);
-                }
+                found.extend(place.open_directory(self.repository).and_then(|dir| dir.open_file(&place.name)));
             }
+        }
+        if !found.is_empty() {
+            return Ok(found);
         }
         Err(Error::new(Kind::Failed, format_args!("no place holds the content of `{path}` any more"))
             .hint("`archive index check` tells what is missing"))
@@ -218,7 +225,7 @@ impl<'a> Past<'a> {
 }
 
 /// True when a version was current at the end of a run.
-pub fn was_there(version: &Version, run: i64) -> bool {
+fn was_there(version: &Version, run: i64) -> bool {
     version.from_run <= run && version.until_run.is_none_or(|until| until > run)
 }
 

@@ -9,7 +9,7 @@
 //!   `archive_helper::protocol`;
 //! - [`source`], [`config`], [`retention`], [`plan`], [`report`]: what is wanted; no network, no disk writes;
 //! - [`remote`] and [`repository`]: the two columns, which don't know each other;
-//! - [`pull`], [`reindex`], [`check`], [`history`]: the verbs;
+//! - [`pull`], [`reindex`], [`check`], [`history`], [`restore`]: the verbs;
 //! - [`cli`], with the listeners in [`report`]: the only ones that know a terminal.
 
 pub mod check;
@@ -26,6 +26,7 @@ pub mod reindex;
 pub mod remote;
 pub mod report;
 pub mod repository;
+pub mod restore;
 pub mod retention;
 pub mod source;
 pub mod time;

@@ -35,6 +35,8 @@ mod property;
 mod pull;
 #[path = "integration/refusals.rs"]
 mod refusals;
+#[path = "integration/restore.rs"]
+mod restore;
 #[path = "integration/roots.rs"]
 mod roots;
 #[path = "integration/seeds.rs"]

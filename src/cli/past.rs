@@ -1,6 +1,6 @@
 //! `archive log`, `ls`, `history` and `cat`: looking at the past.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::Write;
 
 use serde_json::json;
@@ -9,7 +9,7 @@ use super::find::source_and_path;
 use super::{Context, print_line};
 use crate::entry::{Kind, Version, hash_hex, kind_name};
 use crate::error::{Error, OnServer, Result};
-use crate::history::{Past, was_there};
+use crate::history::Past;
 use crate::path::{AbsPath, Escaped, Name, SourceName};
 use crate::report::json::{insert_path, object, text};
 use crate::report::terminal::grouped;
@@ -59,7 +59,7 @@ pub struct CatArgs {
     at: Option<When>,
 }
 
-fn when(text: &str) -> Result<When> {
+pub(super) fn when(text: &str) -> Result<When> {
     parse_when(text, &jiff::ZonedDateTime::now())
 }
 
@@ -108,10 +108,7 @@ pub(super) fn log(context: &Context, args: &LogArgs) -> Result<u8> {
 }
 
 pub(super) fn ls(context: &Context, args: &LsArgs) -> Result<u8> {
-    use std::os::unix::ffi::OsStrExt;
-    let has_path = args.what.as_bytes().contains(&b':');
-    let whole = if has_path { args.what.clone() } else { [args.what.as_os_str(), ":/".as_ref()].into_iter().collect() };
-    let (source, path) = source_and_path(&whole)?;
+    let (source, path) = source_and_path(&with_path(&args.what))?;
     let repository = context.repository()?;
     let past = Past::open(&repository, &source)?;
     let run = past.run_at(args.at)?;
@@ -124,6 +121,12 @@ pub(super) fn ls(context: &Context, args: &LsArgs) -> Result<u8> {
         lister.show(&path, &version)?;
     }
     Ok(0)
+}
+
+// A source alone means all of it.
+pub(super) fn with_path(what: &OsStr) -> OsString {
+    use std::os::unix::ffi::OsStrExt;
+    if what.as_bytes().contains(&b':') { what.to_owned() } else { [what, ":/".as_ref()].into_iter().collect() }
 }
 
 struct Lister<'a> {
@@ -241,8 +244,7 @@ pub(super) fn cat(context: &Context, args: &CatArgs) -> Result<u8> {
     let repository = context.repository()?;
     let past = Past::open(&repository, &source)?;
     let version = past.version(&path, past.run_at(args.at)?)?;
-    debug_assert!(was_there(&version, version.from_run));
-    let mut content = past.open_content(&path, &version)?;
+    let mut content = past.contents(&path, &version)?.remove(0);
     let mut checked = Checked { output: std::io::stdout().lock(), hasher: blake3::Hasher::new() };
     match std::io::copy(&mut content, &mut checked) {
         // A reader that has enough, such as `head`, is no failure.

@@ -514,7 +514,8 @@ fn has_size(found: &Metadata, entry: &Entry) -> bool {
     entry.kind != Kind::File || found.size == entry.size
 }
 
-// What a person would call the same version: only ctime or the client's inode number differ.
+// What a person would call the same version: only its ctime differs, or the number that a file system has today.
 fn is_restated(was: &Entry, is: &Entry) -> bool {
-    (was.mtime, was.mode, was.uid, was.gid) == (is.mtime, is.mode, is.uid, is.gid)
+    let number = |entry: &Entry| entry.inode.map(|inode| inode.number);
+    (was.mtime, was.mode, was.uid, was.gid, number(was)) == (is.mtime, is.mode, is.uid, is.gid, number(is))
 }

@@ -3,6 +3,7 @@
 use nix::errno::Errno;
 
 use super::dirs::{Dir, OpenTree};
+use crate::entry::Kind;
 use crate::path::{AbsPath, MAX_NAME, Name};
 use crate::time::stamp;
 
@@ -38,6 +39,23 @@ impl Archive {
             Ok(_) | Err(Errno::ENOENT) => Err(Errno::EEXIST),
             Err(errno) => Err(errno),
         })
+    }
+
+    /// Gives `name` in the client's directory `path` free: a directory, which a client called like an archived file,
+    /// goes to the place where it would have been made after that file; anything else gets a number.
+    pub fn make_room(&mut self, path: &AbsPath, name: &Name) -> nix::Result<()> {
+        let dir = self.directory(path)?;
+        if dir.metadata(name)?.kind == Kind::Dir {
+            path.join(name).iter().for_each(|below| self.tree.forget(below));
+            return dir.rename(name, &dir, &aside(name));
+        }
+        for number in 2.. {
+            match dir.rename(name, &dir, &fitting(name, format!("-{number}").as_bytes())) {
+                Err(Errno::EEXIST) => continue,
+                other => return other,
+            }
+        }
+        Err(Errno::EEXIST)
     }
 
     /// The directory here of a client's directory, made if it is not there.

@@ -14,7 +14,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use filetime::FileTime;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag, open, openat, openat2, readlinkat, renameat2};
-use nix::sys::stat::{FileStat, Mode, SFlag, UtimensatFlags, fchmod, fstatat, mkdirat, utimensat};
+use nix::sys::stat::{
+    FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, fstatat, futimens, mkdirat, mknodat,
+    utimensat,
+};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, LinkatFlags, Uid, UnlinkatFlags, fchown, fchownat, linkat, symlinkat, syncfs, unlinkat};
 
@@ -156,8 +159,7 @@ impl Dir {
     pub fn create_symlink(&self, name: &Name, target: &[u8], mtime: i64) -> nix::Result<()> {
         fault::step()?;
         symlinkat(target, self, name.as_bytes())?;
-        let times = TimeSpec::new(mtime.div_euclid(1_000_000_000), mtime.rem_euclid(1_000_000_000));
-        utimensat(self, name.as_bytes(), &TimeSpec::UTIME_OMIT, &times, UtimensatFlags::NoFollowSymlink)
+        self.set_mtime(name, mtime)
     }
 
     /// Reads a symlink's target.
@@ -203,6 +205,30 @@ impl Dir {
     pub fn set_own_mode(&self, mode: u32) -> nix::Result<()> {
         fault::step()?;
         fchmod(self, Mode::from_bits_truncate(mode))
+    }
+
+    /// Sets the mtime of this directory, nanoseconds.
+    pub fn set_own_mtime(&self, mtime: i64) -> nix::Result<()> {
+        futimens(self, &TimeSpec::UTIME_OMIT, &time_spec(mtime))
+    }
+
+    /// Sets the mtime of a name, a symlink's own included.
+    pub fn set_mtime(&self, name: &Name, mtime: i64) -> nix::Result<()> {
+        let flags = UtimensatFlags::NoFollowSymlink;
+        utimensat(self, name.as_bytes(), &TimeSpec::UTIME_OMIT, &time_spec(mtime), flags)
+    }
+
+    /// Makes a fifo or a device with these permission bits.
+    pub fn create_node(&self, name: &Name, kind: Kind, mode: u32, device: u64) -> nix::Result<()> {
+        let kind = match kind {
+            Kind::Fifo => SFlag::S_IFIFO,
+            Kind::Char => SFlag::S_IFCHR,
+            Kind::Block => SFlag::S_IFBLK,
+            _ => return Err(Errno::EINVAL),
+        };
+        mknodat(self, name.as_bytes(), kind, Mode::from_bits_truncate(mode), device)?;
+        // Without what the process's mask took away.
+        fchmodat(self, name.as_bytes(), Mode::from_bits_truncate(mode), FchmodatFlags::FollowSymlink)
     }
 
     /// Sets the owner of this directory.
@@ -316,6 +342,10 @@ pub fn copy_content(from: &File, to: &File) -> io::Result<()> {
     }
     let (mut from, mut to) = (from, to);
     io::copy(&mut from, &mut to).map(drop)
+}
+
+fn time_spec(nanoseconds: i64) -> TimeSpec {
+    TimeSpec::new(nanoseconds.div_euclid(1_000_000_000), nanoseconds.rem_euclid(1_000_000_000))
 }
 
 fn checked(part: &[u8]) -> nix::Result<Name> {

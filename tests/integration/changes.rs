@@ -183,3 +183,28 @@ fn with_archive_all_everything_is_in_the_archive_at_once() {
     assert_same(&client.root(), &program.snapshot("localhost", &client.root()));
     program.assert_index_is_right();
 }
+
+#[test]
+fn a_directory_called_like_an_archived_file_is_no_obstacle() {
+    let program = Program::new();
+    let client = Tree::new([
+        ("a", at(1_000_000_000, 0, file("a"))),
+        ("a.20010909T014640Z", dir([("x", file("x")), ("y", dir([("z", file("z"))]))])),
+        ("b", at(1_000_000_000, 0, file("b"))),
+    ]);
+    // Everything goes to the archive in one batch, whichever comes first.
+    program.pull_local(&client.root(), &["--archive", "all"]);
+    program.assert_index_is_right();
+    client.put("b", dir([("c", file("c"))]));
+    client.put("a.20010909T014640Z", file("a file now"));
+    client.put("a", at(1_000_000_000, 0, file("another a of that time")));
+    program.pull_local(&client.root(), &["--archive", "all"]);
+    assert_same(&client.root(), &program.snapshot("localhost", &client.root()));
+    program.assert_index_is_right();
+    let cat = |name: &str, at: &str| {
+        let ran = program.run(["cat", &format!("localhost:{}", client.path(name).display()), "--at", at]);
+        ran.stdout
+    };
+    assert_eq!((cat("a", "1"), cat("a", "2")), ("a".into(), "another a of that time".into()));
+    assert_eq!((cat("a.20010909T014640Z/y/z", "1"), cat("b", "1")), ("z".into(), "b".into()));
+}

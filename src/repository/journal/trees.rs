@@ -99,8 +99,19 @@ impl Trees {
         if !dir.metadata(name).is_ok_and(|found| found.inode == inode) {
             return Ok(());
         }
-        let to = self.archive.directory(path).on_server(WHAT)?;
-        dir.rename(name, &to, archived).on_server(WHAT)
+        self.archive_as(path, dir, name, archived).on_server(WHAT)
+    }
+
+    // Something may have taken the name since it was free: another directory of the client's, above all.
+    fn archive_as(&mut self, path: &AbsPath, from: &Dir, name: &Name, archived: &Name) -> nix::Result<()> {
+        let to = self.archive.directory(path)?;
+        match from.rename(name, &to, archived) {
+            Err(Errno::EEXIST) => {
+                self.archive.make_room(path, archived)?;
+                from.rename(name, &to, archived)
+            }
+            other => other,
+        }
     }
 
     fn place(&mut self, path: &AbsPath, dir: &Dir, name: &Name, staged: &Name, strays: &mut Strays) -> Result<()> {
@@ -115,8 +126,8 @@ impl Trees {
     }
 
     fn keep(&mut self, path: &AbsPath, staged: &Name, name: &Name) -> Result<()> {
-        let to = self.archive.directory(path).on_server(WHAT)?;
-        match self.staging.dir().rename(staged, &to, name) {
+        let staging = Arc::clone(&self.staging);
+        match self.archive_as(path, staging.dir(), staged, name) {
             Err(Errno::ENOENT) => Ok(()),
             other => other.on_server(WHAT),
         }

@@ -1,0 +1,146 @@
+//! The way back: what is restored equals what the client was, says rsync.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::*;
+
+/// Everything that rsync would do to make one directory equal the other, directory times and all modes included.
+fn every_difference(one: &Path, other: &Path) -> Vec<String> {
+    let slashed = |path: &Path| format!("{}/", path.to_str().unwrap());
+    let devices = if is_root() { "-D" } else { "--no-devices" };
+    let output = Command::new("rsync")
+        .args(["-naicH", "--numeric-ids", "--delete", devices, &slashed(one), &slashed(other)])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+}
+
+#[track_caller]
+fn assert_exact(one: &Path, other: &Path) {
+    assert_eq!([every_difference(one, other), every_difference(other, one)].concat(), [""; 0]);
+}
+
+fn kept(client: &Tree) -> tempfile::TempDir {
+    let aside = tempfile::tempdir_in("/tmp").unwrap();
+    assert!(Command::new("cp").arg("-a").arg(client.root()).arg(aside.path()).status().unwrap().success());
+    aside
+}
+
+fn ugly() -> Tree {
+    let client = Tree::new([
+        ("plain", at(1_000_000_000, 123_456_789, file("content"))),
+        ("same", at(1_100_000_000, 987, mode(0o640, file("content")))),
+        ("empty", at(-1_000_000_000, 1, file(""))),
+        ("setuid", mode(0o4755, file("runs as its owner"))),
+        ("unreadable", mode(0o000, file("by anyone"))),
+        ("d", at(1_200_000_000, 5, mode(0o1750, dir([("inner", dir([("deep", file(vec![3; 300_000]))]))])))),
+        ("dangling", at(1_300_000_000, 7, link("/no/such/place"))),
+        ("pipe", at(1_400_000_000, 9, mode(0o620, fifo()))),
+        ("new\nline \x1b", file("name")),
+    ]);
+    client.add([(b"not utf-8 \xff".as_slice(), file("bytes"))]);
+    client.hard_link("plain", "linked");
+    if is_root() {
+        std::os::unix::fs::lchown(client.path("same"), Some(1234), Some(4321)).unwrap();
+        std::os::unix::fs::lchown(client.path("dangling"), Some(99), Some(98)).unwrap();
+    }
+    client
+}
+
+#[test]
+fn every_run_comes_back_exactly() {
+    let program = Program::new();
+    let client = ugly();
+    let mut was = Vec::new();
+    for round in 0..4 {
+        program.pull_local(&client.root(), &["--name", "laptop"]);
+        was.push(kept(&client));
+        match round {
+            0 => client.put("plain", at(1_500_000_000, 3, file("other content"))),
+            1 => {
+                client.rename("d", "moved");
+                fs::set_permissions(client.path("same"), fs::Permissions::from_mode(0o600)).unwrap();
+            }
+            _ => {
+                client.remove("moved");
+                client.put("dangling", dir([("now", file("a directory"))]));
+            }
+        }
+    }
+    for (run, was) in was.iter().enumerate() {
+        let place = tempfile::tempdir_in("/tmp").unwrap();
+        let at = (run + 1).to_string();
+        let target = format!("laptop:{}", client.root().display());
+        program.run(["restore", &target, place.path().to_str().unwrap(), "--at", &at]).well();
+        assert_exact(&was.path().join("data"), &place.path().join("data"));
+    }
+}
+
+#[test]
+fn everything_a_directory_or_a_file_can_be_asked_for_and_again() {
+    let program = Program::new();
+    let client = ugly();
+    program.pull_local(&client.root(), &["--name", "laptop"]);
+    let place = tempfile::tempdir_in("/tmp").unwrap();
+    let to = place.path().join("all");
+    let restore = |what: &str, flags: &[&str]| {
+        let ran = program.run([&["--json", "restore", what, to.to_str().unwrap()], flags].concat());
+        ran.well();
+        ran.summary()
+    };
+    let dry = restore("laptop", &["-n"]);
+    assert!(!to.exists(), "nothing was made");
+    let first = restore("laptop", &[]);
+    assert_eq!((&dry["restored"], &first["unchanged"]), (&first["restored"], &0.into()));
+    let below = to.join(client.root().strip_prefix("/").unwrap());
+    assert_exact(&client.root(), &below);
+    fs::remove_file(below.join("plain")).unwrap();
+    let again = restore("laptop", &[]);
+    assert_eq!(again["restored"], 1, "only what was missing");
+    assert_exact(&client.root(), &below);
+    let one = format!("laptop:{}", client.path("same").display());
+    restore(&one, &[]);
+    assert_eq!(fs::read(to.join("same")).unwrap(), b"content");
+}
+
+#[test]
+fn nothing_is_written_over_nor_through_a_symlink() {
+    let program = Program::new();
+    let client = Tree::new([("d", dir([("f", file("f"))])), ("g", file("from the backup")), ("h", file("h"))]);
+    program.pull_local(&client.root(), &["--name", "laptop"]);
+    let place = tempfile::tempdir_in("/tmp").unwrap();
+    let (to, canary) = (place.path().join("data"), place.path().join("canary"));
+    fs::create_dir(&to).unwrap();
+    fs::create_dir(&canary).unwrap();
+    fs::write(to.join("g"), "mine").unwrap();
+    symlink(&canary, to.join("d")).unwrap();
+    let target = format!("laptop:{}", client.root().display());
+    let ran = program.run(["restore", &target, place.path().to_str().unwrap()]);
+    assert_eq!(ran.status, 3, "{}", ran.stderr);
+    assert_eq!(ran.stderr.matches("something else is there").count(), 2, "{}", ran.stderr);
+    assert_eq!(fs::read(to.join("g")).unwrap(), b"mine");
+    assert!(names(&canary).is_empty() && names(&to) == ["d", "g", "h"]);
+}
+
+#[test]
+fn a_rotten_copy_is_passed_over_for_a_good_one() {
+    let program = Program::new();
+    let client = Tree::new([("a", file("content")), ("b", at(1_000_000_000, 0, file("content")))]);
+    program.pull_local(&client.root(), &["--name", "laptop", "--link", "never"]);
+    let place = tempfile::tempdir_in("/tmp").unwrap();
+    let spoil = |name: &str| fs::write(program.snapshot("laptop", &client.path(name)), "cOntent").unwrap();
+    let target = format!("laptop:{}", client.path("a").display());
+    spoil("b");
+    program.run(["restore", &target, place.path().to_str().unwrap()]).well();
+    assert_eq!(fs::read(place.path().join("a")).unwrap(), b"content");
+    fs::remove_file(place.path().join("a")).unwrap();
+    spoil("a");
+    let ran = program.run(["restore", &target, place.path().to_str().unwrap()]);
+    assert_eq!(ran.status, 3, "{}", ran.stderr);
+    assert!(ran.stderr.contains("rotten in every place"), "{}", ran.stderr);
+    assert!(names(place.path()).is_empty());
+}
