@@ -1,5 +1,6 @@
 //! The command line: arguments in, exit status out.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -131,7 +132,11 @@ fn begin_tracing(verbose: u8) {
         _ => "archive=trace",
     };
     let filter = tracing_subscriber::EnvFilter::try_from_env("ARCHIVE_LOG").unwrap_or_else(|_| level.into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
 }
 
 /// What every command gets to know.

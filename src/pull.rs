@@ -37,6 +37,7 @@ mod applying;
 mod change;
 mod contents;
 mod dispatch;
+mod failure;
 mod hashing;
 mod listing;
 mod mending;

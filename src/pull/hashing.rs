@@ -10,7 +10,8 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::Run;
 use super::change::{Change, aborted};
 use super::contents::{Claim, FileTask, Released, Turn};
-use super::dispatch::{Onward, Ways};
+use super::dispatch::{Onward, Ways, hash_of_nothing};
+use super::failure::Failure;
 use crate::entry::{Entry, Hash, hash_content};
 use crate::error::Result;
 use crate::remote::helper::{Conversation, Replies, gone, nonsense};
@@ -37,7 +38,8 @@ pub struct Deciding<'a> {
 }
 
 /// Asks the helper to hash the files that come in, until there are no more, and decides over the answers.
-pub fn hash(run: &Run<'_>, tasks: &Receiver<FileTask>, deciding: Deciding<'_>) -> Result<()> {
+pub fn hash(tasks: &Receiver<FileTask>, deciding: Deciding<'_>, failure: &Failure<'_>) -> Result<()> {
+    let run = deciding.run;
     // No helper is started for a run that hashes nothing.
     let Ok(first) = tasks.recv() else { return Ok(()) };
     let Conversation { replies, mut requests } = run.client.converse()?;
@@ -47,7 +49,8 @@ pub fn hash(run: &Run<'_>, tasks: &Receiver<FileTask>, deciding: Deciding<'_>) -
     let (take, give) = bounded(MOST_UNDER_WAY);
     let asked = &asked;
     std::thread::scope(|scope| {
-        let answers = scope.spawn(move || answer(replies, asked, give, deciding));
+        // Whoever could still ask would else never hear that nobody answers any more.
+        let answers = scope.spawn(move || failure.watch(|| answer(replies, asked, give, deciding)));
         let mut next = 0;
         let mut ask = |task: FileTask| -> Result<()> {
             let mut batch = Vec::with_capacity(BATCH);
@@ -65,9 +68,9 @@ pub fn hash(run: &Run<'_>, tasks: &Receiver<FileTask>, deciding: Deciding<'_>) -
         // The helper ends with its input, when the last answer is out.
         let drained = wait_for_answers(&take, sent.is_ok());
         drop(requests);
+        // Why the answers ended tells more than that nobody could be asked any more, and is told already.
         let answered = answers.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        // Why the answers ended tells more than that nobody could be asked any more.
-        answered.and(sent).and(drained)
+        if answered { sent.and(drained) } else { Ok(()) }
     })
 }
 
@@ -125,6 +128,8 @@ pub fn rejoin(released: &Receiver<Released>, deciding: &Deciding<'_>, ways: &Way
 impl Deciding<'_> {
     fn answered(&self, task: FileTask, outcome: HashOutcome) -> Result<()> {
         match outcome {
+            // Bytes there are, so this is not their hash.
+            HashOutcome::Done { hash, .. } if hash == hash_of_nothing() => self.onward.fetch.want(task),
             HashOutcome::Done { hash, proof } => self.decide(task, Claim { hash, proof }),
             // Reading it tells better what has become of it.
             HashOutcome::Changed => self.onward.fetch.want(task),

@@ -1,7 +1,6 @@
 //! Joins the stages of a pull: one thread each, bounded queues between them.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
@@ -10,10 +9,11 @@ use super::Run;
 use super::applying::apply;
 use super::contents::{Contents, Released};
 use super::dispatch::{Dispatch, Onward, Ways};
+use super::failure::Failure;
 use super::hashing::{Deciding, hash, rejoin};
 use super::listing::{Remembered, list};
 use super::receiving::{Expected, Fetch, receive};
-use crate::error::{Error, Kind, OnServer, Result};
+use crate::error::{OnServer, Result};
 use crate::remote::{Arrived, Wanted, is_fed};
 use crate::repository::staging::Staging;
 
@@ -29,8 +29,8 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
     staging.clear().on_server("can't clear the staging area")?;
     let staging = Arc::new(staging);
     let (contents, sizes, expected) = (Contents::default(), Mutex::default(), Expected::default());
-    let failure = Failure { first: Mutex::new(None), run, contents: &contents };
-    let (staging, contents, expected, failure) = (&staging, &contents, &expected, &failure);
+    let broken = Failure::new(run.client, &contents);
+    let (staging, contents, expected, failure) = (&staging, &contents, &expected, &broken);
     thread::scope(|scope| {
         let (hashing, tasks) = bounded(QUEUE);
         let (wanted, to_read) = bounded(QUEUE);
@@ -52,40 +52,21 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
                 .spawn_scoped(scope, move || failure.watch(|| apply(run, staging, contents, &to_apply, &released))),
             stage("reading").spawn_scoped(scope, move || failure.watch(|| read_files(run, &to_read, &arrived))),
             stage("hashing").spawn_scoped(scope, move || {
-                failure.watch(|| deciding(run, onward).and_then(|deciding| hash(run, &tasks, deciding)))
+                failure.watch(|| deciding(run, onward).and_then(|deciding| hash(&tasks, deciding, failure)))
             }),
             stage("deciding").spawn_scoped(scope, move || failure.watch(|| decide_again(run, rejoin_ways, &to_rejoin))),
         ];
-        started.into_iter().for_each(|thread| failure.watch(|| thread.map(drop).on_server("can't start a thread")));
+        for thread in started {
+            failure.watch(|| thread.map(drop).on_server("can't start a thread"));
+        }
         failure.watch(|| lead(run, ways));
         contents.wait_until_finished();
         // Whoever decides again over tasks that waited is the last that could begin anything.
         let _ = end.send(Released::End);
     });
-    let mut failed = failure.first.lock().unwrap_or_else(PoisonError::into_inner);
-    match failed.take() {
+    match broken.first() {
         Some(error) => Err(error),
         None => staging.clear_partials().on_server("can't clear the staging area"),
-    }
-}
-
-/// Remembers the first error, and makes every stage end.
-struct Failure<'a> {
-    first: Mutex<Option<Error>>,
-    run: &'a Run<'a>,
-    contents: &'a Contents,
-}
-
-impl Failure<'_> {
-    // A panic, too: or the other stages would wait for ever for one that is gone.
-    fn watch(&self, stage: impl FnOnce() -> Result<()>) {
-        let ended = catch_unwind(AssertUnwindSafe(stage));
-        let broken = |_| Error::new(Kind::Failed, "a part of the program broke").hint("please report what it printed");
-        let Err(error) = ended.unwrap_or_else(|panic| Err(broken(panic))) else { return };
-        tracing::debug!(%error, "a stage ends early");
-        self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-        self.run.client.hang_up();
-        self.contents.abort();
     }
 }
 

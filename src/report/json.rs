@@ -8,7 +8,7 @@ use base64::Engine;
 use serde_json::{Map, Value, json};
 
 use super::{COUNT_NAMES, Change, Level, Progress, Report, Summary};
-use crate::path::{AbsPath, SourceName};
+use crate::path::{AbsPath, SourceName, is_unprintable};
 
 /// Listens for a program. Messages are not for it: they go to standard error, as text.
 pub struct Json {
@@ -71,7 +71,7 @@ pub fn text(line: Map<String, Value>) -> String {
 fn harmless(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
     for character in json.chars() {
-        match character.is_control() {
+        match is_unprintable(character) {
             true => text.push_str(&format!("\\u{:04x}", u32::from(character))),
             false => text.push(character),
         }

@@ -9,6 +9,17 @@ use archive_helper::protocol::*;
 use crate::support::hostile::{Hostile, To, frames, raw};
 use crate::support::*;
 
+#[path = "hostile/contents.rs"]
+mod contents;
+#[path = "hostile/floods.rs"]
+mod floods;
+#[path = "hostile/numbers.rs"]
+mod numbers;
+#[path = "hostile/places.rs"]
+mod places;
+#[path = "hostile/terminals.rs"]
+mod terminals;
+
 fn path(text: impl AsRef<[u8]>) -> AbsPath {
     AbsPath::new(text.as_ref()).unwrap()
 }
@@ -71,12 +82,20 @@ fn once_honest() -> (Hostile, PathBuf) {
     (hostile, kept)
 }
 
+/// Nothing in it steers a terminal, or turns the direction of text; bytes that are no text would have become U+FFFD.
+#[track_caller]
+fn shown_plainly(text: &str, what: &str) {
+    let steers = |c: char| c.is_control() && c != '\n' || matches!(c, '\u{200e}'..='\u{202e}');
+    assert!(!text.contains(steers), "{what}: {text:?}");
+}
+
 /// Nothing of what was said was believed, nor shown as it came.
 #[track_caller]
 fn harmless(hostile: &Hostile, before: &[String], kept: &PathBuf, ran: &Ran, what: &str) {
-    let control = |text: &str| text.bytes().any(|byte| byte < b' ' && byte != b'\n' || byte == 0x7f);
     let log = fs::read_to_string(hostile.program.repo().join("log/archive.log")).unwrap();
-    assert!(!control(&ran.stderr) && !control(&ran.stdout) && !control(&log), "{what}: {:?}", ran.stderr);
+    for text in [&ran.stderr, &ran.stdout, &log] {
+        shown_plainly(text, what);
+    }
     assert_eq!(untouchable(hostile), before, "{what}");
     assert_eq!(fs::read(kept).unwrap(), b"kept", "{what}");
     hostile.program.assert_index_is_right();
@@ -92,6 +111,8 @@ fn refused_walks(cases: Vec<(&str, Vec<u8>)>) {
         let ran = hostile.pull(&["-q"]);
         assert!(matches!(ran.status, 6 | 1), "{what}: {} {}", ran.status, ran.stderr);
         assert_eq!(ran.stderr.lines().count(), 1, "{what}: {}", ran.stderr);
+        let told = ["breaks the protocol", "stopped answering", "can't be pulled"];
+        assert!(told.iter().any(|told| ran.stderr.contains(told)), "{what}: {}", ran.stderr);
         assert!(begun.elapsed() < Duration::from_secs(10), "{what}");
         harmless(&hostile, &before, &kept, &ran, what);
     }
@@ -119,17 +140,49 @@ fn names_that_lead_elsewhere_are_refused() {
     refused_walks(cases.collect());
 }
 
+/// A listing of one file in a directory whose path is whatever it is, below 128 bytes.
+fn listed_at(bytes: &[u8]) -> Vec<u8> {
+    let honest = frames(&[directory(0, "/root/data")]);
+    let at = honest.windows(11).position(|window| window == b"\x0a/root/data").unwrap();
+    let body = [&honest[4..at], &[bytes.len() as u8], bytes, &honest[at + 11..]].concat();
+    [frames(&[root()]), raw(&body), frames(&[entries(0, vec![sized("x", 0)]), Reply::End])].concat()
+}
+
 #[test]
 fn paths_that_lead_elsewhere_are_refused() {
-    let honest = frames(&[directory(0, "/root/data")]);
-    let with_path = |bytes: &[u8]| {
-        let at = honest.windows(11).position(|window| window == b"\x0a/root/data").unwrap();
-        let body = [&honest[4..at], &[bytes.len() as u8], bytes, &honest[at + 11..]].concat();
-        [frames(&[root()]), raw(&body), frames(&[entries(0, vec![sized("x", 1)]), Reply::End])].concat()
-    };
-    let bad: [&[u8]; 8] =
-        [b"/root/data/../../x", b"//root/data", b"/root/data/", b"root/data", b"", b"/", b"/etc", b"/root/data\0x"];
-    refused_walks(bad.iter().map(|path| ("a path", with_path(path))).collect());
+    let bad: [&[u8]; 14] = [
+        b"/root/data/../../x",
+        b"/../x",
+        b"//root/data",
+        b"//a",
+        b"/root/data/",
+        b"/root//data",
+        b"root/data",
+        b"",
+        b"/",
+        b"/etc",
+        b"/root",
+        // The root's name begins this one's.
+        b"/root/database",
+        b"/root/data/./x",
+        b"/root/data\0x",
+    ];
+    refused_walks(bad.iter().map(|path| ("a path", listed_at(path))).collect());
+}
+
+#[test]
+fn what_is_forged_into_a_good_value_is_believed() {
+    let begin = frames(&[root(), directory(0, "/root/data")]);
+    for (what, bytes) in [
+        ("a name", [begin.clone(), named(b"x"), frames(&[Reply::End])].concat()),
+        ("a path", listed_at(b"/root/data")),
+        ("a size", [begin, with_size(&[0]), frames(&[Reply::End])].concat()),
+    ] {
+        let hostile = Hostile::new();
+        hostile.answers(To::Walk, bytes);
+        let ran = hostile.pull(&[]);
+        assert_eq!((ran.status, ran.summary()["new"].as_u64()), (0, Some(2)), "{what}: {}", ran.stderr);
+    }
 }
 
 #[test]
@@ -169,12 +222,16 @@ fn listings_that_contradict_themselves_are_refused() {
     ]);
 }
 
-#[test]
-fn sizes_that_can_not_be_are_refused() {
+/// An entry in the wire's encoding whose size is whatever it is.
+fn with_size(size: &[u8]) -> Vec<u8> {
     // The honest size, 1, right after the kind.
     let honest = frames(&[entries(0, vec![sized("NAME", 1)])]);
     let at = honest.windows(4).position(|window| window == b"NAME").unwrap() + 5;
-    let with_size = |size: &[u8]| raw(&[&honest[4..at], size, &honest[at + 1..]].concat());
+    raw(&[&honest[4..at], size, &honest[at + 1..]].concat())
+}
+
+#[test]
+fn sizes_that_can_not_be_are_refused() {
     let begin = frames(&[root(), directory(0, "/root/data")]);
     let half = [0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x01];
     let most = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
@@ -282,6 +339,14 @@ fn contents_that_were_not_asked_for_are_refused() {
     }
 }
 
+/// The files in the trees of the source `client`, and in its staging, that have this in them.
+fn files_with(hostile: &Hostile, words: &str) -> Vec<String> {
+    let trees = ["snapshot/client", "archive/client", "staging/client"];
+    let mut grep = std::process::Command::new("grep");
+    let found = grep.args(["-rlF", words]).args(trees).current_dir(hostile.program.repo()).output().unwrap();
+    String::from_utf8_lossy(&found.stdout).lines().map(str::to_owned).collect()
+}
+
 /// The secret of another source, its hash, and a listing that claims to have it.
 fn claim(hostile: &Hostile, outcome: HashOutcome) -> Ran {
     let secret = b"of another source";
@@ -303,6 +368,7 @@ fn the_hash_of_a_content_is_no_way_to_it() {
         assert_eq!(names(&snapshot), ["kept"], "{}", ran.stderr);
         let places = hostile.program.run(["find", "--hash", &blake3::hash(b"of another source").to_hex()]).stdout;
         assert!(!places.contains("/client/"), "{places}");
+        assert_eq!(files_with(&hostile, "of another source"), [] as [&str; 0]);
     }
 }
 

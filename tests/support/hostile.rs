@@ -45,9 +45,12 @@ impl Hostile {
         let script = sshd.path("hostile");
         let says = sshd.path("says");
         fs::create_dir(&says).unwrap();
+        // Each request is read whole, so that what comes `then` comes after the next one, not before it.
         let text = format!(
-            "#!/bin/bash\ncase \"$SSH_ORIGINAL_COMMAND\" in\ninternal-sftp) exec /usr/lib/openssh/sftp-server;;\n\
-             \"exec '\"*archive-helper-*) cd {says}; cat greeting; n=$(head -c 5 | tail -c 1 | od -An -tu1); cat reply-$((n)); \
+            "#!/bin/bash\nask() {{ n=$(head -c 4 | od -An -tu4); v=$(head -c 1 | od -An -tu1); head -c $((n - 1)) >/dev/null; }}\n\
+             case \"$SSH_ORIGINAL_COMMAND\" in\ninternal-sftp) exec /usr/lib/openssh/sftp-server;;\n\
+             \"exec '\"*archive-helper-*) cd {says}; printf '\\033]0;x\\007' >&2; cat greeting; ask; reply=reply-$((v)); cat $reply; \
+             [ -e $reply-then ] && ask && cat $reply-then; \
              [ -e flood ] && exec cat /dev/zero; [ -e end ] || exec cat >/dev/null;;\n\
              *) exec sh -c \"$SSH_ORIGINAL_COMMAND\";;\nesac\n",
             says = says.display()
@@ -73,6 +76,17 @@ impl Hostile {
     /// The bytes that answer a conversation's first request.
     pub fn answers(&self, to: To, bytes: impl AsRef<[u8]>) {
         fs::write(self.says(&format!("reply-{}", to as u8)), bytes).unwrap();
+    }
+
+    /// The bytes that answer the request after that.
+    pub fn answers_then(&self, to: To, bytes: impl AsRef<[u8]>) {
+        fs::write(self.says(&format!("reply-{}-then", to as u8)), bytes).unwrap();
+    }
+
+    /// Zeros for ever come first.
+    pub fn greets_without_end(&self) {
+        fs::remove_file(self.says("greeting")).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", self.says("greeting")).unwrap();
     }
 
     /// Zeros for ever follow each answer.

@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 mod bytes;
 
-pub use bytes::{AbsPath, Bytes, Name, escape};
+pub use bytes::{AbsPath, Bytes, Name, escape, is_unprintable};
 
 /// The bytes that begin the helper's output: unprintable, so that no login message is taken for them.
 pub const MAGIC: [u8; 8] = [0x00, 0xff, 0x1e, b'A', b'R', b'C', 0x1f, 0xfe];

@@ -130,8 +130,8 @@ pub fn escape(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     Ok(())
 }
 
-// Besides control characters, the marks that turn the direction of text and could disguise a name.
-fn is_unprintable(character: char) -> bool {
+/// True for control characters, and for the marks that turn the direction of text and could disguise a name.
+pub fn is_unprintable(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }

@@ -1,0 +1,40 @@
+//! The first error of any stage ends them all.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, PoisonError};
+
+use super::contents::Contents;
+use crate::error::{Error, Kind, Result};
+use crate::remote::Client;
+
+/// Remembers the first error, and makes every stage end.
+pub struct Failure<'a> {
+    first: Mutex<Option<Error>>,
+    client: &'a Client,
+    contents: &'a Contents,
+}
+
+impl<'a> Failure<'a> {
+    /// Nothing has failed yet.
+    pub fn new(client: &'a Client, contents: &'a Contents) -> Failure<'a> {
+        Failure { first: Mutex::new(None), client, contents }
+    }
+
+    /// Runs a stage, or a thread of one; true when it ended well.
+    pub fn watch(&self, stage: impl FnOnce() -> Result<()>) -> bool {
+        // A panic, too: or the other stages would wait for ever for one that is gone.
+        let ended = catch_unwind(AssertUnwindSafe(stage));
+        let broken = |_| Error::new(Kind::Failed, "a part of the program broke").hint("please report what it printed");
+        let Err(error) = ended.unwrap_or_else(|panic| Err(broken(panic))) else { return true };
+        tracing::debug!(%error, "a stage ends early");
+        self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        self.client.hang_up();
+        self.contents.abort();
+        false
+    }
+
+    /// The first error.
+    pub fn first(self) -> Option<Error> {
+        self.first.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+}
