@@ -17,6 +17,7 @@ mod find;
 mod helper;
 mod index;
 mod past;
+mod prune;
 mod pull;
 mod restore;
 mod status;
@@ -74,6 +75,7 @@ enum Command {
     History(past::HistoryArgs),
     Cat(past::CatArgs),
     Restore(restore::Args),
+    Prune(prune::Args),
     Find(find::Args),
     Index(index::Args),
     Helper(helper::Args),
@@ -95,6 +97,7 @@ pub fn run() -> ExitCode {
         Command::History(args) => past::history(&context, args),
         Command::Cat(args) => past::cat(&context, args),
         Command::Restore(args) => restore::run(&context, args),
+        Command::Prune(args) => prune::run(&context, args),
         Command::Find(args) => find::run(&context, args),
         Command::Index(args) => index::run(&context, args),
         Command::Helper(args) => helper::run(&context, args),

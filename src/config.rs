@@ -399,7 +399,8 @@ impl Keys {
 }
 
 impl KeepKeys {
-    fn policy(&self) -> Keep {
+    /// What they mean.
+    pub fn policy(&self) -> Keep {
         let KeepKeys { last, hourly, daily, weekly, monthly, yearly, within } = self.clone();
         Keep { last, hourly, daily, weekly, monthly, yearly, within: within.map(|span| span.0) }
     }

@@ -9,7 +9,7 @@
 //!   `archive_helper::protocol`;
 //! - [`source`], [`config`], [`retention`], [`plan`], [`report`]: what is wanted; no network, no disk writes;
 //! - [`remote`] and [`repository`]: the two columns, which don't know each other;
-//! - [`pull`], [`reindex`], [`check`], [`history`], [`restore`]: the verbs;
+//! - [`pull`], [`reindex`], [`check`], [`history`], [`restore`], [`prune`]: the verbs;
 //! - [`cli`], with the listeners in [`report`]: the only ones that know a terminal.
 
 pub mod check;
@@ -21,6 +21,7 @@ pub mod fault;
 pub mod history;
 pub mod path;
 pub mod plan;
+pub mod prune;
 pub mod pull;
 pub mod reindex;
 pub mod remote;

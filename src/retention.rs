@@ -1,6 +1,10 @@
-//! What `prune` keeps: the policy, as a source's `keep` states it.
+//! What `prune` keeps: the policy, as a source's `keep` states it, and the runs that it keeps.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 /// How many runs of each kind to keep; as restic's and borg's options of the same names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,6 +21,137 @@ pub struct Keep {
     pub monthly: Option<u32>,
     /// The newest of each of so many years.
     pub yearly: Option<u32>,
-    /// All that are younger than this.
+    /// All that began no longer than this before the newest.
     pub within: Option<Duration>,
+}
+
+impl Keep {
+    /// True when nothing is to be kept, which nobody means.
+    pub fn is_empty(&self) -> bool {
+        let counts = [self.last, self.hourly, self.daily, self.weekly, self.monthly, self.yearly];
+        counts.iter().all(|count| count.is_none_or(|count| count == 0)) && self.within.is_none()
+    }
+
+    /// Which of these runs, each with its start, are kept. Hours, days and weeks (of ISO 8601) are those of `zone`.
+    /// An hour without a run is not counted, nor is any longer span, as with restic and borg.
+    pub fn kept(&self, runs: &[(i64, Timestamp)], zone: &TimeZone) -> BTreeSet<i64> {
+        let mut newest_first = runs.to_vec();
+        newest_first.sort_by_key(|(id, started)| std::cmp::Reverse((*started, *id)));
+        let mut kept: BTreeSet<i64> =
+            newest_first.iter().take(self.last.unwrap_or(0) as usize).map(|run| run.0).collect();
+        for (count, span) in [
+            (self.hourly, "%Y-%m-%d %H"),
+            (self.daily, "%Y-%m-%d"),
+            (self.weekly, "%G-%V"),
+            (self.monthly, "%Y-%m"),
+            (self.yearly, "%Y"),
+        ] {
+            let Some(count) = count else { continue };
+            let mut spans = BTreeSet::new();
+            for (run, started) in &newest_first {
+                let local = started.to_zoned_datetime(zone.clone());
+                if spans.insert(local.strftime(span).to_string()) {
+                    if spans.len() > count as usize {
+                        break;
+                    }
+                    kept.insert(*run);
+                }
+            }
+        }
+        if let (Some(within), Some((_, newest))) = (self.within, newest_first.first()) {
+            // What is farther back than any time can be told is farther back than anything.
+            let since = newest.checked_sub(within).unwrap_or(Timestamp::MIN);
+            kept.extend(newest_first.iter().filter(|(_, started)| *started >= since).map(|run| run.0));
+        }
+        kept
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::civil::Weekday;
+
+    use super::*;
+
+    const NONE: Keep =
+        Keep { last: None, hourly: None, daily: None, weekly: None, monthly: None, yearly: None, within: None };
+
+    fn berlin() -> TimeZone {
+        TimeZone::get("Europe/Berlin").unwrap()
+    }
+
+    fn kept(keep: &Keep, starts: &[&str]) -> Vec<i64> {
+        let runs: Vec<_> = (1..).zip(starts.iter().map(|start| start.parse().unwrap())).collect();
+        keep.kept(&runs, &berlin()).into_iter().collect()
+    }
+
+    #[test]
+    fn policies_keep_what_their_names_say() {
+        let days =
+            ["2026-01-01T01:00Z", "2026-01-01T23:30Z", "2026-01-02T01:00Z", "2026-01-04T12:00Z", "2026-01-05T12:00Z"]
+                .map(|time| time.replace("Z", ":00Z"));
+        let days: Vec<&str> = days.iter().map(String::as_str).collect();
+        for (keep, expected) in [
+            (Keep { last: Some(2), ..NONE }, vec![4, 5]),
+            (Keep { last: Some(0), ..NONE }, vec![]),
+            // In Berlin, half past eleven of the first is on the second.
+            (Keep { daily: Some(3), ..NONE }, vec![3, 4, 5]),
+            (Keep { daily: Some(9), ..NONE }, vec![1, 3, 4, 5]),
+            (Keep { hourly: Some(4), ..NONE }, vec![2, 3, 4, 5]),
+            // The fifth is a Monday.
+            (Keep { weekly: Some(2), ..NONE }, vec![4, 5]),
+            (Keep { monthly: Some(2), yearly: Some(2), ..NONE }, vec![5]),
+            (Keep { within: Some(Duration::from_secs(86_400)), ..NONE }, vec![4, 5]),
+            (Keep { within: Some(Duration::MAX), ..NONE }, vec![1, 2, 3, 4, 5]),
+            (Keep { last: Some(1), within: Some(Duration::ZERO), ..NONE }, vec![5]),
+        ] {
+            assert_eq!(kept(&keep, &days), expected, "{keep:?}");
+        }
+        assert!(NONE.is_empty() && Keep { daily: Some(0), ..NONE }.is_empty());
+        assert!(!Keep { within: Some(Duration::ZERO), ..NONE }.is_empty());
+    }
+
+    #[test]
+    fn the_hour_that_comes_twice_is_one_hour() {
+        // Clocks went back from three to two on 25 October 2026.
+        let starts = ["2026-10-24T23:30:00Z", "2026-10-25T00:30:00Z", "2026-10-25T01:30:00Z", "2026-10-25T02:30:00Z"];
+        assert_eq!(kept(&Keep { hourly: Some(9), ..NONE }, &starts), [1, 3, 4]);
+    }
+
+    #[test]
+    fn every_policy_keeps_what_a_naive_model_keeps() {
+        // Runs at uneven distances over three years; the model looks from each run at all that are newer.
+        let runs: Vec<(i64, Timestamp)> = (0..700)
+            .map(|n| (n, Timestamp::from_second(1_700_000_000 + n * 130_000 + n * n % 97 * 977).unwrap()))
+            .collect();
+        type Same = fn(&jiff::ZonedDateTime, &jiff::ZonedDateTime) -> bool;
+        let monday = |time: &jiff::ZonedDateTime| {
+            let back = i64::from(time.date().weekday().since(Weekday::Monday));
+            time.date() - jiff::Span::new().days(back)
+        };
+        let local = |time: Timestamp| time.to_zoned_datetime(berlin());
+        let same_day: Same = |one, other| one.date() == other.date();
+        let same_hour: Same = |one, other| one.date() == other.date() && one.hour() == other.hour();
+        let same_month: Same = |one, other| (one.year(), one.month()) == (other.year(), other.month());
+        let same_year: Same = |one, other| one.year() == other.year();
+        let model = |count: u32, same: &dyn Fn(&jiff::ZonedDateTime, &jiff::ZonedDateTime) -> bool| {
+            let newest_of = |at: usize| !runs[at + 1..].iter().any(|(_, time)| same(&local(runs[at].1), &local(*time)));
+            let mut found: Vec<i64> = (0..runs.len()).rev().filter(|at| newest_of(*at)).map(|at| runs[at].0).collect();
+            found.truncate(count as usize);
+            found.into_iter().collect::<BTreeSet<_>>()
+        };
+        for count in [1, 7, 40] {
+            let some = Some(count);
+            let kept = |keep: Keep| keep.kept(&runs, &berlin());
+            assert_eq!(kept(Keep { hourly: some, ..NONE }), model(count, &same_hour), "hourly {count}");
+            assert_eq!(kept(Keep { daily: some, ..NONE }), model(count, &same_day), "daily {count}");
+            assert_eq!(
+                kept(Keep { weekly: some, ..NONE }),
+                model(count, &|one, other| monday(one) == monday(other)),
+                "weekly {count}"
+            );
+            assert_eq!(kept(Keep { monthly: some, ..NONE }), model(count, &same_month), "monthly {count}");
+            assert_eq!(kept(Keep { yearly: some, ..NONE }), model(count, &same_year), "yearly {count}");
+        }
+    }
 }

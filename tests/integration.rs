@@ -31,6 +31,8 @@ mod output;
 mod past;
 #[path = "integration/property.rs"]
 mod property;
+#[path = "integration/prune.rs"]
+mod prune;
 #[path = "integration/pull.rs"]
 mod pull;
 #[path = "integration/refusals.rs"]

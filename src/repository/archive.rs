@@ -58,6 +58,32 @@ impl Archive {
         Err(Errno::EEXIST)
     }
 
+    /// Removes `name` of the client's directory `path`, if it still is a name of this inode.
+    pub fn drop_name(&mut self, path: &AbsPath, name: &Name, inode: (u64, u64)) -> nix::Result<()> {
+        let dir = match self.tree.directory_by(path, |base| open_directory(base, path, false)) {
+            Err(Errno::ENOENT) => return Ok(()),
+            other => other?,
+        };
+        match dir.metadata(name) {
+            Ok(found) if found.inode == inode => dir.unlink(name),
+            Ok(_) | Err(Errno::ENOENT) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// Removes the directory of `path` if nothing is in it, and then those above it.
+    pub fn clear(&mut self, path: &AbsPath) -> nix::Result<()> {
+        let Some((parent, name)) = path.split() else { return Ok(()) };
+        self.tree.forget(path);
+        let removed = self.tree.base().open(parent.below_root()).and_then(|dir| dir.remove_dir(&name));
+        match removed {
+            Ok(()) => self.clear(&parent),
+            // Something is in it, or it has another place.
+            Err(Errno::ENOTEMPTY | Errno::EEXIST | Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    }
+
     /// The directory here of a client's directory, made if it is not there.
     pub fn directory(&mut self, path: &AbsPath) -> nix::Result<Dir> {
         self.tree.directory_by(path, |base| open_directory(base, path, true))

@@ -168,10 +168,15 @@ impl Index {
     /// Every version in a directory, past ones too.
     pub fn versions_in(&self, directory: DirectoryId) -> Result<Vec<Version>> {
         let current = format!("SELECT {COLUMNS} FROM version WHERE directory = ?1 AND until_run IS NULL");
-        let past = format!("SELECT {COLUMNS} FROM version WHERE directory = ?1 AND until_run IS NOT NULL");
         let mut versions = self.all(&current, params![directory.0], version_of)?;
-        versions.extend(self.all(&past, params![directory.0], version_of)?);
+        versions.extend(self.past_in(directory)?);
         Ok(versions)
+    }
+
+    /// The past versions in a directory.
+    pub fn past_in(&self, directory: DirectoryId) -> Result<Vec<Version>> {
+        let sql = format!("SELECT {COLUMNS} FROM version WHERE directory = ?1 AND until_run IS NOT NULL");
+        self.all(&sql, params![directory.0], version_of)
     }
 
     /// How many files were current below a path when a run began; `None` for now.

@@ -58,6 +58,15 @@ pub enum Deed {
         /// Its name in the archive, which is free.
         name: Name,
     },
+    /// A name goes from the archive for good: no rule keeps it. The index's fingerprints stay as they are.
+    Drop {
+        /// The client's directory.
+        directory: AbsPath,
+        /// Its name in the archive.
+        name: Name,
+        /// The inode whose name goes.
+        inode: (u64, u64),
+    },
 }
 
 /// What becomes of what is at a name of the snapshot.
@@ -131,6 +140,8 @@ pub enum Row {
     Flag { id: i64 },
     /// A directory is gone: the next pull must look at it anew.
     Gone { directory: AbsPath },
+    /// A past version is no longer known.
+    Forget { id: i64 },
 }
 
 impl Batch {
@@ -195,6 +206,7 @@ impl Rows<'_> {
                 let gone = self.write.enter_directory(self.source, directory)?;
                 self.write.forget_fingerprint(gone)
             }
+            Row::Forget { id } => self.write.delete(*id),
         }
     }
 }
@@ -223,6 +235,7 @@ impl Batch {
         let known = |directory: &u32| (*directory as usize) < self.directories.len();
         let deeds = self.deeds.iter().all(|deed| match deed {
             Deed::Change { directory, .. } | Deed::Keep { directory, .. } => known(directory),
+            Deed::Drop { .. } => true,
         });
         deeds && self.rows.iter().all(|row| !matches!(row, Row::Begin { directory, .. } if !known(directory)))
     }

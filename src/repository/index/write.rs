@@ -211,6 +211,11 @@ impl Write<'_> {
         self.execute("DELETE FROM version WHERE id = ?1", params![id])
     }
 
+    /// Forgets a run: its moment of the past can no longer be asked for.
+    pub fn delete_run(&self, run: i64) -> Result<()> {
+        self.execute("DELETE FROM run WHERE id = ?1", params![run])
+    }
+
     /// Forgets every version and fingerprint, and what was pending, for a rebuild. Runs stay: their numbers are never used again.
     pub fn delete_all(&self) -> Result<()> {
         self.execute("DELETE FROM pending", params![])?;

@@ -44,6 +44,9 @@ impl Trees {
                 Deed::Keep { directory, staged, name } => {
                     self.keep(&batch.directories[*directory as usize], staged, name)?;
                 }
+                Deed::Drop { directory, name, inode } => {
+                    self.archive.drop_name(directory, name, *inode).on_server(WHAT)?;
+                }
             }
         }
         batch.rows.extend(found.rows);
@@ -52,6 +55,11 @@ impl Trees {
             self.staging.dir().sync_file_system().on_server("can't sync the trees")?;
         }
         Ok(found.paths)
+    }
+
+    /// Removes a client's directory from the archive if nothing is in it, and then those above it.
+    pub fn clear_archive(&mut self, directory: &AbsPath) -> Result<()> {
+        self.archive.clear(directory).on_server(WHAT)
     }
 
     fn change(

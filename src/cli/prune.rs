@@ -1,0 +1,137 @@
+//! `archive prune`.
+
+use std::time::Duration;
+
+use super::{Context, print_line};
+use crate::error::{Error, Result};
+use crate::path::{Escaped, SourceName};
+use crate::prune::{Going, Prune};
+use crate::report::json::{insert_path, object, text};
+use crate::report::terminal::grouped;
+use crate::report::{Level, Report};
+use crate::retention::Keep;
+use crate::time::parse_duration;
+
+/// Drop the past versions that no rule keeps
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A source; without one, every source that has rules
+    source: Option<String>,
+    /// Keep the newest N runs
+    #[arg(long, value_name = "N")]
+    keep_last: Option<u32>,
+    /// Keep the newest run of each of the last N hours that have one
+    #[arg(long, value_name = "N")]
+    keep_hourly: Option<u32>,
+    /// Keep the newest run of each of the last N days that have one
+    #[arg(long, value_name = "N")]
+    keep_daily: Option<u32>,
+    /// Keep the newest run of each of the last N weeks that have one
+    #[arg(long, value_name = "N")]
+    keep_weekly: Option<u32>,
+    /// Keep the newest run of each of the last N months that have one
+    #[arg(long, value_name = "N")]
+    keep_monthly: Option<u32>,
+    /// Keep the newest run of each of the last N years that have one
+    #[arg(long, value_name = "N")]
+    keep_yearly: Option<u32>,
+    /// Keep every run that began no longer than this before the newest
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    keep_within: Option<Duration>,
+    /// Only list what would go, and tell how many bytes that would free
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+}
+
+impl Args {
+    // One flag is a whole policy: the configuration's counts for nothing then.
+    fn keep(&self) -> Option<Keep> {
+        let keep = Keep {
+            last: self.keep_last,
+            hourly: self.keep_hourly,
+            daily: self.keep_daily,
+            weekly: self.keep_weekly,
+            monthly: self.keep_monthly,
+            yearly: self.keep_yearly,
+            within: self.keep_within,
+        };
+        (keep != Keep::default()).then_some(keep)
+    }
+}
+
+pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
+    let (repository, config) = (context.repository()?, context.config()?);
+    let known = repository.known_index()?.source_names()?;
+    let names = match &args.source {
+        Some(name) if !known.contains(name) => {
+            return Err(Error::usage(format_args!(
+                "there is no source `{}` in the repository",
+                Escaped(name.as_bytes())
+            ))
+            .hint(format_args!("it has `{}`", known.join("`, `"))));
+        }
+        Some(name) => vec![name.clone()],
+        None => known,
+    };
+    let (mut policies, mut unruled) = (Vec::new(), Vec::new());
+    for name in names {
+        let keys = config.keys(&name).unwrap_or_else(|| config.defaults.clone());
+        let Some(keep) = args.keep().or_else(|| keys.keep.map(|keep| keep.policy())) else {
+            unruled.push(name);
+            continue;
+        };
+        policies.push((SourceName::new(&name)?, keep));
+    }
+    if policies.is_empty() || policies.iter().any(|(_, keep)| keep.is_empty()) {
+        return Err(Error::usage("nothing says what to keep")
+            .hint("give `--keep-daily 14` and the like, or `keep` in the configuration"));
+    }
+    for name in unruled {
+        context.terminal().message(Level::Notice, &format_args!("`{name}` keeps everything, for it has no rules"));
+    }
+    let mut prune = Prune::new(&repository, args.dry_run);
+    for (source, keep) in policies {
+        let tells = args.dry_run && !context.global.quiet || context.global.verbose > 0;
+        let pruned =
+            prune.source(&source, &keep, &mut |going| if tells { show(context, &source, going) } else { Ok(()) })?;
+        if context.global.json {
+            let mut line = object("pruned");
+            line.insert("source".to_owned(), source.as_str().into());
+            if let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(pruned) {
+                line.extend(fields);
+            }
+            print_line(&text(line))?;
+        } else if !context.global.quiet {
+            print_line(&format!(
+                "{source}: {} {} versions of {} runs, {} runs kept, {} {}",
+                if args.dry_run { "would drop" } else { "dropped" },
+                grouped(pruned.versions),
+                grouped(pruned.runs),
+                grouped(pruned.kept_runs),
+                bytesize::ByteSize(pruned.bytes_freed),
+                if args.dry_run { "would be free" } else { "are free" },
+            ))?;
+        }
+    }
+    Ok(0)
+}
+
+fn show(context: &Context, source: &SourceName, going: &Going<'_>) -> Result<()> {
+    if !context.global.json {
+        return match &going.on_disk {
+            Some(on_disk) => print_line(&Escaped(on_disk).to_string()),
+            None => print_line(&format!("{source}:{}", going.path)),
+        };
+    }
+    let mut line = object("going");
+    line.insert("source".to_owned(), source.as_str().into());
+    insert_path(&mut line, "path", going.path.as_bytes());
+    if let Some(on_disk) = &going.on_disk {
+        insert_path(&mut line, "on_disk", on_disk);
+    }
+    line.insert("size".to_owned(), going.version.entry.size.into());
+    line.insert("mtime".to_owned(), going.version.entry.mtime.into());
+    line.insert("from_run".to_owned(), going.version.from_run.into());
+    line.insert("until_run".to_owned(), going.version.until_run.into());
+    print_line(&text(line))
+}

@@ -1,0 +1,224 @@
+//! Dropping what no rule keeps: past versions into whose time no kept run falls.
+//!
+//! The runs that are not kept go first, so that nobody can ask for a moment of which something is missing. Then the
+//! versions go, batch by batch through the journal: the index says what goes, the names go, the index forgets them.
+//! What was cut off is finished by the next run of whatever kind. The snapshot is never touched.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+use nix::errno::Errno;
+use serde::Serialize;
+
+use crate::entry::Version;
+use crate::error::{Error, OnServer, Result};
+use crate::path::{AbsPath, SourceName};
+use crate::report::Outcome;
+use crate::repository::Repository;
+use crate::repository::dirs::Metadata;
+use crate::repository::index::{Index, RunRow, SourceId};
+use crate::repository::journal::{Batch, Deed, Row, Trees, recover};
+use crate::repository::lock::Lock;
+use crate::repository::place::{Place, Tree};
+use crate::repository::staging::Staging;
+use crate::retention::Keep;
+
+// Versions that go at once; each is a few hundred bytes in memory.
+const BATCH: usize = 8192;
+
+// How long to wait for another holder of the lock.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What went, or would go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Pruned {
+    /// Runs whose moments can still be asked for.
+    pub kept_runs: u64,
+    /// Runs that went.
+    pub runs: u64,
+    /// Versions that went.
+    pub versions: u64,
+    /// Names that went from the archive.
+    pub files: u64,
+    /// Bytes that nothing else held, so that the disk has them back.
+    pub bytes_freed: u64,
+}
+
+/// One version that goes.
+#[derive(Clone, Debug)]
+pub struct Going<'a> {
+    /// The client's path.
+    pub path: &'a AbsPath,
+    /// The version.
+    pub version: &'a Version,
+    /// Its plain file, relative to the repository; `None` for what has none.
+    pub on_disk: Option<Vec<u8>>,
+}
+
+/// Prunes sources, one after the other.
+pub struct Prune<'a> {
+    repository: &'a Repository,
+    dry_run: bool,
+    // Of inodes with several names: how many of them go, and how many there were.
+    shared: HashMap<(u64, u64), (u64, u64)>,
+}
+
+impl<'a> Prune<'a> {
+    /// Prunes in this repository; with `dry_run` nothing goes, but all is told.
+    pub fn new(repository: &'a Repository, dry_run: bool) -> Prune<'a> {
+        Prune { repository, dry_run, shared: HashMap::new() }
+    }
+
+    /// Drops the runs of a source that `keep` doesn't keep, and each past version that only they show. Calls `each`
+    /// before a version goes.
+    pub fn source(
+        &mut self,
+        source: &SourceName,
+        keep: &Keep,
+        each: &mut dyn FnMut(&Going<'_>) -> Result<()>,
+    ) -> Result<Pruned> {
+        if keep.is_empty() {
+            return Err(Error::usage(format_args!("nothing says what to keep of `{source}`"))
+                .hint("give `--keep-daily 14` and the like, or `keep` in the configuration"));
+        }
+        let _lock = (!self.dry_run).then(|| Lock::source(self.repository, source, PATIENCE)).transpose()?;
+        let mut index = if self.dry_run { self.repository.known_index()? } else { self.repository.index()? };
+        let Some(id) = index.source_id(source)? else { return Ok(Pruned::default()) };
+        if !self.dry_run {
+            recover(self.repository, &mut index, source)?;
+        }
+        let (kept, dropped) = split(&index.runs(id)?, keep);
+        let mut pruned = Pruned { kept_runs: kept.len() as u64, runs: dropped.len() as u64, ..Pruned::default() };
+        if kept.is_empty() {
+            return Ok(pruned);
+        }
+        if !self.dry_run {
+            let write = index.write()?;
+            dropped.iter().try_for_each(|run| write.delete_run(*run))?;
+            write.commit()?;
+        }
+        self.versions(&mut index, (source, id), &kept, &mut pruned, each)?;
+        Ok(pruned)
+    }
+
+    fn versions(
+        &mut self,
+        index: &mut Index,
+        (source, id): (&SourceName, SourceId),
+        kept: &BTreeSet<i64>,
+        pruned: &mut Pruned,
+        each: &mut dyn FnMut(&Going<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let mut batch = Batch::default();
+        let mut dropping = if self.dry_run { None } else { Some(Dropping::open(self.repository, source, id)?) };
+        for (id, directory) in index.directories_below(id, &AbsPath::root())? {
+            for version in index.past_in(id)?.into_iter().filter(|version| !is_shown(version, kept)) {
+                let Some(path) = directory.join(&version.entry.name) else { continue };
+                let place = archived(source, &directory, &version);
+                each(&Going { path: &path, version: &version, on_disk: place.as_ref().map(Place::on_disk) })?;
+                pruned.versions += 1;
+                batch.rows.push(Row::Forget { id: version.id });
+                if let Some(place) = place
+                    && let Some(found) = self.look(&place)?
+                {
+                    pruned.files += 1;
+                    pruned.bytes_freed += if self.is_last_name(&found) { found.size } else { 0 };
+                    batch.deeds.push(Deed::Drop { directory: place.directory, name: place.name, inode: found.inode });
+                }
+                if batch.rows.len() >= BATCH {
+                    let full = std::mem::take(&mut batch);
+                    dropping.as_mut().map_or(Ok(()), |dropping| dropping.carry_out(index, full))?;
+                }
+            }
+        }
+        let Some(mut dropping) = dropping else { return Ok(()) };
+        dropping.carry_out(index, batch)?;
+        dropping.clear()
+    }
+
+    // `None` for what went already: the index only has to follow.
+    fn look(&self, place: &Place) -> Result<Option<Metadata>> {
+        match place.look(self.repository) {
+            Ok((_, found)) => Ok(Some(found)),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(errno).on_server("can't look into the archive"),
+        }
+    }
+
+    fn is_last_name(&mut self, found: &Metadata) -> bool {
+        let Metadata { inode, links, .. } = *found;
+        if links == 1 && !self.shared.contains_key(&inode) {
+            return true;
+        }
+        // The first look tells how many names there were before any went.
+        let (going, links) = self.shared.entry(inode).or_insert((0, links));
+        *going += 1;
+        let last = going == links;
+        if last {
+            self.shared.remove(&inode);
+        }
+        last
+    }
+}
+
+/// The trees of a source, from which versions go.
+struct Dropping {
+    source: SourceId,
+    trees: Trees,
+    // Directories of the archive that may be empty now.
+    emptied: BTreeSet<AbsPath>,
+}
+
+impl Dropping {
+    fn open(repository: &Repository, name: &SourceName, source: SourceId) -> Result<Dropping> {
+        let staging = Staging::open(repository.staging(name)?).on_server("can't open the staging area")?;
+        let trees = Trees::open(repository, name, Arc::new(staging))?;
+        Ok(Dropping { source, trees, emptied: BTreeSet::new() })
+    }
+
+    fn carry_out(&mut self, index: &mut Index, mut batch: Batch) -> Result<()> {
+        batch.record(index, self.source)?;
+        self.trees.carry_out(&mut batch, false)?;
+        let write = index.write()?;
+        batch.settle(&write, self.source)?;
+        write.commit()?;
+        self.emptied.extend(batch.deeds.into_iter().filter_map(|deed| match deed {
+            Deed::Drop { directory, .. } => Some(directory),
+            Deed::Change { .. } | Deed::Keep { .. } => None,
+        }));
+        Ok(())
+    }
+
+    // Those below come after those above.
+    fn clear(mut self) -> Result<()> {
+        self.emptied.iter().rev().try_for_each(|directory| self.trees.clear_archive(directory))
+    }
+}
+
+fn archived(source: &SourceName, directory: &AbsPath, version: &Version) -> Option<Place> {
+    let name = version.archive_name.clone()?;
+    Some(Place { tree: Tree::Archive, source: source.clone(), directory: directory.clone(), name })
+}
+
+// The runs that are kept, and those that go. A run that came to no good end shows no moment that a rule could mean: it
+// counts for nothing, and goes when a good one came after it.
+fn split(runs: &[RunRow], keep: &Keep) -> (BTreeSet<i64>, Vec<i64>) {
+    let is_good = |run: &&RunRow| {
+        let outcome = run.outcome.as_deref();
+        [Outcome::Ok.word(), Outcome::Partial.word(), "rebuild"].iter().any(|word| outcome == Some(word))
+    };
+    let good: Vec<_> = runs.iter().filter(is_good).map(|run| (run.id, run.started)).collect();
+    let mut kept = keep.kept(&good, &TimeZone::system());
+    let newest = good.iter().map(|(run, _)| *run).max().unwrap_or(i64::MAX);
+    kept.extend(runs.iter().map(|run| run.id).filter(|run| *run > newest));
+    let dropped = runs.iter().map(|run| run.id).filter(|run| *run <= newest && !kept.contains(run)).collect();
+    (kept, dropped)
+}
+
+// A stray that was past from the beginning belongs to the run that found it.
+fn is_shown(version: &Version, kept: &BTreeSet<i64>) -> bool {
+    let until = version.until_run.unwrap_or(i64::MAX).max(version.from_run + 1);
+    kept.range(version.from_run..until).next().is_some()
+}
