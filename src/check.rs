@@ -13,7 +13,7 @@ use crate::repository::dirs::{Dir, Metadata};
 use crate::repository::index::{Index, SourceId};
 use crate::repository::journal::recover;
 use crate::repository::lock::Lock;
-use crate::repository::place::Tree;
+use crate::repository::place::{Place, Tree};
 use crate::repository::{Repository, path_in};
 
 const WHAT: &str = "can't read the trees";
@@ -24,46 +24,49 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Compares both trees with the index, tells of every difference as an error, and returns how many there are.
 pub fn check(repository: &Repository, report: &dyn Report) -> Result<u64> {
     let mut index = repository.known_index()?;
-    finish_interrupted(repository, &mut index)?;
-    let mut problems = 0;
     let mut sources = repository.sources_on_disk()?;
     for name in index.source_names()? {
         sources.push(SourceName::new(&name)?);
     }
     sources.sort();
     sources.dedup();
-    for source in sources {
-        let Some(id) = index.source_id(&source)? else {
-            report.error(format_args!("source `{source}` is unknown to the index"));
-            problems += 1;
-            continue;
-        };
-        for tree in [Tree::Snapshot, Tree::Archive] {
-            let mut checking =
-                Checking { index: &index, report, source: &source, id, tree, seen: HashSet::new(), problems: 0 };
-            checking.on_disk(repository)?;
-            checking.in_index()?;
-            problems += checking.problems;
-        }
+    sources.iter().map(|source| check_source(repository, &mut index, source, report)).sum()
+}
+
+/// As [`check`], of one source.
+pub fn check_source(
+    repository: &Repository,
+    index: &mut Index,
+    source: &SourceName,
+    report: &dyn Report,
+) -> Result<u64> {
+    finish_interrupted(repository, index, source)?;
+    let Some(id) = index.source_id(source)? else {
+        report.error(format_args!("source `{source}` is unknown to the index"));
+        return Ok(1);
+    };
+    let mut problems = 0;
+    for tree in [Tree::Snapshot, Tree::Archive] {
+        let mut checking = Checking { repository, index, report, source, id, tree, seen: HashSet::new(), problems: 0 };
+        checking.on_disk()?;
+        checking.in_index()?;
+        problems += checking.problems;
     }
     Ok(problems)
 }
 
 // A pull that is under way is none of our business.
-fn finish_interrupted(repository: &Repository, index: &mut Index) -> Result<()> {
-    for name in index.source_names()? {
-        let source = SourceName::new(&name)?;
-        match Lock::source(repository, &source, PATIENCE) {
-            Ok(_lock) => recover(repository, index, &source).map(drop)?,
-            Err(error) if error.kind() == ErrorKind::Locked => {}
-            Err(error) => return Err(error),
-        }
+fn finish_interrupted(repository: &Repository, index: &mut Index, source: &SourceName) -> Result<()> {
+    match Lock::source(repository, source, PATIENCE) {
+        Ok(_lock) => recover(repository, index, source).map(drop),
+        Err(error) if error.kind() == ErrorKind::Locked => Ok(()),
+        Err(error) => Err(error),
     }
-    Ok(())
 }
 
 /// One tree of one source under examination.
 struct Checking<'a> {
+    repository: &'a Repository,
     index: &'a Index,
     report: &'a dyn Report,
     source: &'a SourceName,
@@ -75,10 +78,10 @@ struct Checking<'a> {
 }
 
 impl Checking<'_> {
-    fn on_disk(&mut self, repository: &Repository) -> Result<()> {
+    fn on_disk(&mut self) -> Result<()> {
         let base = match self.tree {
-            Tree::Snapshot => repository.snapshot(self.source)?,
-            Tree::Archive => repository.archive(self.source)?,
+            Tree::Snapshot => self.repository.snapshot(self.source)?,
+            Tree::Archive => self.repository.archive(self.source)?,
         };
         let mut waiting = vec![AbsPath::root()];
         while let Some(path) = waiting.pop() {
@@ -99,7 +102,7 @@ impl Checking<'_> {
                 other => other.on_server(WHAT)?,
             };
             match expected.get(&name) {
-                Some(version) => self.compare(path, &name, version, &metadata),
+                Some(version) => self.compare(path, &name, version, &metadata)?,
                 None if metadata.kind == Kind::Dir => {}
                 None => self.tell(path, &name, "is unknown to the index"),
             }
@@ -108,18 +111,20 @@ impl Checking<'_> {
             }
             found.insert(name);
         }
-        for name in expected.keys().filter(|name| !found.contains(*name)) {
-            self.tell(path, name, "is missing");
+        for (name, version) in expected.iter().filter(|(name, _)| !found.contains(*name)) {
+            self.tell_lost(path, name, version, "is missing")?;
         }
         Ok(children)
     }
 
-    fn compare(&mut self, path: &AbsPath, name: &Name, version: &Version, found: &Metadata) {
+    fn compare(&mut self, path: &AbsPath, name: &Name, version: &Version, found: &Metadata) -> Result<()> {
         let entry = &version.entry;
         if found.kind != entry.kind {
-            self.tell(path, name, "is of another kind than the index says");
+            self.tell_lost(path, name, version, "is of another kind than the index says")
         } else if entry.kind == Kind::File && found.size != entry.size {
-            self.tell(path, name, "has another size than the index says");
+            self.tell_lost(path, name, version, "has another size than the index says")
+        } else {
+            Ok(())
         }
     }
 
@@ -164,10 +169,25 @@ impl Checking<'_> {
     fn in_index(&mut self) -> Result<()> {
         for (id, path) in self.index.directories_below(self.id, &AbsPath::root())? {
             if !self.seen.contains(&id) {
-                for (name, _) in self.places_in(id)? {
-                    self.tell(&path, &name, "is missing");
+                for (name, version) in self.places_in(id)? {
+                    self.tell_lost(&path, &name, &version, "is missing")?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    // With the place where the content still is, if there is one.
+    fn tell_lost(&mut self, path: &AbsPath, name: &Name, version: &Version, what: &str) -> Result<()> {
+        let Some(hash) = version.hash else {
+            self.tell(path, name, what);
+            return Ok(());
+        };
+        let (tree, source) = (self.tree, self.source.clone());
+        let wrong = Place { tree, source, directory: path.clone(), name: name.clone() };
+        match Place::intact(self.repository, self.index, &hash, &wrong)? {
+            Some(copy) => self.tell(path, name, &format!("{what}; a copy is at `{}`", Escaped(&copy.on_disk()))),
+            None => self.tell(path, name, &format!("{what}, and there is no copy")),
         }
         Ok(())
     }

@@ -22,6 +22,7 @@ mod pull;
 mod restore;
 mod status;
 mod target;
+mod verify;
 
 /// Pull-based backup into two trees of plain files: a snapshot of each client as it is now, and an archive of every
 /// file that was removed from it or replaced in it.
@@ -75,6 +76,7 @@ enum Command {
     History(past::HistoryArgs),
     Cat(past::CatArgs),
     Restore(restore::Args),
+    Verify(verify::Args),
     Prune(prune::Args),
     Find(find::Args),
     Index(index::Args),
@@ -97,6 +99,7 @@ pub fn run() -> ExitCode {
         Command::History(args) => past::history(&context, args),
         Command::Cat(args) => past::cat(&context, args),
         Command::Restore(args) => restore::run(&context, args),
+        Command::Verify(args) => verify::run(&context, args),
         Command::Prune(args) => prune::run(&context, args),
         Command::Find(args) => find::run(&context, args),
         Command::Index(args) => index::run(&context, args),

@@ -8,7 +8,7 @@ use crate::entry::{Hash, Version, hash_hex, kind_name};
 use crate::error::{Error, Kind, Result};
 use crate::path::{AbsPath, Escaped, Name, SourceName};
 use crate::repository::Repository;
-use crate::repository::index::{Index, Located, RunRow, SourceId, Stats};
+use crate::repository::index::{Index, Located, RunRow, SourceId, Stats, Verification};
 use crate::repository::place;
 use crate::time::{When, show_time};
 
@@ -126,6 +126,11 @@ impl<'a> Past<'a> {
     /// Its runs, newest first.
     pub fn runs(&self) -> Result<Vec<RunRow>> {
         self.index.runs(self.id)
+    }
+
+    /// How its last verification ended.
+    pub fn verification(&self) -> Result<Option<Verification>> {
+        self.index.verification(self.id)
     }
 
     /// The run whose end a moment shows: the newest that had begun by then. Without a moment, the newest.

@@ -9,7 +9,7 @@
 //!   `archive_helper::protocol`;
 //! - [`source`], [`config`], [`retention`], [`plan`], [`report`]: what is wanted; no network, no disk writes;
 //! - [`remote`] and [`repository`]: the two columns, which don't know each other;
-//! - [`pull`], [`reindex`], [`check`], [`history`], [`restore`], [`prune`]: the verbs;
+//! - [`pull`], [`reindex`], [`check`], [`history`], [`restore`], [`prune`], [`verify`]: the verbs;
 //! - [`cli`], with the listeners in [`report`]: the only ones that know a terminal.
 
 pub mod check;
@@ -31,3 +31,4 @@ pub mod restore;
 pub mod retention;
 pub mod source;
 pub mod time;
+pub mod verify;

@@ -49,3 +49,5 @@ mod together;
 mod torture;
 #[path = "integration/ugly.rs"]
 mod ugly;
+#[path = "integration/verify.rs"]
+mod verify;

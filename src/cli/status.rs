@@ -11,7 +11,7 @@ use crate::history::Past;
 use crate::path::SourceName;
 use crate::report::Outcome;
 use crate::report::json::{object, text};
-use crate::repository::index::RunRow;
+use crate::repository::index::{RunRow, Verification};
 use crate::time::{parse_duration, show_seconds, show_time};
 
 /// Tell of each source's last runs
@@ -34,11 +34,11 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     let mut late = Vec::new();
     for name in names {
         let every = config.source(&name).ok().flatten().and_then(|source| source.settings.every);
-        let runs = match Past::open(&repository, &SourceName::new(&name)?) {
-            Ok(past) => past.runs()?,
-            Err(_) => Vec::new(),
+        let (runs, verification) = match Past::open(&repository, &SourceName::new(&name)?) {
+            Ok(past) => (past.runs()?, past.verification()?),
+            Err(_) => (Vec::new(), None),
         };
-        let state = State::of(&name, &runs, every, now);
+        let state = State { verification, ..State::of(&name, &runs, every, now) };
         state.show(context)?;
         if args.max_age.is_some_and(|most| state.age.is_none_or(|age| age > most)) {
             late.push(name);
@@ -59,6 +59,7 @@ struct State<'a> {
     good: Option<&'a RunRow>,
     age: Option<Duration>,
     due: Option<Timestamp>,
+    verification: Option<Verification>,
 }
 
 impl<'a> State<'a> {
@@ -66,7 +67,7 @@ impl<'a> State<'a> {
         let good = runs.iter().find(|run| run.outcome.as_deref() == Some(Outcome::Ok.word()));
         let age = good.map(|run| now.duration_since(run.started).unsigned_abs());
         let due = good.zip(every).and_then(|(run, every)| run.started.checked_add(every).ok());
-        State { name, last: runs.first(), good, age, due }
+        State { name, last: runs.first(), good, age, due, verification: None }
     }
 
     fn show(&self, context: &Context) -> Result<()> {
@@ -79,6 +80,8 @@ impl<'a> State<'a> {
             line.insert("good".to_owned(), json!(self.good.map(|run| run.started.to_string())));
             line.insert("age".to_owned(), json!(self.age.map(|age| age.as_secs())));
             line.insert("due".to_owned(), json!(self.due.map(|due| due.to_string())));
+            line.insert("verified".to_owned(), json!(self.verification.map(|last| last.ended.to_string())));
+            line.insert("bad".to_owned(), json!(self.verification.map(|last| last.bad)));
             return print_line(&text(line));
         }
         let last = self.last.map_or("never".to_owned(), |run| show_time(run.started));
@@ -87,6 +90,10 @@ impl<'a> State<'a> {
             None => "never good".to_owned(),
         };
         let due = self.due.map_or(String::new(), |due| format!(", due {}", show_time(due)));
-        print_line(&format!("{}: last {last}, {}, {good}{due}", self.name, outcome.unwrap_or("not pulled")))
+        let verified = self.verification.map_or(String::new(), |last| match last.bad {
+            0 => format!(", verified {}", show_time(last.ended)),
+            bad => format!(", {bad} bad when verified {}", show_time(last.ended)),
+        });
+        print_line(&format!("{}: last {last}, {}, {good}{due}{verified}", self.name, outcome.unwrap_or("not pulled")))
     }
 }

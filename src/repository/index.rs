@@ -13,15 +13,20 @@ use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::path::{AbsPath, Name, SourceName};
 
 mod facts;
+mod verified;
 mod write;
 
 pub use facts::{Located, RunRow, Stats};
+pub use verified::Verification;
 pub use write::{NewVersion, Write};
 
 /// The database's name in the repository.
 pub const FILE_NAME: &str = "index.sqlite";
 
 const SCHEMA: &str = include_str!("index/schema.sql");
+
+// Came later; a program that doesn't know these tables does without.
+const VERIFIED: &str = include_str!("index/verified.sql");
 
 // Stands in the database's header; a database with another one is of another program or a newer format.
 const USER_VERSION: i64 = 1;
@@ -57,7 +62,10 @@ impl Index {
         let version: i64 =
             connection.query_row("PRAGMA user_version", [], |row| row.get(0)).on_index("can't read the index")?;
         match version {
-            USER_VERSION => Ok(Index { connection }),
+            USER_VERSION => {
+                connection.execute_batch(VERIFIED).on_index("can't open the index")?;
+                Ok(Index { connection })
+            }
             0 => create_schema(connection),
             _ => Err(Error::new(
                 ErrorKind::Failed,
@@ -276,6 +284,7 @@ fn create_schema(mut connection: Connection) -> Result<Index> {
         let version: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         if version == 0 {
             transaction.execute_batch(SCHEMA)?;
+            transaction.execute_batch(VERIFIED)?;
             transaction.pragma_update(None, "user_version", USER_VERSION)?;
         }
         transaction.commit()

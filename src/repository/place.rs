@@ -2,10 +2,14 @@
 
 use super::archive::open_directory;
 use super::dirs::{Dir, Metadata};
-use super::index::Located;
+use super::index::{Index, Located};
 use super::{Repository, path_in};
-use crate::entry::is_on_disk;
+use crate::entry::{Hash, hash_content, is_on_disk};
+use crate::error::Result;
 use crate::path::{AbsPath, Name, SourceName};
+
+// Places of a content that are tried.
+const MOST_PLACES: u32 = 64;
 
 /// One of the two trees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +51,20 @@ impl Place {
         let snapshot = snapshot.then(|| Place::new(Tree::Snapshot, located, version.entry.name.clone()));
         let archive = version.archive_name.clone().map(|name| Place::new(Tree::Archive, located, name));
         snapshot.into_iter().chain(archive).collect()
+    }
+
+    /// A place that holds this content, as reading it tells; not one that is `wrong`.
+    pub fn intact(repository: &Repository, index: &Index, hash: &Hash, wrong: &Place) -> Result<Option<Place>> {
+        for located in index.versions_with(hash, MOST_PLACES)? {
+            for place in Place::all_of(&located).into_iter().filter(|place| place != wrong) {
+                let file = place.open_directory(repository).and_then(|dir| dir.open_file(&place.name));
+                let Ok(file) = file else { continue };
+                if hash_content(file, blake3::Hasher::new()).is_ok_and(|found| found == *hash) {
+                    return Ok(Some(place));
+                }
+            }
+        }
+        Ok(None)
     }
 
     fn new(tree: Tree, located: &Located, name: Name) -> Place {

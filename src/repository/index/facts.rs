@@ -169,6 +169,6 @@ fn located_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Located> {
     })
 }
 
-fn timestamp(nanoseconds: i64) -> Timestamp {
+pub(super) fn timestamp(nanoseconds: i64) -> Timestamp {
     Timestamp::from_nanosecond(nanoseconds.into()).expect("every i64 of nanoseconds is a time that jiff knows")
 }

@@ -208,6 +208,7 @@ impl Write<'_> {
 
     /// Forgets a version whose place no longer exists. Content is never forgotten by this: it is not there.
     pub fn delete(&self, id: i64) -> Result<()> {
+        self.execute("DELETE FROM verified WHERE version = ?1", params![id])?;
         self.execute("DELETE FROM version WHERE id = ?1", params![id])
     }
 
@@ -219,6 +220,7 @@ impl Write<'_> {
     /// Forgets every version and fingerprint, and what was pending, for a rebuild. Runs stay: their numbers are never used again.
     pub fn delete_all(&self) -> Result<()> {
         self.execute("DELETE FROM pending", params![])?;
+        self.execute("DELETE FROM verified", params![])?;
         self.execute("DELETE FROM version", params![])?;
         self.execute("DELETE FROM directory", params![])
     }
@@ -251,7 +253,7 @@ impl Write<'_> {
         Ok(Some(fingerprint.end()))
     }
 
-    fn execute(&self, sql: &str, params: impl rusqlite::Params) -> Result<()> {
+    pub(super) fn execute(&self, sql: &str, params: impl rusqlite::Params) -> Result<()> {
         let done = self.transaction.prepare_cached(sql).and_then(|mut statement| statement.execute(params));
         done.map(drop).on_index(WHAT)
     }

@@ -1,0 +1,63 @@
+//! `archive verify`.
+
+use super::{Context, print_line};
+use crate::config::Percent;
+use crate::error::{Error, Kind, Result};
+use crate::path::{Escaped, SourceName};
+use crate::report::json::{object, text};
+use crate::report::terminal::grouped;
+use crate::verify::verify;
+
+/// Read the plain files and compare them with the index
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A source; without one, every source
+    source: Option<String>,
+    /// Read only this share of the files: the ones that were verified the longest ago
+    #[arg(long, value_name = "PERCENT")]
+    sample: Option<Percent>,
+}
+
+pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
+    let repository = context.repository()?;
+    let known = repository.known_index()?.source_names()?;
+    let names = match &args.source {
+        Some(name) if !known.contains(name) => {
+            return Err(Error::usage(format_args!(
+                "there is no source `{}` in the repository",
+                Escaped(name.as_bytes())
+            ))
+            .hint(format_args!("it has `{}`", known.join("`, `"))));
+        }
+        Some(name) => vec![name.clone()],
+        None => known,
+    };
+    let mut bad = 0;
+    for name in names {
+        let source = SourceName::new(&name)?;
+        let sample = args.sample.map(|Percent(percent)| percent);
+        let verified = verify(&repository, &source, sample, &context.terminal())?;
+        bad += verified.bad;
+        if context.global.json {
+            let mut line = object("verified");
+            line.insert("source".to_owned(), source.as_str().into());
+            if let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(verified) {
+                line.extend(fields);
+            }
+            print_line(&text(line))?;
+        } else if !context.global.quiet {
+            print_line(&format!(
+                "{source}: {} files, {} of them read ({}), {} bad",
+                grouped(verified.files),
+                grouped(verified.inodes),
+                bytesize::ByteSize(verified.bytes),
+                grouped(verified.bad),
+            ))?;
+        }
+    }
+    match bad {
+        0 => Ok(0),
+        _ => Err(Error::new(Kind::Failed, format_args!("{} plain files are not what they were", grouped(bad)))
+            .hint("`archive restore` passes a rotten copy over for a good one")),
+    }
+}

@@ -1,0 +1,11 @@
+-- When plain files were last found to be what the index says; part of the index's schema.
+CREATE TABLE IF NOT EXISTS verified (
+    version INTEGER PRIMARY KEY,        -- whose plain file was read
+    ended   INTEGER NOT NULL            -- nanoseconds since 1970 UTC
+);
+CREATE TABLE IF NOT EXISTS verification (
+    source  INTEGER PRIMARY KEY REFERENCES source,
+    ended   INTEGER NOT NULL,           -- nanoseconds since 1970 UTC
+    files   INTEGER NOT NULL,           -- plain files that were read
+    bad     INTEGER NOT NULL            -- and what was not as it should be
+);

@@ -1,0 +1,171 @@
+//! Verification: whatever happened to a plain file is found, and where a good copy is, is said.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use crate::support::*;
+
+/// A repository with `kept` and `old` in the snapshot and `old` in the archive; another source has the same contents
+/// when there are to be copies.
+struct Kept {
+    program: Program,
+    client: Tree,
+}
+
+impl Kept {
+    fn new(with_copies: bool) -> Kept {
+        let program = Program::new();
+        let client = Tree::new([
+            ("kept", at(1_000_000_000, 0, file("what is in the snapshot"))),
+            ("other", file("what is elsewhere......")),
+            ("old", at(1_000_000_000, 0, file("what is in the archive."))),
+        ]);
+        program.pull_local(&client.root(), &["--name", "laptop"]);
+        client.put("old", at(1_100_000_000, 0, file("what came after")));
+        program.pull_local(&client.root(), &["--name", "laptop"]);
+        if with_copies {
+            let copies =
+                Tree::new([("one", file("what is in the snapshot")), ("two", file("what is in the archive."))]);
+            program.pull_local(&copies.root(), &["--name", "copies", "--link", "never"]);
+        }
+        Kept { program, client }
+    }
+
+    fn in_snapshot(&self) -> PathBuf {
+        self.program.snapshot("laptop", &self.client.path("kept"))
+    }
+
+    fn in_archive(&self) -> PathBuf {
+        self.program.archive("laptop", &self.client.path("old.20010909T014640Z"))
+    }
+
+    fn verify(&self, more: &[&str]) -> Ran {
+        self.program.run([&["verify", "laptop"], more].concat())
+    }
+
+    #[track_caller]
+    fn finds(&self, bad: &[(&Path, &str)], copies: bool) {
+        let ran = self.verify(&["--json"]);
+        assert_eq!(ran.status, 1, "{}", ran.stderr);
+        for (path, what) in bad {
+            let place = path.strip_prefix(self.program.repo()).unwrap().display().to_string();
+            let said = ran.stderr.lines().find(|line| line.contains(&format!("`{place}` {what}")));
+            let said = said.unwrap_or_else(|| panic!("{place} {what}: {}", ran.stderr));
+            if !what.contains("unknown") {
+                assert_eq!(said.contains("`snapshot/copies/"), copies, "{said}");
+            }
+        }
+        assert_eq!(ran.lines()[0]["bad"], bad.len(), "{}", ran.stderr);
+        let status = self.program.run(["status", "--json"]);
+        let laptop = status.lines().into_iter().find(|line| line["source"] == "laptop").unwrap();
+        assert_eq!(laptop["bad"], bad.len());
+    }
+}
+
+fn places(kept: &Kept) -> [PathBuf; 2] {
+    [kept.in_snapshot(), kept.in_archive()]
+}
+
+#[test]
+fn what_is_as_it_was_is_well() {
+    let kept = Kept::new(true);
+    let ran = kept.verify(&["--json"]);
+    ran.well();
+    let line = &ran.lines()[0];
+    assert_eq!((line["files"].as_u64(), line["bad"].as_u64()), (Some(4), Some(0)));
+    assert_eq!(kept.program.run(["status", "--json"]).lines()[1]["bad"], 0);
+    kept.program.run(["verify", "nobody"]).refused(2, &["no source `nobody`"]);
+}
+
+#[test]
+fn a_flipped_bit_is_found() {
+    for copies in [false, true] {
+        for at in 0..2 {
+            let kept = Kept::new(copies);
+            let place = places(&kept)[at].clone();
+            let file = fs::File::options().read(true).write(true).open(&place).unwrap();
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, 5).unwrap();
+            file.write_all_at(&[byte[0] ^ 4], 5).unwrap();
+            kept.finds(&[(&place, "is rotten")], copies);
+        }
+    }
+}
+
+#[test]
+fn a_cut_file_is_found() {
+    for copies in [false, true] {
+        for at in 0..2 {
+            let kept = Kept::new(copies);
+            let place = places(&kept)[at].clone();
+            fs::File::options().write(true).open(&place).unwrap().set_len(7).unwrap();
+            kept.finds(&[(&place, "has another size")], copies);
+        }
+    }
+}
+
+#[test]
+fn a_removed_file_is_found() {
+    for copies in [false, true] {
+        for at in 0..2 {
+            let kept = Kept::new(copies);
+            let place = places(&kept)[at].clone();
+            fs::remove_file(&place).unwrap();
+            kept.finds(&[(&place, "is missing")], copies);
+        }
+    }
+}
+
+#[test]
+fn an_added_file_is_found() {
+    for at in 0..2 {
+        let kept = Kept::new(false);
+        let place = places(&kept)[at].with_file_name("added");
+        fs::write(&place, "from nowhere").unwrap();
+        kept.finds(&[(&place, "is unknown")], false);
+    }
+}
+
+#[test]
+fn a_swapped_pair_is_found() {
+    for copies in [false, true] {
+        let kept = Kept::new(copies);
+        let [one, other] = places(&kept);
+        let aside = kept.program.path("aside");
+        fs::rename(&one, &aside).unwrap();
+        fs::rename(&other, &one).unwrap();
+        fs::rename(&aside, &other).unwrap();
+        kept.finds(&[(&one, "is rotten"), (&other, "is rotten")], copies);
+    }
+}
+
+#[test]
+fn an_inode_is_read_once_under_all_its_names() {
+    let program = Program::new();
+    let client = Tree::new((0..20).map(|n| (format!("f{n}"), file("one content for all of them"))));
+    program.pull_local(&client.root(), &["--name", "laptop"]);
+    let ran = program.run(["verify", "--json"]);
+    ran.well();
+    assert_eq!((ran.lines()[0]["files"].as_u64(), ran.lines()[0]["inodes"].as_u64()), (Some(20), Some(1)));
+    fs::write(program.snapshot("laptop", &client.path("f3")), "one cOntent for all of them").unwrap();
+    let ran = program.run(["verify", "--json"]);
+    assert_eq!((ran.status, ran.lines()[0]["bad"].as_u64()), (1, Some(20)));
+}
+
+#[test]
+fn samples_take_turns() {
+    let program = Program::new();
+    let client = Tree::new((0..10).map(|n| (format!("f{n}"), file(format!("content {n}")))));
+    program.pull_local(&client.root(), &["--name", "laptop"]);
+    fs::write(program.snapshot("laptop", &client.path("f7")), "Content 7").unwrap();
+    let mut found = 0;
+    for _ in 0..4 {
+        let ran = program.run(["verify", "--json", "--sample", "30%"]);
+        assert_eq!(ran.lines()[0]["files"], 3);
+        found += u64::from(ran.status == 1);
+    }
+    // What is bad counts as never verified, and comes again.
+    assert!(found >= 2, "{found}");
+    program.run(["verify", "--sample", "101%"]).refused_usage(&["is no share"]);
+}
