@@ -13,6 +13,7 @@ use crate::repository::Repository;
 
 mod completions;
 mod config;
+mod diff;
 mod find;
 mod helper;
 mod index;
@@ -79,6 +80,7 @@ enum Command {
     Verify(verify::Args),
     Prune(prune::Args),
     Find(find::Args),
+    Diff(diff::Args),
     Index(index::Args),
     Helper(helper::Args),
     Config(config::Args),
@@ -101,6 +103,7 @@ pub fn run() -> ExitCode {
         Command::Restore(args) => restore::run(&context, args),
         Command::Verify(args) => verify::run(&context, args),
         Command::Prune(args) => prune::run(&context, args),
+        Command::Diff(args) => diff::run(&context, args),
         Command::Find(args) => find::run(&context, args),
         Command::Index(args) => index::run(&context, args),
         Command::Helper(args) => helper::run(&context, args),
@@ -164,13 +167,20 @@ impl Context {
     }
 
     fn terminal(&self) -> Terminal {
-        use std::io::IsTerminal;
-        let colored = match self.global.color {
+        Terminal::new(self.verbosity(), self.colors(&std::io::stderr()), self.global.json)
+    }
+
+    /// True when what is printed may have colours.
+    fn colors_output(&self) -> bool {
+        self.colors(&std::io::stdout())
+    }
+
+    fn colors(&self, stream: &impl IsTerminal) -> bool {
+        match self.global.color {
             ColorWhen::Always => true,
             ColorWhen::Never => false,
-            ColorWhen::Auto => std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
-        };
-        Terminal::new(self.verbosity(), colored, self.global.json)
+            ColorWhen::Auto => stream.is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+        }
     }
 
     fn repository_dir(&self, config: &Config) -> PathBuf {

@@ -12,6 +12,11 @@ use crate::repository::index::{Index, Located, RunRow, SourceId, Stats, Verifica
 use crate::repository::place;
 use crate::time::{When, show_time};
 
+mod diff;
+mod search;
+
+pub use diff::Difference;
+
 // Places of a content that are tried.
 const MOST_PLACES: u32 = 16;
 

@@ -1,18 +1,26 @@
 //! `archive find`.
 
+use std::os::unix::ffi::OsStrExt;
+
 use clap::ArgGroup;
 
+use super::past::{described, time_of};
 use super::{Context, print_line};
-use crate::entry::hash_hex;
+use crate::entry::{Version, hash_hex};
 use crate::error::{Error, Result};
-use crate::history::{Place, find_hash, same_as};
+use crate::history::{Past, Place, find_hash, same_as};
 use crate::path::{AbsPath, Escaped, SourceName};
 use crate::report::json::{insert_path, object, text};
+use crate::report::terminal::grouped;
+use crate::repository::Repository;
 
-/// Find every place that holds a content
+/// Find versions by name, or every place that holds a content
 #[derive(Debug, clap::Args)]
 #[command(group = ArgGroup::new("what").required(true))]
 pub struct Args {
+    /// The versions, past ones too, whose name or path fits a pattern, written as for `--exclude`
+    #[arg(group = "what")]
+    pattern: Option<std::ffi::OsString>,
     /// The places whose BLAKE3 hash begins with these hexadecimal digits
     #[arg(long, value_name = "HASH", group = "what")]
     hash: Option<String>,
@@ -23,6 +31,9 @@ pub struct Args {
 
 pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     let repository = context.repository()?;
+    if let Some(pattern) = &args.pattern {
+        return find_pattern(context, &repository, pattern.as_bytes());
+    }
     let mut found = false;
     let mut show = |place: Place| {
         found = true;
@@ -36,6 +47,29 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
         same_as(&repository, &source, &path, &mut show)?;
     }
     Ok(if found { 0 } else { 1 })
+}
+
+fn find_pattern(context: &Context, repository: &Repository, pattern: &[u8]) -> Result<u8> {
+    let mut found = false;
+    for name in repository.known_index()?.source_names()? {
+        let source = SourceName::new(&name)?;
+        Past::open(repository, &source)?.find(pattern, &mut |path, version| {
+            found = true;
+            show_version(context, &source, path, version)
+        })?;
+    }
+    Ok(if found { 0 } else { 1 })
+}
+
+fn show_version(context: &Context, source: &SourceName, path: &AbsPath, version: &Version) -> Result<()> {
+    if context.global.json {
+        let mut line = described("version", path, version);
+        line.insert("source".to_owned(), source.as_str().into());
+        return print_line(&text(line));
+    }
+    let until = version.until_run.map_or("now".to_owned(), |until| format!("before run {until}"));
+    let (time, size) = (time_of(version), grouped(version.entry.size));
+    print_line(&format!("{time}  {size:>14}  from run {} until {until}  {source}:{path}", version.from_run))
 }
 
 fn show(context: &Context, place: &Place) -> Result<()> {
@@ -54,7 +88,6 @@ fn show(context: &Context, place: &Place) -> Result<()> {
 }
 
 pub(super) fn source_and_path(text: &std::ffi::OsStr) -> Result<(SourceName, AbsPath)> {
-    use std::os::unix::ffi::OsStrExt;
     let bytes = text.as_bytes();
     let wrong =
         || Error::usage(format_args!("`{}` names no path of a source", Escaped(bytes))).hint("write `SOURCE:/PATH`");

@@ -192,11 +192,11 @@ impl Lister<'_> {
     }
 }
 
-fn time_of(version: &Version) -> String {
+pub(super) fn time_of(version: &Version) -> String {
     jiff::Timestamp::from_nanosecond(version.entry.mtime.into()).map(show_time).unwrap_or_default()
 }
 
-fn described(kind: &str, path: &AbsPath, version: &Version) -> serde_json::Map<String, serde_json::Value> {
+pub(super) fn described(kind: &str, path: &AbsPath, version: &Version) -> serde_json::Map<String, serde_json::Value> {
     let entry = &version.entry;
     let mut line = object(kind);
     insert_path(&mut line, "path", path.as_bytes());

@@ -113,3 +113,65 @@ fn the_state_of_each_source_is_told_and_can_be_watched() {
     assert_eq!(program.run(["status", "--max-age", "1s"]).status, 1);
     assert_eq!(program.run(["--json", "status"]).lines()[0]["outcome"], "ok");
 }
+
+#[test]
+fn differences_tell_what_moved_by_its_content() {
+    let program = Program::new();
+    let client = Tree::new([
+        ("changed", at(1_000_000_000, 0, file("first"))),
+        ("touched", mode(0o600, file("touched"))),
+        ("stays", file("stays")),
+        ("turned", file("a file")),
+        ("empty", file("")),
+        ("d", dir([("moved", file("moved")), ("gone", file("gone"))])),
+    ]);
+    let pull = || program.pull_local(&client.root(), &["--name", "laptop"]);
+    pull();
+    client.put("changed", at(1_100_000_000, 0, file("second")));
+    client.put("touched", mode(0o644, file("touched")));
+    client.rename("d/moved", "elsewhere");
+    client.remove("d/gone");
+    client.remove("empty");
+    client.put("turned", link("stays"));
+    client.add([("new", file("new")), ("empty too", file(""))]);
+    pull();
+    pull();
+    let root = client.root().display().to_string();
+    let diff = |arguments: &[&str]| {
+        let ran = program.run([&["diff"], arguments].concat());
+        ran.well();
+        let plain = ran.stdout.replace(&format!("{root}/"), "");
+        plain.lines().filter(|line| !line.ends_with("/data") && *line != "T d").map(str::to_owned).collect::<Vec<_>>()
+    };
+    let then =
+        ["M changed", "- d/gone", "R d/moved -> elsewhere", "- empty", "+ empty too", "+ new", "T touched", "M turned"];
+    assert_eq!(diff(&["laptop", "--from", "1", "--to", "2"]), then);
+    assert_eq!(diff(&["laptop", "--from", "1"]), then);
+    assert_eq!(diff(&["laptop"]), [""; 0]);
+    let back =
+        ["M changed", "+ d/gone", "R elsewhere -> d/moved", "+ empty", "- empty too", "- new", "T touched", "M turned"];
+    assert_eq!(diff(&["laptop", "--from", "2", "--to", "1"]), back);
+    assert_eq!(diff(&[&format!("laptop:{root}/d"), "--from", "1"]), ["- d/gone", "- d/moved"]);
+    let json = program.run(["--json", "diff", "laptop", "--from", "1", "--to", "2"]).lines();
+    let moved = json.iter().find(|line| line["change"] == "moved").unwrap();
+    assert_eq!(moved["from"], format!("{root}/d/moved"));
+    program.run(["diff", "laptop", "--to", "1"]).refused(2, &["before run 1 there is none"]);
+}
+
+#[test]
+fn versions_are_found_by_name() {
+    let (program, client) = three_runs();
+    let root = client.root().display().to_string();
+    let find = |pattern: &str| {
+        let ran = program.run(["find", pattern]);
+        let short = ran.stdout.replace(&format!("laptop:{root}/"), "");
+        short.lines().map(|line| line.rsplit("  ").next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(find("a"), ["a", "a"]);
+    assert_eq!(find("[fl]"), ["d/f", "d/l"]);
+    assert_eq!(find(&format!("{root}/n*")), ["new"]);
+    assert_eq!(find("n*"), ["new"]);
+    let ran = program.run(["find", "--json", "d/"]);
+    assert_eq!((ran.lines()[0]["kind"].as_str(), ran.lines()[0]["source"].as_str()), (Some("dir"), Some("laptop")));
+    assert_eq!(program.run(["find", "nothing"]).status, 1);
+}

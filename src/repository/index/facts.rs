@@ -114,6 +114,20 @@ impl Index {
         Ok(versions)
     }
 
+    /// The versions in a directory that began or ended after one run, and not after another.
+    pub fn versions_between(&self, directory: DirectoryId, after: i64, until: i64) -> Result<Vec<Version>> {
+        let with = |state: &str| {
+            let sql = format!(
+                "SELECT {COLUMNS} FROM version WHERE directory = ?1 AND until_run {state} AND \
+                 (from_run > ?2 AND from_run <= ?3 OR until_run > ?2 AND until_run <= ?3)"
+            );
+            self.all(&sql, params![directory.0, after, until], version_of)
+        };
+        let mut versions = with("IS NULL")?;
+        versions.extend(with("IS NOT NULL")?);
+        Ok(versions)
+    }
+
     /// True when one of the last runs of a source did not come to its end, be it well or with files unread.
     pub fn has_cut_off_runs(&self, source: SourceId) -> Result<bool> {
         let sql = "SELECT 1 FROM (SELECT outcome, summary FROM run WHERE source = ?1 ORDER BY id DESC LIMIT 50) \
