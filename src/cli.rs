@@ -15,6 +15,7 @@ mod completions;
 mod config;
 mod diff;
 mod find;
+mod forget;
 mod helper;
 mod index;
 mod past;
@@ -79,6 +80,7 @@ enum Command {
     Restore(restore::Args),
     Verify(verify::Args),
     Prune(prune::Args),
+    Forget(forget::Args),
     Find(find::Args),
     Diff(diff::Args),
     Index(index::Args),
@@ -104,6 +106,7 @@ pub fn run() -> ExitCode {
         Command::Verify(args) => verify::run(&context, args),
         Command::Prune(args) => prune::run(&context, args),
         Command::Diff(args) => diff::run(&context, args),
+        Command::Forget(args) => forget::run(&context, args),
         Command::Find(args) => find::run(&context, args),
         Command::Index(args) => index::run(&context, args),
         Command::Helper(args) => helper::run(&context, args),

@@ -4,7 +4,7 @@
 //! versions go, batch by batch through the journal: the index says what goes, the names go, the index forgets them.
 //! What was cut off is finished by the next run of whatever kind. The snapshot is never touched.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +24,11 @@ use crate::repository::lock::Lock;
 use crate::repository::place::{Place, Tree};
 use crate::repository::staging::Staging;
 use crate::retention::Keep;
+
+pub mod forget;
+mod freed;
+
+use freed::Freed;
 
 // Versions that go at once; each is a few hundred bytes in memory.
 const BATCH: usize = 8192;
@@ -61,14 +66,13 @@ pub struct Going<'a> {
 pub struct Prune<'a> {
     repository: &'a Repository,
     dry_run: bool,
-    // Of inodes with several names: how many of them go, and how many there were.
-    shared: HashMap<(u64, u64), (u64, u64)>,
+    freed: Freed,
 }
 
 impl<'a> Prune<'a> {
     /// Prunes in this repository; with `dry_run` nothing goes, but all is told.
     pub fn new(repository: &'a Repository, dry_run: bool) -> Prune<'a> {
-        Prune { repository, dry_run, shared: HashMap::new() }
+        Prune { repository, dry_run, freed: Freed::default() }
     }
 
     /// Drops the runs of a source that `keep` doesn't keep, and each past version that only they show. Calls `each`
@@ -124,7 +128,7 @@ impl<'a> Prune<'a> {
                     && let Some(found) = self.look(&place)?
                 {
                     pruned.files += 1;
-                    pruned.bytes_freed += if self.is_last_name(&found) { found.size } else { 0 };
+                    pruned.bytes_freed += self.freed.with(&found);
                     batch.deeds.push(Deed::Drop { directory: place.directory, name: place.name, inode: found.inode });
                 }
                 if batch.rows.len() >= BATCH {
@@ -145,21 +149,6 @@ impl<'a> Prune<'a> {
             Err(Errno::ENOENT) => Ok(None),
             Err(errno) => Err(errno).on_server("can't look into the archive"),
         }
-    }
-
-    fn is_last_name(&mut self, found: &Metadata) -> bool {
-        let Metadata { inode, links, .. } = *found;
-        if links == 1 && !self.shared.contains_key(&inode) {
-            return true;
-        }
-        // The first look tells how many names there were before any went.
-        let (going, links) = self.shared.entry(inode).or_insert((0, links));
-        *going += 1;
-        let last = going == links;
-        if last {
-            self.shared.remove(&inode);
-        }
-        last
     }
 }
 

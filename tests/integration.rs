@@ -17,6 +17,8 @@ mod content;
 mod crash;
 #[path = "integration/excludes.rs"]
 mod excludes;
+#[path = "integration/forget.rs"]
+mod forget;
 #[path = "integration/helper.rs"]
 mod helper;
 #[path = "integration/hostile.rs"]

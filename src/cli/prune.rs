@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Context, print_line};
 use crate::error::{Error, Result};
 use crate::path::{Escaped, SourceName};
-use crate::prune::{Going, Prune};
+use crate::prune::{Going, Prune, Pruned};
 use crate::report::json::{insert_path, object, text};
 use crate::report::terminal::grouped;
 use crate::report::{Level, Report};
@@ -96,10 +96,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
             prune.source(&source, &keep, &mut |going| if tells { show(context, &source, going) } else { Ok(()) })?;
         if context.global.json {
             let mut line = object("pruned");
-            line.insert("source".to_owned(), source.as_str().into());
-            if let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(pruned) {
-                line.extend(fields);
-            }
+            insert_counts(&mut line, &source, &pruned);
             print_line(&text(line))?;
         } else if !context.global.quiet {
             print_line(&format!(
@@ -116,7 +113,18 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     Ok(0)
 }
 
-fn show(context: &Context, source: &SourceName, going: &Going<'_>) -> Result<()> {
+pub(super) fn insert_counts(
+    line: &mut serde_json::Map<String, serde_json::Value>,
+    source: &SourceName,
+    pruned: &Pruned,
+) {
+    line.insert("source".to_owned(), source.as_str().into());
+    if let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(pruned) {
+        line.extend(fields);
+    }
+}
+
+pub(super) fn show(context: &Context, source: &SourceName, going: &Going<'_>) -> Result<()> {
     if !context.global.json {
         return match &going.on_disk {
             Some(on_disk) => print_line(&Escaped(on_disk).to_string()),

@@ -1,0 +1,110 @@
+//! `archive forget`.
+
+use std::ffi::OsString;
+use std::io::{BufRead, IsTerminal, Write};
+use std::os::unix::ffi::OsStrExt;
+
+use super::prune::{insert_counts, show};
+use super::{Context, print_line};
+use crate::error::{Error, Kind, OnServer, Result};
+use crate::history::Past;
+use crate::path::{AbsPath, Escaped, SourceName};
+use crate::prune::forget::{What, forget};
+use crate::prune::{Going, Pruned};
+use crate::report::json::{object, text};
+use crate::report::terminal::grouped;
+
+/// Drop a path, all below it and all that it ever was, for all time
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A source, and a path on the client or a pattern as for `--exclude`
+    #[arg(value_name = "SOURCE:PATH")]
+    what: OsString,
+    /// Only list what would go, and tell how many bytes that would free
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+    /// Don't ask
+    #[arg(long)]
+    yes: bool,
+}
+
+pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
+    let (source, what) = parse(args)?;
+    let repository = context.repository()?;
+    let what = match what {
+        // What is there by that very name is meant by it.
+        What::Path(path) if Past::open(&repository, &source)?.versions(&path).is_err() => {
+            match Past::open(&repository, &source)?.is_above_roots(&path)? {
+                true => What::Path(path),
+                false => What::Pattern(path.as_bytes().to_vec()),
+            }
+        }
+        other => other,
+    };
+    let tells = args.dry_run && !context.global.quiet;
+    let mut list = |going: &Going<'_>| if tells { show(context, &source, going) } else { Ok(()) };
+    let would = forget(&repository, &source, &what, true, &mut list)?;
+    if would.versions == 0 {
+        return Err(Error::new(Kind::Failed, format_args!("nothing fits `{}`", Escaped(args.what.as_bytes())))
+            .hint("`archive find` tells what there is"));
+    }
+    if args.dry_run {
+        return tell(context, &source, &would, "would forget").map(|()| 0);
+    }
+    if !args.yes && !is_meant(&source, &would)? {
+        return Err(Error::new(Kind::Failed, "nothing was forgotten"));
+    }
+    let done = forget(&repository, &source, &what, false, &mut |going| match context.global.verbose {
+        0 => Ok(()),
+        _ => show(context, &source, going),
+    })?;
+    tell(context, &source, &done, "forgot")?;
+    Ok(0)
+}
+
+fn parse(args: &Args) -> Result<(SourceName, What)> {
+    let bytes = args.what.as_bytes();
+    let wrong = || {
+        Error::usage(format_args!("`{}` names nothing of a source", Escaped(bytes)))
+            .hint("write `SOURCE:/PATH` or `SOURCE:PATTERN`")
+    };
+    let colon = bytes.iter().position(|&byte| byte == b':').ok_or_else(wrong)?;
+    let source = std::str::from_utf8(&bytes[..colon]).map_err(|_| wrong())?;
+    let rest = &bytes[colon + 1..];
+    let path = AbsPath::new(rest.strip_suffix(b"/").filter(|path| !path.is_empty()).unwrap_or(rest));
+    let what = match path {
+        Some(path) => What::Path(path),
+        // Everything but what is taken back by a `!` is nothing that one should say by accident.
+        None if rest.is_empty() || rest.starts_with(b"!") || rest.starts_with(b"#") => return Err(wrong()),
+        None => What::Pattern(rest.to_vec()),
+    };
+    Ok((SourceName::new(source)?, what))
+}
+
+fn is_meant(source: &SourceName, would: &Pruned) -> Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Error::usage("nobody is there to be asked whether this is meant")
+            .hint("look with `-n` first, then say `--yes`"));
+    }
+    const WHAT: &str = "can't ask";
+    let (versions, files) = (grouped(would.versions), grouped(would.files));
+    let mut output = std::io::stderr();
+    write!(output, "Drop {versions} versions and {files} files of {source} for all time? [y/N] ").on_server(WHAT)?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer).on_server(WHAT)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+fn tell(context: &Context, source: &SourceName, done: &Pruned, verb: &str) -> Result<()> {
+    if context.global.json {
+        let mut line = object("forgotten");
+        insert_counts(&mut line, source, done);
+        return print_line(&text(line));
+    }
+    if context.global.quiet {
+        return Ok(());
+    }
+    let (versions, files) = (grouped(done.versions), grouped(done.files));
+    let freed = bytesize::ByteSize(done.bytes_freed);
+    print_line(&format!("{source}: {verb} {versions} versions, {files} files, {freed} that nothing else holds"))
+}

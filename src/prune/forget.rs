@@ -1,0 +1,174 @@
+//! Forgetting a path, with all below it and all that it ever was, in both trees.
+
+use std::collections::HashSet;
+
+use archive_helper::exclude::Excludes;
+use nix::errno::Errno;
+
+use super::freed::Freed;
+use super::{Dropping, Going, PATIENCE, Pruned};
+use crate::entry::{DirectoryId, Kind, Version};
+use crate::error::{Error, OnServer, Result};
+use crate::path::{AbsPath, Name, SourceName};
+use crate::repository::Repository;
+use crate::repository::dirs::Metadata;
+use crate::repository::index::{Index, Located, SourceId};
+use crate::repository::journal::{Batch, Deed, New, Old, Row, recover};
+use crate::repository::lock::Lock;
+use crate::repository::place::{Place, Tree};
+
+// Versions that go at once.
+const BATCH: usize = 4096;
+
+/// What to forget of a source.
+#[derive(Clone, Debug)]
+pub enum What {
+    /// A path, and all below it.
+    Path(AbsPath),
+    /// What fits a pattern in the manner of gitignore, and all below that.
+    Pattern(Vec<u8>),
+}
+
+/// Forgets: from the snapshot, the archive and the index. With `dry_run` nothing goes, but all is told. Calls `each`
+/// before a version goes.
+pub fn forget(
+    repository: &Repository,
+    source: &SourceName,
+    what: &What,
+    dry_run: bool,
+    each: &mut dyn FnMut(&Going<'_>) -> Result<()>,
+) -> Result<Pruned> {
+    let _lock = (!dry_run).then(|| Lock::source(repository, source, PATIENCE)).transpose()?;
+    let mut index = repository.index()?;
+    let id = index.source_id(source)?.ok_or_else(|| {
+        Error::usage(format_args!("there is no source `{source}` in the repository"))
+            .hint("`archive status` lists them")
+    })?;
+    let mut dropping = None;
+    if !dry_run {
+        recover(repository, &mut index, source)?;
+        dropping = Some(Dropping::open(repository, source, id)?);
+    }
+    let chosen = Chosen::of(&index, id, what)?;
+    let mut forgetting = Forgetting { repository, source, freed: Freed::default(), done: Pruned::default() };
+    let mut batch = Batch::default();
+    // Those below first, so that every directory is empty when its turn comes.
+    for (id, directory, whole) in chosen.directories.iter().rev() {
+        let at = batch.directories.len() as u32;
+        // Even one that is empty by now: the next pull must not take it for unchanged.
+        batch.directories.push(directory.clone());
+        for version in index.versions_in(*id)? {
+            if *whole || chosen.fits(directory, &version.entry.name, version.entry.kind) {
+                forgetting.version(directory, at, version, &mut batch, each)?;
+            }
+        }
+        if batch.rows.len() >= BATCH
+            && let Some(dropping) = &mut dropping
+        {
+            dropping.carry_out(&mut index, std::mem::take(&mut batch))?;
+        }
+    }
+    if let Some(mut dropping) = dropping {
+        dropping.carry_out(&mut index, batch)?;
+        dropping.clear()?;
+    }
+    Ok(forgetting.done)
+}
+
+/// The directories in which something goes, each deeper one after what holds it, and whether all in it goes.
+struct Chosen {
+    directories: Vec<(DirectoryId, AbsPath, bool)>,
+    path: Option<AbsPath>,
+    excludes: Excludes,
+}
+
+impl Chosen {
+    fn of(index: &Index, source: SourceId, what: &What) -> Result<Chosen> {
+        let (path, patterns) = match what {
+            What::Path(path) => (Some(path.clone()), Vec::new()),
+            What::Pattern(pattern) => (None, vec![pattern]),
+        };
+        let mut chosen = Chosen { directories: Vec::new(), path, excludes: Excludes::new(&patterns) };
+        let mut wholes = HashSet::new();
+        for (id, directory) in index.directories_below(source, &AbsPath::root())? {
+            let above = directory.split().is_some_and(|(parent, _)| wholes.contains(&parent));
+            let whole = above || wholes.contains(&directory) || chosen.path.as_ref() == Some(&directory);
+            if whole {
+                wholes.insert(directory.clone());
+                chosen.directories.push((id, directory, true));
+                continue;
+            }
+            let versions = index.versions_in(id)?;
+            let mut fitting = versions
+                .iter()
+                .filter(|version| chosen.fits(&directory, &version.entry.name, version.entry.kind))
+                .peekable();
+            if fitting.peek().is_some() {
+                let dirs = fitting.filter(|version| version.entry.kind == Kind::Dir);
+                wholes.extend(dirs.filter_map(|version| directory.join(&version.entry.name)));
+                chosen.directories.push((id, directory, false));
+            }
+        }
+        Ok(chosen)
+    }
+
+    fn fits(&self, directory: &AbsPath, name: &Name, kind: Kind) -> bool {
+        match &self.path {
+            Some(path) => directory.join(name).as_ref() == Some(path),
+            None => self.excludes.within(directory).excludes(name.as_bytes(), kind == Kind::Dir),
+        }
+    }
+}
+
+struct Forgetting<'a> {
+    repository: &'a Repository,
+    source: &'a SourceName,
+    freed: Freed,
+    done: Pruned,
+}
+
+impl Forgetting<'_> {
+    fn version(
+        &mut self,
+        directory: &AbsPath,
+        at: u32,
+        version: Version,
+        batch: &mut Batch,
+        each: &mut dyn FnMut(&Going<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let Some(path) = directory.join(&version.entry.name) else { return Ok(()) };
+        let located = Located { source: self.source.clone(), directory: directory.clone(), version };
+        let (places, version) = (Place::all_of(&located), &located.version);
+        each(&Going { path: &path, version, on_disk: places.first().map(Place::on_disk) })?;
+        self.done.versions += 1;
+        batch.rows.push(Row::Forget { id: version.id });
+        for place in places {
+            let Some(found) = self.look(&place)? else { continue };
+            if found.kind != Kind::Dir {
+                self.done.files += 1;
+                self.done.bytes_freed += self.freed.with(&found);
+            }
+            batch.deeds.push(match (place.tree, version.entry.kind) {
+                (Tree::Archive, _) => Deed::Drop { directory: directory.clone(), name: place.name, inode: found.inode },
+                (Tree::Snapshot, Kind::Dir) => {
+                    Deed::Change { directory: at, name: place.name, old: Old::Clear, new: New::None }
+                }
+                (Tree::Snapshot, _) => Deed::Change {
+                    directory: at,
+                    name: place.name,
+                    old: Old::Remove { inode: found.inode },
+                    new: New::None,
+                },
+            });
+        }
+        Ok(())
+    }
+
+    fn look(&self, place: &Place) -> Result<Option<Metadata>> {
+        match place.look(self.repository) {
+            Ok((_, found)) => Ok(Some(found)),
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(None),
+            Err(errno) => Err(errno).on_server("can't look into the trees"),
+        }
+    }
+}
