@@ -17,6 +17,10 @@ mod search;
 
 pub use diff::Difference;
 
+// Names as much alike as this, of 1, are worth a hint; and so many of them.
+const ALIKE: f64 = 0.8;
+const MOST_HINTS: usize = 3;
+
 // Places of a content that are tried.
 const MOST_PLACES: u32 = 16;
 
@@ -218,19 +222,32 @@ impl<'a> Past<'a> {
 
     fn unknown(&self, path: &AbsPath) -> Error {
         let error = Error::new(Kind::Failed, format_args!("`{}` had no `{path}` then", self.source));
-        match self.nearest(path) {
-            Some(nearest) => error.hint(format_args!("the nearest that it has is `{nearest}`")),
-            None => error.hint("check the path"),
+        match self.alike(path).unwrap_or_default().as_slice() {
+            [] => error.hint("check the path; `archive find` looks for names"),
+            nearest => error.hint(format_args!("the nearest that it has is `{}`", nearest.join("`, `"))),
         }
     }
 
-    // The lowest directory above a path of which anything is known.
-    fn nearest(&self, path: &AbsPath) -> Option<AbsPath> {
-        let (parent, _) = path.split()?;
-        match self.index.directory(self.id, &parent) {
-            Ok(Some(_)) => Some(parent),
-            _ => self.nearest(&parent),
+    // Paths of any time that a person may have meant: the path itself, what is called alike in the lowest directory
+    // that is known of those above it, or else that directory.
+    fn alike(&self, path: &AbsPath) -> Result<Vec<String>> {
+        if let Some(version) = self.index.versions_at(self.id, path)?.last() {
+            let until = version.until_run.map_or("now".to_owned(), |until| format!("before run {until}"));
+            return Ok(vec![format!("{path}` from run {} until {until}, as of `--at {0}", version.from_run)]);
         }
+        let Some((parent, name)) = path.split() else { return Ok(Vec::new()) };
+        let Some((directory, _)) = self.index.directory(self.id, &parent)? else { return self.alike(&parent) };
+        let wanted = name.to_string();
+        let mut names: Vec<Name> =
+            self.index.versions_in(directory)?.into_iter().map(|version| version.entry.name).collect();
+        names.sort();
+        names.dedup();
+        let likeness = |name: &Name| strsim::jaro_winkler(&wanted, &name.to_string());
+        let mut alike: Vec<_> =
+            names.iter().map(|name| (likeness(name), name)).filter(|(much, _)| *much > ALIKE).collect();
+        alike.sort_by(|one, other| other.0.total_cmp(&one.0));
+        let alike: Vec<_> = alike.iter().take(MOST_HINTS).filter_map(|(_, name)| parent.join(name)).collect();
+        Ok(if alike.is_empty() { vec![parent.to_string()] } else { alike.iter().map(AbsPath::to_string).collect() })
     }
 }
 

@@ -28,7 +28,11 @@ fn a_file_is_printed_as_it_was() {
     assert_eq!(cat("a", &[]).stdout, "second");
     assert_eq!(cat("a", &["--at", "1"]).stdout, "first");
     assert_eq!(cat("d/f", &["--at", "2"]).stdout, "in d");
-    cat("d/f", &[]).refused(1, &["had no", "the nearest that it has is"]);
+    cat("d/f", &[]).refused(1, &["had no", "d/f` from run 1 until before run 3", "`--at 1`"]);
+    cat("neww", &[]).refused(1, &["had no", "the nearest that it has is", "/new`"]);
+    cat("d/ff/x", &["--at", "1"]).refused(1, &["had no", "/d/f`"]);
+    cat("no/such/thing", &[])
+        .refused(1, &["had no", &format!("the nearest that it has is `{}`", client.root().display())]);
     cat("d", &["--at", "1"]).refused(1, &["is a dir", "name a file"]);
     cat("a", &["--at", "2001-01-01"]).refused(2, &["has no run then", "its first is run 1"]);
     cat("a", &["--at", "99"]).refused(2, &["has no run then"]);
