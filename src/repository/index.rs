@@ -25,8 +25,8 @@ pub const FILE_NAME: &str = "index.sqlite";
 
 const SCHEMA: &str = include_str!("index/schema.sql");
 
-// Came later; a program that doesn't know these tables does without.
-const VERIFIED: &str = include_str!("index/verified.sql");
+// Came later; a program that doesn't know of them does without.
+const ADDITIONS: &str = include_str!("index/additions.sql");
 
 // Stands in the database's header; a database with another one is of another program or a newer format.
 const USER_VERSION: i64 = 1;
@@ -63,7 +63,7 @@ impl Index {
             connection.query_row("PRAGMA user_version", [], |row| row.get(0)).on_index("can't read the index")?;
         match version {
             USER_VERSION => {
-                connection.execute_batch(VERIFIED).on_index("can't open the index")?;
+                connection.execute_batch(ADDITIONS).on_index("can't open the index")?;
                 Ok(Index { connection })
             }
             0 => create_schema(connection),
@@ -284,7 +284,7 @@ fn create_schema(mut connection: Connection) -> Result<Index> {
         let version: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         if version == 0 {
             transaction.execute_batch(SCHEMA)?;
-            transaction.execute_batch(VERIFIED)?;
+            transaction.execute_batch(ADDITIONS)?;
             transaction.pragma_update(None, "user_version", USER_VERSION)?;
         }
         transaction.commit()

@@ -1,4 +1,7 @@
--- When plain files were last found to be what the index says; part of the index's schema.
+-- What was added to the schema since the first index was made; done anew whenever one is opened.
+DROP INDEX IF EXISTS version_past;
+CREATE INDEX IF NOT EXISTS version_span ON version (directory, name, until_run, from_run) WHERE until_run IS NOT NULL;
+-- When plain files were last found to be what the index says.
 CREATE TABLE IF NOT EXISTS verified (
     version INTEGER PRIMARY KEY,        -- whose plain file was read
     ended   INTEGER NOT NULL            -- nanoseconds since 1970 UTC
