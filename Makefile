@@ -8,7 +8,7 @@ TARGET = $(or $(CARGO_TARGET_DIR),target)
 BINARY = $(TARGET)/release/archive
 SHARE = $(DESTDIR)$(PREFIX)/share
 PAGES = $(wildcard man/*.[15])
-TEST_NEEDS = ssh:openssh-client sshd:openssh-server rsync:rsync setfattr:attr setfacl:acl mkfs.ext4:e2fsprogs
+TEST_NEEDS = ssh:openssh-client sshd:openssh-server rsync:rsync setfattr:attr setfacl:acl setcap:libcap2-bin mkfs.ext4:e2fsprogs
 RUNNER = $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 
 .PHONY: build demo test test-long torture fuzz check bench man install clean help

@@ -8,7 +8,7 @@ use crate::entry::{Hash, Version, hash_hex, kind_name};
 use crate::error::{Error, Kind, Result};
 use crate::path::{AbsPath, Escaped, Name, SourceName};
 use crate::repository::Repository;
-use crate::repository::index::{Index, Located, RunRow, SourceId, Stats, Verification};
+use crate::repository::index::{Index, Located, RunRow, SourceId, Stats, Verification, attributes_text};
 use crate::repository::place;
 use crate::time::{When, show_time};
 
@@ -68,6 +68,9 @@ pub struct ExportRow {
     /// Target of a symlink.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
+    /// Extended attributes as getfattr dumps them, and where data is between holes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attributes: Option<String>,
     /// Number of a device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<u64>,
@@ -328,6 +331,7 @@ fn export_row(located: &Located) -> Option<ExportRow> {
         uid: entry.uid,
         gid: entry.gid,
         target: (!entry.target.is_empty()).then(|| Escaped(&entry.target).to_string()),
+        attributes: entry.attributes.as_deref().map(attributes_text),
         device: (entry.device != 0).then_some(entry.device),
         inode: entry.inode.map(|inode| (inode.device, inode.number)),
         hash: version.hash.as_ref().map(hash_hex),

@@ -139,7 +139,7 @@ impl<'a> Prune<'a> {
         }
         let Some(mut dropping) = dropping else { return Ok(()) };
         dropping.carry_out(index, batch)?;
-        dropping.clear()
+        dropping.clear(index)
     }
 
     // `None` for what went already: the index only has to follow.
@@ -181,7 +181,10 @@ impl Dropping {
     }
 
     // Those below come after those above.
-    fn clear(mut self) -> Result<()> {
+    fn clear(mut self, index: &mut Index) -> Result<()> {
+        let write = index.write()?;
+        write.drop_unused_attributes()?;
+        write.commit()?;
         self.emptied.iter().rev().try_for_each(|directory| self.trees.clear_archive(directory))
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 
-use crate::entry::Hash;
+use crate::entry::{Extent, Hash};
 use crate::error::{Error, Kind, Result};
 use crate::path::AbsPath;
 use crate::source::{RemoteKind, Ssh};
@@ -223,9 +223,11 @@ pub struct Wanted {
     pub offset: u64,
     /// A small file is not to come when the same content has come before.
     pub once: bool,
+    /// Where it has data, when the listing told of holes: the rest of it need not come.
+    pub data: Option<Arc<[Extent]>>,
 }
 
-/// What comes back for a [`Wanted`] file: any number of `Data`, in order of offsets, then one `End` or `Failed`.
+/// What comes back for a [`Wanted`] file: any number of `Data` and `Hole`, in order of offsets, then one `End` or `Failed`.
 #[derive(Debug)]
 pub enum Arrived {
     /// The next bytes.
@@ -234,6 +236,13 @@ pub enum Arrived {
         id: u64,
         /// At least one byte, at most 256 KiB.
         bytes: Vec<u8>,
+    },
+    /// The next bytes are a hole: zeros.
+    Hole {
+        /// [`Wanted::id`].
+        id: u64,
+        /// How many, at least one.
+        length: u64,
     },
     /// All of a small file, read in one piece, and as it was listed: nothing else comes for it.
     Whole {

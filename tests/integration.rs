@@ -7,6 +7,8 @@ mod support;
 #[path = "tidy.rs"]
 mod tidy;
 
+#[path = "integration/attributes.rs"]
+mod attributes;
 #[path = "integration/changes.rs"]
 mod changes;
 #[path = "integration/config.rs"]

@@ -70,7 +70,7 @@ pub fn forget(
     }
     if let Some(mut dropping) = dropping {
         dropping.carry_out(&mut index, batch)?;
-        dropping.clear()?;
+        dropping.clear(&mut index)?;
     }
     Ok(forgetting.done)
 }

@@ -518,4 +518,5 @@ fn has_size(found: &Metadata, entry: &Entry) -> bool {
 fn is_restated(was: &Entry, is: &Entry) -> bool {
     let number = |entry: &Entry| entry.inode.map(|inode| inode.number);
     (was.mtime, was.mode, was.uid, was.gid, number(was)) == (is.mtime, is.mode, is.uid, is.gid, number(is))
+        && was.attributes == is.attributes
 }

@@ -3,16 +3,17 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 use std::fs::File;
-use std::io::Write;
+use std::io::{ErrorKind, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::{Receiver, Sender};
 
 use super::Run;
 use super::change::{Change, aborted};
 use super::contents::{Claim, Contents, FileTask, Key, Released};
-use crate::entry::{Entry, Hash};
+use crate::entry::{Entry, Extent, Hash};
 use crate::error::{OnServer, Result};
 use crate::fault;
 use crate::path::{AbsPath, Name};
@@ -40,6 +41,9 @@ struct Part {
     name: Name,
     size: u64,
 }
+
+// What a hole is hashed by.
+static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
 // From how many bytes on a file that breaks off is carried on by the next run.
 const LARGE: u64 = 1 << 20;
@@ -74,7 +78,8 @@ impl Fetch<'_> {
         let is_checked = task.leads.iter().any(|key| matches!(key, Key::Hash(_)));
         let part = self.part(&task).map(|part| if is_checked { part } else { Part { size: 0, ..part } });
         let offset = part.as_ref().map_or(0, |part| part.size);
-        let wanted = Wanted { id, path, size, mtime, uid, offset, once };
+        let data = task.entry.attributes.as_ref().and_then(|attributes| attributes.data.as_deref()).map(Arc::from);
+        let wanted = Wanted { id, path, size, mtime, uid, offset, once, data };
         self.expected.tasks.lock().unwrap_or_else(PoisonError::into_inner).insert(id, Asked { task, part });
         self.wanted.send(wanted).map_err(aborted)
     }
@@ -130,10 +135,14 @@ pub fn receive(
                     Slot::Vacant(free) => free.insert(Receiving::begin(staging, expected.part(id))?).add(&bytes)?,
                 }
             }
+            Arrived::Hole { id, length } => match receiving.entry(id) {
+                Slot::Occupied(begun) => begun.into_mut().skip(length, run)?,
+                Slot::Vacant(free) => free.insert(Receiving::begin(staging, expected.part(id))?).skip(length, run)?,
+            },
             Arrived::Whole { id, bytes, state } => {
                 run.room.take(bytes.len() as u64)?;
                 let mut task = expected.take(id);
-                let content = Received::whole(&bytes, staging)?;
+                let content = Received::whole(&bytes, &task.entry, staging)?;
                 contents.lead_arrived(&mut task, content.hash);
                 run.tally.progress.bytes_copied.add(content.size);
                 run.tally.report.progress(&run.tally.progress);
@@ -154,6 +163,12 @@ pub fn receive(
                     None => Receiving::begin(staging, expected.part(id))?,
                 };
                 let (task, is_carried_on) = (expected.take(id), begun.is_carried_on);
+                if begun.is_too_large {
+                    begun.discard(staging)?;
+                    let error = ReadError::Refused("it is larger than a file can be on this file system".to_owned());
+                    changes.send(failed(run, task, &error)).map_err(aborted)?;
+                    continue;
+                }
                 let content = begun.end();
                 if is_carried_on && !is_as_claimed(&task, &content.hash) {
                     // What was here of it was spoilt, or of another file: all of it is fetched.
@@ -181,11 +196,33 @@ struct Received {
 }
 
 impl Received {
-    fn whole(bytes: &[u8], staging: &Staging) -> Result<Received> {
+    fn whole(bytes: &[u8], entry: &Entry, staging: &Staging) -> Result<Received> {
         let (name, mut file) = staging.create().on_server(WHAT)?;
-        file.write_all(bytes).on_server(WHAT)?;
+        match entry.attributes.as_ref().and_then(|attributes| attributes.data.as_deref()) {
+            None => file.write_all(bytes),
+            Some(data) => write_between_holes(&file, bytes, data),
+        }
+        .on_server(WHAT)?;
         Ok(Received { name, file, hash: *blake3::hash(bytes).as_bytes(), size: bytes.len() as u64 })
     }
+}
+
+// Leaves out what the client has no blocks for. What has come since may not be zeros there: then nothing is left out.
+fn write_between_holes(mut file: &File, bytes: &[u8], data: &[Extent]) -> std::io::Result<()> {
+    let mut at = 0;
+    for Extent { offset, length } in data {
+        let (start, end) = (*offset as usize, (*offset + *length) as usize);
+        if end > bytes.len() || bytes[at..start].iter().any(|byte| *byte != 0) {
+            return file.write_all_at(bytes, 0);
+        }
+        file.write_all_at(&bytes[start..end], *offset)?;
+        at = end;
+    }
+    if bytes[at..].iter().any(|byte| *byte != 0) {
+        return file.write_all_at(bytes, 0);
+    }
+    file.set_len(bytes.len() as u64)?;
+    file.seek(SeekFrom::End(0)).map(drop)
 }
 
 /// A file of which some has arrived.
@@ -195,22 +232,56 @@ struct Receiving {
     hasher: blake3::Hasher,
     size: u64,
     is_carried_on: bool,
+    // It has a hole that goes farther than the file system lets a file grow.
+    is_too_large: bool,
 }
 
 impl Receiving {
     fn begin(staging: &Staging, part: Option<Part>) -> Result<Receiving> {
         let Some(Part { name, size }) = part else {
             let (name, file) = staging.create().on_server(WHAT)?;
-            return Ok(Receiving { name, file, hasher: blake3::Hasher::new(), size: 0, is_carried_on: false });
+            return Ok(Receiving {
+                name,
+                file,
+                hasher: blake3::Hasher::new(),
+                size: 0,
+                is_carried_on: false,
+                is_too_large: false,
+            });
         };
         let mut file = staging.open_partial(&name, size).on_server(WHAT)?;
         let mut hasher = blake3::Hasher::new();
         // Leaves the file's position at its end.
         hasher.update_reader(&mut file).on_server(WHAT)?;
-        Ok(Receiving { name, file, hasher, size, is_carried_on: size > 0 })
+        Ok(Receiving { name, file, hasher, size, is_carried_on: size > 0, is_too_large: false })
+    }
+
+    fn skip(&mut self, length: u64, run: &Run<'_>) -> Result<()> {
+        let size = self.size.saturating_add(length);
+        fault::step().on_server(WHAT)?;
+        match self.file.set_len(size) {
+            Err(error) if matches!(error.kind(), ErrorKind::FileTooLarge | ErrorKind::InvalidInput) => {
+                self.is_too_large = true;
+            }
+            grown => grown.on_server(WHAT)?,
+        }
+        if self.is_too_large {
+            return Ok(());
+        }
+        self.file.seek(SeekFrom::Start(size)).on_server(WHAT)?;
+        while self.size < size {
+            let zeros = &ZEROS[..usize::try_from(size - self.size).map_or(ZEROS.len(), |left| left.min(ZEROS.len()))];
+            self.hasher.update(zeros);
+            self.size += zeros.len() as u64;
+            run.options.stop.asked().map_or(Ok(()), Err)?;
+        }
+        Ok(())
     }
 
     fn add(&mut self, bytes: &[u8]) -> Result<()> {
+        if self.is_too_large {
+            return Ok(());
+        }
         self.hasher.update(bytes);
         self.size += bytes.len() as u64;
         fault::step().on_server(WHAT)?;

@@ -1,5 +1,8 @@
 //! Judges whether a file stayed what it was while it was read, and how often reading it may start over.
 
+use std::sync::Arc;
+
+use crate::entry::Extent;
 use crate::remote::{FileState, Wanted};
 
 const ATTEMPTS: u8 = 3;
@@ -10,6 +13,8 @@ const NANOSECONDS: i64 = 1_000_000_000;
 pub(super) struct Attempt {
     expected: FileState,
     left: u8,
+    // Where it has data; nothing is known of the holes of a file that changed.
+    data: Option<Arc<[Extent]>>,
 }
 
 /// What an open file's metadata says, as far as it was told.
@@ -46,12 +51,24 @@ impl Attempt {
     /// The first attempt, which expects the file as it was listed.
     pub(super) fn first(wanted: &Wanted) -> Attempt {
         let expected = FileState { size: wanted.size, mtime: wanted.mtime, uid: wanted.uid };
-        Attempt { expected, left: ATTEMPTS - 1 }
+        Attempt { expected, left: ATTEMPTS - 1, data: wanted.data.clone() }
     }
 
     /// How many bytes there should be to read.
     pub(super) fn size(&self) -> u64 {
         self.expected.size
+    }
+
+    /// The next piece of data at or after `offset`; `None` when there is none up to the end.
+    pub(super) fn data_after(&self, offset: u64) -> Option<Extent> {
+        let (from, until) = match &self.data {
+            None => (offset, self.size()),
+            Some(data) => {
+                let next = data.get(data.partition_point(|extent| extent.end() <= offset))?;
+                (next.offset.max(offset), next.end().min(self.size()))
+            }
+        };
+        (from < until).then(|| Extent { offset: from, length: until - from })
     }
 
     /// True when a change found now could not lead to another attempt.
@@ -78,6 +95,7 @@ impl Attempt {
         }
         self.expected = state;
         self.left -= 1;
+        self.data = None;
         Verdict::Again
     }
 
@@ -102,12 +120,31 @@ mod tests {
     use super::*;
     use crate::path::AbsPath;
 
+    fn wanted(mtime: i64) -> Wanted {
+        Wanted { id: 0, path: AbsPath::root(), size: 10, mtime, uid: 7, offset: 0, once: false, data: None }
+    }
+
     fn attempt(mtime: i64) -> Attempt {
-        Attempt::first(&Wanted { id: 0, path: AbsPath::root(), size: 10, mtime, uid: 7, offset: 0, once: false })
+        Attempt::first(&wanted(mtime))
     }
 
     fn found(size: u64, mtime: Mtime) -> Found {
         Found { size, mtime, uid: Some(7) }
+    }
+
+    #[test]
+    fn holes_count_until_the_file_changes() {
+        let wanted = Wanted {
+            data: Some([(2, 3), (7, 9)].map(|(offset, length)| Extent { offset, length }).into()),
+            ..wanted(5)
+        };
+        let mut attempt = Attempt::first(&wanted);
+        let after = |attempt: &Attempt, offset| attempt.data_after(offset).map(|data| (data.offset, data.length));
+        for (offset, data) in [(0, Some((2, 3))), (2, Some((2, 3))), (4, Some((4, 1))), (5, Some((7, 3))), (10, None)] {
+            assert_eq!(after(&attempt, offset), data, "{offset}");
+        }
+        attempt.judge(&found(11, Mtime::Nanoseconds(5)), true);
+        assert_eq!((after(&attempt, 0), after(&attempt, 11)), (Some((0, 11)), None));
     }
 
     #[test]

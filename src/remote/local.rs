@@ -8,6 +8,7 @@ use crossbeam_channel::{Receiver, SendError, Sender};
 use rustix::fs::{FileType, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
+use crate::entry::Extent;
 use crate::remote::attempt::{Attempt, Found, Mtime, Verdict};
 use crate::remote::pace::Pace;
 use crate::remote::{Arrived, ReadError, Wanted};
@@ -78,26 +79,46 @@ impl Reader<'_> {
         if !attempt.agrees(&before) && !attempt.is_last() {
             return Ok(Ok(attempt.judge(&before, false)));
         }
-        if offset > 0
-            && let Err(errno) = rustix::fs::seek(&file, SeekFrom::Start(offset))
-        {
-            return Ok(Err(refused(errno)));
+        let mut at = offset;
+        while let Some(data) = attempt.data_after(at) {
+            self.hole(data.offset - at)?;
+            let end = match self.data(&file, data)? {
+                Ok(end) => end,
+                Err(errno) => return Ok(Err(refused(errno))),
+            };
+            at = end;
+            if at < data.end() {
+                return Ok(examine(&file).map(|after| attempt.judge(&after, false)));
+            }
         }
-        let mut left = attempt.size().saturating_sub(offset);
-        while left > 0 {
+        self.hole(attempt.size().saturating_sub(at))?;
+        Ok(examine(&file).map(|after| attempt.judge(&after, true)))
+    }
+
+    // Sends a piece of data; returns where it really ended.
+    fn data(&mut self, file: &OwnedFd, data: Extent) -> Sent<Result<u64, Errno>> {
+        let mut at = data.offset;
+        if let Err(errno) = rustix::fs::seek(file, SeekFrom::Start(at)) {
+            return Ok(Err(errno));
+        }
+        while at < data.end() {
             if (self.is_over)() {
                 return Err(SendError(Arrived::Restart { id: self.wanted.id }));
             }
-            match self.next_bytes(&file, left) {
+            match self.next_bytes(file, data.end() - at) {
                 Ok(bytes) if bytes.is_empty() => break,
                 Ok(bytes) => {
-                    left -= bytes.len() as u64;
+                    at += bytes.len() as u64;
                     self.arrived.send(Arrived::Data { id: self.wanted.id, bytes })?;
                 }
-                Err(errno) => return Ok(Err(refused(errno))),
+                Err(errno) => return Ok(Err(errno)),
             }
         }
-        Ok(examine(&file).map(|after| attempt.judge(&after, left == 0)))
+        Ok(Ok(at))
+    }
+
+    fn hole(&self, length: u64) -> Sent<()> {
+        if length > 0 { self.arrived.send(Arrived::Hole { id: self.wanted.id, length }) } else { Ok(()) }
     }
 
     fn next_bytes(&mut self, file: &OwnedFd, left: u64) -> Result<Vec<u8>, Errno> {

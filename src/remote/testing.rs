@@ -27,6 +27,7 @@ impl Got {
                 assert!((1..=262_144).contains(&bytes.len()));
                 self.bytes.extend(bytes);
             }
+            Arrived::Hole { length, .. } => self.bytes.resize(self.bytes.len() + length as usize, 0),
             Arrived::Restart { .. } => {
                 self.restarts += 1;
                 self.bytes.clear();
@@ -41,6 +42,7 @@ impl Got {
 fn id(arrived: &Arrived) -> u64 {
     match *arrived {
         Arrived::Data { id, .. }
+        | Arrived::Hole { id, .. }
         | Arrived::Restart { id }
         | Arrived::End { id, .. }
         | Arrived::Failed { id, .. }
@@ -75,7 +77,7 @@ pub(super) fn listed(id: u64, path: &Path) -> Wanted {
     let metadata = path.symlink_metadata().unwrap();
     let mtime = metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec();
     let path = AbsPath::new(path.as_os_str().as_bytes()).unwrap();
-    Wanted { id, path, size: metadata.len(), mtime, uid: metadata.uid(), offset: 0, once: false }
+    Wanted { id, path, size: metadata.len(), mtime, uid: metadata.uid(), offset: 0, once: false, data: None }
 }
 
 /// Bytes that differ everywhere, so that no misplaced one goes unseen.

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
@@ -21,7 +21,7 @@ use nix::sys::stat::{
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, LinkatFlags, Uid, UnlinkatFlags, fchown, fchownat, linkat, symlinkat, syncfs, unlinkat};
 
-use crate::entry::{Entry, Kind};
+use crate::entry::{Entry, Extent, Kind};
 use crate::fault;
 use crate::path::{AbsPath, Name};
 
@@ -57,7 +57,7 @@ impl Metadata {
     pub fn entry(&self, name: Name, target: Vec<u8>) -> Entry {
         let size = if self.kind == Kind::File { self.size } else { 0 };
         let Metadata { kind, mtime, mode, uid, gid, .. } = *self;
-        Entry { name, kind, size, mtime, ctime: 0, mode, uid, gid, inode: None, device: 0, target }
+        Entry { name, kind, size, mtime, ctime: 0, mode, uid, gid, inode: None, device: 0, target, attributes: None }
     }
 }
 
@@ -334,14 +334,34 @@ pub fn set_file_metadata(file: &File, mode: u32, mtime: i64, owner: Option<(u32,
     filetime::set_file_handle_times(file, None, Some(FileTime::from_unix_time(seconds, nanoseconds as u32)))
 }
 
-/// Makes `to` hold what `from` holds: sharing its blocks where the file system can, else by copying.
+/// Makes `to`, which is empty, hold what `from` holds: sharing its blocks where the file system can, else by copying
+/// what is not a hole.
 pub fn copy_content(from: &File, to: &File) -> io::Result<()> {
     fault::step()?;
     if rustix::fs::ioctl_ficlone(to, from).is_ok() {
         return Ok(());
     }
-    let (mut from, mut to) = (from, to);
-    io::copy(&mut from, &mut to).map(drop)
+    to.set_len(from.metadata()?.len())?;
+    let mut at = 0;
+    while let Some(data) = data_after(from, at)? {
+        let (mut reading, mut writing) = (from, to);
+        reading.seek(io::SeekFrom::Start(data.offset))?;
+        writing.seek(io::SeekFrom::Start(data.offset))?;
+        io::copy(&mut reading.take(data.length), &mut writing)?;
+        at = data.end();
+    }
+    Ok(())
+}
+
+/// The first piece of data in a file at or after an offset; `None` when there is none any more.
+pub fn data_after(file: &File, offset: u64) -> io::Result<Option<Extent>> {
+    use rustix::fs::{SeekFrom, seek};
+    let offset = match seek(file, SeekFrom::Data(offset)) {
+        Err(rustix::io::Errno::NXIO) => return Ok(None),
+        found => found?,
+    };
+    let end = seek(file, SeekFrom::Hole(offset))?;
+    Ok(Some(Extent { offset, length: end.saturating_sub(offset) }))
 }
 
 fn time_spec(nanoseconds: i64) -> TimeSpec {

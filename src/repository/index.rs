@@ -12,10 +12,12 @@ use crate::entry::{DirectoryId, Entry, Fingerprint, Hash, Inode, Kind, Version};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::path::{AbsPath, Name, SourceName};
 
+mod attributes;
 mod facts;
 mod verified;
 mod write;
 
+pub use attributes::encode as attributes_text;
 pub use facts::{Located, RunRow, Stats};
 pub use verified::Verification;
 pub use write::{NewVersion, Write};
@@ -29,7 +31,11 @@ const SCHEMA: &str = include_str!("index/schema.sql");
 const ADDITIONS: &str = include_str!("index/additions.sql");
 
 // Stands in the database's header; a database with another one is of another program or a newer format.
-const USER_VERSION: i64 = 1;
+const USER_VERSION: i64 = 2;
+
+// What the second format has that the first had not. Nothing is known of attributes yet: everything is listed again.
+const TO_FORMAT_2: &str = "ALTER TABLE version ADD COLUMN attributes INTEGER REFERENCES attributes; \
+                           UPDATE directory SET fingerprint = NULL; PRAGMA user_version = 2";
 
 // How many pages of 4 KiB the write-ahead log gathers before they are carried over.
 const CHECKPOINT_PAGES: i64 = 8192;
@@ -50,7 +56,9 @@ pub struct Index {
 const COLUMNS: &str = "version.id, version.directory, version.name, version.kind, version.size, version.mtime, \
                        version.ctime, version.mode, version.uid, version.gid, version.target, version.device, \
                        version.inode_device, version.inode_number, version.hash, version.from_run, \
-                       version.until_run, version.archive_name, version.flags";
+                       version.until_run, version.archive_name, version.flags, \
+                       CASE WHEN version.attributes IS NULL THEN NULL \
+                       ELSE (SELECT value FROM attributes WHERE id = version.attributes) END";
 
 impl Index {
     /// Opens the index in a repository, creating it when it is not there.
@@ -59,15 +67,15 @@ impl Index {
         let connection = Connection::open(&path).on_index("can't open the index")?;
         connection.busy_timeout(Duration::from_secs(120)).on_index("can't open the index")?;
         configure(&connection, repository).on_index("can't open the index")?;
-        let version: i64 =
-            connection.query_row("PRAGMA user_version", [], |row| row.get(0)).on_index("can't read the index")?;
-        match version {
+        let index = Index { connection };
+        match index.format()? {
+            0 => create_schema(index.connection),
+            1 => bring_up_to_date(index),
             USER_VERSION => {
-                connection.execute_batch(ADDITIONS).on_index("can't open the index")?;
-                Ok(Index { connection })
+                index.connection.execute_batch(ADDITIONS).on_index("can't open the index")?;
+                Ok(index)
             }
-            0 => create_schema(connection),
-            _ => Err(Error::new(
+            version => Err(Error::new(
                 ErrorKind::Failed,
                 format_args!("the index has format {version}, newer than this program knows"),
             )
@@ -89,7 +97,13 @@ impl Index {
         let connection = Connection::open_with_flags(uri, flags).on_index("can't open the index")?;
         connection.busy_timeout(Duration::from_secs(120)).on_index("can't open the index")?;
         settle(&connection).on_index("can't open the index")?;
-        Ok(Some(Index { connection }))
+        let index = Index { connection };
+        // An older one must be brought up to date to be understood.
+        if index.format()? < USER_VERSION { Index::open(repository).map(Some) } else { Ok(Some(index)) }
+    }
+
+    fn format(&self) -> Result<i64> {
+        self.one("PRAGMA user_version", params![], |row| row.get(0)).map(|version| version.unwrap_or(0))
     }
 
     /// The number of a source, if the index knows it.
@@ -293,6 +307,20 @@ fn create_schema(mut connection: Connection) -> Result<Index> {
     Ok(Index { connection })
 }
 
+fn bring_up_to_date(mut index: Index) -> Result<Index> {
+    let done = (|| {
+        let transaction = index.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        // Another process may have been faster.
+        let version: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        if version == 1 {
+            transaction.execute_batch(TO_FORMAT_2)?;
+        }
+        transaction.execute_batch(ADDITIONS)?;
+        transaction.commit()
+    })();
+    done.on_index("can't open the index").map(|()| index)
+}
+
 /// Turns SQLite's errors into ours; a full disk is told apart.
 pub(crate) trait OnIndex<T> {
     fn on_index(self, what: &str) -> Result<T>;
@@ -328,6 +356,10 @@ fn version_of(row: &Row<'_>) -> rusqlite::Result<Version> {
         inode,
         device: row.get::<_, Option<i64>>(11)?.unwrap_or(0) as u64,
         target: row.get::<_, Option<Vec<u8>>>(10)?.unwrap_or_default(),
+        attributes: match row.get_ref(19)? {
+            ValueRef::Null => None,
+            value => Some(attributes::decode(value.as_str()?).ok_or(rusqlite::Error::InvalidQuery)?),
+        },
     };
     Ok(Version {
         id: row.get(0)?,

@@ -20,7 +20,7 @@ mod trees;
 pub use trees::Trees;
 
 // The encoding of a batch, postcard's with the types below. Another one can't be read.
-const FORMAT: i64 = 1;
+const FORMAT: i64 = 2;
 
 /// What is done at once: to the trees first, then to the index.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]

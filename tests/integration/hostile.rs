@@ -31,7 +31,20 @@ fn name(text: impl AsRef<[u8]>) -> Name {
 fn entry(text: impl AsRef<[u8]>, kind: Kind) -> Entry {
     let target = if kind == Kind::Symlink { b"/tmp".to_vec() } else { Vec::new() };
     let (mtime, ctime) = (1_000_000_000_000_000_000, 1);
-    Entry { name: name(text), kind, size: 0, mtime, ctime, mode: 0o755, uid: 0, gid: 0, inode: None, device: 0, target }
+    Entry {
+        name: name(text),
+        kind,
+        size: 0,
+        mtime,
+        ctime,
+        mode: 0o755,
+        uid: 0,
+        gid: 0,
+        inode: None,
+        device: 0,
+        target,
+        attributes: None,
+    }
 }
 
 fn sized(text: &str, size: u64) -> Entry {

@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use std::fs;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 fn round_trip(client: &Tree) -> (Sshd, Program) {
     let (sshd, program) = (Sshd::new(), Program::new());
@@ -138,11 +138,13 @@ fn a_file_over_four_gibibytes() {
     let end = (4u64 << 30) + 12_345;
     big.write_all_at(b"the end", end).unwrap();
     let summary = program.pull_well(&sshd, &client.root(), &[]);
-    assert_eq!(summary["bytes_copied"], end + 7);
+    // What is a hole on the client neither comes nor takes room.
+    assert!(summary["bytes_copied"].as_u64().unwrap() < 100_000, "{summary}");
     let copy = fs::File::open(program.snapshot("client", &client.path("big"))).unwrap();
     let mut tail = [0; 7];
     copy.read_exact_at(&mut tail, end).unwrap();
     assert_eq!((copy.metadata().unwrap().len(), &tail), (end + 7, b"the end"));
+    assert!(copy.metadata().unwrap().blocks() * 512 < 1 << 20);
 }
 
 #[test]

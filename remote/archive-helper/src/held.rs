@@ -6,9 +6,24 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 use crate::listing::Listing;
 use crate::outgoing::UNPOISONED;
 use crate::protocol::Verdict;
+use crate::stack::Place;
 
 // How many bytes of listings may be held before walkers wait. A larger one is let through alone.
 const BUDGET: usize = 16 * 1024 * 1024;
+
+/// A directory that was listed.
+pub struct Listed {
+    /// Where it is.
+    pub place: Place,
+    /// What is in it.
+    pub listing: Listing,
+}
+
+impl Listed {
+    fn weight(&self) -> usize {
+        self.place.path.as_bytes().len() + self.listing.weight()
+    }
+}
 
 /// The listings that are in memory.
 #[derive(Default)]
@@ -22,21 +37,21 @@ pub struct Held {
 
 #[derive(Default)]
 struct State {
-    unjudged: HashMap<u64, Listing>,
-    wanted: VecDeque<(u64, Listing)>,
+    unjudged: HashMap<u64, Listed>,
+    wanted: VecDeque<(u64, Listed)>,
     bytes: usize,
     walked: bool,
 }
 
 impl Held {
-    /// Waits until there is room for `listing`, numbers it and lets `announce` queue the announcement.
+    /// Waits until there is room for what was listed, numbers it and lets `announce` queue the announcement.
     ///
     /// Numbers are queued in ascending order, and what is announced after this returns comes later.
-    pub fn announce(&self, listing: Listing, announce: impl FnOnce(u64)) {
-        self.reserve(listing.weight());
+    pub fn announce(&self, listed: Listed, announce: impl FnOnce(u64)) {
+        self.reserve(listed.weight());
         let mut next = self.announcing.lock().expect(UNPOISONED);
         // First held, then announced: the verdict may come at once.
-        self.lock().unjudged.insert(*next, listing);
+        self.lock().unjudged.insert(*next, listed);
         announce(*next);
         *next += 1;
     }
@@ -67,14 +82,14 @@ impl Held {
 
     /// Hands each wanted listing to `send`, in the order of verdicts; returns when all was walked,
     /// judged and sent.
-    pub fn send_wanted(&self, mut send: impl FnMut(u64, &Listing)) {
+    pub fn send_wanted(&self, mut send: impl FnMut(u64, &Listed)) {
         let mut state = self.lock();
         loop {
-            if let Some((directory, listing)) = state.wanted.pop_front() {
+            if let Some((directory, listed)) = state.wanted.pop_front() {
                 drop(state);
-                send(directory, &listing);
+                send(directory, &listed);
                 state = self.lock();
-                state.bytes -= listing.weight();
+                state.bytes -= listed.weight();
                 self.room.notify_all();
             } else if state.walked && state.unjudged.is_empty() {
                 return;
@@ -91,11 +106,11 @@ impl Held {
 
 impl State {
     fn judge(&mut self, verdict: &Verdict) -> bool {
-        let Some(listing) = self.unjudged.remove(&verdict.directory) else { return false };
+        let Some(listed) = self.unjudged.remove(&verdict.directory) else { return false };
         if verdict.send {
-            self.wanted.push_back((verdict.directory, listing));
+            self.wanted.push_back((verdict.directory, listed));
         } else {
-            self.bytes -= listing.weight();
+            self.bytes -= listed.weight();
         }
         true
     }

@@ -4,6 +4,7 @@
 //! `system`, and `outgoing` writes the answer. The thread that reads never waits for one that works or
 //! writes, so a server may write whenever it likes.
 
+mod attributes;
 pub mod exclude;
 mod hash;
 mod held;

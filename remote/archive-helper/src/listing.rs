@@ -1,12 +1,10 @@
 //! A directory's entries as the wire has them: encoded once, for the fingerprint and for sending.
 
-use std::ops::Range;
-
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::protocol::{Entry, Fingerprint, MAX_ENTRIES};
+use crate::protocol::{Attributes, Entry, Fingerprint, MAX_ENTRIES};
 
-// How many bytes of entries a frame has at most, unless a single one is longer.
+// How many bytes of entries a frame has at most, but for its last entry.
 const CHUNK: usize = 256 * 1024;
 // How much memory one directory may leave to the next, in bytes.
 const KEPT: usize = 1024 * 1024;
@@ -15,7 +13,7 @@ const OVERHEAD: usize = 256;
 // The number of `Reply::Entries` among its enum's variants.
 const ENTRIES: u32 = 2;
 
-/// Entries in the order in which they were found.
+/// Entries in the order in which they were found, without attributes.
 #[derive(Default)]
 pub struct Unsorted {
     encoded: Vec<u8>,
@@ -27,6 +25,7 @@ struct Span {
     start: usize,
     length: u16,
     name: u8,
+    sparse: bool,
 }
 
 impl Span {
@@ -34,22 +33,25 @@ impl Span {
         &encoded[self.start..self.start + usize::from(self.length)]
     }
 
-    // The name comes first, after its length in one byte, or from 128 on in two.
     fn name<'a>(&self, encoded: &'a [u8]) -> &'a [u8] {
-        let start = self.start + 1 + usize::from(self.name > 127);
-        &encoded[start..start + usize::from(self.name)]
+        name_of(self.entry(encoded), usize::from(self.name))
     }
 }
 
+// The name comes first, after its length in one byte, or from 128 on in two.
+fn name_of(entry: &[u8], length: usize) -> &[u8] {
+    &entry[1 + usize::from(length > 127)..][..length]
+}
+
 impl Unsorted {
-    /// Adds an entry.
-    pub fn push(&mut self, entry: &Entry) {
+    /// Adds an entry, which has no attributes yet; `sparse` says that it may have holes.
+    pub fn push(&mut self, entry: &Entry, sparse: bool) {
         let start = self.encoded.len();
         let encoded = std::mem::take(&mut self.encoded);
         self.encoded = postcard::to_extend(entry, encoded).expect("an entry always encodes into memory");
         // Name and target, the long parts, come to 4350 bytes at most.
         let length = (self.encoded.len() - start) as u16;
-        self.spans.push(Span { start, length, name: entry.name.as_bytes().len() as u8 });
+        self.spans.push(Span { start, length, name: entry.name.as_bytes().len() as u8, sparse });
     }
 
     /// Sorts the entries by name, drops all but one of equal names, and leaves `self` empty.
@@ -57,10 +59,12 @@ impl Unsorted {
         let Unsorted { encoded, spans } = self;
         spans.sort_unstable_by(|a, b| a.name(encoded).cmp(b.name(encoded)));
         spans.dedup_by(|b, a| a.name(encoded) == b.name(encoded));
-        let mut listing = Listing { encoded: Vec::with_capacity(encoded.len()), chunks: Vec::new() };
-        for span in spans.iter() {
-            listing.push(span.entry(encoded));
+        let mut listing =
+            Listing { encoded: Vec::with_capacity(encoded.len()), items: Vec::with_capacity(spans.len()) };
+        for Span { length, name, sparse, .. } in spans.iter() {
+            listing.items.push(Item { length: *length, name: *name, sparse: *sparse });
         }
+        spans.iter().for_each(|span| listing.encoded.extend_from_slice(span.entry(encoded)));
         self.clear();
         listing
     }
@@ -79,32 +83,20 @@ impl Unsorted {
 #[derive(Default)]
 pub struct Listing {
     encoded: Vec<u8>,
-    chunks: Vec<Chunk>,
+    items: Vec<Item>,
 }
 
-// What goes into one frame.
-struct Chunk {
-    bytes: Range<usize>,
-    entries: usize,
+// One entry: how many bytes it takes, and how many of them its name; and whether it may have holes.
+struct Item {
+    length: u16,
+    name: u8,
+    sparse: bool,
 }
 
 impl Listing {
-    fn push(&mut self, entry: &[u8]) {
-        let start = self.encoded.len();
-        self.encoded.extend_from_slice(entry);
-        let end = self.encoded.len();
-        match self.chunks.last_mut() {
-            Some(chunk) if chunk.entries < MAX_ENTRIES && end - chunk.bytes.start <= CHUNK => {
-                chunk.bytes.end = end;
-                chunk.entries += 1;
-            }
-            _ => self.chunks.push(Chunk { bytes: start..end, entries: 1 }),
-        }
-    }
-
     /// How many entries there are.
     pub fn entries(&self) -> u64 {
-        self.chunks.iter().map(|chunk| chunk.entries as u64).sum()
+        self.items.len() as u64
     }
 
     /// As [`protocol::fingerprint`](crate::protocol::fingerprint) has it.
@@ -114,18 +106,34 @@ impl Listing {
 
     /// What it counts against the limit of memory, in bytes.
     pub fn weight(&self) -> usize {
-        OVERHEAD + self.encoded.capacity() + self.chunks.capacity() * size_of::<Chunk>()
+        OVERHEAD + self.encoded.capacity() + self.items.capacity() * size_of::<Item>()
     }
 
-    /// The frames that carry the entries, each as [`protocol::write_frame`](crate::protocol::write_frame)
-    /// would write it; a directory without entries has one frame too.
-    pub fn frames(&self, directory: u64) -> impl Iterator<Item = Vec<u8>> {
-        let empty = self.chunks.is_empty().then(|| frame(directory, 0, &[], true));
-        let last = self.chunks.len().saturating_sub(1);
-        let chunks = self.chunks.iter().enumerate();
-        empty.into_iter().chain(chunks.map(move |(index, chunk)| {
-            frame(directory, chunk.entries, &self.encoded[chunk.bytes.clone()], index == last)
-        }))
+    /// Hands over the frames that carry the entries, each as
+    /// [`protocol::write_frame`](crate::protocol::write_frame) would write it; a directory without entries has one
+    /// frame too. `attributes` is asked what an entry of this name has of them, and whether that may be holes.
+    pub fn each_frame(
+        &self,
+        directory: u64,
+        mut attributes: impl FnMut(&[u8], bool) -> Option<Box<Attributes>>,
+        mut each: impl FnMut(Vec<u8>),
+    ) {
+        let (mut body, mut count, mut rest) = (Vec::new(), 0, &self.encoded[..]);
+        for item in &self.items {
+            if body.len() >= CHUNK || count == MAX_ENTRIES {
+                each(frame(directory, count, &body, false));
+                body.clear();
+                count = 0;
+            }
+            let entry;
+            (entry, rest) = rest.split_at(usize::from(item.length));
+            let has = attributes(name_of(entry, usize::from(item.name)), item.sparse);
+            // An entry without attributes ends with the byte that says so.
+            body.extend_from_slice(&entry[..entry.len() - 1]);
+            body = postcard::to_extend(&has, body).expect("attributes always encode into memory");
+            count += 1;
+        }
+        each(frame(directory, count, &body, true));
     }
 }
 
@@ -144,7 +152,7 @@ fn frame(directory: u64, count: usize, entries: &[u8], last: bool) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{self, Entries, Kind, MAX_FRAME, Name, Reply};
+    use crate::protocol::{self, Entries, Extent, Kind, MAX_EXTENTS, MAX_FRAME, MAX_XATTRS, Name, Reply, Xattr};
 
     fn entry(name: &[u8], target: usize) -> Entry {
         Entry {
@@ -159,21 +167,31 @@ mod tests {
             inode: None,
             device: 0,
             target: vec![b't'; target],
+            attributes: None,
         }
     }
 
     fn listing(entries: &[Entry]) -> Listing {
         let mut unsorted = Unsorted::default();
-        entries.iter().for_each(|entry| unsorted.push(entry));
+        entries.iter().for_each(|entry| unsorted.push(entry, false));
         unsorted.sort()
     }
 
-    fn decode(listing: &Listing) -> Vec<Entries> {
-        let decode = |frame: Vec<u8>| match protocol::read_frame(&mut &frame[..]).unwrap() {
+    fn frames(listing: &Listing) -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        listing.each_frame(7, |_, _| None, |frame| frames.push(frame));
+        frames
+    }
+
+    fn decoded(frame: &[u8]) -> Entries {
+        match protocol::read_frame(&mut &frame[..]).unwrap() {
             Some(Reply::Entries(entries)) => entries,
             other => panic!("{other:?}"),
-        };
-        listing.frames(7).map(decode).collect()
+        }
+    }
+
+    fn decode(listing: &Listing) -> Vec<Entries> {
+        frames(listing).iter().map(|frame| decoded(frame)).collect()
     }
 
     #[test]
@@ -182,7 +200,7 @@ mod tests {
         let reply = Reply::Entries(Entries { directory: 7, entries: entries.clone(), last: true });
         let mut expected = Vec::new();
         protocol::write_frame(&mut expected, &reply).unwrap();
-        assert_eq!(listing(&entries).frames(7).collect::<Vec<_>>(), [expected]);
+        assert_eq!(frames(&listing(&entries)), [expected]);
     }
 
     #[test]
@@ -208,7 +226,7 @@ mod tests {
         let long: Vec<Entry> = (0..300).map(|number| entry(format!("{number:0255}").as_bytes(), 4095)).collect();
         for entries in [many, long] {
             let listing = listing(&entries);
-            assert!(listing.frames(u64::MAX).all(|frame| frame.len() < MAX_FRAME));
+            assert!(frames(&listing).iter().all(|frame| frame.len() < MAX_FRAME));
             let sent = decode(&listing);
             let last = sent.len() - 1;
             assert!(last > 0 && sent.iter().enumerate().all(|(index, frame)| frame.last == (index == last)));
@@ -216,5 +234,27 @@ mod tests {
             assert_eq!(sent.into_iter().flat_map(|frame| frame.entries).collect::<Vec<_>>(), entries);
             assert_eq!(listing.fingerprint(), protocol::fingerprint(&entries));
         }
+    }
+
+    #[test]
+    fn attributes_go_with_their_entries_and_not_into_the_fingerprint() {
+        let mut unsorted = Unsorted::default();
+        let names = [vec![b'c'; 200], b"a".to_vec(), b"b".to_vec()];
+        names.iter().for_each(|name| unsorted.push(&Entry { size: 1 << 40, ..entry(name, 0) }, name == b"b"));
+        let listing = unsorted.sort();
+        let extents = (0..MAX_EXTENTS as u64).map(|number| Extent { offset: number << 20, length: 1 }).collect();
+        let xattr = Xattr { name: b"user.x".to_vec(), value: vec![b'v'; MAX_XATTRS - 6] };
+        let all = Attributes { xattrs: vec![xattr], data: Some(extents) };
+        let mut frames = Vec::new();
+        let has = |name: &[u8], sparse| {
+            assert_eq!(sparse, name == b"b");
+            if name == b"a" { None } else { all.clone().some() }
+        };
+        listing.each_frame(7, has, |frame| frames.push(frame));
+        assert!(frames.iter().all(|frame| frame.len() < MAX_FRAME));
+        let sent: Vec<Entry> = frames.iter().flat_map(|frame| decoded(frame).entries).collect();
+        let found: Vec<_> = sent.iter().map(|entry| (entry.name.as_bytes().len(), entry.attributes.clone())).collect();
+        assert_eq!(found, [(1, None), (1, all.clone().some()), (200, all.some())]);
+        assert_eq!(listing.fingerprint(), protocol::fingerprint(&sent));
     }
 }

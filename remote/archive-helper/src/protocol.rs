@@ -9,15 +9,17 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
+mod attributes;
 mod bytes;
 
+pub use attributes::{ACCESS_ACL, Attributes, DEFAULT_ACL, Extent, MAX_EXTENTS, MAX_XATTRS, Xattr, is_kept};
 pub use bytes::{AbsPath, Bytes, Name, escape, is_unprintable};
 
 /// The bytes that begin the helper's output: unprintable, so that no login message is taken for them.
 pub const MAGIC: [u8; 8] = [0x00, 0xff, 0x1e, b'A', b'R', b'C', 0x1f, 0xfe];
 
 /// The exact build that both sides must agree on.
-pub const VERSION: &str = concat!("archive-helper ", env!("CARGO_PKG_VERSION"), " protocol 1");
+pub const VERSION: &str = concat!("archive-helper ", env!("CARGO_PKG_VERSION"), " protocol 2");
 
 /// How many bytes of a login shell's chatter may come before [`MAGIC`].
 pub const MAX_CHATTER: usize = 64 * 1024;
@@ -103,6 +105,8 @@ pub struct Entry {
     pub device: u64,
     /// Target of a symlink, 1 to [`MAX_PATH`] bytes without NUL; empty for all else.
     pub target: Vec<u8>,
+    /// What else there is to know of it, if anything. Holes are those of a file, their data not behind its end.
+    pub attributes: Option<Box<Attributes>>,
 }
 
 #[derive(Deserialize)]
@@ -118,6 +122,7 @@ struct RawEntry {
     inode: Option<Inode>,
     device: u64,
     target: Vec<u8>,
+    attributes: Option<Box<Attributes>>,
 }
 
 impl TryFrom<RawEntry> for Entry {
@@ -135,12 +140,18 @@ impl TryFrom<RawEntry> for Entry {
         if raw.mode > 0o7777 || (raw.device != 0 && !is_device) || (raw.inode.is_some() && raw.kind != Kind::File) {
             return Err("a mode, device or inode that cannot be");
         }
-        let RawEntry { name, kind, size, mtime, ctime, mode, uid, gid, inode, device, target } = raw;
-        Ok(Entry { name, kind, size, mtime, ctime, mode, uid, gid, inode, device, target })
+        let data = raw.attributes.as_ref().and_then(|attributes| attributes.data.as_ref());
+        let end = data.and_then(|data| data.last()).map_or(0, Extent::end);
+        if data.is_some() && (raw.kind != Kind::File || end > raw.size) {
+            return Err("holes that cannot be");
+        }
+        let RawEntry { name, kind, size, mtime, ctime, mode, uid, gid, inode, device, target, attributes } = raw;
+        Ok(Entry { name, kind, size, mtime, ctime, mode, uid, gid, inode, device, target, attributes })
     }
 }
 
-/// XXH3-128 of a directory's entries, each in its wire encoding, sorted by name.
+/// XXH3-128 of a directory's entries, each in its wire encoding but without its attributes, sorted by name. A change
+/// of attributes shows in the ctime, so a directory that is as it was need not be asked for them.
 pub type Fingerprint = [u8; 16];
 
 /// Computes a fingerprint of entries that come sorted by name.
@@ -155,6 +166,8 @@ impl Fingerprinting {
     pub fn add(&mut self, entry: &Entry) {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
+        let bare = entry.attributes.as_ref().map(|_| Entry { attributes: None, ..entry.clone() });
+        let entry = bare.as_ref().unwrap_or(entry);
         self.buffer = postcard::to_extend(entry, buffer).expect("an entry always encodes into memory");
         self.hasher.update(&self.buffer);
     }

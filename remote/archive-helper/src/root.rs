@@ -4,6 +4,7 @@ use std::env;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
+use crate::attributes;
 use crate::protocol::{AbsPath, Entry, Kind, Root};
 use crate::system::{Directory, Errno, File, Metadata};
 
@@ -73,7 +74,8 @@ fn open(path: &AbsPath) -> Result<(Root, Option<RootDir>), Errno> {
 // `None` for `/`, which has no name.
 fn entry(path: &AbsPath, kind: Kind, metadata: &Metadata) -> Option<Entry> {
     let (_, name) = path.split()?;
-    Some(metadata.entry(name, kind, Vec::new()))
+    let attributes = attributes::of_root(path, metadata.may_have_holes());
+    Some(Entry { attributes, ..metadata.entry(name, kind, Vec::new()) })
 }
 
 #[cfg(test)]

@@ -3,19 +3,28 @@
 //! Linux of any age: what only newer kernels have (`openat2`) has its older form beside it.
 
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{self, AtFlags, CWD, FileType, Mode, OFlags, RawDir, ResolveFlags, Stat};
+use rustix::buffer::spare_capacity;
+use rustix::fs::{self, AtFlags, CWD, FileType, Mode, OFlags, RawDir, ResolveFlags, SeekFrom, Stat};
 use rustix::process::{self, Resource, Rlimit};
 
-use crate::protocol::{AbsPath, Entry, Inode, Kind, MAX_PATH, Name};
+use crate::protocol::{AbsPath, Entry, Extent, Inode, Kind, MAX_PATH, Name};
 
 /// An error number of the system.
 pub type Errno = rustix::io::Errno;
 
 // How low the helper's priority is: 0 is everybody's, 19 the lowest.
 const NICENESS: i32 = 10;
+
+// The most that the names of a thing's extended attributes may take: see limits.h.
+const XATTR_NAMES: usize = 64 * 1024;
+// And the value of one of them.
+const XATTR_VALUE: usize = 64 * 1024;
+
+// The unit in which `stat` counts a file's blocks, whatever the file system's own are.
+const BLOCK: u64 = 512;
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 // Opens nothing that would block or become a controlling terminal, nor a symlink.
@@ -49,6 +58,7 @@ pub struct Metadata {
     links: u64,
     inode: u64,
     special: u64,
+    blocks: u64,
 }
 
 impl Metadata {
@@ -73,7 +83,13 @@ impl Metadata {
             inode: (is_file && self.links > 1).then_some(Inode { device: self.device, number: self.inode }),
             device: if is_device { self.special } else { 0 },
             target,
+            attributes: None,
         }
+    }
+
+    /// True when a file takes less room than it has bytes.
+    pub fn may_have_holes(&self) -> bool {
+        self.kind == Some(Kind::File) && self.blocks.saturating_mul(BLOCK) < self.size
     }
 }
 
@@ -94,6 +110,7 @@ impl From<Stat> for Metadata {
             inode: stat.st_ino as u64,
             device: stat.st_dev as u64,
             special: stat.st_rdev as u64,
+            blocks: u64::try_from(stat.st_blocks).unwrap_or(0),
         }
     }
 }
@@ -190,7 +207,7 @@ impl Directory {
 
     /// The first `limit` bytes of a regular file; `None` if it is none or can't be read.
     pub fn head(&self, name: &[u8], limit: usize) -> Option<Vec<u8>> {
-        let file = File(quietly(FILE, |flags| fs::openat(&self.0, name, flags, Mode::empty())).ok()?);
+        let file = self.open_file(name).ok()?;
         if file.metadata().ok()?.kind != Some(Kind::File) {
             return None;
         }
@@ -198,6 +215,17 @@ impl Directory {
         let length = file.read(&mut bytes).ok()?;
         bytes.truncate(length);
         Some(bytes)
+    }
+
+    /// Opens a file that this directory has, unless it is a symlink. Does not wait for a fifo's writer.
+    pub fn open_file(&self, name: &[u8]) -> Result<File, Errno> {
+        quietly(FILE, |flags| fs::openat(&self.0, name, flags, Mode::empty())).map(File)
+    }
+
+    /// A path that leads to this directory, as long as it is open: the kernel has no call that lists the attributes of
+    /// a name in a directory before version 6.13.
+    pub fn proc_path(&self) -> Vec<u8> {
+        format!("/proc/self/fd/{}", self.0.as_raw_fd()).into_bytes()
     }
 
     fn below(&self, relative: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
@@ -267,6 +295,39 @@ impl File {
         }
         Ok(filled)
     }
+}
+
+impl File {
+    /// The first piece of data at or after `offset`; `None` when there is none any more.
+    pub fn data_after(&self, offset: u64) -> Result<Option<Extent>, Errno> {
+        let offset = match fs::seek(&self.0, SeekFrom::Data(offset)) {
+            Err(Errno::NXIO) => return Ok(None),
+            found => found?,
+        };
+        let end = fs::seek(&self.0, SeekFrom::Hole(offset))?;
+        Ok(Some(Extent { offset, length: end.saturating_sub(offset) }))
+    }
+}
+
+/// The names of the extended attributes of what `path` names, or leads to if `follow`; each ended by a NUL.
+pub fn xattr_names(path: &[u8], follow: bool) -> Result<Vec<u8>, Errno> {
+    let mut names = Vec::with_capacity(XATTR_NAMES);
+    match follow {
+        true => fs::listxattr(path, spare_capacity(&mut names)),
+        false => fs::llistxattr(path, spare_capacity(&mut names)),
+    }?;
+    Ok(names)
+}
+
+/// The value of an extended attribute of what `path` names, or leads to if `follow`.
+pub fn xattr(path: &[u8], name: &[u8], follow: bool) -> Result<Vec<u8>, Errno> {
+    let mut value = Vec::with_capacity(XATTR_VALUE);
+    match follow {
+        true => fs::getxattr(path, name, spare_capacity(&mut value)),
+        false => fs::lgetxattr(path, name, spare_capacity(&mut value)),
+    }?;
+    value.shrink_to_fit();
+    Ok(value)
 }
 
 // Opens without leaving a trace in the access time, where that is allowed.

@@ -235,7 +235,7 @@ impl<'a> Visit<'a> {
     }
 
     fn keep(&mut self, entry: Entry, metadata: &Metadata, entries: &mut Unsorted) {
-        entries.push(&entry);
+        entries.push(&entry, metadata.may_have_holes());
         if entry.kind != Kind::Dir {
             return;
         }

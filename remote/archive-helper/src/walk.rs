@@ -5,8 +5,9 @@ use std::process;
 use std::sync::Arc;
 use std::thread;
 
+use crate::attributes::Reading;
 use crate::exclude::Excludes;
-use crate::held::Held;
+use crate::held::{Held, Listed};
 use crate::outgoing::Outgoing;
 use crate::protocol::{self, AbsPath, Announced, Problem, Reply, Skipped, Verdict};
 use crate::root;
@@ -50,8 +51,10 @@ impl Walking {
         };
         thread::scope(|scope| {
             let send = || {
-                self.held.send_wanted(|directory, listing| {
-                    listing.frames(directory).for_each(|frame| self.outgoing.push(&frame));
+                self.held.send_wanted(|directory, Listed { place, listing }| {
+                    let attributes = Reading::begin(place, |path, errno| self.report(path, errno));
+                    let of = |name: &[u8], sparse| attributes.of(name, sparse);
+                    listing.each_frame(directory, of, |frame| self.outgoing.push(&frame));
                 })
             };
             spawn(scope, send);
@@ -93,8 +96,8 @@ impl Walking {
             self.outgoing.send(&Reply::Skipped(Skipped { path: place.path.clone(), reason }));
         }
         let (fingerprint, entries) = (listing.fingerprint(), listing.entries());
-        let path = place.path;
-        self.held.announce(listing, |directory| {
+        let path = place.path.clone();
+        self.held.announce(Listed { place, listing }, |directory| {
             let announced = Announced { directory, path, fingerprint, entries, complete };
             self.outgoing.send(&Reply::Directory(announced));
         });

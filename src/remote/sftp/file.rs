@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::packet::Attributes;
+use crate::entry::Extent;
 use crate::remote::attempt::{Attempt, Found, Mtime, Verdict};
 use crate::remote::{ReadError, Wanted};
 
@@ -80,6 +81,15 @@ pub(super) enum Need {
     Closing,
 }
 
+/// What a file hands out.
+#[derive(Debug)]
+pub(super) enum Delivered {
+    /// Bytes.
+    Data(Vec<u8>),
+    /// So many zeros.
+    Hole(u64),
+}
+
 /// Where to read, and how many bytes.
 #[derive(Debug)]
 pub(super) struct Piece {
@@ -140,23 +150,22 @@ impl File {
         if self.patient && self.ranges.iter().any(|range| !range.is_asked && !range.is_complete()) {
             return Need::Rest;
         }
-        match self.asked < self.attempt.size() {
-            true if self.held < MAX_HELD => Need::Bytes,
-            true => Need::Nothing,
-            false if self.patient && !self.ranges.is_empty() => Need::Nothing,
-            false => Need::Examination,
+        match self.attempt.data_after(self.asked) {
+            Some(_) if self.held < MAX_HELD => Need::Bytes,
+            Some(_) => Need::Nothing,
+            None if self.patient && !self.ranges.is_empty() => Need::Nothing,
+            None => Need::Examination,
         }
     }
 
     /// Takes up the next range, at most `longest` bytes of it.
-    pub(super) fn next_range(&mut self, longest: usize) -> Piece {
-        let offset = self.asked;
-        let left = self.attempt.size() - offset;
-        let length = usize::try_from(left).map_or(longest, |left| left.min(longest));
+    pub(super) fn next_range(&mut self, longest: usize) -> Option<Piece> {
+        let Extent { offset, length } = self.attempt.data_after(self.asked)?;
+        let length = usize::try_from(length).map_or(longest, |length| length.min(longest));
         self.ranges.push_back(Range { offset, length, bytes: Vec::new(), is_asked: true });
         self.held += length as u64;
-        self.asked += length as u64;
-        Piece { range: offset, offset, length }
+        self.asked = offset + length as u64;
+        Some(Piece { range: offset, offset, length })
     }
 
     /// Takes up the rest of the first range that was answered in part.
@@ -212,15 +221,27 @@ impl File {
         range.is_asked = false;
     }
 
-    /// The next bytes in order, when they are there.
-    pub(super) fn deliver(&mut self) -> Option<Vec<u8>> {
+    /// What comes next, when it is there: data, or the hole before it.
+    pub(super) fn deliver(&mut self) -> Option<Delivered> {
         while self.error.is_none() && self.ranges.front().is_some_and(Range::is_complete) {
+            if let Some(hole) = self.hole_until(self.ranges.front()?.offset) {
+                return Some(hole);
+            }
             let bytes = self.pop();
             if !bytes.is_empty() {
-                return Some(bytes);
+                return Some(Delivered::Data(bytes));
             }
         }
-        None
+        let is_at_last_hole =
+            self.ranges.is_empty() && !self.stopped && self.attempt.data_after(self.delivered).is_none();
+        let is_open = self.error.is_none() && self.phase != Phase::Opening;
+        if is_open && is_at_last_hole { self.hole_until(self.attempt.size()) } else { None }
+    }
+
+    fn hole_until(&mut self, offset: u64) -> Option<Delivered> {
+        let length = offset.checked_sub(self.delivered).filter(|length| *length > 0)?;
+        self.delivered = offset;
+        Some(Delivered::Hole(length))
     }
 
     fn pop(&mut self) -> Vec<u8> {

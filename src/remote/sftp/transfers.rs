@@ -6,7 +6,7 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 
 use super::Broken;
-use super::file::{File, Need, Outcome, Piece};
+use super::file::{Delivered, File, Need, Outcome, Piece};
 use super::packet::{self, Answer};
 use crate::remote::attempt::Verdict;
 use crate::remote::pace::Pace;
@@ -170,8 +170,9 @@ impl<'a> Transfers<'a> {
         let Some(serial) = self.hungry.pop_front() else { return };
         let Some(file) = self.files.get_mut(&serial) else { return };
         file.is_hungry = false;
-        if file.need() == Need::Bytes {
-            let piece = file.next_range(self.pace.slice(self.options.read_bytes));
+        if file.need() == Need::Bytes
+            && let Some(piece) = file.next_range(self.pace.slice(self.options.read_bytes))
+        {
             self.held += piece.length as u64;
             self.pace.spend(piece.length);
             self.read(serial, &piece);
@@ -254,8 +255,13 @@ impl<'a> Transfers<'a> {
             What::Examine => examined(file, answer)?,
             What::Close => closed(file, answer)?,
         }
-        while let Some(bytes) = file.deliver() {
-            send(self.arrived, Arrived::Data { id: file.wanted.id, bytes })?;
+        let id = file.wanted.id;
+        while let Some(delivered) = file.deliver() {
+            let arrived = match delivered {
+                Delivered::Data(bytes) => Arrived::Data { id, bytes },
+                Delivered::Hole(length) => Arrived::Hole { id, length },
+            };
+            send(self.arrived, arrived)?;
         }
         self.held -= held - file.held();
         match file.is_over() {

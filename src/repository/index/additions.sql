@@ -1,6 +1,12 @@
 -- What was added to the schema since the first index was made; done anew whenever one is opened.
 DROP INDEX IF EXISTS version_past;
 CREATE INDEX IF NOT EXISTS version_span ON version (directory, name, until_run, from_run) WHERE until_run IS NOT NULL;
+CREATE TABLE IF NOT EXISTS attributes (
+    id      INTEGER PRIMARY KEY,
+    digest  BLOB NOT NULL UNIQUE,       -- of the value: 16 bytes of its BLAKE3
+    value   TEXT NOT NULL               -- extended attributes as getfattr dumps them, and where data is between holes
+);
+CREATE INDEX IF NOT EXISTS version_attributes ON version (attributes) WHERE attributes IS NOT NULL;
 -- When plain files were last found to be what the index says.
 CREATE TABLE IF NOT EXISTS verified (
     version INTEGER PRIMARY KEY,        -- whose plain file was read

@@ -175,11 +175,11 @@ fn located(condition: &str) -> String {
 }
 
 fn located_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Located> {
-    let source: String = row.get(19)?;
+    let source: String = row.get(20)?;
     Ok(Located {
         version: version_of(row)?,
         source: SourceName::new(&source).map_err(|_| rusqlite::Error::InvalidQuery)?,
-        directory: path_of(row.get_ref(20)?)?,
+        directory: path_of(row.get_ref(21)?)?,
     })
 }
 

@@ -37,7 +37,13 @@ CREATE TABLE version (
     from_run     INTEGER NOT NULL,      -- the run that found it
     until_run    INTEGER,               -- the run that found it gone or replaced; NULL while current
     archive_name BLOB,                  -- its name in the archive's directory of the same path
-    flags        INTEGER NOT NULL       -- 1 inconsistent, 2 unreadable, 4 rebuilt
+    flags        INTEGER NOT NULL,      -- 1 inconsistent, 2 unreadable, 4 rebuilt
+    attributes   INTEGER REFERENCES attributes
+);
+CREATE TABLE attributes (
+    id      INTEGER PRIMARY KEY,
+    digest  BLOB NOT NULL UNIQUE,       -- of the value: 16 bytes of its BLAKE3
+    value   TEXT NOT NULL               -- extended attributes as getfattr dumps them, and where data is between holes
 );
 CREATE TABLE pending (
     source  INTEGER PRIMARY KEY REFERENCES source,
@@ -48,4 +54,5 @@ CREATE UNIQUE INDEX version_current ON version (directory, name) WHERE until_run
 CREATE INDEX version_span ON version (directory, name, until_run, from_run) WHERE until_run IS NOT NULL;
 CREATE INDEX version_by_hash ON version (substr(hash, 1, 8)) WHERE kind = 0;
 CREATE INDEX version_by_size ON version (size) WHERE kind = 0;
+CREATE INDEX version_attributes ON version (attributes) WHERE attributes IS NOT NULL;
 CREATE INDEX version_unreadable ON version (directory) WHERE flags & 2;

@@ -14,7 +14,7 @@ const WHAT: &str = "can't write the index";
 
 /// A transaction under way: nothing of it lasts until [`commit`](Write::commit).
 pub struct Write<'a> {
-    transaction: Transaction<'a>,
+    pub(super) transaction: Transaction<'a>,
 }
 
 /// A version that is to be current from now on.
@@ -110,8 +110,8 @@ impl Write<'_> {
     fn insert_row(&self, version: &NewVersion<'_>, until_run: Option<i64>) -> Result<()> {
         let NewVersion { directory, entry, hash, run, archive_name, flags } = version;
         let sql = "INSERT INTO version (directory, name, kind, size, mtime, ctime, mode, uid, gid, target, device, \
-                   inode_device, inode_number, hash, from_run, archive_name, flags, until_run) \
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)";
+                   inode_device, inode_number, hash, from_run, archive_name, flags, until_run, attributes) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)";
         let target = (!entry.target.is_empty()).then_some(&entry.target);
         let device = (entry.device != 0).then_some(entry.device as i64);
         self.execute(
@@ -135,6 +135,7 @@ impl Write<'_> {
                 archive_name.map(Name::as_bytes),
                 flags,
                 until_run,
+                self.attributes_of(entry)?,
             ],
         )
     }
@@ -142,7 +143,7 @@ impl Write<'_> {
     /// Gives a current version other metadata, without making another version of it.
     pub fn refresh(&self, id: i64, entry: &Entry, hash: Option<Hash>, flags: u32) -> Result<()> {
         let sql = "UPDATE version SET size = ?2, mtime = ?3, ctime = ?4, mode = ?5, uid = ?6, gid = ?7, \
-                   inode_device = ?8, inode_number = ?9, hash = ?10, flags = ?11 WHERE id = ?1";
+                   inode_device = ?8, inode_number = ?9, hash = ?10, flags = ?11, attributes = ?12 WHERE id = ?1";
         self.execute(
             sql,
             params![
@@ -157,8 +158,13 @@ impl Write<'_> {
                 entry.inode.map(|inode| inode.number as i64),
                 hash,
                 flags,
+                self.attributes_of(entry)?,
             ],
         )
+    }
+
+    fn attributes_of(&self, entry: &Entry) -> Result<Option<i64>> {
+        entry.attributes.as_deref().map(|attributes| self.enter_attributes(attributes)).transpose()
     }
 
     /// Makes a current version a past one.
@@ -222,6 +228,7 @@ impl Write<'_> {
         self.execute("DELETE FROM pending", params![])?;
         self.execute("DELETE FROM verified", params![])?;
         self.execute("DELETE FROM version", params![])?;
+        self.execute("DELETE FROM attributes", params![])?;
         self.execute("DELETE FROM directory", params![])
     }
 

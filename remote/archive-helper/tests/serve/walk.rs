@@ -98,6 +98,7 @@ fn expected(path: &Path, metadata: &fs::Metadata) -> Entry {
         inode: (kind == Kind::File && metadata.nlink() > 1).then_some(inode),
         device: if kind == Kind::Char { metadata.rdev() } else { 0 },
         target: if kind == Kind::Symlink { target(path) } else { Vec::new() },
+        attributes: None,
     }
 }
 

@@ -1,0 +1,134 @@
+//! Attributes in the index: each set of them once, as text that `setfattr --restore` reads.
+//!
+//! A line `NAME=0sBASE64` for each extended attribute, as getfattr(1) dumps it; then, for a file with holes, a line
+//! `# data: OFFSET+LENGTH …`, which says where it has data.
+
+use std::fmt::Write as _;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rusqlite::params;
+
+use super::{OnIndex, Write};
+use crate::entry::{Attributes, Extent, Xattr};
+use crate::error::Result;
+
+const DATA: &str = "# data:";
+const BASE64: &str = "0s";
+
+impl Write<'_> {
+    /// The number of a set of attributes, which is given one if it has none.
+    pub(super) fn enter_attributes(&self, attributes: &Attributes) -> Result<i64> {
+        let text = encode(attributes);
+        let digest = blake3::hash(text.as_bytes());
+        let sql = "INSERT INTO attributes (digest, value) VALUES (?1, ?2) \
+                   ON CONFLICT (digest) DO UPDATE SET digest = digest RETURNING id";
+        let id = self
+            .transaction
+            .prepare_cached(sql)
+            .and_then(|mut insert| insert.query_row(params![&digest.as_bytes()[..16], text], |row| row.get(0)));
+        id.on_index("can't write the index")
+    }
+
+    /// Forgets attributes that no version has any more.
+    pub fn drop_unused_attributes(&self) -> Result<()> {
+        let sql = "DELETE FROM attributes WHERE NOT EXISTS \
+                   (SELECT 1 FROM version WHERE version.attributes = attributes.id)";
+        self.execute(sql, params![])
+    }
+}
+
+/// Attributes as the index has them: lines as getfattr dumps them, and one that tells where data is between holes.
+pub fn encode(attributes: &Attributes) -> String {
+    let mut text = String::new();
+    for Xattr { name, value } in &attributes.xattrs {
+        for &byte in name {
+            // What setfattr would take for something else, and what is no plain character, is an octal number.
+            match byte.is_ascii_graphic() && !matches!(byte, b'=' | b'\\' | b'#') {
+                true => text.push(char::from(byte)),
+                false => write!(text, "\\{byte:03o}").expect("a string takes everything"),
+            }
+        }
+        writeln!(text, "={BASE64}{}", STANDARD.encode(value)).expect("a string takes everything");
+    }
+    if let Some(data) = &attributes.data {
+        text.push_str(DATA);
+        for Extent { offset, length } in data {
+            write!(text, " {offset}+{length}").expect("a string takes everything");
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// Attributes from their text; `None` if it is none.
+pub(super) fn decode(text: &str) -> Option<Box<Attributes>> {
+    let mut attributes = Attributes::default();
+    for line in text.lines() {
+        match line.strip_prefix(DATA) {
+            Some(data) => attributes.data = Some(data.split_whitespace().map(extent).collect::<Option<_>>()?),
+            None => attributes.xattrs.push(xattr(line)?),
+        }
+    }
+    attributes.some()
+}
+
+fn extent(text: &str) -> Option<Extent> {
+    let (offset, length) = text.split_once('+')?;
+    Some(Extent { offset: offset.parse().ok()?, length: length.parse().ok()? })
+}
+
+fn xattr(line: &str) -> Option<Xattr> {
+    let (name, value) = line.split_once('=')?;
+    Some(Xattr { name: unescape(name)?, value: STANDARD.decode(value.strip_prefix(BASE64)?).ok()? })
+}
+
+fn unescape(name: &str) -> Option<Vec<u8>> {
+    let mut parts = name.split('\\');
+    let mut bytes = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        bytes.push(u8::from_str_radix(part.get(..3)?, 8).ok()?);
+        bytes.extend_from_slice(part.get(3..)?.as_bytes());
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use archive_helper::protocol::ACCESS_ACL;
+    use proptest::prelude::*;
+
+    #[test]
+    fn text_is_what_getfattr_dumps() {
+        let xattr = |name: &[u8], value: &[u8]| Xattr { name: name.to_vec(), value: value.to_vec() };
+        let xattrs = vec![xattr(ACCESS_ACL, &[2, 0, 0, 0]), xattr("user.a=b\\ ü".as_bytes(), b"hello")];
+        let data = Some(vec![Extent { offset: 4096, length: 4096 }, Extent { offset: 1 << 40, length: 1 }]);
+        let text = "system.posix_acl_access=0sAgAAAA==\nuser.a\\075b\\134\\040\\303\\274=0saGVsbG8=\n\
+                    # data: 4096+4096 1099511627776+1\n";
+        let attributes = Attributes { xattrs, data };
+        assert_eq!(encode(&attributes), text);
+        assert_eq!(decode(text).as_deref(), Some(&attributes));
+    }
+
+    #[test]
+    fn a_damaged_text_is_none() {
+        for text in ["user.a", "user.a=x", "user.a=0s!", "user.\\9=0s", "user.\\07=0s", "# data: 1", "# data: 1+x", ""]
+        {
+            assert_eq!(decode(text), None, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_set_comes_back(
+            xattrs in proptest::collection::vec(("(user|trusted)\\.", any::<Vec<u8>>(), any::<Vec<u8>>()), 0..4),
+            data in proptest::option::of(proptest::collection::vec((any::<u64>(), any::<u64>()), 0..4)),
+        ) {
+            let xattrs = xattrs.into_iter().map(|(space, name, value)| Xattr { name: [space.as_bytes(), &name].concat(), value });
+            let data = data.map(|data| data.into_iter().map(|(offset, length)| Extent { offset, length }).collect());
+            let attributes = Attributes { xattrs: xattrs.collect(), data }.some();
+            prop_assert_eq!(attributes.as_deref().and_then(|attributes| decode(&encode(attributes))), attributes);
+        }
+    }
+}
