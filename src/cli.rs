@@ -21,6 +21,7 @@ mod index;
 mod past;
 mod prune;
 mod pull;
+mod reach;
 mod restore;
 mod status;
 mod target;

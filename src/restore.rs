@@ -1,21 +1,48 @@
-//! Giving back: entries as they were at the end of a run, below a directory of this machine.
+//! Giving back: entries as they were at the end of a run, below a directory of this machine or of a host.
 //!
-//! Nothing that is there is written over, and no symlink is followed. What is there already as it should be is left
-//! alone, so that a restore can be repeated. Each content is checked against its hash before it gets its name.
+//! One thread goes through the index and makes the directories; several make what is in them. Further names of a
+//! file come when it is there, the metadata of directories when everything is. What is there already as it should be
+//! is left alone, so that a restore can be repeated. Each content is checked against its hash before it gets its name.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{Read, Write};
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
+use archive_helper::protocol::{Item, Outcome, Restore};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use nix::errno::Errno;
 
 use crate::entry::{Entry, Inode, Kind, Version};
-use crate::error::{OnServer, Result};
+use crate::error::{Error, Result};
 use crate::history::Past;
-use crate::path::{AbsPath, Escaped, Name};
-use crate::report::Report;
-use crate::repository::dirs::{Dir, set_file_metadata};
+use crate::path::{AbsPath, SourceName};
+use crate::report::{Change, Report};
+use crate::repository::Repository;
+
+mod filling;
+mod owners;
+mod target;
+
+pub use archive_helper::protocol::Overwrite;
+pub use owners::Owners;
+pub use target::To;
+
+use filling::Filler;
+use target::Target;
+
+// How many things are offered at once, and how many bytes of attributes they may have together.
+const BATCH: usize = 256;
+const BATCH_BYTES: usize = 256 * 1024;
+
+// How many directories are listed before those in them are made.
+const LISTED: usize = 64;
+
+// Batches that may wait for a thread.
+const QUEUE: usize = 16;
+
+// More ways than this rarely write faster, and sshd allows no more than ten.
+const MOST_WAYS: usize = 4;
 
 /// What a restore did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -24,6 +51,8 @@ pub struct Restored {
     pub restored: u64,
     /// Entries that were there as they should be.
     pub unchanged: u64,
+    /// Entries that were left out, for something else was there and was not to be overwritten.
+    pub left: u64,
     /// Bytes of content.
     pub bytes: u64,
     /// Entries that could not be restored.
@@ -31,227 +60,309 @@ pub struct Restored {
 }
 
 /// How to restore.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// As it was at the end of this run.
     pub run: i64,
-    /// Only count what would be made.
+    /// Only tell what would be made.
     pub dry_run: bool,
+    /// What to do about something else that is there.
+    pub overwrite: Overwrite,
+    /// To whom things belong; `None` for whoever restores them.
+    pub owners: Option<Owners>,
 }
 
-/// Restores a path with all below it to `destination`, where it gets its own name. What fails is told, counted and
-/// left out.
+/// Restores a path of a source with all below it to a destination, where it gets its own name. What fails is told,
+/// counted and left out.
 pub fn restore(
-    past: &Past<'_>,
+    repository: &Repository,
+    source: &SourceName,
     path: &AbsPath,
-    destination: &Path,
-    options: Options,
+    to: To<'_>,
+    options: &Options,
     report: &dyn Report,
 ) -> Result<Restored> {
-    let base = match options.dry_run {
-        true => None,
-        false => {
-            fs_err::create_dir_all(destination).on_server("can't make the destination")?;
-            Some(Dir::open_base(destination).on_server("can't open the destination")?)
-        }
-    };
-    let owned = nix::unistd::geteuid().is_root();
-    let mut restoring =
-        Restoring { past, options, report, owned, done: Restored::default(), inodes: HashMap::new(), next: 0 };
-    match path.split() {
-        Some((_, name)) if !past.is_above_roots(path)? => {
-            let version = past.version(path, options.run)?;
-            restoring.entry(base.as_ref(), path, &name, &version);
-        }
-        _ => restoring.inside(base.as_ref(), path)?,
-    }
-    Ok(restoring.done)
-}
-
-struct Restoring<'a> {
-    past: &'a Past<'a>,
-    options: Options,
-    report: &'a dyn Report,
-    // Only root can give files away.
-    owned: bool,
-    done: Restored,
-    // Where the first name of an inode with several was restored.
-    inodes: HashMap<Inode, (Dir, Name)>,
-    next: u64,
-}
-
-/// Why one entry was not restored.
-#[derive(Debug, thiserror::Error)]
-enum Trouble {
-    #[error("something else is there")]
-    Exists,
-    #[error("{0}")]
-    Io(#[from] std::io::Error),
-    #[error("{0}")]
-    Other(#[from] crate::error::Error),
-    #[error("its content is rotten in every place")]
-    Rotten,
-}
-
-impl From<Errno> for Trouble {
-    fn from(errno: Errno) -> Trouble {
-        Trouble::Io(errno.into())
-    }
-}
-
-impl Restoring<'_> {
-    // What is in a directory; above the roots, the way down to them.
-    fn inside(&mut self, dir: Option<&Dir>, path: &AbsPath) -> Result<()> {
-        let versions = self.past.list(path, self.options.run)?;
-        for version in &versions {
-            if let Some(below) = path.join(&version.entry.name) {
-                self.entry(dir, &below, &version.entry.name, version);
-            }
-        }
-        if versions.is_empty() && self.past.is_above_roots(path)? {
-            for name in self.past.leads(path)? {
-                let Some(below) = path.join(&name) else { continue };
-                let inside = match dir {
-                    Some(dir) => Some(dir.open_or_create(name.as_bytes()).on_server("can't make a directory")?),
-                    None => None,
-                };
-                self.inside(inside.as_ref(), &below)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn entry(&mut self, dir: Option<&Dir>, path: &AbsPath, name: &Name, version: &Version) {
-        let made = match dir {
-            Some(dir) => self.make(dir, path, name, version),
-            None => self.count(path, version),
+    let past = Past::open(repository, source)?;
+    let asked = ask(&to, options);
+    let target = Target::open(to, &asked)?;
+    let shared = Shared { repository, source, to, options, asked, report, done: Mutex::default() };
+    thread::scope(|scope| {
+        let (tasks, to_do) = bounded::<Vec<Task>>(QUEUE);
+        let ways = thread::available_parallelism().map_or(1, usize::from).clamp(2, MOST_WAYS);
+        let begin = |to_do: Receiver<Vec<Task>>| {
+            let shared = &shared;
+            scope.spawn(move || work(shared, &to_do))
         };
-        if let Err(trouble) = made {
-            self.done.errors += 1;
-            self.report.error(format_args!("can't restore `{path}`: {trouble}"));
-        }
-    }
-
-    fn count(&mut self, path: &AbsPath, version: &Version) -> std::result::Result<(), Trouble> {
-        self.done.restored += 1;
-        self.done.bytes += version.entry.size;
-        if version.entry.kind == Kind::Dir { Ok(self.inside(None, path)?) } else { Ok(()) }
-    }
-
-    fn make(&mut self, dir: &Dir, path: &AbsPath, name: &Name, version: &Version) -> std::result::Result<(), Trouble> {
-        let entry = &version.entry;
-        if entry.kind == Kind::Dir {
-            return self.directory(dir, path, name, entry);
-        }
-        if self.is_there(dir, name, entry)? {
-            self.done.unchanged += 1;
-        } else {
-            match entry.kind {
-                Kind::Symlink => self.symlink(dir, name, entry)?,
-                Kind::File => self.file(dir, path, name, version)?,
-                Kind::Socket => {
-                    self.report.notice(format_args!("`{path}` is a socket, which only a program can make"));
-                    return Ok(());
-                }
-                _ => self.node(dir, name, entry)?,
-            }
-            self.done.restored += 1;
-            self.done.bytes += entry.size;
-        }
-        if let Some(inode) = entry.inode {
-            self.inodes.entry(inode).or_insert_with(|| (dir.clone(), name.clone()));
-        }
-        Ok(())
-    }
-
-    // What is there and as it should be; anything else is not touched.
-    fn is_there(&self, dir: &Dir, name: &Name, entry: &Entry) -> std::result::Result<bool, Trouble> {
-        let found = match dir.metadata(name) {
-            Err(Errno::ENOENT) => return Ok(false),
-            found => found?,
+        let workers: Vec<_> = (0..ways).map(|_| begin(to_do.clone())).collect();
+        // So that the walk ends when they all have.
+        drop(to_do);
+        let walk = Walk {
+            shared: &shared,
+            past: &past,
+            target,
+            tasks: Some(tasks),
+            links: Vec::new(),
+            inodes: HashMap::new(),
         };
-        let same = found.kind == entry.kind
-            && match entry.kind {
-                Kind::File => (found.size, found.mtime) == (entry.size, entry.mtime),
-                Kind::Symlink => dir.read_symlink(name)? == entry.target,
-                _ => true,
+        let walked = walk.run(path, || {
+            // Whoever waits for more to do must not wait for a walk that has ended.
+            let join = |worker: thread::ScopedJoinHandle<'_, Result<()>>| {
+                worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             };
-        if same { Ok(true) } else { Err(Trouble::Exists) }
+            workers.into_iter().map(join).collect::<Result<Vec<()>>>().map(drop)
+        });
+        walked.map(|()| *shared.done())
+    })
+}
+
+fn ask(to: &To<'_>, options: &Options) -> Restore {
+    let destination = match to {
+        To::Here(path) => std::path::absolute(path)
+            .map_or_else(|_| path.as_os_str().as_bytes().to_vec(), |path| path.as_os_str().as_bytes().to_vec()),
+        To::There(_, path) => path.to_vec(),
+    };
+    Restore { destination, overwrite: options.overwrite, owners: options.owners.is_some(), dry_run: options.dry_run }
+}
+
+/// What all threads know.
+struct Shared<'a> {
+    repository: &'a Repository,
+    source: &'a SourceName,
+    to: To<'a>,
+    options: &'a Options,
+    asked: Restore,
+    report: &'a dyn Report,
+    done: Mutex<Restored>,
+}
+
+/// A version, and where it goes.
+struct Task {
+    // On the client.
+    path: AbsPath,
+    // The directory at the destination.
+    to: AbsPath,
+    version: Version,
+    link: Option<AbsPath>,
+}
+
+impl Shared<'_> {
+    fn done(&self) -> std::sync::MutexGuard<'_, Restored> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    // Times and modes come last, when everything is in it.
-    fn directory(&mut self, dir: &Dir, path: &AbsPath, name: &Name, entry: &Entry) -> std::result::Result<(), Trouble> {
-        match dir.create_dir(name, 0o700) {
-            Ok(()) => self.done.restored += 1,
-            Err(Errno::EEXIST) if dir.metadata(name)?.kind == Kind::Dir => self.done.unchanged += 1,
-            Err(Errno::EEXIST) => return Err(Trouble::Exists),
-            Err(errno) => return Err(errno.into()),
+    fn item(&self, task: &Task) -> Item {
+        let mut entry = task.version.entry.clone();
+        if let Some(owners) = &self.options.owners {
+            (entry.uid, entry.gid) = owners.here(entry.uid, entry.gid);
         }
-        let inside = dir.open(name.as_bytes())?;
-        self.inside(Some(&inside), path)?;
-        if self.owned {
-            inside.set_own_owner(entry.uid, entry.gid)?;
-        }
-        inside.set_own_mode(entry.mode)?;
-        Ok(inside.set_own_mtime(entry.mtime)?)
+        Item { directory: task.to.clone(), entry, link: task.link.clone() }
     }
 
-    fn symlink(&self, dir: &Dir, name: &Name, entry: &Entry) -> std::result::Result<(), Trouble> {
-        dir.create_symlink(name, &entry.target, entry.mtime)?;
-        if self.owned {
-            dir.set_owner(name, entry.uid, entry.gid)?;
+    fn failed(&self, path: &AbsPath, why: impl std::fmt::Display) {
+        self.done().errors += 1;
+        self.report.error(format_args!("can't restore `{path}`: {why}"));
+    }
+
+    // Tells and counts what became of something; true when it is there now.
+    fn note(&self, path: &AbsPath, entry: &Entry, outcome: &Outcome) -> bool {
+        match outcome {
+            Outcome::Made | Outcome::Bare(_) => {
+                let mut done = self.done();
+                done.restored += 1;
+                done.bytes += entry.size;
+                drop(done);
+                if self.options.dry_run {
+                    self.report.change(Change::New, path);
+                }
+                if let Outcome::Bare(errno) = outcome {
+                    let why = Errno::from_raw(*errno).desc();
+                    self.failed(path, format_args!("it is there, but without all of its extended attributes: {why}"));
+                }
+            }
+            Outcome::There => self.done().unchanged += 1,
+            Outcome::Left => self.done().left += 1,
+            Outcome::Exists => self.failed(path, "something else is there"),
+            Outcome::NotEmpty => self.failed(path, "a directory is there that is not empty"),
+            Outcome::Failed(errno) => self.failed(path, Errno::from_raw(*errno).desc()),
+            Outcome::Wanted => self.failed(path, "it was not made"),
+        }
+        matches!(outcome, Outcome::Made | Outcome::Bare(_) | Outcome::There)
+    }
+}
+
+/// The thread that goes through the index.
+struct Walk<'a> {
+    shared: &'a Shared<'a>,
+    past: &'a Past<'a>,
+    target: Target,
+    tasks: Option<Sender<Vec<Task>>>,
+    links: Vec<Task>,
+    // Where the first name of an inode with several is restored to.
+    inodes: HashMap<Inode, AbsPath>,
+}
+
+impl Walk<'_> {
+    fn run(mut self, path: &AbsPath, join: impl FnOnce() -> Result<()>) -> Result<()> {
+        let made = self.make(path);
+        self.tasks = None;
+        // What went wrong with one of the ways explains what went wrong here.
+        let worked = join();
+        let directories = worked.and(made)?;
+        for batch in batches(std::mem::take(&mut self.links)) {
+            self.offer(batch)?;
+        }
+        // Those below come after those above.
+        let finish: Vec<Task> = directories.into_iter().rev().collect();
+        for batch in batches(finish) {
+            let items = batch.iter().map(|task| self.shared.item(task)).collect();
+            for (task, outcome) in batch.iter().zip(self.target.finish(items)?) {
+                if outcome != Outcome::Made {
+                    self.shared.note(&task.path, &task.version.entry, &outcome);
+                }
+            }
         }
         Ok(())
     }
 
-    fn node(&self, dir: &Dir, name: &Name, entry: &Entry) -> std::result::Result<(), Trouble> {
-        dir.create_node(name, entry.kind, entry.mode, entry.device)?;
-        if self.owned {
-            dir.set_owner(name, entry.uid, entry.gid)?;
-        }
-        Ok(dir.set_mtime(name, entry.mtime)?)
-    }
-
-    fn file(&mut self, dir: &Dir, path: &AbsPath, name: &Name, version: &Version) -> std::result::Result<(), Trouble> {
-        let entry = &version.entry;
-        if let Some((first, first_name)) = entry.inode.and_then(|inode| self.inodes.get(&inode)) {
-            return Ok(first.link(first_name, dir, name)?);
-        }
-        self.next += 1;
-        let partial = Name::new(format!(".restoring-{}-{}~", std::process::id(), self.next)).expect("it is a name");
-        let made = self.fill(dir, &partial, path, version).and_then(|()| Ok(dir.rename(&partial, dir, name)?));
-        if made.is_err() {
-            // What there is of it is of no use.
-            let _ = dir.unlink(&partial);
-        }
-        made
-    }
-
-    fn fill(&self, dir: &Dir, partial: &Name, path: &AbsPath, version: &Version) -> std::result::Result<(), Trouble> {
-        let mut file = dir.create_file(partial)?;
-        for content in self.past.contents(path, version)? {
-            file.set_len(0)?;
-            std::io::Seek::rewind(&mut file)?;
-            if copy(content, &mut file)? == version.hash {
-                let owner = self.owned.then_some((version.entry.uid, version.entry.gid));
-                return Ok(set_file_metadata(&file, version.entry.mode, version.entry.mtime, owner)?);
+    // Everything but further names; returns the directories that are there now, each after what holds it.
+    fn make(&mut self, path: &AbsPath) -> Result<Vec<Task>> {
+        let (mut waiting, mut directories) = (Vec::new(), Vec::new());
+        match path.split() {
+            Some((_, name)) if !self.past.is_above_roots(path)? => {
+                let version = self.past.version(path, self.shared.options.run)?;
+                debug_assert_eq!(version.entry.name, name);
+                let found = vec![Task { path: path.clone(), to: AbsPath::root(), version, link: None }];
+                self.take(found, &mut waiting, &mut directories)?;
             }
-            self.report.warn(format_args!("a copy of the content of `{}` is rotten", Escaped(path.as_bytes())));
+            _ => waiting.push((path.clone(), AbsPath::root())),
         }
-        Err(Trouble::Rotten)
+        while !waiting.is_empty() {
+            let mut found = Vec::new();
+            for (path, to) in waiting.split_off(waiting.len().saturating_sub(LISTED)) {
+                let versions = self.past.list(&path, self.shared.options.run)?;
+                if versions.is_empty() && self.past.is_above_roots(&path)? {
+                    let leads = self.past.leads(&path)?.into_iter();
+                    waiting.extend(leads.filter_map(|name| Some((path.join(&name)?, to.join(&name)?))));
+                }
+                found.extend(versions.into_iter().filter_map(|version| {
+                    let path = path.join(&version.entry.name)?;
+                    Some(Task { path, to: to.clone(), version, link: None })
+                }));
+            }
+            self.take(found, &mut waiting, &mut directories)?;
+        }
+        Ok(directories)
+    }
+
+    fn take(
+        &mut self,
+        found: Vec<Task>,
+        waiting: &mut Vec<(AbsPath, AbsPath)>,
+        directories: &mut Vec<Task>,
+    ) -> Result<()> {
+        let (below, others): (Vec<Task>, Vec<Task>) =
+            found.into_iter().partition(|task| task.version.entry.kind == Kind::Dir);
+        for batch in batches(below) {
+            for task in self.offer(batch)? {
+                waiting.extend(task.to.join(&task.version.entry.name).map(|to| (task.path.clone(), to)));
+                directories.push(task);
+            }
+        }
+        let first_names: Vec<Task> = others.into_iter().filter_map(|task| self.first_name(task)).collect();
+        for batch in batches(first_names) {
+            let sent = self.tasks.as_ref().is_some_and(|tasks| tasks.send(batch).is_ok());
+            if !sent {
+                return Err(Error::new(crate::error::Kind::Failed, "nobody restores any more"));
+            }
+        }
+        Ok(())
+    }
+
+    // Keeps a further name of a file for later, and what can't be made at all.
+    fn first_name(&mut self, mut task: Task) -> Option<Task> {
+        if task.version.entry.kind == Kind::Socket {
+            self.shared.report.notice(format_args!("`{}` is a socket, which only a program can make", task.path));
+            return None;
+        }
+        let Some(inode) = task.version.entry.inode else { return Some(task) };
+        let to = task.to.join(&task.version.entry.name)?;
+        match self.inodes.get(&inode) {
+            Some(first) => {
+                task.link = Some(first.clone());
+                self.links.push(task);
+                None
+            }
+            None => {
+                self.inodes.insert(inode, to);
+                Some(task)
+            }
+        }
+    }
+
+    // Returns what is there now.
+    fn offer(&mut self, batch: Vec<Task>) -> Result<Vec<Task>> {
+        let items = batch.iter().map(|task| self.shared.item(task)).collect();
+        let outcomes = self.target.offer(items)?;
+        let there = |(task, outcome): &(Task, Outcome)| self.shared.note(&task.path, &task.version.entry, outcome);
+        Ok(batch.into_iter().zip(outcomes).filter(there).map(|(task, _)| task).collect())
     }
 }
 
-fn copy(mut from: File, to: &mut File) -> std::io::Result<Option<crate::entry::Hash>> {
-    let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; 256 * 1024];
-    loop {
-        match from.read(&mut buffer)? {
-            0 => return Ok(Some(*hasher.finalize().as_bytes())),
-            count => {
-                hasher.update(&buffer[..count]);
-                to.write_all(&buffer[..count])?;
+fn batches(tasks: Vec<Task>) -> Vec<Vec<Task>> {
+    let (mut batches, mut batch, mut bytes) = (Vec::new(), Vec::new(), 0);
+    for task in tasks {
+        bytes += weight(&task);
+        batch.push(task);
+        if batch.len() >= BATCH || bytes >= BATCH_BYTES {
+            batches.push(std::mem::take(&mut batch));
+            bytes = 0;
+        }
+    }
+    if !batch.is_empty() {
+        batches.push(batch);
+    }
+    batches
+}
+
+// About what it takes on the wire.
+fn weight(task: &Task) -> usize {
+    let entry = &task.version.entry;
+    let attributes = entry.attributes.as_deref().map_or(0, |attributes| {
+        let xattrs: usize = attributes.xattrs.iter().map(|xattr| xattr.name.len() + xattr.value.len()).sum();
+        xattrs + attributes.data.as_ref().map_or(0, |data| data.len() * 12)
+    });
+    attributes + task.to.as_bytes().len() + entry.target.len() + entry.name.as_bytes().len()
+}
+
+// One of the threads that make what is in directories.
+fn work(shared: &Shared<'_>, to_do: &Receiver<Vec<Task>>) -> Result<()> {
+    // What it takes to open another way is only spent when there is something to do.
+    let Ok(first) = to_do.recv() else { return Ok(()) };
+    let mut target = Target::open(shared.to, &shared.asked)?;
+    let mut filler = Filler::open(shared.repository, shared.source, shared.report)?;
+    for batch in std::iter::once(first).chain(to_do.iter()) {
+        let items: Vec<Item> = batch.iter().map(|task| shared.item(task)).collect();
+        let outcomes = target.offer(items)?;
+        let mut filled = Vec::new();
+        for (task, outcome) in batch.into_iter().zip(outcomes) {
+            match outcome {
+                Outcome::Wanted => {
+                    let is_good = filler.fill(&mut target, shared.item(&task), &task.path, &task.version)?;
+                    filled.push((task, is_good));
+                }
+                outcome => {
+                    shared.note(&task.path, &task.version.entry, &outcome);
+                }
+            }
+        }
+        for ((task, is_good), outcome) in filled.into_iter().zip(target.filled()?) {
+            match is_good {
+                true => {
+                    shared.note(&task.path, &task.version.entry, &outcome);
+                }
+                false => shared.done().errors += 1,
             }
         }
     }
+    Ok(())
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
+use super::reach::Reach;
 use super::target::Target;
 use super::{Context, print_line};
 use crate::error::{Error, Result};
@@ -36,18 +37,8 @@ struct Host {
     /// A source of the configuration, or [USER@]HOST
     #[arg(value_name = "HOST")]
     host: String,
-    /// The configuration file for ssh
-    #[arg(short = 'F', long, value_name = "FILE")]
-    ssh_config: Option<PathBuf>,
-    /// The port of the client's sshd
-    #[arg(short = 'p', long, value_name = "PORT")]
-    port: Option<u16>,
-    /// The private key for ssh
-    #[arg(short = 'i', long, value_name = "FILE")]
-    identity: Option<PathBuf>,
-    /// Where helpers for other machine types are
-    #[arg(long, value_name = "DIR")]
-    helper_dir: Option<PathBuf>,
+    #[command(flatten)]
+    reach: Reach,
 }
 
 pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
@@ -118,10 +109,8 @@ impl Host {
             }
             None => self.named(&config)?,
         };
-        ssh.config = self.ssh_config.clone().or(ssh.config);
-        ssh.port = self.port.or(ssh.port);
-        ssh.identity = self.identity.clone().or(ssh.identity);
-        Ok((ssh, self.helper_dir.clone().or_else(|| config.helper_dir.clone())))
+        self.reach.apply(&mut ssh);
+        Ok((ssh, self.reach.helper_dir(&config)))
     }
 
     fn named(&self, config: &crate::config::Config) -> Result<Ssh> {

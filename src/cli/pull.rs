@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use super::Context;
+use super::reach::Reach;
 use super::target::Target;
 use crate::config::{Config, Percent, Room, read_patterns, refuse_overlap};
 use crate::error::{Error, Kind, OnServer, Result};
@@ -88,18 +89,8 @@ pub struct Args {
     /// The source's name, for targets that are paths
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// The configuration file for ssh
-    #[arg(short = 'F', long, value_name = "FILE")]
-    ssh_config: Option<PathBuf>,
-    /// The port of the client's sshd
-    #[arg(short = 'p', long, value_name = "PORT")]
-    port: Option<u16>,
-    /// The private key for ssh
-    #[arg(short = 'i', long, value_name = "FILE")]
-    identity: Option<PathBuf>,
-    /// Where helpers for other machine types are
-    #[arg(long, value_name = "DIR")]
-    helper_dir: Option<PathBuf>,
+    #[command(flatten)]
+    reach: Reach,
     /// How long to wait while another pull of the same source goes on, as in 10m
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = parse_duration)]
     lock_wait: Duration,
@@ -169,7 +160,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
         checksum: args.checksum,
         allow_missing: args.allow_missing,
         lock_wait: args.lock_wait,
-        helper_dir: args.helper_dir.clone().or_else(|| config.helper_dir.clone()),
+        helper_dir: args.reach.helper_dir(&config),
         stop: heed_signals()?,
     };
     for source in &sources {
@@ -310,9 +301,7 @@ fn override_settings(source: &mut Source, args: &Args) -> Result<()> {
     settings.bwlimit = args.bwlimit.map_or(settings.bwlimit, |rate| Some(rate.as_u64()).filter(|rate| *rate > 0));
     settings.remote = args.remote.map(remote_of).or(settings.remote);
     if let Some(ssh) = &mut source.ssh {
-        ssh.config = args.ssh_config.clone().or(ssh.config.take());
-        ssh.port = args.port.or(ssh.port);
-        ssh.identity = args.identity.clone().or(ssh.identity.take());
+        args.reach.apply(ssh);
     }
     Ok(())
 }

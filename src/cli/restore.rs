@@ -1,16 +1,20 @@
 //! `archive restore`.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::Path;
 
 use super::find::source_and_path;
 use super::past::{when, with_path};
+use super::reach::Reach;
+use super::target::Target;
 use super::{Context, print_line};
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::history::Past;
+use crate::remote::{self, Client};
 use crate::report::json::{object, text};
 use crate::report::terminal::grouped;
-use crate::restore::{Options, restore};
+use crate::restore::{Options, Overwrite, Owners, Restored, To, restore};
+use crate::source::Source;
 use crate::time::When;
 
 /// Restore a file, a directory, or everything of a source
@@ -19,38 +23,119 @@ pub struct Args {
     /// A source, and a path on the client; without one, everything
     #[arg(value_name = "SOURCE[:PATH]")]
     what: OsString,
-    /// The directory to restore into; made if it is not there
+    /// The directory to restore into, of this machine or `[USER@]HOST:DIR`; made if it is not there
     #[arg(value_name = "DEST")]
-    destination: PathBuf,
+    destination: OsString,
     /// As it was then, instead of now
     #[arg(long, value_name = "WHEN", value_parser = when)]
     at: Option<When>,
-    /// Only tell how much would be restored
+    /// Replace what is there and differs: `never`, if `older` than what is restored, or `always`; without this, what is
+    /// there stays, is listed, and counts as an error
+    #[arg(long, value_name = "WHICH")]
+    overwrite: Option<Over>,
+    /// To whom things belong, for root: the client's `numeric` owners, those with the same `names` here (by the
+    /// client's /etc/passwd and /etc/group, if they are kept), or `none` but who restores
+    #[arg(long, value_name = "HOW", default_value = "numeric")]
+    owner: Owner,
+    /// Only tell what would be restored
     #[arg(short = 'n', long)]
     dry_run: bool,
+    #[command(flatten)]
+    reach: Reach,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Over {
+    Never,
+    Older,
+    Always,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Owner {
+    Names,
+    Numeric,
+    None,
 }
 
 pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     let (source, path) = source_and_path(&with_path(&args.what))?;
     let repository = context.repository()?;
     let past = Past::open(&repository, &source)?;
-    let options = Options { run: past.run_at(args.at)?, dry_run: args.dry_run };
-    let done = restore(&past, &path, &args.destination, options, &context.terminal())?;
+    let run = past.run_at(args.at)?;
+    let destination = Target::parse(&args.destination)?;
+    let owners = match (args.owner, &destination) {
+        (Owner::None, _) => None,
+        (Owner::Numeric, _) => Some(Owners::default()),
+        (Owner::Names, Target::Remote { .. }) => {
+            return Err(Error::usage("owners can't be looked up by name on a host")
+                .hint("use `--owner numeric`, or restore on that host from a repository of its own"));
+        }
+        (Owner::Names, _) => Some(Owners::by_name(&past, run)?),
+    };
+    let overwrite = match args.overwrite {
+        None => Overwrite::Refuse,
+        Some(Over::Never) => Overwrite::Never,
+        Some(Over::Older) => Overwrite::Older,
+        Some(Over::Always) => Overwrite::Always,
+    };
+    let options = Options { run, dry_run: args.dry_run, overwrite, owners };
+    drop(past);
+    let done = match destination {
+        Target::Remote { .. } => {
+            let host = destination.source(&context.config()?, None)?;
+            restore_to_host(context, args, host, |to| {
+                restore(&repository, &source, &path, to, &options, &context.terminal())
+            })?
+        }
+        _ => {
+            restore(&repository, &source, &path, To::Here(Path::new(&args.destination)), &options, &context.terminal())?
+        }
+    };
+    tell(context, args, &done)?;
+    Ok(if done.errors == 0 { 0 } else { Kind::Partial.exit_status() })
+}
+
+fn restore_to_host(
+    context: &Context,
+    args: &Args,
+    mut host: Source,
+    work: impl FnOnce(To<'_>) -> Result<Restored>,
+) -> Result<Restored> {
+    if let Some(ssh) = &mut host.ssh {
+        args.reach.apply(ssh);
+    }
+    let how = remote::Options {
+        remote: None,
+        helper_dir: args.reach.helper_dir(&context.config()?),
+        bytes_per_second: None,
+        timeout: host.settings.timeout,
+    };
+    let client = Client::connect(host.ssh.as_ref(), &how)?;
+    let path = host.paths.first().map_or(&b"."[..], Vec::as_slice);
+    let done = work(To::There(&client, path));
+    client.close();
+    done
+}
+
+fn tell(context: &Context, args: &Args, done: &Restored) -> Result<()> {
     if context.global.json {
         let mut line = object("restored");
         if let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(done) {
             line.extend(fields);
         }
-        print_line(&text(line))?;
-    } else if !context.global.quiet {
-        print_line(&format!(
-            "{} {} entries ({}), {} were there already, {} failed",
-            if args.dry_run { "would restore" } else { "restored" },
-            grouped(done.restored),
-            bytesize::ByteSize(done.bytes),
-            grouped(done.unchanged),
-            grouped(done.errors),
-        ))?;
+        return print_line(&text(line));
     }
-    Ok(if done.errors == 0 { 0 } else { Kind::Partial.exit_status() })
+    if context.global.quiet {
+        return Ok(());
+    }
+    print_line(&format!(
+        "{} {} entries ({}), {} were there already, {} were left as they are, {} failed",
+        if args.dry_run { "would restore" } else { "restored" },
+        grouped(done.restored),
+        bytesize::ByteSize(done.bytes),
+        grouped(done.unchanged),
+        grouped(done.left),
+        grouped(done.errors),
+    ))
 }

@@ -172,7 +172,12 @@ impl Listing<'_> {
             Reply::Problem(problem) => self.problem(&problem)?,
             Reply::Skipped(skipped) => self.skipped(&skipped),
             Reply::End => return self.end(),
-            Reply::Root(_) | Reply::Hashed(_) | Reply::Read(_) | Reply::Alive => {
+            Reply::Root(_)
+            | Reply::Hashed(_)
+            | Reply::Read(_)
+            | Reply::Alive
+            | Reply::Restoring(_)
+            | Reply::Outcomes(_) => {
                 return Err(nonsense("an answer came that nobody asked for"));
             }
         }

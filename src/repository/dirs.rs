@@ -14,10 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use filetime::FileTime;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag, open, openat, openat2, readlinkat, renameat2};
-use nix::sys::stat::{
-    FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, fstatat, futimens, mkdirat, mknodat,
-    utimensat,
-};
+use nix::sys::stat::{FileStat, Mode, SFlag, UtimensatFlags, fchmod, fstatat, mkdirat, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, LinkatFlags, Uid, UnlinkatFlags, fchown, fchownat, linkat, symlinkat, syncfs, unlinkat};
 
@@ -207,28 +204,10 @@ impl Dir {
         fchmod(self, Mode::from_bits_truncate(mode))
     }
 
-    /// Sets the mtime of this directory, nanoseconds.
-    pub fn set_own_mtime(&self, mtime: i64) -> nix::Result<()> {
-        futimens(self, &TimeSpec::UTIME_OMIT, &time_spec(mtime))
-    }
-
     /// Sets the mtime of a name, a symlink's own included.
     pub fn set_mtime(&self, name: &Name, mtime: i64) -> nix::Result<()> {
         let flags = UtimensatFlags::NoFollowSymlink;
         utimensat(self, name.as_bytes(), &TimeSpec::UTIME_OMIT, &time_spec(mtime), flags)
-    }
-
-    /// Makes a fifo or a device with these permission bits.
-    pub fn create_node(&self, name: &Name, kind: Kind, mode: u32, device: u64) -> nix::Result<()> {
-        let kind = match kind {
-            Kind::Fifo => SFlag::S_IFIFO,
-            Kind::Char => SFlag::S_IFCHR,
-            Kind::Block => SFlag::S_IFBLK,
-            _ => return Err(Errno::EINVAL),
-        };
-        mknodat(self, name.as_bytes(), kind, Mode::from_bits_truncate(mode), device)?;
-        // Without what the process's mask took away.
-        fchmodat(self, name.as_bytes(), Mode::from_bits_truncate(mode), FchmodatFlags::FollowSymlink)
     }
 
     /// Sets the owner of this directory.

@@ -15,6 +15,8 @@ use crate::support::*;
 
 #[path = "property/model.rs"]
 mod model;
+#[path = "property/restoring.rs"]
+mod restoring;
 
 use model::{Model, What, walk};
 

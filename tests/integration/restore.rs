@@ -144,3 +144,145 @@ fn a_rotten_copy_is_passed_over_for_a_good_one() {
     assert!(ran.stderr.contains("rotten in every place"), "{}", ran.stderr);
     assert!(names(place.path()).is_empty());
 }
+
+fn dress(client: &Tree) {
+    let run = |program: &str, arguments: &[&str], name: &str| {
+        assert!(Command::new(program).args(arguments).arg(client.path(name)).status().unwrap().success());
+    };
+    run("setfattr", &["-n", "user.comment", "-v", "0x00ff"], "plain");
+    run("setfattr", &["-n", "user.of a dir", "-v", "x"], "d");
+    run("setfacl", &["-m", "u:1234:rw,g:4321:r"], "same");
+    run("setfacl", &["-d", "-m", "u:1234:rwx"], "d");
+    if is_root() {
+        run("setfattr", &["-h", "-n", "trusted.of_link", "-v", "t"], "dangling");
+        run("setcap", &["cap_net_raw=ep"], "setuid");
+        assert!(Command::new("mknod").arg(client.path("zero")).args(["c", "1", "5"]).status().unwrap().success());
+    }
+    let sparse = fs::File::create(client.path("sparse")).unwrap();
+    sparse.set_len(1 << 28).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&sparse, b"data", 1 << 27).unwrap();
+}
+
+fn blocks(path: &Path) -> u64 {
+    std::os::unix::fs::MetadataExt::blocks(&path.metadata().unwrap())
+}
+
+#[test]
+fn attributes_and_holes_come_back_here_and_on_a_host() {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let client = ugly();
+    dress(&client);
+    program.pull_local(&client.root(), &["--name", "laptop"]);
+    let place = tempfile::tempdir_in("/tmp").unwrap();
+    // What is made there would be born with a list of its own.
+    let acl = ["-d", "-m", "u:77:rwx", place.path().to_str().unwrap()];
+    assert!(Command::new("setfacl").args(acl).status().unwrap().success());
+    let target = format!("laptop:{}", client.root().display());
+    let (here, there) = (place.path().join("here"), place.path().join("there"));
+    program.run(["restore", &target, here.to_str().unwrap()]).well();
+    let host = format!("client:{}", there.display());
+    let config = sshd.config();
+    let to_host = ["--json", "restore", "-F", config.to_str().unwrap(), &target, &host];
+    let first = program.run(to_host);
+    first.well();
+    for restored in [&here, &there] {
+        oracle::assert_exact(&client.root(), &restored.join("data"));
+        let (is, was) = (blocks(&restored.join("data/sparse")), blocks(&client.path("sparse")));
+        assert!(is <= was + 64, "{is} blocks, {was} on the client");
+    }
+    // Again: nothing is left to do, on the host neither.
+    let again = program.run(to_host);
+    again.well();
+    assert_eq!((&again.summary()["restored"], &again.summary()["errors"]), (&0.into(), &0.into()));
+    assert!(!names(&there.join("data")).iter().any(|name| name.starts_with(".restoring")));
+}
+
+#[test]
+fn a_host_that_can_t_be_written_to_says_so() {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let client = Tree::new([("a", file("a"))]);
+    program.pull_local(&client.root(), &["--name", "laptop"]);
+    let config = sshd.config();
+    let target = format!("laptop:{}", client.root().display());
+    let ran = program.run(["restore", "-F", config.to_str().unwrap(), &target, "client:/proc/nowhere"]);
+    assert_eq!(ran.status, 1, "{}", ran.stderr);
+    assert!(ran.stderr.contains("can't restore to `/proc/nowhere`"), "{}", ran.stderr);
+}
+
+#[test]
+fn overwriting_is_as_asked_for() {
+    let program = Program::new();
+    let old = |node| at(1_000_000_000, 0, node);
+    let client = Tree::new([
+        ("newer", old(file("backup"))),
+        ("older", at(1_500_000_000, 0, file("backup"))),
+        ("spoilt", old(file("backup"))),
+        ("kind", old(dir([("inner", file("backup"))]))),
+        ("link", link("backup")),
+        ("filled", old(file("backup"))),
+    ]);
+    program.pull_local(&client.root(), &["--name", "laptop"]);
+    let target = format!("laptop:{}", client.root().display());
+    // What is there, whether the overwriting `which` replaces it, and the exit status.
+    for (which, replaced, status) in [
+        (None, &[][..], 3),
+        (Some("never"), &[], 0),
+        (Some("older"), &["older"], 0),
+        (Some("always"), &["newer", "older", "spoilt", "kind", "link"], 3),
+    ] {
+        let place = Tree::new([
+            ("newer", at(1_700_000_000, 0, file("mine"))),
+            ("older", at(1_400_000_000, 0, file("mine"))),
+            ("spoilt", old(file("bAckup"))),
+            ("kind", at(1_700_000_000, 0, file("mine"))),
+            ("filled", dir([("mine", file("mine"))])),
+        ]);
+        symlink("mine", place.path("link")).unwrap();
+        let destination = place.root().parent().unwrap().to_owned();
+        let flags = which.map_or(vec![], |which| vec!["--overwrite", which]);
+        let ran = program.run([&["--json", "restore", &target, destination.to_str().unwrap()], &flags[..]].concat());
+        assert_eq!(ran.status, status, "{which:?}: {}", ran.stderr);
+        let is = |name: &str, like: &str| fs::read(place.path(name)).is_ok_and(|content| content == like.as_bytes());
+        let done = [
+            ("newer", is("newer", "backup")),
+            ("older", is("older", "backup")),
+            ("spoilt", is("spoilt", "backup")),
+            ("kind", is("kind/inner", "backup")),
+            ("link", fs::read_link(place.path("link")).unwrap() == Path::new("backup")),
+        ];
+        let done: Vec<&str> = done.iter().filter(|(_, done)| *done).map(|(name, _)| *name).collect();
+        assert_eq!(done, replaced, "{which:?}: {}", ran.stderr);
+        assert_eq!(fs::read(place.path("filled/mine")).unwrap(), b"mine", "{which:?}");
+        if which.is_none() {
+            assert_eq!(ran.stderr.matches("something else is there").count(), 5, "{}", ran.stderr);
+        }
+    }
+}
+
+#[test]
+fn owners_are_the_client_s_numbers_names_or_none() {
+    if !is_root() {
+        return;
+    }
+    use std::os::unix::fs::{MetadataExt, lchown};
+    let program = Program::new();
+    let client = Tree::new([
+        ("etc", dir([("passwd", file("bin:x:5555:6:::\nnobodyhere:x:7777:8:::\n")), ("group", file("bin:x:6666:\n"))])),
+        ("f", mode(0o6755, file("f"))),
+    ]);
+    lchown(client.path("f"), Some(5555), Some(6666)).unwrap();
+    fs::set_permissions(client.path("f"), fs::Permissions::from_mode(0o6755)).unwrap();
+    program.pull_local(&client.root(), &["--name", "laptop"]);
+    let restored = |flags: &[&str]| {
+        let place = tempfile::tempdir_in("/tmp").unwrap();
+        let target = format!("laptop:{}", client.path("f").display());
+        let ran = program.run([&["restore", &target, place.path().to_str().unwrap()], flags].concat());
+        let found = place.path().join("f").metadata();
+        (ran, found.map(|found| (found.uid(), found.gid(), found.mode() & 0o7777)).ok())
+    };
+    assert_eq!(restored(&[]).1, Some((5555, 6666, 0o6755)));
+    assert_eq!(restored(&["--owner", "none"]).1, Some((0, 0, 0o755)), "what ran as another must not run as root");
+    let (ran, found) = restored(&["--owner", "names"]);
+    assert_eq!((ran.status, found), (1, None));
+    assert!(ran.stderr.contains("`/etc/passwd` is not kept"), "{}", ran.stderr);
+}

@@ -36,3 +36,27 @@ fn may_differ(line: &str) -> bool {
         _ => false,
     }
 }
+
+/// Asserts that rsync would do nothing to make one directory equal the other, all metadata included; and that getfattr
+/// and getfacl tell the same of both.
+#[track_caller]
+pub fn assert_exact(one: &Path, other: &Path) {
+    for (from, to) in [(one, other), (other, one)] {
+        let slashed = |path: &Path| format!("{}/", path.to_str().unwrap());
+        let devices = if super::is_root() { "-D" } else { "--no-devices" };
+        let flags = ["-naicHAX", "--numeric-ids", "--delete", "--8-bit-output", devices];
+        let output = Command::new("rsync").args(flags).args([&slashed(from), &slashed(to)]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "");
+    }
+    for command in [&["getfattr", "-Rhd", "-m", "-", "."][..], &["getfacl", "-Rpn", "."]] {
+        let told = |path: &Path| {
+            let output = Command::new(command[0]).args(&command[1..]).current_dir(path).output().unwrap();
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            let mut parts: Vec<String> = text.split("\n\n").map(str::to_owned).collect();
+            parts.sort();
+            parts
+        };
+        assert_eq!(told(one), told(other), "{command:?}");
+    }
+}

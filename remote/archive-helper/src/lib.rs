@@ -5,6 +5,7 @@
 //! writes, so a server may write whenever it likes.
 
 mod attributes;
+pub mod destination;
 pub mod exclude;
 mod hash;
 mod held;

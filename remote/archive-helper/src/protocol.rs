@@ -11,9 +11,11 @@ use xxhash_rust::xxh3::Xxh3;
 
 mod attributes;
 mod bytes;
+mod restore;
 
 pub use attributes::{ACCESS_ACL, Attributes, DEFAULT_ACL, Extent, MAX_EXTENTS, MAX_XATTRS, Xattr, is_kept};
 pub use bytes::{AbsPath, Bytes, Name, escape, is_unprintable};
+pub use restore::{Fill, Item, Outcome, Overwrite, Restore};
 
 /// The bytes that begin the helper's output: unprintable, so that no login message is taken for them.
 pub const MAGIC: [u8; 8] = [0x00, 0xff, 0x1e, b'A', b'R', b'C', 0x1f, 0xfe];
@@ -201,6 +203,14 @@ pub enum Request {
     Hash(Vec<HashRequest>),
     /// Send these small files whole. At most [`MAX_READING`] bytes are under way at a time.
     Read(Vec<ReadRequest>),
+    /// Things are going to be put back here. At most once a connection.
+    Restore(Restore),
+    /// Make these, unless they are files with content. An answer comes for each frame.
+    Offer(Vec<Item>),
+    /// Content of a file that is wanted, one file at a time. An answer comes for each end.
+    Fill(Fill),
+    /// Give these directories their metadata, for everything is in them. An answer comes for each frame.
+    Finish(Vec<Item>),
 }
 
 /// What to walk, and what to leave out.
@@ -284,6 +294,10 @@ pub enum Reply {
     Read(Vec<ReadAnswer>),
     /// Nothing else was to be said for [`ALIVE_SECONDS`]: the helper is at work, or waits.
     Alive,
+    /// Whether things can be put back: the system's error number if not.
+    Restoring(Option<i32>),
+    /// What became of items that were offered, filled or finished, in their order.
+    Outcomes(Vec<Outcome>),
 }
 
 /// A root, as the helper found it.

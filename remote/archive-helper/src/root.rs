@@ -28,6 +28,11 @@ pub fn find(written: &[u8]) -> (Root, Option<RootDir>) {
     }
 }
 
+/// The absolute path of what a person wrote, which may start at the home directory; `None` if it is none.
+pub fn resolve_here(written: &[u8]) -> Option<AbsPath> {
+    resolve(written, &home())
+}
+
 fn home() -> Vec<u8> {
     let home = env::var_os("HOME").map(OsString::into_vec).filter(|home| home.starts_with(b"/"));
     let current = || env::current_dir().map(|path| path.into_os_string().into_vec());

@@ -7,9 +7,13 @@ use std::process;
 use std::sync::Arc;
 use std::thread;
 
+use crate::destination::Destination;
 use crate::hash::Hashers;
 use crate::outgoing::Outgoing;
-use crate::protocol::{self, Hash, HashRequest, MAX_BUNDLED, MAX_HASHES, MAX_READING, ReadRequest, Request, Verdict};
+use crate::protocol::{
+    self, Fill, Hash, HashRequest, MAX_BUNDLED, MAX_HASHES, MAX_READING, Outcome, ReadRequest, Reply, Request, Restore,
+    Verdict,
+};
 use crate::read::Readers;
 use crate::system;
 use crate::walk::Walking;
@@ -30,7 +34,8 @@ pub fn serve() -> io::Result<()> {
     thread::Builder::new().spawn(move || {
         writer.write_to(&mut output).unwrap_or_else(|_| process::exit(1));
     })?;
-    let mut connection = Connection { outgoing, walking: None, hashers: None, readers: None, key: None, asked: 0 };
+    let mut connection =
+        Connection { outgoing, walking: None, hashers: None, readers: None, destination: None, key: None, asked: 0 };
     while let Some(request) = protocol::read_frame(&mut input)? {
         connection.take(request)?;
     }
@@ -42,6 +47,7 @@ struct Connection {
     walking: Option<Arc<Walking>>,
     hashers: Option<Arc<Hashers>>,
     readers: Option<Arc<Readers>>,
+    destination: Option<Destination>,
     key: Option<Hash>,
     asked: u64,
 }
@@ -54,6 +60,10 @@ impl Connection {
             Request::Key(key) => self.set_key(key),
             Request::Hash(requests) => self.hash(requests),
             Request::Read(requests) => self.read(requests),
+            Request::Restore(options) => self.restore(options),
+            Request::Offer(items) => self.put_back(|to| Some(items.iter().map(|item| to.offer(item)).collect())),
+            Request::Fill(fill) => self.put_back(|to| fill_in(to, fill)),
+            Request::Finish(items) => self.put_back(|to| Some(items.iter().map(|item| to.finish(item)).collect())),
         }
     }
 
@@ -68,6 +78,25 @@ impl Connection {
     fn judge(&mut self, verdicts: Vec<Verdict>) -> io::Result<()> {
         let known = self.walking.as_ref().is_some_and(|walking| walking.judge(&verdicts));
         if known { Ok(()) } else { Err(breach("a verdict is on a directory that does not wait for one")) }
+    }
+
+    fn restore(&mut self, options: Restore) -> io::Result<()> {
+        if self.destination.is_some() {
+            return Err(breach("a second destination was named"));
+        }
+        let opened = Destination::open(options);
+        self.outgoing.send(&Reply::Restoring(opened.as_ref().err().copied()));
+        self.destination = opened.ok();
+        Ok(())
+    }
+
+    // Here, not in another thread: who restores does nothing else in a connection.
+    fn put_back(&mut self, work: impl FnOnce(&mut Destination) -> Option<Vec<Outcome>>) -> io::Result<()> {
+        let destination = self.destination.as_mut().ok_or_else(|| breach("no destination was named"))?;
+        if let Some(outcomes) = work(destination) {
+            self.outgoing.send(&Reply::Outcomes(outcomes));
+        }
+        Ok(())
     }
 
     fn set_key(&mut self, key: Hash) -> io::Result<()> {
@@ -102,6 +131,16 @@ impl Connection {
         let waiting = self.readers.insert(readers).add(requests);
         if waiting <= MAX_READING { Ok(()) } else { Err(breach("too much was asked for at a time")) }
     }
+}
+
+fn fill_in(destination: &mut Destination, fill: Fill) -> Option<Vec<Outcome>> {
+    match fill {
+        Fill::Begin(item) => destination.begin(*item),
+        Fill::Data { offset, bytes } => destination.write(offset, bytes.as_bytes()),
+        Fill::Again => destination.again(),
+        Fill::End { keep } => return Some(vec![destination.end(keep)]),
+    }
+    None
 }
 
 fn breach(message: &'static str) -> io::Error {

@@ -12,6 +12,8 @@ use rustix::process::{self, Resource, Rlimit};
 
 use crate::protocol::{AbsPath, Entry, Extent, Inode, Kind, MAX_PATH, Name};
 
+pub mod folder;
+
 /// An error number of the system.
 pub type Errno = rustix::io::Errno;
 
@@ -26,12 +28,13 @@ const XATTR_VALUE: usize = 64 * 1024;
 // The unit in which `stat` counts a file's blocks, whatever the file system's own are.
 const BLOCK: u64 = 512;
 
-const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+pub(super) const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 // Opens nothing that would block or become a controlling terminal, nor a symlink.
 const FILE: OFlags =
     OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 
-const BELOW: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+pub(super) const BELOW: ResolveFlags =
+    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
 /// Lowers the process's priority, and lets it open as many files as it may. What fails is left as it is.
 pub fn be_modest() {
@@ -85,6 +88,16 @@ impl Metadata {
             target,
             attributes: None,
         }
+    }
+
+    /// True for two names of one inode.
+    pub fn is_same_inode(&self, other: &Metadata) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
+
+    /// Number of a character or block device.
+    pub fn special(&self) -> u64 {
+        self.special
     }
 
     /// True when a file takes less room than it has bytes.

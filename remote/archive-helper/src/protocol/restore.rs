@@ -1,0 +1,84 @@
+//! Putting things back: what the server asks, and what comes of it. Paths here begin at the destination, which is `/`.
+
+use serde::{Deserialize, Serialize};
+
+use super::{AbsPath, Bytes, Entry};
+
+/// Where and how to put things back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restore {
+    /// The directory; made if it is not there. A relative one starts at the home directory.
+    pub destination: Vec<u8>,
+    /// What to do about something else that is there.
+    pub overwrite: Overwrite,
+    /// Give things their owners, if that is allowed.
+    pub owners: bool,
+    /// Make nothing.
+    pub dry_run: bool,
+}
+
+/// What to do about something else that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Overwrite {
+    /// It stays, which is an error.
+    Refuse,
+    /// It stays.
+    Never,
+    /// It goes if its mtime is older.
+    Older,
+    /// It goes, and so does what looks the same.
+    Always,
+}
+
+/// One thing to put back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Item {
+    /// The directory that it is in; made if it is not there.
+    pub directory: AbsPath,
+    /// What it is.
+    pub entry: Entry,
+    /// For a further name of a file that was put back before: that file's path.
+    pub link: Option<AbsPath>,
+}
+
+/// The content of a file that is [`Outcome::Wanted`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fill {
+    /// It begins.
+    Begin(Box<Item>),
+    /// Bytes of it; what is left out is zeros.
+    Data {
+        /// Where.
+        offset: u64,
+        /// Which.
+        bytes: Bytes,
+    },
+    /// What came of it was wrong: it begins anew.
+    Again,
+    /// All of it was sent; or it can't be, and what there is of it goes.
+    End {
+        /// Whether it is to get its name.
+        keep: bool,
+    },
+}
+
+/// What became of an item.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// It was made, or would be.
+    Made,
+    /// It was made, but for its extended attributes: the system's error number.
+    Bare(i32),
+    /// It was there as it should be.
+    There,
+    /// Something else was there, and stays.
+    Left,
+    /// A file whose content is to come.
+    Wanted,
+    /// Something else is there, and must not be overwritten.
+    Exists,
+    /// A directory with something in it is in the way.
+    NotEmpty,
+    /// It can't be made: the system's error number.
+    Failed(i32),
+}

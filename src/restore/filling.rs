@@ -1,0 +1,129 @@
+//! Content on its way out of the trees, each byte of it checked.
+
+use std::fs::File;
+use std::io::Read;
+
+use archive_helper::protocol::Item;
+
+use super::target::Target;
+use crate::entry::{Extent, Hash, Version};
+use crate::error::Result;
+use crate::history::Past;
+use crate::path::{AbsPath, SourceName};
+use crate::report::Report;
+use crate::repository::Repository;
+use crate::repository::archive::open_directory;
+use crate::repository::dirs::{Dir, OpenTree};
+
+const BUFFER: usize = 256 * 1024;
+
+/// Reads contents.
+pub(super) struct Filler<'a> {
+    past: Past<'a>,
+    snapshot: OpenTree,
+    archive: OpenTree,
+    report: &'a dyn Report,
+    buffer: Vec<u8>,
+}
+
+impl<'a> Filler<'a> {
+    /// A reader of a source's contents.
+    pub(super) fn open(repository: &'a Repository, source: &SourceName, report: &'a dyn Report) -> Result<Filler<'a>> {
+        Ok(Filler {
+            past: Past::open(repository, source)?,
+            snapshot: OpenTree::new(repository.snapshot(source)?),
+            archive: OpenTree::new(repository.archive(source)?),
+            report,
+            buffer: vec![0; BUFFER],
+        })
+    }
+
+    /// Sends a version's content to a file, which is begun and ended here; false when nothing good came of it.
+    pub(super) fn fill(&mut self, target: &mut Target, item: Item, path: &AbsPath, version: &Version) -> Result<bool> {
+        let data = version.entry.attributes.as_ref().and_then(|attributes| attributes.data.clone());
+        target.begin(item)?;
+        // Mostly its own plain file will do; the others are looked for when it does not.
+        let own = self.own(path, version);
+        if let Some(own) = own
+            && self.copy(own, data.as_deref(), target, path)? == version.hash
+        {
+            return target.end(true).map(|()| true);
+        }
+        let others = match self.past.contents(path, version) {
+            Ok(others) => others,
+            Err(error) => {
+                self.report.error(format_args!("can't restore `{path}`: {error}"));
+                return target.end(false).map(|()| false);
+            }
+        };
+        for content in others {
+            target.again()?;
+            if self.copy(content, data.as_deref(), target, path)? == version.hash {
+                return target.end(true).map(|()| true);
+            }
+            self.report.warn(format_args!("a copy of the content of `{path}` is rotten"));
+        }
+        self.report.error(format_args!("can't restore `{path}`: its content is rotten in every place"));
+        target.end(false).map(|()| false)
+    }
+
+    // What the client had no blocks for is left out, if it is zeros here too. `None` for what can't be read.
+    fn copy(
+        &mut self,
+        mut content: File,
+        data: Option<&[Extent]>,
+        target: &mut Target,
+        path: &AbsPath,
+    ) -> Result<Option<Hash>> {
+        let mut hasher = blake3::Hasher::new();
+        let mut offset = 0;
+        loop {
+            let count = match content.read(&mut self.buffer) {
+                Ok(0) => return Ok(Some(*hasher.finalize().as_bytes())),
+                Ok(count) => count,
+                Err(error) => {
+                    self.report.warn(format_args!("can't read a copy of the content of `{path}`: {error}"));
+                    return Ok(None);
+                }
+            };
+            let bytes = &self.buffer[..count];
+            hasher.update(bytes);
+            write_between_holes(data, offset, bytes, target)?;
+            offset += count as u64;
+        }
+    }
+
+    // The plain file that is this version's own.
+    fn own(&mut self, path: &AbsPath, version: &Version) -> Option<File> {
+        let (directory, name) = path.split()?;
+        let (dir, name) = match version.until_run {
+            None => {
+                let open = |base: &Dir| base.open(directory.below_root());
+                (self.snapshot.directory_by(&directory, open), &name)
+            }
+            Some(_) => {
+                let open = |base: &Dir| open_directory(base, &directory, false);
+                (self.archive.directory_by(&directory, open), version.archive_name.as_ref()?)
+            }
+        };
+        dir.and_then(|dir| dir.open_file(name)).ok()
+    }
+}
+
+fn write_between_holes(data: Option<&[Extent]>, offset: u64, bytes: &[u8], target: &mut Target) -> Result<()> {
+    let Some(data) = data else { return target.write(offset, bytes) };
+    let (mut at, end) = (offset, offset + bytes.len() as u64);
+    while at < end {
+        let (is_data, until) = match data.get(data.partition_point(|extent| extent.end() <= at)) {
+            Some(extent) if extent.offset <= at => (true, extent.end().min(end)),
+            Some(extent) => (false, extent.offset.min(end)),
+            None => (false, end),
+        };
+        let piece = &bytes[(at - offset) as usize..(until - offset) as usize];
+        if is_data || piece.iter().any(|byte| *byte != 0) {
+            target.write(at, piece)?;
+        }
+        at = until;
+    }
+    Ok(())
+}
