@@ -54,8 +54,9 @@ fn look(path: &Path) -> Seen {
     let what = match found.file_type() {
         kind if kind.is_dir() => What::Dir,
         kind if kind.is_symlink() => What::Link(fs::read_link(path).unwrap().as_os_str().as_bytes().to_vec()),
-        kind if kind.is_fifo() => What::Fifo,
-        _ => What::File(fs::read(path).unwrap()),
+        kind if kind.is_file() => What::File(fs::read(path).unwrap()),
+        // Or a device: what is in the index only.
+        _ => What::Fifo,
     };
     Seen {
         what,

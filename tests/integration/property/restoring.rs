@@ -128,7 +128,7 @@ fn dress(client: &Tree, dressing: &Dressing) {
             let path = spot(client, *at);
             client.remove(&path);
             let mut mknod = Command::new("mknod");
-            let _ = mknod.arg(client.path(path)).args(["c", "1", "7"]).stderr(std::process::Stdio::null()).status();
+            let _ = mknod.arg(client.path(path)).args(["c", "1", "3"]).stderr(std::process::Stdio::null()).status();
         }
     }
 }
