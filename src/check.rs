@@ -30,7 +30,17 @@ pub fn check(repository: &Repository, report: &dyn Report) -> Result<u64> {
     }
     sources.sort();
     sources.dedup();
-    sources.iter().map(|source| check_source(repository, &mut index, source, report)).sum()
+    let problems = sources.iter().map(|source| check_source(repository, &mut index, source, report));
+    problems.map(|found| found.map(|found| found.count)).sum()
+}
+
+/// What is not as the index says.
+#[derive(Debug, Default)]
+pub struct Problems {
+    /// How many there are.
+    pub count: u64,
+    /// Versions whose plain file is lost, and in which tree.
+    pub lost: Vec<(Tree, Version)>,
 }
 
 /// As [`check`], of one source.
@@ -39,18 +49,28 @@ pub fn check_source(
     index: &mut Index,
     source: &SourceName,
     report: &dyn Report,
-) -> Result<u64> {
+) -> Result<Problems> {
     finish_interrupted(repository, index, source)?;
     let Some(id) = index.source_id(source)? else {
         report.error(format_args!("source `{source}` is unknown to the index"));
-        return Ok(1);
+        return Ok(Problems { count: 1, ..Problems::default() });
     };
-    let mut problems = 0;
+    let mut problems = Problems::default();
     for tree in [Tree::Snapshot, Tree::Archive] {
-        let mut checking = Checking { repository, index, report, source, id, tree, seen: HashSet::new(), problems: 0 };
+        let mut checking = Checking {
+            repository,
+            index,
+            report,
+            source,
+            id,
+            tree,
+            seen: HashSet::new(),
+            problems: Problems::default(),
+        };
         checking.on_disk()?;
         checking.in_index()?;
-        problems += checking.problems;
+        problems.count += checking.problems.count;
+        problems.lost.extend(checking.problems.lost);
     }
     Ok(problems)
 }
@@ -74,7 +94,7 @@ struct Checking<'a> {
     tree: Tree,
     // Directories of the index that are on the disk.
     seen: HashSet<DirectoryId>,
-    problems: u64,
+    problems: Problems,
 }
 
 impl Checking<'_> {
@@ -179,6 +199,7 @@ impl Checking<'_> {
 
     // With the place where the content still is, if there is one.
     fn tell_lost(&mut self, path: &AbsPath, name: &Name, version: &Version, what: &str) -> Result<()> {
+        self.problems.lost.push((self.tree, version.clone()));
         let Some(hash) = version.hash else {
             self.tell(path, name, what);
             return Ok(());
@@ -193,7 +214,7 @@ impl Checking<'_> {
     }
 
     fn tell(&mut self, path: &AbsPath, name: &Name, what: &str) {
-        self.problems += 1;
+        self.problems.count += 1;
         let place = path_in(self.tree.name(), self.source, path, name);
         self.report.error(format_args!("`{}` {what}", Escaped(&place)));
     }

@@ -121,6 +121,11 @@ impl Repository {
         self.tree("staging", source)
     }
 
+    /// Where damaged plain files of a source are put aside, made if it is not there.
+    pub fn damaged(&self, source: &SourceName) -> Result<Dir> {
+        self.tree("damaged", source)
+    }
+
     /// The sources that have a directory in one of the trees, by name.
     pub fn sources_on_disk(&self) -> Result<Vec<SourceName>> {
         const WHAT: &str = "can't list the trees";

@@ -4,12 +4,13 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::check::check_source;
+use crate::check::{Problems, check_source};
 use crate::entry::{Hash, hash_content};
 use crate::error::{Error, Kind, Result};
 use crate::path::{AbsPath, Escaped, SourceName};
@@ -17,7 +18,17 @@ use crate::report::Report;
 use crate::repository::Repository;
 use crate::repository::dirs::Metadata;
 use crate::repository::index::{Index, Located, SourceId, Verification};
+use crate::repository::journal::recover;
+use crate::repository::lock::Lock;
 use crate::repository::place::Place;
+use crate::source::LinkWhen;
+
+mod repair;
+
+use repair::Repair;
+
+// How long to wait for a pull that has been broken off, and is about to be gone.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 // Files that may wait for a thread to read them.
 const QUEUE: usize = 256;
@@ -34,22 +45,31 @@ pub struct Verified {
     pub inodes: u64,
     /// Bytes that were read.
     pub bytes: u64,
-    /// What was not as it should be: rotten, missing, unknown, or of another size or kind.
+    /// What is not as it should be: rotten, missing, unknown, or of another size or kind.
     pub bad: u64,
+    /// What was, but is no longer, for it was repaired.
+    pub repaired: u64,
 }
 
-/// Compares the trees of a source with the index, content included, and tells of every difference as an error. With
-/// `sample`, reads only that share of the files, in percent: the ones that were verified the longest ago.
-pub fn verify(
-    repository: &Repository,
-    source: &SourceName,
-    sample: Option<u8>,
-    report: &dyn Report,
-) -> Result<Verified> {
+/// How to verify.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Read only this share of the files, in percent: the ones that were verified the longest ago.
+    pub sample: Option<u8>,
+    /// Put good copies to where plain files are not what they were; linked when the source's files are.
+    pub repair: Option<LinkWhen>,
+}
+
+/// Compares the trees of a source with the index, content included, and tells of every difference as an error.
+pub fn verify(repository: &Repository, source: &SourceName, options: Options, report: &dyn Report) -> Result<Verified> {
     let mut index = repository.known_index()?;
-    let bad = check_source(repository, &mut index, source, report)?;
+    let _lock = options.repair.map(|_| Lock::source(repository, source, PATIENCE)).transpose()?;
+    if options.repair.is_some() {
+        recover(repository, &mut index, source)?;
+    }
+    let Problems { count: bad, mut lost } = check_source(repository, &mut index, source, report)?;
     let Some(id) = index.source_id(source)? else { return Ok(Verified { bad, ..Verified::default() }) };
-    let chosen = match sample {
+    let chosen = match options.sample {
         Some(percent) => Some(index.longest_unverified(id, percent)?.into_iter().collect::<HashSet<_>>()),
         None => None,
     };
@@ -75,9 +95,19 @@ pub fn verify(
             let is_right = reading.judge(&index, &copy, &outcome, report)?;
             verified.bad += u64::from(!is_right);
             *right.entry(copy.located.version.id).or_insert(true) &= is_right;
+            if !is_right {
+                lost.push((copy.place.tree, copy.located.version));
+            }
         }
         finder.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })?;
+    if let Some(link) = options.repair {
+        let mut repair = Repair::open(repository, source, link)?;
+        for (tree, version) in lost {
+            verified.repaired += u64::from(repair.repair(&mut index, (tree, &version), report)?);
+        }
+        verified.bad -= verified.repaired;
+    }
     let ended = Timestamp::now();
     let write = index.write()?;
     right.iter().filter(|(_, right)| **right).try_for_each(|(version, _)| write.set_verified(*version, ended))?;

@@ -6,7 +6,8 @@ use crate::error::{Error, Kind, Result};
 use crate::path::{Escaped, SourceName};
 use crate::report::json::{object, text};
 use crate::report::terminal::grouped;
-use crate::verify::verify;
+use crate::source::LinkWhen;
+use crate::verify::{Options, verify};
 
 /// Read the plain files and compare them with the index
 #[derive(Debug, clap::Args)]
@@ -16,10 +17,14 @@ pub struct Args {
     /// Read only this share of the files: the ones that were verified the longest ago
     #[arg(long, value_name = "PERCENT")]
     sample: Option<Percent>,
+    /// Put good copies to where plain files are rotten or missing, and move what is rotten aside, to `damaged` in the
+    /// repository; what has no good copy is fetched by the next pull, if the client has it still
+    #[arg(long)]
+    repair: bool,
 }
 
 pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
-    let repository = context.repository()?;
+    let (repository, config) = (context.repository()?, context.config()?);
     let known = repository.known_index()?.source_names()?;
     let names = match &args.source {
         Some(name) if !known.contains(name) => {
@@ -35,8 +40,11 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     let mut bad = 0;
     for name in names {
         let source = SourceName::new(&name)?;
+        let settings = config.source(source.as_str())?.map(|source| source.settings);
+        let link = settings.map_or(LinkWhen::default(), |settings| settings.link);
         let sample = args.sample.map(|Percent(percent)| percent);
-        let verified = verify(&repository, &source, sample, &context.terminal())?;
+        let options = Options { sample, repair: args.repair.then_some(link) };
+        let verified = verify(&repository, &source, options, &context.terminal())?;
         bad += verified.bad;
         if context.global.json {
             let mut line = object("verified");
@@ -47,17 +55,18 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
             print_line(&text(line))?;
         } else if !context.global.quiet {
             print_line(&format!(
-                "{source}: {} files, {} of them read ({}), {} bad",
+                "{source}: {} files, {} of them read ({}), {} bad, {} repaired",
                 grouped(verified.files),
                 grouped(verified.inodes),
                 bytesize::ByteSize(verified.bytes),
                 grouped(verified.bad),
+                grouped(verified.repaired),
             ))?;
         }
     }
     match bad {
         0 => Ok(0),
         _ => Err(Error::new(Kind::Failed, format_args!("{} plain files are not what they were", grouped(bad)))
-            .hint("`archive restore` passes a rotten copy over for a good one")),
+            .hint("`archive verify --repair` puts good copies in their places, where there are any")),
     }
 }

@@ -142,6 +142,12 @@ impl Index {
         })
     }
 
+    /// The path of a directory.
+    pub fn directory_path(&self, directory: DirectoryId) -> Result<Option<AbsPath>> {
+        let sql = "SELECT path FROM directory WHERE id = ?1";
+        self.one(sql, params![directory.0], |row| path_of(row.get_ref(0)?))
+    }
+
     /// The directories of a source at and below `path`, each deeper one after what holds it.
     pub fn directories_below(&self, source: SourceId, path: &AbsPath) -> Result<Vec<(DirectoryId, AbsPath)>> {
         let mut from = path.as_bytes().to_vec();

@@ -169,3 +169,96 @@ fn samples_take_turns() {
     assert!(found >= 2, "{found}");
     program.run(["verify", "--sample", "101%"]).refused_usage(&["is no share"]);
 }
+
+/// What can happen to a plain file.
+const DAMAGES: [fn(&Path); 4] = [
+    |path| fs::File::options().write(true).open(path).unwrap().write_all_at(b"X", 5).unwrap(),
+    |path| fs::File::options().write(true).open(path).unwrap().set_len(7).unwrap(),
+    |path| fs::remove_file(path).unwrap(),
+    |path| {
+        fs::remove_file(path).unwrap();
+        std::os::unix::fs::symlink("elsewhere", path).unwrap();
+    },
+];
+
+fn damaged(program: &Program) -> Vec<PathBuf> {
+    let (mut found, mut waiting) = (Vec::new(), vec![program.repo().join("damaged")]);
+    while let Some(path) = waiting.pop() {
+        match path.symlink_metadata() {
+            Ok(metadata) if metadata.is_dir() => {
+                waiting.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            }
+            Ok(_) => found.push(path),
+            Err(_) => {}
+        }
+    }
+    found
+}
+
+#[test]
+fn a_good_copy_takes_the_place_of_what_was_damaged() {
+    for (number, damage) in DAMAGES.iter().enumerate() {
+        for at in 0..2 {
+            let kept = Kept::new(true);
+            let place = places(&kept)[at].clone();
+            let good = fs::read(&place).unwrap();
+            damage(&place);
+            let bad = fs::read(&place).ok();
+            let ran = kept.verify(&["--repair", "--json"]);
+            ran.well();
+            assert_eq!((&ran.lines()[0]["bad"], &ran.lines()[0]["repaired"]), (&0.into(), &1.into()), "{}", ran.stderr);
+            assert!(ran.stderr.contains("is repaired, from `snapshot/copies/"), "{}", ran.stderr);
+            assert_eq!(fs::read(&place).unwrap(), good);
+            kept.verify(&[]).well();
+            let aside = damaged(&kept.program);
+            assert_eq!(aside.len(), usize::from(number != 2), "{aside:?}");
+            assert_eq!(aside.first().and_then(|aside| fs::read(aside).ok()), bad, "not a byte of it is deleted");
+        }
+    }
+}
+
+#[test]
+fn what_has_no_good_copy_is_fetched_again() {
+    for damage in DAMAGES {
+        let kept = Kept::new(false);
+        let [snapshot, archive] = places(&kept);
+        damage(&snapshot);
+        let ran = kept.verify(&["--repair"]);
+        assert_eq!(ran.status, 1, "{}", ran.stderr);
+        assert!(ran.stderr.contains("will be fetched by the next pull"), "{}", ran.stderr);
+        let summary = kept.program.pull_local(&kept.client.root(), &["--name", "laptop"]);
+        assert_eq!(summary["copied"], 1, "{summary}");
+        assert_eq!(fs::read(&snapshot).unwrap(), b"what is in the snapshot");
+        kept.verify(&[]).well();
+        // The client has no past: what is rotten there stays, for it is better than nothing.
+        damage(&archive);
+        let is = fs::read(&archive).ok();
+        assert_eq!(kept.verify(&["--repair"]).status, 1);
+        assert_eq!(fs::read(&archive).ok(), is);
+    }
+}
+
+#[test]
+fn a_swapped_pair_is_repaired() {
+    let kept = Kept::new(true);
+    let [one, other] = places(&kept);
+    let aside = kept.program.path("aside");
+    fs::rename(&one, &aside).unwrap();
+    fs::rename(&other, &one).unwrap();
+    fs::rename(&aside, &other).unwrap();
+    let ran = kept.verify(&["--repair", "--json"]);
+    ran.well();
+    assert_eq!(ran.lines()[0]["repaired"], 2, "{}", ran.stderr);
+    assert_eq!(fs::read(&one).unwrap(), b"what is in the snapshot");
+    assert_eq!(fs::read(&other).unwrap(), b"what is in the archive.");
+    kept.verify(&[]).well();
+}
+
+#[test]
+fn a_repair_waits_for_nobody() {
+    let kept = Kept::new(true);
+    let lock = fs::File::options().write(true).open(kept.program.repo().join("lock/laptop.lock")).unwrap();
+    let _held = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusiveNonblock).unwrap();
+    kept.verify(&[]).well();
+    kept.verify(&["--repair"]).refused(11, &["is in use by another run"]);
+}

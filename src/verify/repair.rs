@@ -1,0 +1,149 @@
+//! Repair: a good copy comes to where a plain file is rotten or missing; what was there is put aside, never deleted.
+
+use std::sync::Arc;
+
+use nix::errno::Errno;
+
+use crate::entry::{Kind, Version, flags, mode_on_disk};
+use crate::error::{OnServer, Result};
+use crate::path::{Escaped, Name, SourceName};
+use crate::report::Report;
+use crate::repository::Repository;
+use crate::repository::archive::{Archive, open_directory};
+use crate::repository::dirs::{Dir, Metadata};
+use crate::repository::index::Index;
+use crate::repository::place::{Place, Tree};
+use crate::repository::staging::Staging;
+use crate::source::LinkWhen;
+
+const WHAT: &str = "can't repair the trees";
+
+/// What repairs the trees of one source, which is locked.
+pub(super) struct Repair<'a> {
+    repository: &'a Repository,
+    source: &'a SourceName,
+    staging: Arc<Staging>,
+    damaged: Archive,
+    link: LinkWhen,
+}
+
+impl<'a> Repair<'a> {
+    pub(super) fn open(repository: &'a Repository, source: &'a SourceName, link: LinkWhen) -> Result<Repair<'a>> {
+        let staging = Staging::open(repository.staging(source)?).on_server(WHAT)?;
+        let damaged = Archive::new(repository.damaged(source)?);
+        Ok(Repair { repository, source, staging: Arc::new(staging), damaged, link })
+    }
+
+    /// Puts a good copy to where a version's plain file is not what it was; false when there is none. Then what a pull
+    /// can fetch again is marked so that the next one does.
+    pub(super) fn repair(
+        &mut self,
+        index: &mut Index,
+        (tree, version): (Tree, &Version),
+        report: &dyn Report,
+    ) -> Result<bool> {
+        let Some(place) = self.place(index, tree, version)? else { return Ok(false) };
+        let dir = self.directory(&place).on_server(WHAT)?;
+        let found = match dir.metadata(&place.name) {
+            Err(Errno::ENOENT) => None,
+            found => Some(found.on_server(WHAT)?),
+        };
+        // The copy first: it may be found by way of a name that is put aside.
+        let staged = self.stage(index, &place, version)?;
+        if staged.is_some() {
+            self.staging.dir().sync_file_system().on_server(WHAT)?;
+        }
+        if staged.is_none() && tree == Tree::Archive {
+            // What is rotten is better than nothing.
+            return Ok(false);
+        }
+        let shown = place.on_disk();
+        let shown = Escaped(&shown);
+        // A directory is never in the way of good bytes: what is in it is somebody's.
+        let is_blocked = found.as_ref().is_some_and(|found| found.kind == Kind::Dir);
+        if let Some(found) = found.filter(|_| !is_blocked) {
+            let aside = self.put_aside(&place, &dir, &found)?;
+            report.notice(format_args!("what was at `{shown}` is at `{}` now", Escaped(&aside)));
+        }
+        match staged {
+            Some((staged, _)) if is_blocked => {
+                self.staging.dir().unlink(&staged).on_server(WHAT)?;
+                report.error(format_args!("`{shown}` can't be repaired, for a directory is there"));
+                Ok(false)
+            }
+            Some((staged, from)) => {
+                self.staging.dir().rename(&staged, &dir, &place.name).on_server(WHAT)?;
+                report.notice(format_args!(
+                    "`{shown}` is repaired{}",
+                    from.map_or(String::new(), |from| format!(", from `{}`", Escaped(&from.on_disk())))
+                ));
+                Ok(true)
+            }
+            None => {
+                self.ask_for(index, version)?;
+                report.notice(format_args!("`{shown}` will be fetched by the next pull, if the client has it still"));
+                Ok(false)
+            }
+        }
+    }
+
+    fn place(&self, index: &Index, tree: Tree, version: &Version) -> Result<Option<Place>> {
+        let name = match tree {
+            Tree::Snapshot => Some(version.entry.name.clone()),
+            Tree::Archive => version.archive_name.clone(),
+        };
+        let directory = index.directory_path(version.directory)?;
+        let source = self.source.clone();
+        Ok(name.zip(directory).map(|(name, directory)| Place { tree, source, directory, name }))
+    }
+
+    // Of the tree, made if it is gone.
+    fn directory(&self, place: &Place) -> nix::Result<Dir> {
+        let base = [place.tree.name().as_bytes(), b"/", self.source.as_str().as_bytes()].concat();
+        let base = self.repository.base().open(&base)?;
+        match place.tree {
+            Tree::Snapshot => base.open_or_create(place.directory.below_root()),
+            Tree::Archive => open_directory(&base, &place.directory, true),
+        }
+    }
+
+    // A name in staging for what should be there, and where it is from, if it is not made up.
+    fn stage(&self, index: &Index, wrong: &Place, version: &Version) -> Result<Option<(Name, Option<Place>)>> {
+        let entry = &version.entry;
+        if entry.kind == Kind::Symlink {
+            return Ok(Some((self.staging.create_symlink(entry).on_server(WHAT)?, None)));
+        }
+        let Some(hash) = version.hash.filter(|_| entry.kind == Kind::File) else { return Ok(None) };
+        if entry.size == 0 {
+            let (name, file) = self.staging.create().on_server(WHAT)?;
+            self.staging.dress(&file, entry).on_server(WHAT)?;
+            return Ok(Some((name, None)));
+        }
+        let Some(good) = Place::intact(self.repository, index, &hash, wrong)? else { return Ok(None) };
+        let (dir, found) = good.look(self.repository).on_server(WHAT)?;
+        let may_link = match self.link {
+            LinkWhen::Content => true,
+            LinkWhen::Exact => (found.mtime, found.mode) == (entry.mtime, mode_on_disk(entry)),
+            LinkWhen::Never => false,
+        };
+        let linked = self.staging.free_name();
+        if may_link && dir.link(&good.name, self.staging.dir(), &linked).is_ok() {
+            return Ok(Some((linked, Some(good))));
+        }
+        let file = dir.open_file(&good.name).on_server(WHAT)?;
+        Ok(Some((self.staging.copy(&file, entry).on_server(WHAT)?, Some(good))))
+    }
+
+    // Returns where it is, relative to the repository.
+    fn put_aside(&mut self, place: &Place, dir: &Dir, found: &Metadata) -> Result<Vec<u8>> {
+        let name = self.damaged.take(&place.directory, dir, &place.name, found.mtime).on_server(WHAT)?;
+        Ok(crate::repository::path_in("damaged", self.source, &place.directory, &name))
+    }
+
+    fn ask_for(&self, index: &mut Index, version: &Version) -> Result<()> {
+        let write = index.write()?;
+        write.flag(version.id, flags::INCONSISTENT)?;
+        write.forget_fingerprint(version.directory)?;
+        write.commit()
+    }
+}
