@@ -18,12 +18,14 @@ mod find;
 mod forget;
 mod helper;
 mod index;
+mod named;
 mod past;
 mod prune;
 mod pull;
 mod reach;
 mod restore;
 mod status;
+mod table;
 mod target;
 mod verify;
 

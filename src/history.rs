@@ -99,17 +99,18 @@ pub fn find_hash(repository: &Repository, hex_prefix: &str, each: &mut dyn FnMut
     each_place(repository, &from, &to, each)
 }
 
-/// Calls `each` with every place that has the content of the newest version of a path.
+/// Calls `each` with every place that has the content of a path's version at the end of a run; of its newest without one.
 pub fn same_as(
     repository: &Repository,
     source: &SourceName,
-    path: &AbsPath,
+    (path, run): (&AbsPath, Option<i64>),
     each: &mut dyn FnMut(Place) -> Result<()>,
 ) -> Result<()> {
     let index = repository.known_index()?;
     let id = known(&index, source)?;
     let versions = index.versions_at(id, path)?;
-    let newest = versions.last().ok_or_else(|| {
+    let is_meant = |version: &&Version| run.is_none_or(|run| was_there(version, run));
+    let newest = versions.iter().rev().find(is_meant).ok_or_else(|| {
         Error::new(Kind::Failed, format_args!("`{source}` never had `{path}`")).hint("check the path")
     })?;
     let hash = newest.hash.ok_or_else(|| {
@@ -175,6 +176,15 @@ impl<'a> Past<'a> {
         let versions = self.index.versions_at(self.id, path)?;
         let found = versions.into_iter().find(|version| was_there(version, run));
         found.ok_or_else(|| self.unknown(path))
+    }
+
+    /// The version whose plain file is at a path of the archive, and the path that it had on the client.
+    pub fn archived(&self, path: &AbsPath) -> Result<Option<(AbsPath, Version)>> {
+        let Some((parent, name)) = path.split() else { return Ok(None) };
+        let Some((directory, _)) = self.index.directory(self.id, &parent)? else { return Ok(None) };
+        let versions = self.index.versions_in(directory)?;
+        let found = versions.into_iter().find(|version| version.archive_name.as_ref() == Some(&name));
+        Ok(found.and_then(|version| Some((parent.join(&version.entry.name)?, version))))
     }
 
     /// What was in a directory at the end of a run, by name; above the roots, the directories that lead to them.

@@ -2,8 +2,8 @@
 
 use std::ffi::OsString;
 
-use super::find::source_and_path;
-use super::past::{when, with_path};
+use super::named::Named;
+use super::past::when;
 use super::{Context, print_line};
 use crate::entry::{Version, hash_hex, kind_name};
 use crate::error::{Error, Result};
@@ -26,8 +26,8 @@ pub struct Args {
 }
 
 pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
-    let (source, path) = source_and_path(&with_path(&args.what))?;
     let repository = context.repository()?;
+    let Named { source, path, .. } = Named::parse(&repository, &args.what)?;
     let past = Past::open(&repository, &source)?;
     let to = past.run_at(args.to)?;
     let from = match args.from {

@@ -4,10 +4,11 @@ use std::os::unix::ffi::OsStrExt;
 
 use clap::ArgGroup;
 
+use super::named::Named;
 use super::past::{described, time_of};
 use super::{Context, print_line};
 use crate::entry::{Version, hash_hex};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::history::{Past, Place, find_hash, same_as};
 use crate::path::{AbsPath, Escaped, SourceName};
 use crate::report::json::{insert_path, object, text};
@@ -43,8 +44,10 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
         find_hash(&repository, hash, &mut show)?;
     }
     if let Some(text) = &args.same_as {
-        let (source, path) = source_and_path(text)?;
-        same_as(&repository, &source, &path, &mut show)?;
+        let Named { source, path, at } = Named::with_path(&repository, text)?;
+        let past = Past::open(&repository, &source)?;
+        let run = at.map(|_| past.run_at(at)).transpose()?;
+        same_as(&repository, &source, (&path, run), &mut show)?;
     }
     Ok(if found { 0 } else { 1 })
 }
@@ -85,17 +88,4 @@ fn show(context: &Context, place: &Place) -> Result<()> {
     line.insert("mtime".to_owned(), place.mtime.into());
     line.insert("current".to_owned(), place.current.into());
     print_line(&text(line))
-}
-
-pub(super) fn source_and_path(text: &std::ffi::OsStr) -> Result<(SourceName, AbsPath)> {
-    let bytes = text.as_bytes();
-    let wrong =
-        || Error::usage(format_args!("`{}` names no path of a source", Escaped(bytes))).hint("write `SOURCE:/PATH`");
-    let colon = bytes.iter().position(|&byte| byte == b':').ok_or_else(wrong)?;
-    let source = std::str::from_utf8(&bytes[..colon]).map_err(|_| wrong())?;
-    let path = match &bytes[colon + 1..] {
-        b"/" => b"/",
-        path => path.strip_suffix(b"/").unwrap_or(path),
-    };
-    Ok((SourceName::new(source)?, AbsPath::new(path).ok_or_else(wrong)?))
 }

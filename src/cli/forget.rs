@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io::{BufRead, IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
 
+use super::named::{Named, is_plain_path};
 use super::prune::{insert_counts, show};
 use super::{Context, print_line};
 use crate::error::{Error, Kind, OnServer, Result};
@@ -13,6 +14,7 @@ use crate::prune::forget::{What, forget};
 use crate::prune::{Going, Pruned};
 use crate::report::json::{object, text};
 use crate::report::terminal::grouped;
+use crate::repository::Repository;
 
 /// Drop a path, all below it and all that it ever was, for all time
 #[derive(Debug, clap::Args)]
@@ -29,8 +31,8 @@ pub struct Args {
 }
 
 pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
-    let (source, what) = parse(args)?;
     let repository = context.repository()?;
+    let (source, what) = parse(&repository, args)?;
     let what = match what {
         // What is there by that very name is meant by it.
         What::Path(path) if Past::open(&repository, &source)?.versions(&path).is_err() => {
@@ -62,8 +64,13 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     Ok(0)
 }
 
-fn parse(args: &Args) -> Result<(SourceName, What)> {
+fn parse(repository: &Repository, args: &Args) -> Result<(SourceName, What)> {
     let bytes = args.what.as_bytes();
+    if is_plain_path(&args.what) {
+        // Of a path all goes, whichever of its plain files was named.
+        let Named { source, path, .. } = Named::parse(repository, &args.what)?;
+        return Ok((source, What::Path(path)));
+    }
     let wrong = || {
         Error::usage(format_args!("`{}` names nothing of a source", Escaped(bytes)))
             .hint("write `SOURCE:/PATH` or `SOURCE:PATTERN`")

@@ -1,11 +1,12 @@
 //! `archive log`, `ls`, `history` and `cat`: looking at the past.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io::Write;
 
 use serde_json::json;
 
-use super::find::source_and_path;
+use super::named::Named;
+use super::table::{self, Cell, color};
 use super::{Context, print_line};
 use crate::entry::{Kind, Version, hash_hex, kind_name};
 use crate::error::{Error, OnServer, Result};
@@ -77,6 +78,7 @@ pub(super) fn log(context: &Context, args: &LogArgs) -> Result<u8> {
         runs.extend(past.runs()?.into_iter().map(|run| (source.clone(), run)));
     }
     runs.sort_by_key(|(_, run)| std::cmp::Reverse(run.id));
+    let mut table = Vec::new();
     for (source, run) in runs {
         let counts: serde_json::Value =
             run.summary.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
@@ -93,25 +95,24 @@ pub(super) fn log(context: &Context, args: &LogArgs) -> Result<u8> {
             continue;
         }
         let count = |name: &str| grouped(counts[name].as_u64().unwrap_or(0));
-        print_line(&format!(
-            "{:>5}  {}  {:<8} {source}  {} new, {} changed, {} touched, {} removed",
-            run.id,
-            show_time(run.started),
-            outcome,
-            count("new"),
-            count("changed"),
-            count("touched"),
-            count("removed"),
-        ))?;
+        let mut row = vec![
+            Cell::right(run.id.to_string()),
+            Cell::left(show_time(run.started)),
+            Cell::left(outcome).colored(Some(table::outcome_color(outcome))),
+            Cell::left(source.to_string()),
+        ];
+        let counts = ["new", "changed", "touched", "removed"];
+        row.extend(counts.map(|name| Cell::right(format!("{} {name}", count(name)))));
+        table.push(row);
     }
-    Ok(0)
+    table::print(context, &table).map(|()| 0)
 }
 
 pub(super) fn ls(context: &Context, args: &LsArgs) -> Result<u8> {
-    let (source, path) = source_and_path(&with_path(&args.what))?;
     let repository = context.repository()?;
+    let Named { source, path, at } = Named::parse(&repository, &args.what)?;
     let past = Past::open(&repository, &source)?;
-    let run = past.run_at(args.at)?;
+    let run = past.run_at(args.at.or(at))?;
     let lister = Lister { context, args, past: &past, run };
     if lister.directory(&path)? {
         return Ok(0);
@@ -121,12 +122,6 @@ pub(super) fn ls(context: &Context, args: &LsArgs) -> Result<u8> {
         lister.show(&path, &version)?;
     }
     Ok(0)
-}
-
-// A source alone means all of it.
-pub(super) fn with_path(what: &OsStr) -> OsString {
-    use std::os::unix::ffi::OsStrExt;
-    if what.as_bytes().contains(&b':') { what.to_owned() } else { [what, ":/".as_ref()].into_iter().collect() }
 }
 
 struct Lister<'a> {
@@ -173,6 +168,13 @@ impl Lister<'_> {
         }
         let entry = &version.entry;
         let mark = if entry.kind == Kind::Dir { "/" } else { "" };
+        let color = match entry.kind {
+            Kind::Dir => Some(color::DIRECTORY),
+            Kind::Symlink => Some(color::SYMLINK),
+            Kind::File if entry.mode & 0o111 != 0 => Some(color::EXECUTABLE),
+            _ => None,
+        };
+        let path = table::paint(self.context, &path.to_string(), color);
         if !self.args.long {
             return print_line(&format!("{path}{mark}"));
         }
@@ -216,9 +218,10 @@ pub(super) fn described(kind: &str, path: &AbsPath, version: &Version) -> serde_
 }
 
 pub(super) fn history(context: &Context, args: &HistoryArgs) -> Result<u8> {
-    let (source, path) = source_and_path(&args.what)?;
     let repository = context.repository()?;
+    let Named { source, path, .. } = Named::with_path(&repository, &args.what)?;
     let past = Past::open(&repository, &source)?;
+    let mut rows = Vec::new();
     for version in past.versions(&path)? {
         if context.global.json {
             print_line(&text(described("version", &path, &version)))?;
@@ -227,23 +230,24 @@ pub(super) fn history(context: &Context, args: &HistoryArgs) -> Result<u8> {
         let until = version.until_run.map_or("now".to_owned(), |until| format!("before run {until}"));
         let hash = version.hash.as_ref().map(|hash| hash_hex(hash)[..16].to_owned()).unwrap_or_default();
         let entry = &version.entry;
-        print_line(&format!(
-            "{}  {:<7} {:04o} {:>14}  {hash:<16}  from run {} until {until}",
-            time_of(&version),
-            kind_name(entry.kind),
-            entry.mode,
-            grouped(entry.size),
-            version.from_run,
-        ))?;
+        let is_now = version.until_run.is_none().then_some(color::GOOD);
+        rows.push(vec![
+            Cell::left(time_of(&version)),
+            Cell::left(kind_name(entry.kind)),
+            Cell::left(format!("{:04o}", entry.mode)),
+            Cell::right(grouped(entry.size)),
+            Cell::left(hash),
+            Cell::left(format!("from run {} until {until}", version.from_run)).colored(is_now),
+        ]);
     }
-    Ok(0)
+    table::print(context, &rows).map(|()| 0)
 }
 
 pub(super) fn cat(context: &Context, args: &CatArgs) -> Result<u8> {
-    let (source, path) = source_and_path(&args.what)?;
     let repository = context.repository()?;
+    let Named { source, path, at } = Named::with_path(&repository, &args.what)?;
     let past = Past::open(&repository, &source)?;
-    let version = past.version(&path, past.run_at(args.at)?)?;
+    let version = past.version(&path, past.run_at(args.at.or(at))?)?;
     let mut content = past.contents(&path, &version)?.remove(0);
     let mut checked = Checked { output: std::io::stdout().lock(), hasher: blake3::Hasher::new() };
     match std::io::copy(&mut content, &mut checked) {

@@ -3,8 +3,8 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use super::find::source_and_path;
-use super::past::{when, with_path};
+use super::named::Named;
+use super::past::when;
 use super::reach::Reach;
 use super::target::Target;
 use super::{Context, print_line};
@@ -59,10 +59,10 @@ enum Owner {
 }
 
 pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
-    let (source, path) = source_and_path(&with_path(&args.what))?;
     let repository = context.repository()?;
+    let Named { source, path, at } = Named::parse(&repository, &args.what)?;
     let past = Past::open(&repository, &source)?;
-    let run = past.run_at(args.at)?;
+    let run = past.run_at(args.at.or(at))?;
     let destination = Target::parse(&args.destination)?;
     let owners = match (args.owner, &destination) {
         (Owner::None, _) => None,

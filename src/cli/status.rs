@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::json;
 
+use super::table::{self, Cell, color};
 use super::{Context, print_line};
 use crate::error::{Error, Kind, Result};
 use crate::history::Past;
@@ -31,7 +32,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     names.sort();
     names.dedup();
     let now = Timestamp::now();
-    let mut late = Vec::new();
+    let (mut late, mut rows) = (Vec::new(), Vec::new());
     for name in names {
         let every = config.source(&name).ok().flatten().and_then(|source| source.settings.every);
         let (runs, verification) = match Past::open(&repository, &SourceName::new(&name)?) {
@@ -39,11 +40,15 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
             Err(_) => (Vec::new(), None),
         };
         let state = State { verification, ..State::of(&name, &runs, every, now) };
-        state.show(context)?;
+        match context.global.json {
+            true => print_line(&state.line())?,
+            false => rows.push(state.row()),
+        }
         if args.max_age.is_some_and(|most| state.age.is_none_or(|age| age > most)) {
             late.push(name);
         }
     }
+    table::print(context, &rows)?;
     match late.is_empty() {
         true => Ok(0),
         false => {
@@ -70,30 +75,45 @@ impl<'a> State<'a> {
         State { name, last: runs.first(), good, age, due, verification: None }
     }
 
-    fn show(&self, context: &Context) -> Result<()> {
-        let outcome = self.last.map(|run| run.outcome.as_deref().unwrap_or("cut off"));
-        if context.global.json {
-            let mut line = object("status");
-            line.insert("source".to_owned(), self.name.into());
-            line.insert("last".to_owned(), json!(self.last.map(|run| run.started.to_string())));
-            line.insert("outcome".to_owned(), json!(outcome));
-            line.insert("good".to_owned(), json!(self.good.map(|run| run.started.to_string())));
-            line.insert("age".to_owned(), json!(self.age.map(|age| age.as_secs())));
-            line.insert("due".to_owned(), json!(self.due.map(|due| due.to_string())));
-            line.insert("verified".to_owned(), json!(self.verification.map(|last| last.ended.to_string())));
-            line.insert("bad".to_owned(), json!(self.verification.map(|last| last.bad)));
-            return print_line(&text(line));
-        }
+    fn outcome(&self) -> Option<&str> {
+        self.last.map(|run| run.outcome.as_deref().unwrap_or("cut off"))
+    }
+
+    fn line(&self) -> String {
+        let outcome = self.outcome();
+        let mut line = object("status");
+        line.insert("source".to_owned(), self.name.into());
+        line.insert("last".to_owned(), json!(self.last.map(|run| run.started.to_string())));
+        line.insert("outcome".to_owned(), json!(outcome));
+        line.insert("good".to_owned(), json!(self.good.map(|run| run.started.to_string())));
+        line.insert("age".to_owned(), json!(self.age.map(|age| age.as_secs())));
+        line.insert("due".to_owned(), json!(self.due.map(|due| due.to_string())));
+        line.insert("verified".to_owned(), json!(self.verification.map(|last| last.ended.to_string())));
+        line.insert("bad".to_owned(), json!(self.verification.map(|last| last.bad)));
+        text(line)
+    }
+
+    fn row(&self) -> Vec<Cell> {
+        let outcome = self.outcome();
         let last = self.last.map_or("never".to_owned(), |run| show_time(run.started));
+        let outcome = outcome.unwrap_or("not pulled");
         let good = match self.age {
             Some(age) => format!("good {} ago", show_seconds(age.as_secs_f64())),
             None => "never good".to_owned(),
         };
-        let due = self.due.map_or(String::new(), |due| format!(", due {}", show_time(due)));
-        let verified = self.verification.map_or(String::new(), |last| match last.bad {
-            0 => format!(", verified {}", show_time(last.ended)),
-            bad => format!(", {bad} bad when verified {}", show_time(last.ended)),
-        });
-        print_line(&format!("{}: last {last}, {}, {good}{due}{verified}", self.name, outcome.unwrap_or("not pulled")))
+        let due = self.due.map_or(String::new(), |due| format!("due {}", show_time(due)));
+        let (verified, color) = match self.verification {
+            None => (String::new(), None),
+            Some(last) if last.bad == 0 => (format!("verified {}", show_time(last.ended)), Some(color::GOOD)),
+            Some(last) => (format!("{} bad when verified {}", last.bad, show_time(last.ended)), Some(color::BAD)),
+        };
+        vec![
+            Cell::left(self.name),
+            Cell::left(format!("last {last}")),
+            Cell::left(outcome).colored(Some(table::outcome_color(outcome))),
+            Cell::left(good),
+            Cell::left(due),
+            Cell::left(verified).colored(color),
+        ]
     }
 }

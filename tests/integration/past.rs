@@ -90,7 +90,7 @@ fn versions_and_runs_are_listed() {
     assert_eq!(runs[0]["counts"]["removed"], 3);
     let log = program.run(["log"]).stdout;
     assert_eq!(log.lines().count(), 3);
-    assert!(log.lines().next().unwrap().contains("1 new, 0 changed"), "{log}");
+    assert!(log.lines().next().unwrap().contains("1 new  0 changed"), "{log}");
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn the_state_of_each_source_is_told_and_can_be_watched() {
     let ran = program.run(["--config", config, "status"]);
     ran.well();
     let lines: Vec<_> = ran.stdout.lines().collect();
-    assert_eq!(lines[0], "forgotten: last never, not pulled, never good");
+    assert_eq!(lines[0], "forgotten  last never                not pulled  never good");
     assert!(
         lines[1].starts_with("laptop: last 20") && lines[1].contains(", ok, good 0.") && lines[1].contains(", due 20"),
         "{}",
@@ -178,4 +178,60 @@ fn versions_are_found_by_name() {
     let ran = program.run(["find", "--json", "d/"]);
     assert_eq!((ran.lines()[0]["kind"].as_str(), ran.lines()[0]["source"].as_str()), (Some("dir"), Some("laptop")));
     assert_eq!(program.run(["find", "nothing"]).status, 1);
+}
+
+#[test]
+fn a_plain_file_s_path_is_as_good_as_the_client_s() {
+    let program = Program::new();
+    let client = Tree::new([("d", dir([("f", at(1_000_000_000, 0, file("first")))]))]);
+    program.pull_local(&client.root(), &["--name", "laptop"]);
+    client.put("d/f", at(1_100_000_000, 0, file("second")));
+    program.pull_local(&client.root(), &["--name", "laptop"]);
+    let now = program.snapshot("laptop", &client.path("d/f"));
+    let past = program.archive("laptop", &client.path("d/f.20010909T014640Z"));
+    let printed = |path: &std::path::Path| path.strip_prefix(program.repo()).unwrap().to_str().unwrap().to_owned();
+    for (path, content) in [(&now, "second"), (&past, "first")] {
+        for name in [path.to_str().unwrap().to_owned(), printed(path)] {
+            let ran = program.run(["cat", &name]);
+            ran.well();
+            assert_eq!(ran.stdout, content, "{name}");
+            let history = program.run(["history", "--json", &name]);
+            assert_eq!(history.lines().len(), 2, "{name}: {}", history.stderr);
+            let same = program.run(["find", "--json", "--same-as", &name]).lines();
+            assert_eq!(same[0]["size"], content.len(), "{same:?}");
+        }
+        let place = tempfile::tempdir_in("/tmp").unwrap();
+        program.run(["restore", path.to_str().unwrap(), place.path().to_str().unwrap()]).well();
+        assert_eq!(std::fs::read(place.path().join("f")).unwrap(), content.as_bytes());
+    }
+    let listed = program.run(["ls", now.parent().unwrap().to_str().unwrap()]);
+    assert_eq!(listed.stdout.trim_end(), client.path("d/f").to_str().unwrap());
+    program.run(["cat", "/etc/passwd"]).refused(2, &["in none of the repository's trees"]);
+    program.run(["history", "laptop"]).refused(2, &["names no path of a source"]);
+    program.run(["forget", "--yes", past.to_str().unwrap()]).well();
+    assert!(!now.exists() && !past.exists());
+}
+
+#[test]
+fn tables_are_aligned_and_coloured_as_asked_for() {
+    let program = Program::new();
+    let client = Tree::new([("f", file("f")), ("d", dir([("x", mode(0o755, file("x")))]))]);
+    program.pull_local(&client.root(), &["--name", "a"]);
+    program.pull_local(&client.root(), &["--name", "much-longer"]);
+    for command in [&["log"][..], &["status"]] {
+        let plain = program.run(command);
+        plain.well();
+        let columns: Vec<_> = plain.stdout.lines().map(|line| line.find("ok").unwrap()).collect();
+        assert_eq!(columns, [columns[0]; 2], "{}", plain.stdout);
+        assert!(!plain.stdout.contains('\x1b'), "no terminal, no colours");
+        let painted = program.run([&["--color", "always"], command].concat());
+        assert!(painted.stdout.contains("\x1b[32mok\x1b[0m"), "{}", painted.stdout);
+        let output = program.command(command).env("NO_COLOR", "1").output().unwrap();
+        assert!(!output.stdout.contains(&0x1b));
+    }
+    let listed = program.run(["--color", "always", "ls", "-R", "a"]).stdout;
+    let shown = |name: &str| client.path(name).display().to_string();
+    assert!(listed.contains(&format!("\x1b[1;34m{}\x1b[0m/", shown("d"))), "{listed}");
+    assert!(listed.contains(&format!("\x1b[32m{}\x1b[0m\n", shown("d/x"))), "{listed}");
+    assert!(listed.contains(&format!("\n{}\n", shown("f"))), "{listed}");
 }
