@@ -13,7 +13,7 @@ use archive_helper::protocol::{Item, Outcome, Restore};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use nix::errno::Errno;
 
-use crate::entry::{Entry, Inode, Kind, Version};
+use crate::entry::{Attributes, Entry, Inode, Kind, Version};
 use crate::error::{Error, Result};
 use crate::history::Past;
 use crate::path::{AbsPath, SourceName};
@@ -327,10 +327,7 @@ fn batches(tasks: Vec<Task>) -> Vec<Vec<Task>> {
 // About what it takes on the wire.
 fn weight(task: &Task) -> usize {
     let entry = &task.version.entry;
-    let attributes = entry.attributes.as_deref().map_or(0, |attributes| {
-        let xattrs: usize = attributes.xattrs.iter().map(|xattr| xattr.name.len() + xattr.value.len()).sum();
-        xattrs + attributes.data.as_ref().map_or(0, |data| data.len() * 12)
-    });
+    let attributes = entry.attributes.as_deref().map_or(0, Attributes::weight);
     attributes + task.to.as_bytes().len() + entry.target.len() + entry.name.as_bytes().len()
 }
 

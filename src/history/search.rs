@@ -5,7 +5,7 @@ use archive_helper::exclude::Excludes;
 use super::Past;
 use crate::entry::{Kind, Version};
 use crate::error::Result;
-use crate::path::AbsPath;
+use crate::path::{AbsPath, Name};
 
 impl Past<'_> {
     /// Calls `each` with every version, past ones too, whose path fits a pattern in the manner of gitignore: without a
@@ -14,13 +14,13 @@ impl Past<'_> {
         let patterns = Excludes::new(&[pattern]);
         for (id, directory) in self.index.directories_below(self.id, &AbsPath::root())? {
             let filter = patterns.within(&directory);
-            let mut versions = self.index.versions_in(id)?;
-            versions.retain(|version| filter.excludes(version.entry.name.as_bytes(), version.entry.kind == Kind::Dir));
-            versions.sort_by(|one, other| (&one.entry.name, one.from_run).cmp(&(&other.entry.name, other.from_run)));
-            for version in versions {
-                if let Some(path) = directory.join(&version.entry.name) {
-                    each(&path, &version)?;
-                }
+            let fits = |name: &Name, is_dir| filter.excludes(name.as_bytes(), is_dir);
+            // Names first, for an index has them at hand; versions only of those that may fit.
+            for name in self.index.names_in(id)?.iter().filter(|name| fits(name, false) || fits(name, true)) {
+                let Some(path) = directory.join(name) else { continue };
+                let versions = self.index.versions_at(self.id, &path)?;
+                let fitting = versions.iter().filter(|version| fits(name, version.entry.kind == Kind::Dir));
+                fitting.into_iter().try_for_each(|version| each(&path, version))?;
             }
         }
         Ok(())

@@ -13,7 +13,7 @@ use super::contents::{Contents, FileTask, Key, Released};
 use super::placing::Placing;
 use super::receiving::path_of;
 use super::{Directory, Run};
-use crate::entry::{Hash, Kind, Version};
+use crate::entry::{Attributes, Hash, Kind, Version};
 use crate::error::{OnServer, Result};
 use crate::path::AbsPath;
 use crate::report::Change as Told;
@@ -23,6 +23,8 @@ use crate::repository::staging::{Staged, Staging};
 
 const MOST_CHANGES: usize = 8192;
 const MOST_BYTES: u64 = 256 << 20;
+// A batch is in memory, and in one row of the index while it is pending.
+const MOST_ATTRIBUTES: usize = 16 << 20;
 const MOST_AGE: Duration = Duration::from_secs(2);
 // How often an open batch that gets no more changes looks whether anybody waits for it to be committed.
 const IDLE: Duration = Duration::from_millis(10);
@@ -47,6 +49,7 @@ pub fn apply(
         directories: Vec::new(),
         changes: 0,
         bytes: 0,
+        attributes: 0,
         begun: None,
     };
     gathering.run(run, &mut index, changes)
@@ -72,6 +75,7 @@ struct Gathering<'a> {
     directories: Vec<Arc<Directory>>,
     changes: usize,
     bytes: u64,
+    attributes: usize,
     begun: Option<Instant>,
 }
 
@@ -105,6 +109,7 @@ impl Gathering<'_> {
     fn is_full(&self) -> bool {
         self.changes >= MOST_CHANGES
             || self.bytes >= MOST_BYTES
+            || self.attributes >= MOST_ATTRIBUTES
             || self.begun.is_some_and(|begun| begun.elapsed() >= MOST_AGE)
     }
 
@@ -191,6 +196,7 @@ impl Gathering<'_> {
     }
 
     fn finish(&mut self, task: FileTask, hash: Option<Hash>) {
+        self.attributes += task.entry.attributes.as_deref().map_or(0, Attributes::weight);
         self.finished.push((task.leads, hash));
         self.directories.push(task.directory);
     }
@@ -219,7 +225,7 @@ impl Gathering<'_> {
                 let _ = self.released.send(released);
             }
         }
-        (self.changes, self.bytes, self.begun) = (0, 0, None);
+        (self.changes, self.bytes, self.attributes, self.begun) = (0, 0, 0, None);
         run.tally.report.progress(&run.tally.progress);
         Ok(())
     }

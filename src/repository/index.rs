@@ -201,6 +201,13 @@ impl Index {
         Ok(versions)
     }
 
+    /// The names that there are and were in a directory, sorted.
+    pub fn names_in(&self, directory: DirectoryId) -> Result<Vec<Name>> {
+        let sql = "SELECT name FROM version WHERE directory = ?1 AND until_run IS NULL UNION \
+                   SELECT name FROM version WHERE directory = ?1 AND until_run IS NOT NULL ORDER BY name";
+        self.all(sql, params![directory.0], |row| name_of(row.get_ref(0)?))
+    }
+
     /// The past versions in a directory.
     pub fn past_in(&self, directory: DirectoryId) -> Result<Vec<Version>> {
         let sql = format!("SELECT {COLUMNS} FROM version WHERE directory = ?1 AND until_run IS NOT NULL");

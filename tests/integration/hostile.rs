@@ -9,6 +9,8 @@ use archive_helper::protocol::*;
 use crate::support::hostile::{Hostile, To, frames, raw};
 use crate::support::*;
 
+#[path = "hostile/attributes.rs"]
+mod attributes;
 #[path = "hostile/contents.rs"]
 mod contents;
 #[path = "hostile/floods.rs"]

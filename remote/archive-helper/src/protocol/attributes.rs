@@ -60,6 +60,12 @@ impl Attributes {
         (!self.xattrs.is_empty() || self.data.is_some()).then(|| Box::new(self))
     }
 
+    /// About how many bytes they take, in memory and on the wire.
+    pub fn weight(&self) -> usize {
+        let xattrs: usize = self.xattrs.iter().map(|xattr| xattr.name.len() + xattr.value.len()).sum();
+        xattrs + self.data.as_ref().map_or(0, |data| data.len() * size_of::<Extent>())
+    }
+
     fn check(&self) -> Result<(), &'static str> {
         let bytes: usize = self.xattrs.iter().map(|xattr| xattr.name.len() + xattr.value.len()).sum();
         let names: HashSet<_> = self.xattrs.iter().map(|xattr| &xattr.name).collect();
