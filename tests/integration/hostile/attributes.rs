@@ -46,7 +46,7 @@ fn many_large_attributes_take_no_memory() {
     for frame in 0..300 {
         let each = (0..8).map(|n| {
             let mut attributes = xattrs(&[b"user.a"], MAX_XATTRS - 6);
-            attributes.xattrs[0].value[..4].copy_from_slice(&(frame * 8 + n as u32).to_le_bytes());
+            attributes.xattrs[0].value[..4].copy_from_slice(&(frame * 8 + n).to_le_bytes());
             with(attributes, entry(format!("{:07}", frame * 8 + n), Kind::Fifo))
         });
         let part = Entries { directory: 0, entries: each.take(7).collect(), last: frame == 299 };
