@@ -43,7 +43,7 @@ fn attributes_that_cannot_be_are_refused() {
 fn many_large_attributes_take_no_memory() {
     let hostile = Hostile::new();
     let mut bytes = frames(&[root(), directory(0, "/root/data")]);
-    for frame in 0..300 {
+    for frame in 0..300_u32 {
         let each = (0..8).map(|n| {
             let mut attributes = xattrs(&[b"user.a"], MAX_XATTRS - 6);
             attributes.xattrs[0].value[..4].copy_from_slice(&(frame * 8 + n).to_le_bytes());
