@@ -1,9 +1,10 @@
 //! `archive restore`.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::named::Named;
+use super::named::{Named, is_plain_path};
 use super::past::when;
 use super::reach::Reach;
 use super::target::Target;
@@ -63,11 +64,11 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     let Named { source, path, at } = Named::parse(&repository, &args.what)?;
     let past = Past::open(&repository, &source)?;
     let run = past.run_at(args.at.or(at))?;
-    let destination = Target::parse(&args.destination)?;
+    let destination = host_of(&args.destination)?;
     let owners = match (args.owner, &destination) {
         (Owner::None, _) => None,
         (Owner::Numeric, _) => Some(Owners::default()),
-        (Owner::Names, Target::Remote { .. }) => {
+        (Owner::Names, Some(_)) => {
             return Err(Error::usage("owners can't be looked up by name on a host")
                 .hint("use `--owner numeric`, or restore on that host from a repository of its own"));
         }
@@ -82,18 +83,30 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     let options = Options { run, dry_run: args.dry_run, overwrite, owners };
     drop(past);
     let done = match destination {
-        Target::Remote { .. } => {
-            let host = destination.source(&context.config()?, None)?;
+        Some(target) => {
+            let host = target.source(&context.config()?, None)?;
             restore_to_host(context, args, host, |to| {
                 restore(&repository, &source, &path, to, &options, &context.terminal())
             })?
         }
-        _ => {
+        None => {
             restore(&repository, &source, &path, To::Here(Path::new(&args.destination)), &options, &context.terminal())?
         }
     };
     tell(context, args, &done)?;
     Ok(if done.errors == 0 { 0 } else { Kind::Partial.exit_status() })
+}
+
+// `None` for a directory of this machine.
+fn host_of(destination: &OsStr) -> Result<Option<Target>> {
+    let bytes = destination.as_bytes();
+    if bytes.is_empty() {
+        return Err(Error::usage("an empty destination").hint("name a directory, or `[USER@]HOST:DIR`"));
+    }
+    match bytes.contains(&b':') && !is_plain_path(destination) {
+        true => Target::parse(destination).map(Some),
+        false => Ok(None),
+    }
 }
 
 fn restore_to_host(

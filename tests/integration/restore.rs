@@ -286,3 +286,28 @@ fn owners_are_the_client_s_numbers_names_or_none() {
     assert_eq!((ran.status, found), (1, None));
     assert!(ran.stderr.contains("`/etc/passwd` is not kept"), "{}", ran.stderr);
 }
+
+#[test]
+fn the_destination_is_any_directory_a_person_would_write() {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let client = Tree::new([("f", file("f"))]);
+    program.pull_local(&client.root(), &["--name", "laptop"]);
+    let place = tempfile::tempdir_in("/tmp").unwrap();
+    fs::create_dir(place.path().join("here")).unwrap();
+    let target = format!("laptop:{}", client.path("f").display());
+    for (written, is) in
+        [(".", "here/f"), ("../beside", "beside/f"), ("new/er/", "here/new/er/f"), ("./a:b", "here/a:b/f")]
+    {
+        let ran =
+            program.command(["restore", &target, written]).current_dir(place.path().join("here")).output().unwrap();
+        assert!(ran.status.success(), "{written}: {}", String::from_utf8_lossy(&ran.stderr));
+        assert_eq!(fs::read(place.path().join(is)).unwrap(), b"f", "{written}");
+    }
+    let config = sshd.config();
+    let to_host = |written: &str| program.run(["restore", "-F", config.to_str().unwrap(), &target, written]);
+    to_host(&format!("client:{}/there/", place.path().display())).well();
+    assert_eq!(fs::read(place.path().join("there/f")).unwrap(), b"f");
+    to_host("client:restored here").well();
+    assert_eq!(fs::read(sshd.home().join("restored here/f")).unwrap(), b"f");
+    program.run(["restore", &target, ""]).refused(2, &["empty destination"]);
+}

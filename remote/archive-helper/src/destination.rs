@@ -62,12 +62,12 @@ impl Destination {
     }
 
     fn open_or_create(options: Restore) -> Result<Destination, Errno> {
-        let path = root::resolve_here(&options.destination).ok_or(Errno::INVAL)?;
-        let base = match Folder::open(path.as_bytes()) {
+        let path = root::path_here(&options.destination);
+        let base = match Folder::open(&path) {
             Err(Errno::NOENT) if options.dry_run => None,
             Err(Errno::NOENT) => {
-                Folder::create(path.as_bytes())?;
-                Some(Folder::open(path.as_bytes())?)
+                Folder::create(&path)?;
+                Some(Folder::open(&path)?)
             }
             opened => Some(opened?),
         };
@@ -275,7 +275,10 @@ impl Destination {
         }
         if let Some(first) = &item.link {
             let (directory, name) = first.split().ok_or(Errno::INVAL)?;
-            let first = self.folder(&directory)?.metadata(name.as_bytes())?;
+            let first = match self.folder(&directory).and_then(|folder| folder.metadata(name.as_bytes())) {
+                Err(Errno::NOENT) => None,
+                first => first?,
+            };
             return Ok(first.is_some_and(|first| first.is_same_inode(found)));
         }
         if self.options.overwrite == Overwrite::Always {

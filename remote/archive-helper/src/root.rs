@@ -28,9 +28,16 @@ pub fn find(written: &[u8]) -> (Root, Option<RootDir>) {
     }
 }
 
-/// The absolute path of what a person wrote, which may start at the home directory; `None` if it is none.
-pub fn resolve_here(written: &[u8]) -> Option<AbsPath> {
-    resolve(written, &home())
+/// The path of a directory that a person wrote, which may start at the home directory; without a slash at its end.
+pub fn path_here(written: &[u8]) -> Vec<u8> {
+    let path = match written {
+        [b'/', ..] => written.to_vec(),
+        b"~" => home(),
+        [b'~', b'/', rest @ ..] => [&home(), &b"/"[..], rest].concat(),
+        _ => [&home(), &b"/"[..], written].concat(),
+    };
+    let end = path.iter().rposition(|&byte| byte != b'/').map_or(1, |last| last + 1);
+    path[..end].to_vec()
 }
 
 fn home() -> Vec<u8> {
