@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 /// A mounted tmpfs; it is gone with this value.
 pub struct Mount {
@@ -57,9 +58,17 @@ impl Disk {
     /// Mounts it again, as after a start of the machine. Nobody may use it any more.
     pub fn again(self) -> Disk {
         let (image, point) = (self.image.clone(), self.mount.point.clone());
-        assert!(Command::new("umount").arg(&point).status().unwrap().success());
+        assert!(unmounts(&point), "{} stays busy", point.display());
         // The old mount is gone already.
         std::mem::forget(self);
         Disk { mount: Disk::mount(&image, &point), image }
     }
+}
+
+// A child that the killed process was about to start may hold a file open for a moment longer.
+fn unmounts(point: &Path) -> bool {
+    (0..500).any(|_| {
+        std::thread::sleep(Duration::from_millis(20));
+        Command::new("umount").arg(point).output().unwrap().status.success()
+    })
 }
