@@ -5,7 +5,7 @@
 //! with what the index remembers ([`plan`]), fetches content that is new, and changes the trees and the index
 //! ([`repository`]). The modules in the order of reading, each using only itself and those before it:
 //!
-//! - [`path`], [`entry`], [`time`], [`error`], [`fault`]: the ground, with the wire's types in
+//! - [`path`], [`entry`], [`time`], [`error`], [`fault`], [`queue`]: the ground, with the wire's types in
 //!   `archive_helper::protocol`;
 //! - [`source`], [`config`], [`retention`], [`plan`], [`report`]: what is wanted; no network, no disk writes;
 //! - [`remote`] and [`repository`]: the two columns, which don't know each other;
@@ -23,6 +23,7 @@ pub mod path;
 pub mod plan;
 pub mod prune;
 pub mod pull;
+pub mod queue;
 pub mod reindex;
 pub mod remote;
 pub mod report;

@@ -8,11 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender};
-
 use crate::entry::{Extent, Hash};
 use crate::error::{Error, Kind, Result};
 use crate::path::AbsPath;
+use crate::queue::{self, Receiver, Sender};
 use crate::source::{RemoteKind, Ssh};
 
 mod attempt;
@@ -106,17 +105,19 @@ impl Client {
 
     // Small files through the helper, the others through SFTP, at the same time.
     fn read_by_both(&self, session: &ssh::Session, wanted: &Receiver<Wanted>, arrived: &Sender<Arrived>) -> Result<()> {
-        let (others, rest) = crossbeam_channel::bounded(LARGE_FILES);
-        let (live, others_live) = crossbeam_channel::bounded(0);
+        let (others, rest) = queue::bounded_by_number(LARGE_FILES);
         let conversation = self.converse()?;
+        let closer = wanted.closer();
         std::thread::scope(|scope| {
             let large = scope.spawn(move || {
-                let read = if is_fed(&rest) { self.read_by_sftp(session, &rest, arrived) } else { Ok(()) };
-                // Whoever still sends, or waits for more to send, must not wait for a reader that has given up.
-                drop((rest, live));
+                let read = if rest.is_fed() { self.read_by_sftp(session, &rest, arrived) } else { Ok(()) };
+                if read.is_err() {
+                    // Whoever waits for more to send must not wait for a reader that has given up.
+                    closer.close();
+                }
                 read
             });
-            let small = bundle::read_files(conversation, wanted, arrived, &others, &others_live);
+            let small = bundle::read_files(conversation, wanted, arrived, &others);
             drop(others);
             let large = large.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             large.and(small)
@@ -163,14 +164,6 @@ impl Client {
             Way::Local { helper } => helper.close(),
         }
     }
-}
-
-/// Waits for the first message of a channel; false when it is closed without any.
-pub fn is_fed<T>(channel: &Receiver<T>) -> bool {
-    let mut select = crossbeam_channel::Select::new();
-    select.recv(channel);
-    select.ready();
-    !channel.is_empty()
 }
 
 fn connect_ssh(ssh: &Ssh, helper_dir: Option<&Path>, traffic: Arc<Traffic>) -> Result<Way> {
@@ -281,6 +274,17 @@ pub enum Arrived {
         /// Why.
         error: ReadError,
     },
+}
+
+impl Arrived {
+    /// About how many bytes of memory it takes.
+    pub fn weight(&self) -> usize {
+        size_of::<Arrived>()
+            + match self {
+                Arrived::Data { bytes, .. } | Arrived::Whole { bytes, .. } => bytes.len(),
+                _ => 0,
+            }
+    }
 }
 
 /// What an open file's metadata says.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::Sender;
 
 use super::change::Change;
 use super::contents::{Contents, FileTask, Key, Released};
@@ -16,6 +16,7 @@ use super::{Directory, Run};
 use crate::entry::{Attributes, Hash, Kind, Version};
 use crate::error::{OnServer, Result};
 use crate::path::AbsPath;
+use crate::queue::{Nothing, Receiver};
 use crate::report::Change as Told;
 use crate::repository::index::Index;
 use crate::repository::journal::{Row, Trees};
@@ -84,8 +85,8 @@ impl Gathering<'_> {
         loop {
             match self.next(changes) {
                 Ok(change) => self.take(run, index, change)?,
-                Err(RecvTimeoutError::Timeout) => self.commit(run, index)?,
-                Err(RecvTimeoutError::Disconnected) => return self.commit(run, index),
+                Err(Nothing::Yet) => self.commit(run, index)?,
+                Err(Nothing::More) => return self.commit(run, index),
             }
             if self.is_full() {
                 self.commit(run, index)?;
@@ -93,14 +94,14 @@ impl Gathering<'_> {
         }
     }
 
-    fn next(&self, changes: &Receiver<Change>) -> std::result::Result<Change, RecvTimeoutError> {
-        let Some(begun) = self.begun else { return changes.recv().map_err(|_| RecvTimeoutError::Disconnected) };
+    fn next(&self, changes: &Receiver<Change>) -> std::result::Result<Change, Nothing> {
+        let Some(begun) = self.begun else { return changes.recv().ok_or(Nothing::More) };
         if let Ok(change) = changes.try_recv() {
             return Ok(change);
         }
         loop {
             match changes.recv_timeout(IDLE) {
-                Err(RecvTimeoutError::Timeout) if begun.elapsed() < MOST_AGE && !self.contents.is_awaited() => {}
+                Err(Nothing::Yet) if begun.elapsed() < MOST_AGE && !self.contents.is_awaited() => {}
                 received => return received,
             }
         }

@@ -7,7 +7,6 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use archive_helper::protocol::MAX_BUNDLED;
-use crossbeam_channel::Sender;
 
 use super::change::{Change, aborted};
 use super::contents::{Contents, FileTask, Turn};
@@ -19,6 +18,7 @@ use crate::entry::{DirectoryId, Kind, Version, flags};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::path::AbsPath;
 use crate::plan::Step;
+use crate::queue::Sender;
 use crate::repository::index::{Index, SourceId};
 use crate::source::{HashWhere, Source};
 

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use archive_helper::protocol::{HashOutcome, HashRequest, Hashed, MAX_HASHES, Reply, Request};
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::Receiver as Unbounded;
 
 use super::Run;
 use super::change::{Change, aborted};
@@ -14,6 +14,7 @@ use super::dispatch::{Onward, Ways, hash_of_nothing};
 use super::failure::Failure;
 use crate::entry::{Entry, Hash, hash_content};
 use crate::error::Result;
+use crate::queue::Receiver;
 use crate::remote::helper::{Conversation, Replies, gone, nonsense};
 use crate::repository::index::Index;
 use crate::repository::place::Place;
@@ -41,32 +42,29 @@ pub struct Deciding<'a> {
 pub fn hash(tasks: &Receiver<FileTask>, deciding: Deciding<'_>, failure: &Failure<'_>) -> Result<()> {
     let run = deciding.run;
     // No helper is started for a run that hashes nothing.
-    let Ok(first) = tasks.recv() else { return Ok(()) };
+    if !tasks.is_fed() {
+        return Ok(());
+    }
     let Conversation { replies, mut requests } = run.client.converse()?;
     requests.send(&Request::Key(run.key))?;
-    let asked = Mutex::new(HashMap::new());
-    // One token for each file under way.
-    let (take, give) = bounded(MOST_UNDER_WAY);
+    let asked = Asked::default();
     let asked = &asked;
     std::thread::scope(|scope| {
         // Whoever could still ask would else never hear that nobody answers any more.
-        let answers = scope.spawn(move || failure.watch(|| answer(replies, asked, give, deciding)));
-        let mut next = 0;
+        let answers = scope.spawn(move || {
+            let answered = failure.watch(|| answer(replies, asked, deciding));
+            asked.end();
+            answered
+        });
         let mut ask = |task: FileTask| -> Result<()> {
-            let mut batch = Vec::with_capacity(BATCH);
-            let more = tasks.try_iter().take(BATCH - 1);
-            for task in std::iter::once(task).chain(more) {
-                take.send(()).map_err(aborted)?;
-                batch.extend(request(next, &task, run.has_others));
-                asked.lock().unwrap_or_else(PoisonError::into_inner).insert(next, task);
-                next += 1;
-            }
-            requests.send(&Request::Hash(batch))?;
+            let more = std::iter::from_fn(|| tasks.try_recv().ok()).take(BATCH - 1);
+            let batch: Vec<FileTask> = std::iter::once(task).chain(more).collect();
+            requests.send(&Request::Hash(asked.add(batch, run.has_others)?))?;
             requests.flush()
         };
-        let sent = ask(first).and_then(|()| tasks.iter().try_for_each(&mut ask));
+        let sent = tasks.iter().try_for_each(&mut ask);
         // The helper ends with its input, when the last answer is out.
-        let drained = wait_for_answers(&take, sent.is_ok());
+        let drained = if sent.is_ok() { asked.wait_for(0).map(drop) } else { Ok(()) };
         drop(requests);
         // Why the answers ended tells more than that nobody could be asked any more, and is told already.
         let answered = answers.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -74,10 +72,60 @@ pub fn hash(tasks: &Receiver<FileTask>, deciding: Deciding<'_>, failure: &Failur
     })
 }
 
-// Every token can be taken only when no file is under way; the answering thread's end makes it fail.
-fn wait_for_answers(take: &Sender<()>, sent: bool) -> Result<()> {
-    let all = if sent { MOST_UNDER_WAY } else { 0 };
-    (0..all).try_for_each(|_| take.send(()).map_err(aborted))
+/// The files that the helper was asked about, by number.
+#[derive(Default)]
+struct Asked {
+    under_way: Mutex<UnderWay>,
+    answered: Condvar,
+}
+
+#[derive(Default)]
+struct UnderWay {
+    tasks: HashMap<u64, FileTask>,
+    next: u64,
+    // Nobody takes answers any more.
+    ended: bool,
+}
+
+impl Asked {
+    // Waits until there is room for so many files; returns what to ask.
+    fn add(&self, tasks: Vec<FileTask>, proof: bool) -> Result<Vec<HashRequest>> {
+        let mut under_way = self.wait_for(MOST_UNDER_WAY - BATCH)?;
+        let mut requests = Vec::with_capacity(tasks.len());
+        for task in tasks {
+            let id = under_way.next;
+            requests.extend(request(id, &task, proof));
+            under_way.tasks.insert(id, task);
+            under_way.next += 1;
+        }
+        Ok(requests)
+    }
+
+    // Waits until no more than so many are under way.
+    fn wait_for(&self, most: usize) -> Result<MutexGuard<'_, UnderWay>> {
+        let too_many = |under_way: &mut UnderWay| under_way.tasks.len() > most && !under_way.ended;
+        let under_way = self.answered.wait_while(self.lock(), too_many).unwrap_or_else(PoisonError::into_inner);
+        if under_way.ended { Err(aborted(())) } else { Ok(under_way) }
+    }
+
+    // The tasks of these answers.
+    fn take(&self, answers: Vec<Hashed>) -> Result<Vec<(FileTask, HashOutcome)>> {
+        let mut under_way = self.lock();
+        let task = |Hashed { id, outcome }| Some((under_way.tasks.remove(&id)?, outcome));
+        let taken: Option<Vec<_>> = answers.into_iter().map(task).collect();
+        drop(under_way);
+        self.answered.notify_all();
+        taken.ok_or_else(|| nonsense("a hash came that nobody asked for"))
+    }
+
+    fn end(&self) {
+        self.lock().ended = true;
+        self.answered.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, UnderWay> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 fn request(id: u64, task: &FileTask, proof: bool) -> Option<HashRequest> {
@@ -86,33 +134,25 @@ fn request(id: u64, task: &FileTask, proof: bool) -> Option<HashRequest> {
     Some(HashRequest { id, path, size, mtime, uid, proof })
 }
 
-fn answer(
-    mut replies: Replies,
-    asked: &Mutex<HashMap<u64, FileTask>>,
-    give: Receiver<()>,
-    deciding: Deciding<'_>,
-) -> Result<()> {
+fn answer(mut replies: Replies, asked: &Asked, deciding: Deciding<'_>) -> Result<()> {
     while let Some(reply) = replies.receive()? {
         let answers = match reply {
             Reply::Hashed(answers) => answers,
             Reply::Alive => continue,
             _ => return Err(nonsense("an answer came that nobody asked for")),
         };
-        for Hashed { id, outcome } in answers {
-            let task = asked.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
-            let task = task.ok_or_else(|| nonsense("a hash came that nobody asked for"))?;
+        for (task, outcome) in asked.take(answers)? {
             deciding.answered(task, outcome)?;
-            give.recv().map_err(aborted)?;
         }
     }
-    match asked.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+    match asked.lock().tasks.is_empty() {
         true => Ok(()),
         false => Err(gone()),
     }
 }
 
 /// Decides anew over tasks that waited for others, until there are no more.
-pub fn rejoin(released: &Receiver<Released>, deciding: &Deciding<'_>, ways: &Ways<'_>) -> Result<()> {
+pub fn rejoin(released: &Unbounded<Released>, deciding: &Deciding<'_>, ways: &Ways<'_>) -> Result<()> {
     for released in released {
         match released {
             Released::Known(task, hash) => deciding.onward.change(Change::Known(task, hash))?,
@@ -176,7 +216,7 @@ impl Deciding<'_> {
                     return Ok(true);
                 }
                 let path = task.directory.path.join(&task.entry.name);
-                let on_disk = crate::path::Escaped(&place.on_disk()).to_string();
+                let on_disk = crate::path::Escaped(&place.on_disk(self.run.repository)).to_string();
                 self.run.tally.warn(format_args!(
                     "`{}` was copied, for `{on_disk}` is not what the client has: run `archive index check`",
                     shown(&path)

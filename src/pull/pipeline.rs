@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver as Unbounded, unbounded};
 
 use super::Run;
 use super::applying::apply;
@@ -14,14 +14,15 @@ use super::hashing::{Deciding, hash, rejoin};
 use super::listing::{Remembered, list};
 use super::receiving::{Expected, Fetch, receive};
 use crate::error::{OnServer, Result};
-use crate::remote::{Arrived, Wanted, is_fed};
+use crate::queue::{Receiver, Sender, bounded, bounded_by_number};
+use crate::remote::{Arrived, Wanted};
 use crate::repository::staging::Staging;
 
-// Files that may wait before a stage; each is a few hundred bytes.
-const QUEUE: usize = 16 * 1024;
+// Files that may wait before a stage, and as many again in it; each is a few hundred bytes.
+const QUEUE: usize = 8 * 1024;
 
-// Pieces of content that may wait for the staging area; each is at most 256 KiB.
-const PIECES: usize = 128;
+// Bytes of content that may wait for the staging area, and as many again that are about to be written there.
+const MOST_ARRIVED: usize = 4 << 20;
 
 /// Runs all stages to their end; the first error of any ends them all.
 pub(super) fn run(run: &Run<'_>) -> Result<()> {
@@ -32,10 +33,10 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
     let broken = Failure::new(run.client, &contents);
     let (staging, contents, expected, failure) = (&staging, &contents, &expected, &broken);
     thread::scope(|scope| {
-        let (hashing, tasks) = bounded(QUEUE);
-        let (wanted, to_read) = bounded(QUEUE);
-        let (arrived, to_receive) = bounded(PIECES);
-        let (changes, to_apply) = bounded(QUEUE);
+        let (hashing, tasks) = bounded_by_number(QUEUE);
+        let (wanted, to_read) = bounded_by_number(QUEUE);
+        let (arrived, to_receive) = bounded(MOST_ARRIVED, Arrived::weight);
+        let (changes, to_apply) = bounded_by_number(QUEUE);
         // Holds what waits for others, of which there are no more than the other queues let through.
         let (released, to_rejoin) = unbounded();
         let end = released.clone();
@@ -88,14 +89,14 @@ fn deciding<'a>(run: &'a Run<'a>, onward: Onward<'a>) -> Result<Deciding<'a>> {
     Ok(Deciding { run, index: run.repository.index()?, onward })
 }
 
-fn decide_again<'a>(run: &'a Run<'a>, ways: Ways<'a>, released: &Receiver<Released>) -> Result<()> {
+fn decide_again<'a>(run: &'a Run<'a>, ways: Ways<'a>, released: &Unbounded<Released>) -> Result<()> {
     let deciding = deciding(run, ways.onward.clone())?;
     rejoin(released, &deciding, &ways)
 }
 
 // Nothing is started on the client for a run that reads nothing.
 fn read_files(run: &Run<'_>, wanted: &Receiver<Wanted>, arrived: &Sender<Arrived>) -> Result<()> {
-    match is_fed(wanted) {
+    match wanted.is_fed() {
         true => run.client.read_files(wanted, arrived),
         false => Ok(()),
     }

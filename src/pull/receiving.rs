@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Sender as Unbounded;
 
 use super::Run;
 use super::change::{Change, aborted};
@@ -17,6 +17,7 @@ use crate::entry::{Entry, Extent, Hash};
 use crate::error::{OnServer, Result};
 use crate::fault;
 use crate::path::{AbsPath, Name};
+use crate::queue::{Receiver, Sender};
 use crate::remote::{Arrived, FileState, ReadError, Wanted};
 use crate::repository::staging::{Staged, Staging, partial_name};
 
@@ -121,10 +122,10 @@ pub fn receive(
     expected: &Expected,
     arrived: &Receiver<Arrived>,
     contents: &Contents,
-    (changes, released): (&Sender<Change>, &Sender<Released>),
+    (changes, released): (&Sender<Change>, &Unbounded<Released>),
 ) -> Result<()> {
     let mut receiving: HashMap<u64, Receiving> = HashMap::new();
-    for arrival in arrived {
+    for arrival in arrived.iter() {
         match arrival {
             Arrived::Data { id, bytes } => {
                 run.room.take(bytes.len() as u64)?;

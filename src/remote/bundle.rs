@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 
 use archive_helper::protocol::{MAX_BUNDLED, MAX_READING, ReadAnswer, ReadOutcome, ReadRequest, Reply, Request};
-use crossbeam_channel::{Receiver, Sender, TryRecvError};
 
 use super::helper::{Conversation, gone, nonsense};
 use super::{Arrived, FileState, ReadError, Wanted};
 use crate::error::{Error, Kind, Result};
+use crate::queue::{Nothing, Receiver, Sender};
 
 // Half of what the helper allows: enough to fill a long line, and never refused.
 const WINDOW: u64 = MAX_READING / 2;
@@ -19,16 +19,13 @@ const MOST_FILES: usize = 4096;
 const BATCH: usize = 128;
 
 /// Reads small files until `wanted` is closed and everything is answered; what has to go another way goes to `others`.
-/// When `others_live` is closed, nobody takes those any more.
 pub fn read_files(
     conversation: Conversation,
     wanted: &Receiver<Wanted>,
     arrived: &Sender<Arrived>,
     others: &Sender<Wanted>,
-    others_live: &Receiver<()>,
 ) -> Result<()> {
-    let mut bundles =
-        Bundles { conversation, arrived, others, others_live, under_way: HashMap::new(), bytes: 0, batch: Vec::new() };
+    let mut bundles = Bundles { conversation, arrived, others, under_way: HashMap::new(), bytes: 0, batch: Vec::new() };
     while bundles.ask(wanted)? {
         bundles.hear()?;
     }
@@ -39,7 +36,6 @@ struct Bundles<'a> {
     conversation: Conversation,
     arrived: &'a Sender<Arrived>,
     others: &'a Sender<Wanted>,
-    others_live: &'a Receiver<()>,
     under_way: HashMap<u64, Wanted>,
     bytes: u64,
     batch: Vec<ReadRequest>,
@@ -50,7 +46,7 @@ impl Bundles<'_> {
     fn ask(&mut self, wanted: &Receiver<Wanted>) -> Result<bool> {
         while self.bytes < WINDOW && self.under_way.len() < MOST_FILES {
             let next = match self.under_way.is_empty() {
-                true => self.wait(wanted)?,
+                true => wanted.recv().ok_or(Nothing::More),
                 false => wanted.try_recv(),
             };
             match next {
@@ -61,13 +57,6 @@ impl Bundles<'_> {
         self.send()?;
         self.conversation.requests.flush()?;
         Ok(!self.under_way.is_empty())
-    }
-
-    fn wait(&self, wanted: &Receiver<Wanted>) -> Result<std::result::Result<Wanted, TryRecvError>> {
-        crossbeam_channel::select! {
-            recv(wanted) -> next => Ok(next.map_err(|_| TryRecvError::Disconnected)),
-            recv(self.others_live) -> _ => Err(gone()),
-        }
     }
 
     fn take(&mut self, wanted: Wanted) -> Result<()> {

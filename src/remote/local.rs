@@ -4,11 +4,11 @@ use std::os::fd::OwnedFd;
 use std::thread;
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, SendError, Sender};
 use rustix::fs::{FileType, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
 use crate::entry::Extent;
+use crate::queue::{Closed, Receiver, Sender};
 use crate::remote::attempt::{Attempt, Found, Mtime, Verdict};
 use crate::remote::pace::Pace;
 use crate::remote::{Arrived, ReadError, Wanted};
@@ -17,7 +17,7 @@ const CHUNK: usize = 256 * 1024;
 
 /// Reads the files that come in through `wanted`, one after the other, until it is closed or nobody takes what arrives.
 ///
-/// `is_over` tells when to break off. `bytes_per_second` limits the reading; `None` and 0 do not. Several threads may share both channels.
+/// `is_over` tells when to break off. `bytes_per_second` limits the reading; `None` and 0 do not.
 pub fn read_files(
     wanted: &Receiver<Wanted>,
     arrived: &Sender<Arrived>,
@@ -25,7 +25,7 @@ pub fn read_files(
     is_over: &dyn Fn() -> bool,
 ) {
     let mut pace = Pace::new(bytes_per_second, Instant::now());
-    for wanted in wanted {
+    for wanted in wanted.iter() {
         let mut reader = Reader { wanted: &wanted, arrived, pace: &mut pace, is_over };
         if is_over() || reader.read().is_err() {
             break;
@@ -41,7 +41,7 @@ struct Reader<'a> {
     is_over: &'a dyn Fn() -> bool,
 }
 
-type Sent<T> = Result<T, SendError<Arrived>>;
+type Sent<T> = Result<T, Closed>;
 
 impl Reader<'_> {
     fn read(&mut self) -> Sent<()> {
@@ -103,7 +103,7 @@ impl Reader<'_> {
         }
         while at < data.end() {
             if (self.is_over)() {
-                return Err(SendError(Arrived::Restart { id: self.wanted.id }));
+                return Err(Closed);
             }
             match self.next_bytes(file, data.end() - at) {
                 Ok(bytes) if bytes.is_empty() => break,

@@ -14,8 +14,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError};
-
+use crate::queue::{Nothing, Receiver, Sender};
 use crate::remote::pace::Pace;
 use crate::remote::{Arrived, Wanted};
 use incoming::Incoming;
@@ -112,8 +111,8 @@ impl<R: Read, W: Write> Sftp<R, W> {
             while is_open && transfers.has_room() {
                 match next(wanted, transfers.is_idle()) {
                     Ok(wanted) => transfers.begin(wanted),
-                    Err(TryRecvError::Empty) => break,
-                    Err(TryRecvError::Disconnected) => is_open = false,
+                    Err(Nothing::Yet) => break,
+                    Err(Nothing::More) => is_open = false,
                 }
             }
             if transfers.is_idle() {
@@ -172,9 +171,9 @@ impl<R: Read, W: Write> Sftp<R, W> {
     }
 }
 
-fn next(wanted: &Receiver<Wanted>, is_idle: bool) -> Result<Wanted, TryRecvError> {
+fn next(wanted: &Receiver<Wanted>, is_idle: bool) -> Result<Wanted, Nothing> {
     match is_idle {
-        true => wanted.recv().map_err(|_| TryRecvError::Disconnected),
+        true => wanted.recv().ok_or(Nothing::More),
         false => wanted.try_recv(),
     }
 }

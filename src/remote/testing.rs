@@ -6,9 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::thread;
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
-
 use crate::path::AbsPath;
+use crate::queue::{Receiver, Sender, bounded_by_number};
 use crate::remote::{Arrived, FileState, ReadError, Wanted};
 
 /// What came of one file.
@@ -57,14 +56,14 @@ pub(super) fn collect<T: Send>(
     mut see: impl FnMut(&Arrived),
     read: impl FnOnce(&Receiver<Wanted>, &Sender<Arrived>) -> T + Send,
 ) -> (T, HashMap<u64, Got>) {
-    let (wanted, to_read) = unbounded();
+    let (wanted, to_read) = bounded_by_number(files.len().max(1));
     files.into_iter().for_each(|file| wanted.send(file).unwrap());
     drop(wanted);
-    let (to_collect, arrived) = bounded(16);
+    let (to_collect, arrived) = bounded_by_number(16);
     thread::scope(|scope| {
         let reading = scope.spawn(move || read(&to_read, &to_collect));
         let mut got = HashMap::<u64, Got>::new();
-        for arrived in arrived {
+        for arrived in arrived.iter() {
             see(&arrived);
             got.entry(id(&arrived)).or_default().take(arrived);
         }

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use archive::config::Config;
 use archive::path::AbsPath;
+use archive::queue::bounded_by_number;
 use archive::remote::sftp::{Options, Sftp};
 use archive::remote::{Arrived, Wanted};
 use archive_helper::protocol::{Reply, Request, read_frame, write_frame};
-use crossbeam_channel::unbounded;
 
 /// Frames decode to an error, or to something that encodes to what decodes to the same.
 pub fn frames(bytes: &[u8]) {
@@ -28,8 +28,8 @@ pub fn frames(bytes: &[u8]) {
 
 /// Whatever an SFTP server says, each file gets no more than was asked for, in pieces of bounded size.
 pub fn sftp(bytes: &[u8]) {
-    let (want, wanted) = unbounded();
-    let (arrive, arrived) = unbounded();
+    let (want, wanted) = bounded_by_number(1 << 20);
+    let (arrive, arrived) = bounded_by_number(1 << 20);
     let sizes = [10, 40_000, 0, 300_000];
     for (id, size) in (0..).zip(sizes) {
         let path = AbsPath::new(format!("/f{id}").as_bytes()).unwrap();
@@ -41,7 +41,7 @@ pub fn sftp(bytes: &[u8]) {
     }
     drop(arrive);
     let mut got = 0;
-    for arrival in arrived {
+    for arrival in arrived.iter() {
         if let Arrived::Data { bytes, .. } = arrival {
             assert!(!bytes.is_empty() && bytes.len() <= 256 * 1024);
             got += bytes.len();

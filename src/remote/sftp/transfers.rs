@@ -3,11 +3,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-use crossbeam_channel::Sender;
-
 use super::Broken;
 use super::file::{Delivered, File, Need, Outcome, Piece};
 use super::packet::{self, Answer};
+use crate::queue::Sender;
 use crate::remote::attempt::Verdict;
 use crate::remote::pace::Pace;
 use crate::remote::{Arrived, ReadError, Wanted};

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::os::unix::net::UnixStream;
 
-use crossbeam_channel::unbounded;
+use crate::queue::bounded_by_number;
 
 use super::fake::{Request, file, honest, read_from};
 use super::*;
@@ -97,7 +97,7 @@ fn requests(mut output: &[u8]) -> Vec<Request> {
 #[test]
 fn as_much_is_asked_for_as_the_limits_allow() {
     let limits = Limits { read_bytes: 261_120, handles: 1000 };
-    let (to_collect, _arrived) = unbounded();
+    let (to_collect, _arrived) = bounded_by_number(1 << 20);
     let begin = || Transfers::new(limits, Pace::new(None, Instant::now()), 0, &to_collect);
 
     assert_eq!(fill(&mut begin(), (0..9999).map(|id| file(id, 1))).len(), 512);

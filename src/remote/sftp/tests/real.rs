@@ -9,6 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Command};
 
 use super::*;
+use crate::queue::bounded_by_number;
 
 const SERVER: &str = "/usr/lib/openssh/sftp-server";
 
@@ -114,8 +115,8 @@ fn a_file_that_comes_late_does_not_wait_for_more() {
     write(&path, b"content");
     let mut server = Server::start();
     let mut sftp = server.sftp(Options::default());
-    let (wanted, to_read) = crossbeam_channel::bounded(1);
-    let (to_collect, arrived) = crossbeam_channel::bounded(1);
+    let (wanted, to_read) = bounded_by_number(1);
+    let (to_collect, arrived) = bounded_by_number(1);
     thread::scope(|scope| {
         let reading = scope.spawn(move || sftp.read_files(&to_read, &to_collect));
         for id in 0..3 {
@@ -135,8 +136,8 @@ fn nobody_there_to_take_files_ends_it() {
     write(&path, b"content");
     let mut server = Server::start();
     let mut sftp = server.sftp(Options::default());
-    let (wanted, to_read) = crossbeam_channel::bounded(1);
-    let (to_collect, _) = crossbeam_channel::bounded(1);
+    let (wanted, to_read) = bounded_by_number(1);
+    let (to_collect, _) = bounded_by_number(1);
     wanted.send(listed(0, &path)).unwrap();
     assert!(matches!(sftp.read_files(&to_read, &to_collect), Err(Broken::Unwanted)));
 }
