@@ -122,7 +122,7 @@ impl Checking<'_> {
                 other => other.on_server(WHAT)?,
             };
             match expected.get(&name) {
-                Some(version) => self.compare(path, &name, version, &metadata)?,
+                Some(version) => self.compare(path, dir, (&name, version), &metadata)?,
                 None if metadata.kind == Kind::Dir => {}
                 None => self.tell(path, &name, "is unknown to the index"),
             }
@@ -137,12 +137,21 @@ impl Checking<'_> {
         Ok(children)
     }
 
-    fn compare(&mut self, path: &AbsPath, name: &Name, version: &Version, found: &Metadata) -> Result<()> {
+    fn compare(
+        &mut self,
+        path: &AbsPath,
+        dir: &Dir,
+        (name, version): (&Name, &Version),
+        found: &Metadata,
+    ) -> Result<()> {
         let entry = &version.entry;
+        let leads_elsewhere = || dir.read_symlink(name).is_ok_and(|target| target != entry.target);
         if found.kind != entry.kind {
             self.tell_lost(path, name, version, "is of another kind than the index says")
         } else if entry.kind == Kind::File && found.size != entry.size {
             self.tell_lost(path, name, version, "has another size than the index says")
+        } else if entry.kind == Kind::Symlink && leads_elsewhere() {
+            self.tell_lost(path, name, version, "leads elsewhere than the index says")
         } else {
             Ok(())
         }
@@ -207,7 +216,9 @@ impl Checking<'_> {
         let (tree, source) = (self.tree, self.source.clone());
         let wrong = Place { tree, source, directory: path.clone(), name: name.clone() };
         match Place::intact(self.repository, self.index, &hash, &wrong)? {
-            Some(copy) => self.tell(path, name, &format!("{what}; a copy is at `{}`", Escaped(&copy.on_disk()))),
+            Some(copy) => {
+                self.tell(path, name, &format!("{what}; a copy is at `{}`", Escaped(&copy.on_disk(self.repository))))
+            }
             None => self.tell(path, name, &format!("{what}, and there is no copy")),
         }
         Ok(())

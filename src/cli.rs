@@ -24,6 +24,7 @@ mod prune;
 mod pull;
 mod reach;
 mod restore;
+mod signals;
 mod status;
 mod table;
 mod target;

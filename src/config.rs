@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jiff::SpanFieldwise;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::error::{Error, Kind, OnServer, Result};
 use crate::path::{AbsPath, Escaped, SourceName};
 use crate::retention::Keep;
 use crate::source::{ArchiveWhat, HashWhere, LinkWhen, MinFree, RemoteKind, Settings, Source, Ssh};
-use crate::time::parse_duration;
+use crate::time::{parse_calendar_span, parse_duration};
 
 /// What all files together say.
 #[derive(Clone, Debug, Default)]
@@ -106,7 +107,24 @@ pub struct KeepKeys {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub yearly: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub within: Option<Span>,
+    pub within: Option<Calendar>,
+}
+
+/// A stretch of the calendar, as `--keep-within` takes it, and as it was written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Calendar(pub SpanFieldwise, String);
+
+impl<'de> Deserialize<'de> for Calendar {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Calendar, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        parse_calendar_span(&text).map(|span| Calendar(span, text)).map_err(de::Error::custom)
+    }
+}
+
+impl Serialize for Calendar {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.1)
+    }
 }
 
 /// A share in percent: `50`, or `"50%"`.

@@ -1,15 +1,16 @@
 //! Questions to the index: what was when, where a content is, what the index holds.
 
 use std::fs::File;
+use std::io::Seek;
 
 use serde::Serialize;
 
-use crate::entry::{Hash, Version, hash_hex, kind_name};
+use crate::entry::{Hash, Version, hash_content, hash_hex, kind_name};
 use crate::error::{Error, Kind, Result};
 use crate::path::{AbsPath, Escaped, Name, SourceName};
 use crate::repository::Repository;
 use crate::repository::index::{Index, Located, RunRow, SourceId, Stats, Verification, attributes_text};
-use crate::repository::place;
+use crate::repository::place::{self, Copies};
 use crate::time::{When, show_time};
 
 mod diff;
@@ -20,9 +21,6 @@ pub use diff::Difference;
 // Names as much alike as this, of 1, are worth a hint; and so many of them.
 const ALIKE: f64 = 0.8;
 const MOST_HINTS: usize = 3;
-
-// Places of a content that are tried.
-const MOST_PLACES: u32 = 16;
 
 /// One place that holds a content.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,11 +111,16 @@ pub fn same_as(
     let newest = versions.iter().rev().find(is_meant).ok_or_else(|| {
         Error::new(Kind::Failed, format_args!("`{source}` never had `{path}`")).hint("check the path")
     })?;
-    let hash = newest.hash.ok_or_else(|| {
-        let kind = kind_name(newest.entry.kind);
-        Error::new(Kind::Failed, format_args!("`{path}` is a {kind}, and only files have content")).hint("name a file")
-    })?;
+    let hash = content_hash(path, newest)?;
     each_place(repository, &hash, &hash, each)
+}
+
+/// The hash of a version's content; only files have one.
+pub fn content_hash(path: &AbsPath, version: &Version) -> Result<Hash> {
+    version.hash.ok_or_else(|| {
+        let kind = kind_name(version.entry.kind);
+        Error::new(Kind::Failed, format_args!("`{path}` is a {kind}, and only files have content")).hint("name a file")
+    })
 }
 
 /// A source's runs and versions, as questions about the past need them.
@@ -139,6 +142,11 @@ impl<'a> Past<'a> {
     /// Its runs, newest first.
     pub fn runs(&self) -> Result<Vec<RunRow>> {
         self.index.runs(self.id)
+    }
+
+    /// How many files the source has now, and their bytes.
+    pub fn current_size(&self) -> Result<(u64, u64)> {
+        self.index.current_size(self.id)
     }
 
     /// How its last verification ended.
@@ -213,24 +221,40 @@ impl<'a> Past<'a> {
         Ok(self.index.versions_at(self.id, path)?.is_empty() && !self.leads(path)?.is_empty())
     }
 
-    /// The plain files that hold a version's content: at least one.
-    pub fn contents(&self, path: &AbsPath, version: &Version) -> Result<Vec<File>> {
-        let kind = kind_name(version.entry.kind);
-        let hash = version.hash.ok_or_else(|| {
-            Error::new(Kind::Failed, format_args!("`{path}` is a {kind}, and only files have content"))
-                .hint("name a file")
-        })?;
-        let mut found = Vec::new();
-        for located in self.index.versions_with(&hash, MOST_PLACES)? {
-            for place in place::Place::all_of(&located) {
-                found.extend(place.open_directory(self.repository).and_then(|dir| dir.open_file(&place.name)));
+    /// A plain file that holds a version's content, as reading it just told: its own, or else any other.
+    pub fn content(&self, path: &AbsPath, version: &Version) -> Result<File> {
+        let hash = content_hash(path, version)?;
+        let mut found = false;
+        let mut is_good = |file: &mut File| {
+            found = true;
+            let read = hash_content(&mut *file, blake3::Hasher::new());
+            read.is_ok_and(|read| read == hash) && file.rewind().is_ok()
+        };
+        let directory = path.split().map(|(directory, _)| directory).unwrap_or_else(AbsPath::root);
+        let own = Located { source: self.source.clone(), directory, version: version.clone() };
+        for place in place::Place::all_of(&own) {
+            if let Ok(mut file) = place.open(self.repository)
+                && is_good(&mut file)
+            {
+                return Ok(file);
             }
         }
-        if !found.is_empty() {
-            return Ok(found);
+        for copy in self.copies(hash) {
+            let mut file = copy?;
+            if is_good(&mut file) {
+                return Ok(file);
+            }
         }
-        Err(Error::new(Kind::Failed, format_args!("no place holds the content of `{path}` any more"))
-            .hint("`archive index check` tells what is missing"))
+        Err(match found {
+            true => Error::new(Kind::Failed, format_args!("the content of `{path}` is rotten in every place")),
+            false => Error::new(Kind::Failed, format_args!("no place holds the content of `{path}` any more")),
+        }
+        .hint("`archive verify` tells what else is not as it was"))
+    }
+
+    /// The plain files that should hold a content, each inode once.
+    pub fn copies(&self, hash: Hash) -> impl Iterator<Item = Result<File>> + '_ {
+        Copies::of(self.repository, &self.index, hash).map(|copy| copy.map(|(_, file)| file))
     }
 
     fn unknown(&self, path: &AbsPath) -> Error {
@@ -279,7 +303,7 @@ fn known(index: &Index, source: &SourceName) -> Result<SourceId> {
 
 /// Calls `each` with every version that the index holds.
 pub fn export(repository: &Repository, each: &mut dyn FnMut(ExportRow) -> Result<()>) -> Result<()> {
-    repository.known_index()?.each_version(&mut |located| match export_row(&located) {
+    repository.known_index()?.each_version(&mut |located| match export_row(repository, &located) {
         Some(row) => each(row),
         None => Ok(()),
     })
@@ -305,7 +329,7 @@ fn each_place(
             each(Place {
                 source: located.source.to_string(),
                 path,
-                on_disk: place.on_disk(),
+                on_disk: place.on_disk(repository),
                 hash,
                 size: version.entry.size,
                 mtime: version.entry.mtime,
@@ -325,7 +349,7 @@ fn hash_range(hex: &str) -> Option<(Hash, Hash)> {
     Some((*padded("0")?.as_bytes(), *padded("f")?.as_bytes()))
 }
 
-fn export_row(located: &Located) -> Option<ExportRow> {
+fn export_row(repository: &Repository, located: &Located) -> Option<ExportRow> {
     use crate::entry::flags::{INCONSISTENT, REBUILT, UNREADABLE};
     let version = &located.version;
     let entry = &version.entry;
@@ -347,7 +371,10 @@ fn export_row(located: &Located) -> Option<ExportRow> {
         hash: version.hash.as_ref().map(hash_hex),
         from_run: version.from_run,
         until_run: version.until_run,
-        places: place::Place::all_of(located).iter().map(|place| Escaped(&place.on_disk()).to_string()).collect(),
+        places: place::Place::all_of(located)
+            .iter()
+            .map(|place| Escaped(&place.on_disk(repository)).to_string())
+            .collect(),
         flags: words.iter().filter(|(flag, _)| version.has(*flag)).map(|(_, word)| *word).collect(),
     })
 }

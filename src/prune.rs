@@ -58,8 +58,8 @@ pub struct Going<'a> {
     pub path: &'a AbsPath,
     /// The version.
     pub version: &'a Version,
-    /// Its plain file, relative to the repository; `None` for what has none.
-    pub on_disk: Option<Vec<u8>>,
+    /// Where its plain file is; `None` for what has none.
+    pub place: Option<&'a Place>,
 }
 
 /// Prunes sources, one after the other.
@@ -121,7 +121,7 @@ impl<'a> Prune<'a> {
             for version in index.past_in(id)?.into_iter().filter(|version| !is_shown(version, kept)) {
                 let Some(path) = directory.join(&version.entry.name) else { continue };
                 let place = archived(source, &directory, &version);
-                each(&Going { path: &path, version: &version, on_disk: place.as_ref().map(Place::on_disk) })?;
+                each(&Going { path: &path, version: &version, place: place.as_ref() })?;
                 pruned.versions += 1;
                 batch.rows.push(Row::Forget { id: version.id });
                 if let Some(place) = place

@@ -24,7 +24,7 @@ use jiff::Timestamp;
 use crate::entry::Hash;
 use crate::error::{Error, Kind, Result};
 use crate::path::{AbsPath, SourceName};
-use crate::remote::{self, Client};
+use crate::remote::{self, Client, Stop};
 use crate::report::{Change, Level, Outcome, Progress, Report, Summary};
 use crate::repository::index::{Index, SourceId};
 use crate::repository::journal::recover;
@@ -45,9 +45,6 @@ mod pipeline;
 mod placing;
 mod preview;
 mod receiving;
-mod stop;
-
-pub use stop::Stop;
 
 // How long to wait before connecting again.
 const PAUSE: Duration = Duration::from_secs(1);

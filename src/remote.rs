@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::entry::{Extent, Hash};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, OnServer, Result};
 use crate::path::AbsPath;
 use crate::queue::{self, Receiver, Sender};
 use crate::source::{RemoteKind, Ssh};
@@ -23,12 +23,14 @@ mod pace;
 mod probe;
 pub mod sftp;
 mod ssh;
+mod stop;
 pub mod stream;
 #[cfg(test)]
 mod testing;
 
 pub use probe::{HelperStatus, helper_install, helper_remove, helper_status};
 pub use ssh::remove_control_directories;
+pub use stop::Stop;
 
 use helper::Conversation;
 use probe::HelperFiles;
@@ -131,6 +133,17 @@ impl Client {
             |error: sftp::Broken| Error::new(Kind::Unreachable, format_args!("the SFTP connection broke: {error}"));
         let mut reader = sftp::Sftp::start(input, output, options).map_err(lost)?;
         reader.read_files(wanted, arrived).map_err(lost)
+    }
+
+    /// The lists of the client's users and groups, in the manner of passwd(5) and group(5).
+    pub fn accounts(&self) -> Result<(String, String)> {
+        match &self.way {
+            Way::Ssh { session, .. } => probe::accounts(session),
+            Way::Local { .. } => {
+                let read = |path: &str| fs_err::read_to_string(path).on_server("can't tell who is who");
+                Ok((read("/etc/passwd")?, read("/etc/group")?))
+            }
+        }
     }
 
     /// True when small files come whole, and each content once.

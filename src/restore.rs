@@ -4,7 +4,7 @@
 //! file come when it is there, the metadata of directories when everything is. What is there already as it should be
 //! is left alone, so that a restore can be repeated. Each content is checked against its hash before it gets its name.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -13,10 +13,11 @@ use archive_helper::protocol::{Item, Outcome, Restore};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use nix::errno::Errno;
 
-use crate::entry::{Attributes, Entry, Inode, Kind, Version};
+use crate::entry::{Attributes, Inode, Kind, Version};
 use crate::error::{Error, Result};
 use crate::history::Past;
 use crate::path::{AbsPath, SourceName};
+use crate::remote::Stop;
 use crate::report::{Change, Report};
 use crate::repository::Repository;
 
@@ -25,7 +26,7 @@ mod owners;
 mod target;
 
 pub use archive_helper::protocol::Overwrite;
-pub use owners::Owners;
+pub use owners::{Accounts, Owners};
 pub use target::To;
 
 use filling::Filler;
@@ -70,6 +71,8 @@ pub struct Options {
     pub overwrite: Overwrite,
     /// To whom things belong; `None` for whoever restores them.
     pub owners: Option<Owners>,
+    /// How to stop it.
+    pub stop: Stop,
 }
 
 /// Restores a path of a source with all below it to a destination, where it gets its own name. What fails is told,
@@ -85,7 +88,8 @@ pub fn restore(
     let past = Past::open(repository, source)?;
     let asked = ask(&to, options);
     let target = Target::open(to, &asked)?;
-    let shared = Shared { repository, source, to, options, asked, report, done: Mutex::default() };
+    let (done, first_names) = (Mutex::default(), Mutex::default());
+    let shared = Shared { repository, source, to, options, asked, report, done, first_names };
     thread::scope(|scope| {
         let (tasks, to_do) = bounded::<Vec<Task>>(QUEUE);
         let ways = thread::available_parallelism().map_or(1, usize::from).clamp(2, MOST_WAYS);
@@ -102,7 +106,7 @@ pub fn restore(
             target,
             tasks: Some(tasks),
             links: Vec::new(),
-            inodes: HashMap::new(),
+            first_names: HashMap::new(),
         };
         let walked = walk.run(path, || {
             // Whoever waits for more to do must not wait for a walk that has ended.
@@ -111,7 +115,7 @@ pub fn restore(
             };
             workers.into_iter().map(join).collect::<Result<Vec<()>>>().map(drop)
         });
-        walked.map(|()| *shared.done())
+        options.stop.asked().map_or(walked, Err).map(|()| *shared.done())
     })
 }
 
@@ -133,6 +137,8 @@ struct Shared<'a> {
     asked: Restore,
     report: &'a dyn Report,
     done: Mutex<Restored>,
+    // Where files with several names are that are as they should be: what further names may lead to.
+    first_names: Mutex<HashSet<AbsPath>>,
 }
 
 /// A version, and where it goes.
@@ -153,7 +159,7 @@ impl Shared<'_> {
     fn item(&self, task: &Task) -> Item {
         let mut entry = task.version.entry.clone();
         if let Some(owners) = &self.options.owners {
-            (entry.uid, entry.gid) = owners.here(entry.uid, entry.gid);
+            (entry.uid, entry.gid) = owners.there(entry.uid, entry.gid);
         }
         Item { directory: task.to.clone(), entry, link: task.link.clone() }
     }
@@ -164,16 +170,15 @@ impl Shared<'_> {
     }
 
     // Tells and counts what became of something; true when it is there now.
-    fn note(&self, path: &AbsPath, entry: &Entry, outcome: &Outcome) -> bool {
+    fn note(&self, task: &Task, outcome: &Outcome) -> bool {
+        let Task { path, version, .. } = task;
         match outcome {
             Outcome::Made | Outcome::Bare(_) => {
                 let mut done = self.done();
                 done.restored += 1;
-                done.bytes += entry.size;
+                done.bytes += if task.link.is_none() { version.entry.size } else { 0 };
                 drop(done);
-                if self.options.dry_run {
-                    self.report.change(Change::New, path);
-                }
+                self.report.change(Change::New, path);
                 if let Outcome::Bare(errno) = outcome {
                     let why = Errno::from_raw(*errno).desc();
                     self.failed(path, format_args!("it is there, but without all of its extended attributes: {why}"));
@@ -181,12 +186,45 @@ impl Shared<'_> {
             }
             Outcome::There => self.done().unchanged += 1,
             Outcome::Left => self.done().left += 1,
+            Outcome::Differs if self.options.overwrite != Overwrite::Refuse => self.done().left += 1,
+            Outcome::Differs => self.failed(path, "it is there with another owner, mode or extended attributes"),
             Outcome::Exists => self.failed(path, "something else is there"),
             Outcome::NotEmpty => self.failed(path, "a directory is there that is not empty"),
             Outcome::Failed(errno) => self.failed(path, Errno::from_raw(*errno).desc()),
             Outcome::Wanted => self.failed(path, "it was not made"),
         }
-        matches!(outcome, Outcome::Made | Outcome::Bare(_) | Outcome::There)
+        let is_there = matches!(outcome, Outcome::Made | Outcome::Bare(_) | Outcome::There);
+        if is_there && version.entry.inode.is_some() && task.link.is_none() {
+            self.first_names().extend(task.to.join(&version.entry.name));
+        }
+        is_there
+    }
+
+    fn first_names(&self) -> std::sync::MutexGuard<'_, HashSet<AbsPath>> {
+        self.first_names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // Makes what is in a batch; returns which of it is there now.
+    fn make(&self, target: &mut Target, filler: &mut Filler<'_>, batch: Vec<Task>) -> Result<Vec<(Task, bool)>> {
+        self.options.stop.asked().map_or(Ok(()), Err)?;
+        let items = batch.iter().map(|task| self.item(task)).collect();
+        let outcomes = target.offer(items)?;
+        let (mut made, mut filled) = (Vec::with_capacity(batch.len()), Vec::new());
+        for (task, outcome) in batch.into_iter().zip(outcomes) {
+            if outcome == Outcome::Wanted {
+                let is_good = filler.fill(target, self.item(&task), &task.path, &task.version)?;
+                filled.push((task, is_good));
+            } else {
+                let is_there = self.note(&task, &outcome);
+                made.push((task, is_there));
+            }
+        }
+        for ((task, is_good), outcome) in filled.into_iter().zip(target.filled()?) {
+            let is_there = if is_good { self.note(&task, &outcome) } else { false };
+            self.done().errors += u64::from(!is_good);
+            made.push((task, is_there));
+        }
+        Ok(made)
     }
 }
 
@@ -197,8 +235,8 @@ struct Walk<'a> {
     target: Target,
     tasks: Option<Sender<Vec<Task>>>,
     links: Vec<Task>,
-    // Where the first name of an inode with several is restored to.
-    inodes: HashMap<Inode, AbsPath>,
+    // Where the first name of an inode with several is restored to, if it can be.
+    first_names: HashMap<Inode, AbsPath>,
 }
 
 impl Walk<'_> {
@@ -208,16 +246,40 @@ impl Walk<'_> {
         // What went wrong with one of the ways explains what went wrong here.
         let worked = join();
         let directories = worked.and(made)?;
-        for batch in batches(std::mem::take(&mut self.links)) {
-            self.offer(batch)?;
-        }
+        self.make_links()?;
         // Those below come after those above.
         let finish: Vec<Task> = directories.into_iter().rev().collect();
         for batch in batches(finish) {
             let items = batch.iter().map(|task| self.shared.item(task)).collect();
             for (task, outcome) in batch.iter().zip(self.target.finish(items)?) {
                 if outcome != Outcome::Made {
-                    self.shared.note(&task.path, &task.version.entry, &outcome);
+                    self.shared.note(task, &outcome);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    // Where the first name could not be made, or belongs to something else, the next one becomes the first.
+    fn make_links(&mut self) -> Result<()> {
+        let links = std::mem::take(&mut self.links);
+        let is_there = |task: &Task| task.link.as_ref().is_some_and(|first| self.shared.first_names().contains(first));
+        let (links, others): (Vec<Task>, Vec<Task>) = links.into_iter().partition(is_there);
+        for batch in batches(links) {
+            self.offer(batch)?;
+        }
+        let mut filler = None;
+        let mut firsts: HashMap<AbsPath, AbsPath> = HashMap::new();
+        for mut task in others {
+            let Some(lost) = task.link.take() else { continue };
+            task.link = firsts.get(&lost).cloned();
+            let filler = match &mut filler {
+                Some(filler) => filler,
+                none => none.insert(Filler::open(self.shared)?),
+            };
+            for (task, is_there) in self.shared.make(&mut self.target, filler, vec![task])? {
+                if is_there && task.link.is_none() {
+                    firsts.extend(task.to.join(&task.version.entry.name).map(|first| (lost.clone(), first)));
                 }
             }
         }
@@ -263,9 +325,11 @@ impl Walk<'_> {
         let (below, others): (Vec<Task>, Vec<Task>) =
             found.into_iter().partition(|task| task.version.entry.kind == Kind::Dir);
         for batch in batches(below) {
-            for task in self.offer(batch)? {
+            for (task, outcome) in self.offer(batch)? {
                 waiting.extend(task.to.join(&task.version.entry.name).map(|to| (task.path.clone(), to)));
-                directories.push(task);
+                if outcome != Outcome::Differs {
+                    directories.push(task);
+                }
             }
         }
         let first_names: Vec<Task> = others.into_iter().filter_map(|task| self.first_name(task)).collect();
@@ -286,25 +350,28 @@ impl Walk<'_> {
         }
         let Some(inode) = task.version.entry.inode else { return Some(task) };
         let to = task.to.join(&task.version.entry.name)?;
-        match self.inodes.get(&inode) {
+        match self.first_names.get(&inode) {
             Some(first) => {
                 task.link = Some(first.clone());
                 self.links.push(task);
                 None
             }
             None => {
-                self.inodes.insert(inode, to);
+                self.first_names.insert(inode, to);
                 Some(task)
             }
         }
     }
 
-    // Returns what is there now.
-    fn offer(&mut self, batch: Vec<Task>) -> Result<Vec<Task>> {
+    // Returns what is there now, be it as it should be or not.
+    fn offer(&mut self, batch: Vec<Task>) -> Result<Vec<(Task, Outcome)>> {
+        self.shared.options.stop.asked().map_or(Ok(()), Err)?;
         let items = batch.iter().map(|task| self.shared.item(task)).collect();
         let outcomes = self.target.offer(items)?;
-        let there = |(task, outcome): &(Task, Outcome)| self.shared.note(&task.path, &task.version.entry, outcome);
-        Ok(batch.into_iter().zip(outcomes).filter(there).map(|(task, _)| task).collect())
+        let there = |(task, outcome): &(Task, Outcome)| {
+            self.shared.note(task, outcome) || *outcome == Outcome::Differs && task.version.entry.kind == Kind::Dir
+        };
+        Ok(batch.into_iter().zip(outcomes).filter(there).collect())
     }
 }
 
@@ -336,30 +403,9 @@ fn work(shared: &Shared<'_>, to_do: &Receiver<Vec<Task>>) -> Result<()> {
     // What it takes to open another way is only spent when there is something to do.
     let Ok(first) = to_do.recv() else { return Ok(()) };
     let mut target = Target::open(shared.to, &shared.asked)?;
-    let mut filler = Filler::open(shared.repository, shared.source, shared.report)?;
+    let mut filler = Filler::open(shared)?;
     for batch in std::iter::once(first).chain(to_do.iter()) {
-        let items: Vec<Item> = batch.iter().map(|task| shared.item(task)).collect();
-        let outcomes = target.offer(items)?;
-        let mut filled = Vec::new();
-        for (task, outcome) in batch.into_iter().zip(outcomes) {
-            match outcome {
-                Outcome::Wanted => {
-                    let is_good = filler.fill(&mut target, shared.item(&task), &task.path, &task.version)?;
-                    filled.push((task, is_good));
-                }
-                outcome => {
-                    shared.note(&task.path, &task.version.entry, &outcome);
-                }
-            }
-        }
-        for ((task, is_good), outcome) in filled.into_iter().zip(target.filled()?) {
-            match is_good {
-                true => {
-                    shared.note(&task.path, &task.version.entry, &outcome);
-                }
-                false => shared.done().errors += 1,
-            }
-        }
+        shared.make(&mut target, &mut filler, batch)?;
     }
     Ok(())
 }

@@ -1,10 +1,9 @@
 //! What `prune` keeps: the policy, as a source's `keep` states it, and the runs that it keeps.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use jiff::{SpanFieldwise, Timestamp};
 
 /// How many runs of each kind to keep; as restic's and borg's options of the same names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,7 +21,7 @@ pub struct Keep {
     /// The newest of each of so many years.
     pub yearly: Option<u32>,
     /// All that began no longer than this before the newest.
-    pub within: Option<Duration>,
+    pub within: Option<SpanFieldwise>,
 }
 
 impl Keep {
@@ -60,7 +59,8 @@ impl Keep {
         }
         if let (Some(within), Some((_, newest))) = (self.within, newest_first.first()) {
             // What is farther back than any time can be told is farther back than anything.
-            let since = newest.checked_sub(within).unwrap_or(Timestamp::MIN);
+            let since = newest.to_zoned_datetime(zone.clone()).checked_sub(within.0);
+            let since = since.map_or(Timestamp::MIN, |since| since.timestamp());
             kept.extend(newest_first.iter().filter(|(_, started)| *started >= since).map(|run| run.0));
         }
         kept
@@ -69,7 +69,8 @@ impl Keep {
 
 #[cfg(test)]
 mod tests {
-    use jiff::civil::Weekday;
+    use jiff::ToSpan;
+    use jiff::civil::{Date, Weekday};
 
     use super::*;
 
@@ -101,14 +102,16 @@ mod tests {
             // The fifth is a Monday.
             (Keep { weekly: Some(2), ..NONE }, vec![4, 5]),
             (Keep { monthly: Some(2), yearly: Some(2), ..NONE }, vec![5]),
-            (Keep { within: Some(Duration::from_secs(86_400)), ..NONE }, vec![4, 5]),
-            (Keep { within: Some(Duration::MAX), ..NONE }, vec![1, 2, 3, 4, 5]),
-            (Keep { last: Some(1), within: Some(Duration::ZERO), ..NONE }, vec![5]),
+            (Keep { within: Some(24.hours().fieldwise()), ..NONE }, vec![4, 5]),
+            (Keep { within: Some(19_998.years().fieldwise()), ..NONE }, vec![1, 2, 3, 4, 5]),
+            (Keep { within: Some(4.days().fieldwise()), ..NONE }, vec![2, 3, 4, 5]),
+            (Keep { within: Some(1.month().fieldwise()), ..NONE }, vec![1, 2, 3, 4, 5]),
+            (Keep { last: Some(1), within: Some(jiff::Span::new().fieldwise()), ..NONE }, vec![5]),
         ] {
             assert_eq!(kept(&keep, &days), expected, "{keep:?}");
         }
         assert!(NONE.is_empty() && Keep { daily: Some(0), ..NONE }.is_empty());
-        assert!(!Keep { within: Some(Duration::ZERO), ..NONE }.is_empty());
+        assert!(!Keep { within: Some(jiff::Span::new().fieldwise()), ..NONE }.is_empty());
     }
 
     #[test]
@@ -152,6 +155,15 @@ mod tests {
             );
             assert_eq!(kept(Keep { monthly: some, ..NONE }), model(count, &same_month), "monthly {count}");
             assert_eq!(kept(Keep { yearly: some, ..NONE }), model(count, &same_year), "yearly {count}");
+            // By the calendar: the same day and time so many months before the newest, or the last day of a shorter month.
+            let newest = local(runs[runs.len() - 1].1);
+            let months = i64::from(newest.year()) * 12 + i64::from(newest.month()) - 1 - i64::from(count);
+            let first = Date::new((months / 12) as i16, (months % 12) as i8 + 1, 1).unwrap();
+            let day = newest.day().min(first.days_in_month());
+            let since = first.with().day(day).build().unwrap().to_datetime(newest.time());
+            let within = kept(Keep { within: Some(i64::from(count).months().fieldwise()), ..NONE });
+            let expected = runs.iter().filter(|(_, started)| local(*started).datetime() >= since).map(|(run, _)| *run);
+            assert_eq!(within, expected.collect(), "within {count} months");
         }
     }
 }

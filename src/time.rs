@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
-use jiff::{Span, SpanRelativeTo, Timestamp, ZonedDateTime};
+use jiff::{Span, SpanFieldwise, SpanRelativeTo, Timestamp, ZonedDateTime};
 
 use crate::error::{Error, Result};
 use crate::path::Escaped;
@@ -30,6 +30,31 @@ pub fn parse_duration(text: &str) -> Result<Duration> {
     let span: Span = text.parse().map_err(|_| wrong())?;
     let duration = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
     Duration::try_from(duration).map_err(|_| wrong())
+}
+
+/// Reads a stretch of the calendar as restic and borg write it: years, months, weeks, days and hours, as in `1y6m2w3d12h`.
+/// A month is one of the calendar, and as long as that.
+pub fn parse_calendar_span(text: &str) -> Result<SpanFieldwise> {
+    let wrong = || {
+        Error::usage(format_args!("`{}` is no stretch of the calendar", Escaped(text.as_bytes())))
+            .hint("write it as in `30d`, `6m` (months) or `1y6m2w3d12h`")
+    };
+    let (mut span, mut rest) = (Span::new(), text);
+    while let Some(end) = rest.find(|c: char| !c.is_ascii_digit()) {
+        let number: i64 = rest[..end].parse().map_err(|_| wrong())?;
+        let unit = rest[end..].chars().next().ok_or_else(wrong)?;
+        let with = match unit {
+            'y' => span.try_years(number),
+            'm' => span.try_months(number),
+            'w' => span.try_weeks(number),
+            'd' => span.try_days(number),
+            'h' | 'H' => span.try_hours(number),
+            _ => return Err(wrong()),
+        };
+        span = with.map_err(|_| wrong())?;
+        rest = &rest[end + unit.len_utf8()..];
+    }
+    if rest.is_empty() && !text.is_empty() { Ok(span.fieldwise()) } else { Err(wrong()) }
 }
 
 /// A moment as people write it.
@@ -120,6 +145,10 @@ mod tests {
             ("now", "2026-10-26T11:00:00Z"),
             ("3d", "2026-10-23T11:00:00Z"),
             ("90m", "2026-10-26T09:30:00Z"),
+            // Half past two came twice that night: the first is meant. In March it never came: what a clock that was
+            // not set shows.
+            ("2026-10-25 02:30", "2026-10-25T00:30:00Z"),
+            ("2026-03-29 02:30", "2026-03-29T01:30:00Z"),
         ] {
             assert_eq!(parse_when(text, &now).unwrap(), When::At(utc.parse().unwrap()), "{text}");
         }
@@ -136,6 +165,21 @@ mod tests {
         }
         for text in ["", "5", "soon", "-1d", "1y"] {
             assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn stretches_of_the_calendar_are_read_as_restic_and_borg_do() {
+        for (text, span) in [
+            ("30d", Span::new().days(30)),
+            ("6m", Span::new().months(6)),
+            ("1y6m2w3d12h", Span::new().years(1).months(6).weeks(2).days(3).hours(12)),
+            ("24H", Span::new().hours(24)),
+        ] {
+            assert_eq!(parse_calendar_span(text).unwrap(), span.fieldwise(), "{text}");
+        }
+        for text in ["", "5", "m", "90s", "10min", "-1d", "1d ", "99999999999999999999y", "1000000y"] {
+            assert!(parse_calendar_span(text).is_err(), "{text}");
         }
     }
 

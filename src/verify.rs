@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::check::{Problems, check_source};
-use crate::entry::{Hash, hash_content};
+use crate::entry::{Hash, Version, hash_content};
 use crate::error::{Error, Kind, Result};
 use crate::path::{AbsPath, Escaped, SourceName};
 use crate::report::Report;
@@ -67,7 +67,7 @@ pub fn verify(repository: &Repository, source: &SourceName, options: Options, re
     if options.repair.is_some() {
         recover(repository, &mut index, source)?;
     }
-    let Problems { count: bad, mut lost } = check_source(repository, &mut index, source, report)?;
+    let Problems { count: bad, lost } = check_source(repository, &mut index, source, report)?;
     let Some(id) = index.source_id(source)? else { return Ok(Verified { bad, ..Verified::default() }) };
     let chosen = match options.sample {
         Some(percent) => Some(index.longest_unverified(id, percent)?.into_iter().collect::<HashSet<_>>()),
@@ -76,7 +76,8 @@ pub fn verify(repository: &Repository, source: &SourceName, options: Options, re
     let reading = Reading { repository, source, id, chosen, inodes: Mutex::default() };
     let threads = thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
     let mut verified = Verified { bad, ..Verified::default() };
-    let mut right = HashMap::new();
+    let mut examined = HashMap::new();
+    let mut wrong = Vec::new();
     thread::scope(|scope| {
         let (found, to_read) = bounded::<Copy>(QUEUE);
         let (read, outcomes) = bounded(QUEUE);
@@ -92,28 +93,98 @@ pub fn verify(repository: &Repository, source: &SourceName, options: Options, re
                 verified.inodes += 1;
                 verified.bytes += copy.metadata.size;
             }
-            let is_right = reading.judge(&index, &copy, &outcome, report)?;
-            verified.bad += u64::from(!is_right);
-            *right.entry(copy.located.version.id).or_insert(true) &= is_right;
-            if !is_right {
-                lost.push((copy.place.tree, copy.located.version));
+            let is_bad = examined.entry(copy.located.version.id).or_insert(false);
+            if let Some(found) = reading.judge(&index, copy, outcome)? {
+                *is_bad = true;
+                wrong.push(found);
             }
         }
         finder.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })?;
+    verified.bad += wrong.len() as u64;
+    let mut sources = Sources::new(repository, &index, &wrong);
+    wrong.iter().try_for_each(|wrong| sources.tell(wrong, report))?;
+    let misplaced = sources.misplaced;
+    let known: HashSet<i64> = lost.iter().map(|(_, version)| version.id).collect();
     if let Some(link) = options.repair {
-        let mut repair = Repair::open(repository, source, link)?;
-        for (tree, version) in lost {
-            verified.repaired += u64::from(repair.repair(&mut index, (tree, &version), report)?);
-        }
+        let lost = lost.into_iter().chain(wrong.into_iter().map(|wrong| (wrong.place.tree, wrong.version))).collect();
+        let repaired = Repair::open(repository, source, link, misplaced)?.repair(&mut index, lost, report)?;
+        examined.extend(repaired.iter().map(|version| (*version, false)));
+        verified.repaired = repaired.len() as u64;
         verified.bad -= verified.repaired;
     }
+    remember(&mut index, id, &known, &examined, &verified)?;
+    Ok(verified)
+}
+
+// What a sample did not read is as bad as it was when it was last read.
+fn remember(
+    index: &mut Index,
+    id: SourceId,
+    known: &HashSet<i64>,
+    examined: &HashMap<i64, bool>,
+    verified: &Verified,
+) -> Result<()> {
     let ended = Timestamp::now();
     let write = index.write()?;
-    right.iter().filter(|(_, right)| **right).try_for_each(|(version, _)| write.set_verified(*version, ended))?;
-    write.end_verification(id, &Verification { ended, files: verified.files, bad: verified.bad })?;
+    examined.iter().try_for_each(|(version, bad)| write.set_examined(*version, ended, *bad))?;
     write.commit()?;
-    Ok(verified)
+    let is_told = |version: &i64| known.contains(version) || examined.contains_key(version);
+    let others = index.bad_when_examined(id)?.iter().filter(|version| !is_told(version)).count() as u64;
+    let bad = verified.bad + others;
+    let write = index.write()?;
+    write.end_verification(id, &Verification { ended, files: verified.files, bad })?;
+    write.commit()
+}
+
+/// A plain file that is not what the index says.
+struct Wrong {
+    place: Place,
+    version: Version,
+    why: String,
+    // What it is instead.
+    found: Option<Hash>,
+}
+
+/// Where good copies are of what is wrong.
+struct Sources<'a> {
+    repository: &'a Repository,
+    index: &'a Index,
+    // Contents that were found where others should be.
+    misplaced: HashMap<Hash, Place>,
+    // By content: reading all its places again for each of its names would take long.
+    known: HashMap<Hash, Option<Place>>,
+}
+
+impl<'a> Sources<'a> {
+    fn new(repository: &'a Repository, index: &'a Index, wrong: &[Wrong]) -> Sources<'a> {
+        let misplaced = wrong.iter().filter_map(|wrong| Some((wrong.found?, wrong.place.clone()))).collect();
+        Sources { repository, index, misplaced, known: HashMap::new() }
+    }
+
+    fn tell(&mut self, wrong: &Wrong, report: &dyn Report) -> Result<()> {
+        let place = wrong.place.on_disk(self.repository);
+        let (place, why) = (Escaped(&place), &wrong.why);
+        match self.of(wrong)? {
+            Some(good) => {
+                let good = good.on_disk(self.repository);
+                report.error(format_args!("`{place}` {why}; a good copy is at `{}`", Escaped(&good)));
+            }
+            None => report.error(format_args!("`{place}` {why}, and there is no good copy")),
+        }
+        Ok(())
+    }
+
+    fn of(&mut self, wrong: &Wrong) -> Result<Option<Place>> {
+        let Some(hash) = wrong.version.hash else { return Ok(None) };
+        if let Some(known) = self.known.get(&hash) {
+            return Ok(known.clone());
+        }
+        let intact = Place::intact(self.repository, self.index, &hash, &wrong.place)?;
+        let found = intact.or_else(|| self.misplaced.get(&hash).cloned());
+        self.known.insert(hash, found.clone());
+        Ok(found)
+    }
 }
 
 /// A plain file to be read.
@@ -191,35 +262,20 @@ impl Reading<'_> {
         Arc::clone(inodes.entry(inode).or_default())
     }
 
-    // True when it is what the index says, or is no longer what the index speaks of.
-    fn judge(&self, index: &Index, copy: &Copy, outcome: &Outcome, report: &dyn Report) -> Result<bool> {
+    // `None` when it is what the index says, or is no longer what the index speaks of.
+    fn judge(&self, index: &Index, copy: Copy, outcome: Outcome) -> Result<Option<Wrong>> {
         let version = &copy.located.version;
-        let Some(expected) = version.hash else { return Ok(true) };
-        let why = match &outcome.hash {
-            Ok(hash) if *hash == expected => return Ok(true),
-            Ok(_) => "is rotten: its content is not what it was".to_owned(),
-            Err(error) => format!("can't be read: {error}"),
+        let (why, found) = match outcome.hash {
+            Ok(hash) if version.hash.is_none_or(|expected| expected == hash) => return Ok(None),
+            Ok(hash) => ("is rotten: its content is not what it was".to_owned(), Some(hash)),
+            Err(error) => (format!("can't be read: {error}"), None),
         };
         // A pull may have replaced it meanwhile.
-        let now = index.versions_at(self.id, &self.path(copy)?)?;
-        let is_same = |now: &&crate::entry::Version| {
-            now.id == version.id && now.until_run == version.until_run && now.hash == version.hash
-        };
-        if !now.iter().any(|now| is_same(&now)) {
-            return Ok(true);
-        }
-        let place = copy.place.on_disk();
-        match Place::intact(self.repository, index, &expected, &copy.place)? {
-            Some(good) => {
-                report.error(format_args!(
-                    "`{}` {why}; a good copy is at `{}`",
-                    Escaped(&place),
-                    Escaped(&good.on_disk())
-                ));
-            }
-            None => report.error(format_args!("`{}` {why}, and there is no good copy", Escaped(&place))),
-        }
-        Ok(false)
+        let now = index.versions_at(self.id, &self.path(&copy)?)?;
+        let is_same =
+            |now: &Version| now.id == version.id && now.until_run == version.until_run && now.hash == version.hash;
+        let is_still = now.iter().any(is_same);
+        Ok(is_still.then_some(Wrong { place: copy.place, version: copy.located.version, why, found }))
     }
 
     fn path(&self, copy: &Copy) -> Result<AbsPath> {

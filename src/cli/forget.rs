@@ -44,7 +44,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
         other => other,
     };
     let tells = args.dry_run && !context.global.quiet;
-    let mut list = |going: &Going<'_>| if tells { show(context, &source, going) } else { Ok(()) };
+    let mut list = |going: &Going<'_>| if tells { show(context, &repository, &source, going) } else { Ok(()) };
     let would = forget(&repository, &source, &what, true, &mut list)?;
     if would.versions == 0 {
         return Err(Error::new(Kind::Failed, format_args!("nothing fits `{}`", Escaped(args.what.as_bytes())))
@@ -58,7 +58,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     }
     let done = forget(&repository, &source, &what, false, &mut |going| match context.global.verbose {
         0 => Ok(()),
-        _ => show(context, &source, going),
+        _ => show(context, &repository, &source, going),
     })?;
     tell(context, &source, &done, "forgot")?;
     Ok(0)

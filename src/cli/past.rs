@@ -14,6 +14,7 @@ use crate::history::Past;
 use crate::path::{AbsPath, Escaped, Name, SourceName};
 use crate::report::json::{insert_path, object, text};
 use crate::report::terminal::grouped;
+use crate::repository::index::attributes_text;
 use crate::time::{When, parse_when, show_time};
 
 /// List the runs, newest first
@@ -212,6 +213,8 @@ pub(super) fn described(kind: &str, path: &AbsPath, version: &Version) -> serde_
         insert_path(&mut line, "target", &entry.target);
     }
     line.insert("hash".to_owned(), json!(version.hash.as_ref().map(hash_hex)));
+    let attributes = entry.attributes.as_deref().map(attributes_text);
+    line.insert("attributes".to_owned(), json!(attributes));
     line.insert("from_run".to_owned(), version.from_run.into());
     line.insert("until_run".to_owned(), json!(version.until_run));
     line
@@ -234,7 +237,8 @@ pub(super) fn history(context: &Context, args: &HistoryArgs) -> Result<u8> {
         rows.push(vec![
             Cell::left(time_of(&version)),
             Cell::left(kind_name(entry.kind)),
-            Cell::left(format!("{:04o}", entry.mode)),
+            Cell::left(format!("{:04o}{}", entry.mode, if entry.attributes.is_some() { "+" } else { " " })),
+            Cell::right(format!("{}:{}", entry.uid, entry.gid)),
             Cell::right(grouped(entry.size)),
             Cell::left(hash),
             Cell::left(format!("from run {} until {until}", version.from_run)).colored(is_now),
@@ -248,7 +252,7 @@ pub(super) fn cat(context: &Context, args: &CatArgs) -> Result<u8> {
     let Named { source, path, at } = Named::with_path(&repository, &args.what)?;
     let past = Past::open(&repository, &source)?;
     let version = past.version(&path, past.run_at(args.at.or(at))?)?;
-    let mut content = past.contents(&path, &version)?.remove(0);
+    let mut content = past.content(&path, &version)?;
     let mut checked = Checked { output: std::io::stdout().lock(), hasher: blake3::Hasher::new() };
     match std::io::copy(&mut content, &mut checked) {
         // A reader that has enough, such as `head`, is no failure.
@@ -258,8 +262,8 @@ pub(super) fn cat(context: &Context, args: &CatArgs) -> Result<u8> {
     if Some(*checked.hasher.finalize().as_bytes()) == version.hash {
         return Ok(0);
     }
-    Err(Error::new(crate::error::Kind::Failed, format_args!("the content of `{path}` is rotten: its hash is another"))
-        .hint("`archive find --same-as` tells of other places"))
+    let error = format_args!("the content of `{path}` changed while it was printed: somebody writes into the trees");
+    Err(Error::new(crate::error::Kind::Failed, error).hint("`archive verify` tells what else is not as it was"))
 }
 
 /// Hashes what passes through.

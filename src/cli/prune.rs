@@ -1,6 +1,6 @@
 //! `archive prune`.
 
-use std::time::Duration;
+use jiff::SpanFieldwise;
 
 use super::{Context, print_line};
 use crate::error::{Error, Result};
@@ -9,8 +9,9 @@ use crate::prune::{Going, Prune, Pruned};
 use crate::report::json::{insert_path, object, text};
 use crate::report::terminal::grouped;
 use crate::report::{Level, Report};
+use crate::repository::Repository;
 use crate::retention::Keep;
-use crate::time::parse_duration;
+use crate::time::parse_calendar_span;
 
 /// Drop the past versions that no rule keeps
 #[derive(Debug, clap::Args)]
@@ -35,9 +36,10 @@ pub struct Args {
     /// Keep the newest run of each of the last N years that have one
     #[arg(long, value_name = "N")]
     keep_yearly: Option<u32>,
-    /// Keep every run that began no longer than this before the newest
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
-    keep_within: Option<Duration>,
+    /// Keep every run that began no longer than this before the newest: years, months, weeks, days and hours as in
+    /// `1y6m2w3d12h`
+    #[arg(long, value_name = "DURATION", value_parser = parse_calendar_span)]
+    keep_within: Option<SpanFieldwise>,
     /// Only list what would go, and tell how many bytes that would free
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -92,8 +94,9 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     let mut prune = Prune::new(&repository, args.dry_run);
     for (source, keep) in policies {
         let tells = args.dry_run && !context.global.quiet || context.global.verbose > 0;
-        let pruned =
-            prune.source(&source, &keep, &mut |going| if tells { show(context, &source, going) } else { Ok(()) })?;
+        let pruned = prune.source(&source, &keep, &mut |going| {
+            if tells { show(context, &repository, &source, going) } else { Ok(()) }
+        })?;
         if context.global.json {
             let mut line = object("pruned");
             insert_counts(&mut line, &source, &pruned);
@@ -124,9 +127,10 @@ pub(super) fn insert_counts(
     }
 }
 
-pub(super) fn show(context: &Context, source: &SourceName, going: &Going<'_>) -> Result<()> {
+pub(super) fn show(context: &Context, repository: &Repository, source: &SourceName, going: &Going<'_>) -> Result<()> {
+    let on_disk = going.place.map(|place| place.on_disk(repository));
     if !context.global.json {
-        return match &going.on_disk {
+        return match &on_disk {
             Some(on_disk) => print_line(&Escaped(on_disk).to_string()),
             None => print_line(&format!("{source}:{}", going.path)),
         };
@@ -134,7 +138,7 @@ pub(super) fn show(context: &Context, source: &SourceName, going: &Going<'_>) ->
     let mut line = object("going");
     line.insert("source".to_owned(), source.as_str().into());
     insert_path(&mut line, "path", going.path.as_bytes());
-    if let Some(on_disk) = &going.on_disk {
+    if let Some(on_disk) = &on_disk {
         insert_path(&mut line, "on_disk", on_disk);
     }
     line.insert("size".to_owned(), going.version.entry.size.into());

@@ -8,11 +8,12 @@ use clap::ValueEnum;
 
 use super::Context;
 use super::reach::Reach;
+use super::signals::heed_signals;
 use super::target::Target;
 use crate::config::{Config, Percent, Room, read_patterns, refuse_overlap};
-use crate::error::{Error, Kind, OnServer, Result};
-use crate::pull::{self, Options, Stop, last_good_start};
-use crate::remote::{check_way, remove_control_directories};
+use crate::error::{Error, Result};
+use crate::pull::{self, Options, last_good_start};
+use crate::remote::check_way;
 use crate::report::json::Json;
 use crate::report::log::Log;
 use crate::report::{Level, Report, Summary, Tee};
@@ -181,37 +182,6 @@ fn pull_one(context: &Context, repository: Option<&Repository>, source: &Source,
     listeners.extend(json.as_ref().map(|json| json as &dyn Report));
     listeners.extend(log.as_ref().map(|log| log as &dyn Report));
     Ok(pull::pull(repository, source, options, &Tee(listeners)))
-}
-
-// The first signal has the pull finish its batch; a second one, or two seconds, end the process at once. That is safe,
-// too, for what is under way is in the journal.
-fn heed_signals() -> Result<Stop> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-    const GRACE: Duration = Duration::from_millis(1700);
-    let stop = Stop::default();
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]).on_server("can't heed signals")?;
-    let asked = stop.clone();
-    std::thread::spawn(move || {
-        let mut last = None;
-        for signal in signals.forever() {
-            let kind = if signal == SIGINT { Kind::Interrupted } else { Kind::Terminated };
-            asked.ask(kind);
-            if last.is_some() {
-                leave(kind);
-            }
-            last = Some(signal);
-            std::thread::spawn(move || {
-                std::thread::sleep(GRACE);
-                leave(kind);
-            });
-        }
-    });
-    Ok(stop)
-}
-
-fn leave(kind: Kind) -> ! {
-    remove_control_directories();
-    std::process::exit(kind.exit_status().into())
 }
 
 // Of several sources' statuses, what a person must look at first: that files were unreadable is the mildest.

@@ -7,14 +7,16 @@ use std::path::Path;
 use super::named::{Named, is_plain_path};
 use super::past::when;
 use super::reach::Reach;
+use super::signals::heed_signals;
 use super::target::Target;
 use super::{Context, print_line};
 use crate::error::{Error, Kind, Result};
 use crate::history::Past;
-use crate::remote::{self, Client};
-use crate::report::json::{object, text};
+use crate::remote::{self, Client, Stop};
+use crate::report::json::{Json, object, text};
 use crate::report::terminal::grouped;
-use crate::restore::{Options, Overwrite, Owners, Restored, To, restore};
+use crate::report::{Report, Tee};
+use crate::restore::{Accounts, Options, Overwrite, Owners, Restored, To, restore};
 use crate::source::Source;
 use crate::time::When;
 
@@ -65,33 +67,36 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     let past = Past::open(&repository, &source)?;
     let run = past.run_at(args.at.or(at))?;
     let destination = host_of(&args.destination)?;
-    let owners = match (args.owner, &destination) {
-        (Owner::None, _) => None,
-        (Owner::Numeric, _) => Some(Owners::default()),
-        (Owner::Names, Some(_)) => {
-            return Err(Error::usage("owners can't be looked up by name on a host")
-                .hint("use `--owner numeric`, or restore on that host from a repository of its own"));
-        }
-        (Owner::Names, _) => Some(Owners::by_name(&past, run)?),
-    };
     let overwrite = match args.overwrite {
         None => Overwrite::Refuse,
         Some(Over::Never) => Overwrite::Never,
         Some(Over::Older) => Overwrite::Older,
         Some(Over::Always) => Overwrite::Always,
     };
-    let options = Options { run, dry_run: args.dry_run, overwrite, owners };
-    drop(past);
+    let stop = heed_signals()?;
+    let names = |accounts: &Accounts| match args.owner {
+        Owner::None => Ok(None),
+        Owner::Numeric => Ok(Some(Owners::default())),
+        Owner::Names => Owners::by_name(&past, run, accounts).map(Some),
+    };
+    let terminal = context.terminal();
+    if args.dry_run {
+        terminal.list_changes();
+    }
+    let json = context.global.json.then(|| Json::new(args.dry_run || context.global.verbose > 0));
+    let mut listeners: Vec<&dyn Report> = vec![&terminal];
+    listeners.extend(json.as_ref().map(|json| json as &dyn Report));
+    let listeners = Tee(listeners);
+    let work = |to: To<'_>, accounts: &Accounts| {
+        let options = Options { run, dry_run: args.dry_run, overwrite, owners: names(accounts)?, stop: stop.clone() };
+        restore(&repository, &source, &path, to, &options, &listeners)
+    };
     let done = match destination {
         Some(target) => {
             let host = target.source(&context.config()?, None)?;
-            restore_to_host(context, args, host, |to| {
-                restore(&repository, &source, &path, to, &options, &context.terminal())
-            })?
+            restore_to_host(context, args, host, &stop, work)?
         }
-        None => {
-            restore(&repository, &source, &path, To::Here(Path::new(&args.destination)), &options, &context.terminal())?
-        }
+        None => work(To::Here(Path::new(&args.destination)), &Accounts::Here)?,
     };
     tell(context, args, &done)?;
     Ok(if done.errors == 0 { 0 } else { Kind::Partial.exit_status() })
@@ -113,7 +118,8 @@ fn restore_to_host(
     context: &Context,
     args: &Args,
     mut host: Source,
-    work: impl FnOnce(To<'_>) -> Result<Restored>,
+    stop: &Stop,
+    work: impl FnOnce(To<'_>, &Accounts) -> Result<Restored>,
 ) -> Result<Restored> {
     if let Some(ssh) = &mut host.ssh {
         args.reach.apply(ssh);
@@ -125,8 +131,13 @@ fn restore_to_host(
         timeout: host.settings.timeout,
     };
     let client = Client::connect(host.ssh.as_ref(), &how)?;
+    stop.watch(client.line());
     let path = host.paths.first().map_or(&b"."[..], Vec::as_slice);
-    let done = work(To::There(&client, path));
+    let accounts = match args.owner {
+        Owner::Names => client.accounts().map(|(users, groups)| Accounts::there(&users, &groups)),
+        Owner::Numeric | Owner::None => Ok(Accounts::Here),
+    };
+    let done = accounts.and_then(|accounts| work(To::There(&client, path), &accounts));
     client.close();
     done
 }

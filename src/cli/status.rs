@@ -12,6 +12,7 @@ use crate::history::Past;
 use crate::path::SourceName;
 use crate::report::Outcome;
 use crate::report::json::{object, text};
+use crate::report::terminal::grouped;
 use crate::repository::index::{RunRow, Verification};
 use crate::time::{parse_duration, show_seconds, show_time};
 
@@ -35,11 +36,11 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     let (mut late, mut rows) = (Vec::new(), Vec::new());
     for name in names {
         let every = config.source(&name).ok().flatten().and_then(|source| source.settings.every);
-        let (runs, verification) = match Past::open(&repository, &SourceName::new(&name)?) {
-            Ok(past) => (past.runs()?, past.verification()?),
-            Err(_) => (Vec::new(), None),
+        let (runs, verification, size) = match Past::open(&repository, &SourceName::new(&name)?) {
+            Ok(past) => (past.runs()?, past.verification()?, past.current_size()?),
+            Err(_) => (Vec::new(), None, (0, 0)),
         };
-        let state = State { verification, ..State::of(&name, &runs, every, now) };
+        let state = State { verification, size, ..State::of(&name, &runs, every, now) };
         match context.global.json {
             true => print_line(&state.line())?,
             false => rows.push(state.row()),
@@ -65,6 +66,8 @@ struct State<'a> {
     age: Option<Duration>,
     due: Option<Timestamp>,
     verification: Option<Verification>,
+    // Files of the snapshot, and their bytes.
+    size: (u64, u64),
 }
 
 impl<'a> State<'a> {
@@ -72,7 +75,7 @@ impl<'a> State<'a> {
         let good = runs.iter().find(|run| run.outcome.as_deref() == Some(Outcome::Ok.word()));
         let age = good.map(|run| now.duration_since(run.started).unsigned_abs());
         let due = good.zip(every).and_then(|(run, every)| run.started.checked_add(every).ok());
-        State { name, last: runs.first(), good, age, due, verification: None }
+        State { name, last: runs.first(), good, age, due, verification: None, size: (0, 0) }
     }
 
     fn outcome(&self) -> Option<&str> {
@@ -88,6 +91,8 @@ impl<'a> State<'a> {
         line.insert("good".to_owned(), json!(self.good.map(|run| run.started.to_string())));
         line.insert("age".to_owned(), json!(self.age.map(|age| age.as_secs())));
         line.insert("due".to_owned(), json!(self.due.map(|due| due.to_string())));
+        line.insert("files".to_owned(), self.size.0.into());
+        line.insert("bytes".to_owned(), self.size.1.into());
         line.insert("verified".to_owned(), json!(self.verification.map(|last| last.ended.to_string())));
         line.insert("bad".to_owned(), json!(self.verification.map(|last| last.bad)));
         text(line)
@@ -101,6 +106,10 @@ impl<'a> State<'a> {
             Some(age) => format!("good {} ago", show_seconds(age.as_secs_f64())),
             None => "never good".to_owned(),
         };
+        let (files, bytes) = match self.last {
+            Some(_) => (format!("{} files", grouped(self.size.0)), bytesize::ByteSize(self.size.1).to_string()),
+            None => (String::new(), String::new()),
+        };
         let due = self.due.map_or(String::new(), |due| format!("due {}", show_time(due)));
         let (verified, color) = match self.verification {
             None => (String::new(), None),
@@ -112,6 +121,8 @@ impl<'a> State<'a> {
             Cell::left(format!("last {last}")),
             Cell::left(outcome).colored(Some(table::outcome_color(outcome))),
             Cell::left(good),
+            Cell::right(files),
+            Cell::right(bytes),
             Cell::left(due),
             Cell::left(verified).colored(color),
         ]

@@ -92,7 +92,9 @@ impl Chosen {
         let mut wholes = HashSet::new();
         for (id, directory) in index.directories_below(source, &AbsPath::root())? {
             let above = directory.split().is_some_and(|(parent, _)| wholes.contains(&parent));
-            let whole = above || wholes.contains(&directory) || chosen.path.as_ref() == Some(&directory);
+            // The path itself may lie above the roots, where no directory is known.
+            let below = chosen.path.as_ref().is_some_and(|path| directory.starts_with(path));
+            let whole = above || wholes.contains(&directory) || below;
             if whole {
                 wholes.insert(directory.clone());
                 chosen.directories.push((id, directory, true));
@@ -139,7 +141,7 @@ impl Forgetting<'_> {
         let Some(path) = directory.join(&version.entry.name) else { return Ok(()) };
         let located = Located { source: self.source.clone(), directory: directory.clone(), version };
         let (places, version) = (Place::all_of(&located), &located.version);
-        each(&Going { path: &path, version, on_disk: places.first().map(Place::on_disk) })?;
+        each(&Going { path: &path, version, place: places.first() })?;
         self.done.versions += 1;
         batch.rows.push(Row::Forget { id: version.id });
         for place in places {

@@ -14,9 +14,9 @@ pub struct Freed {
 impl Freed {
     /// A name of this inode goes; the bytes that are free then, if it is the last.
     pub fn with(&mut self, found: &Metadata) -> u64 {
-        let Metadata { inode, links, size, .. } = *found;
+        let Metadata { inode, links, bytes_on_disk, .. } = *found;
         if links == 1 && !self.shared.contains_key(&inode) {
-            return size;
+            return bytes_on_disk;
         }
         let (going, links) = self.shared.entry(inode).or_insert((0, links));
         *going += 1;
@@ -24,6 +24,6 @@ impl Freed {
             return 0;
         }
         self.shared.remove(&inode);
-        size
+        bytes_on_disk
     }
 }

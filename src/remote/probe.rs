@@ -38,6 +38,9 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 // Enough for what a login shell prints and our one line.
 const MOST_OUTPUT: u64 = 64 * 1024;
 
+// Enough for every user and group of a large company.
+const MOST_ACCOUNTS: u64 = 64 << 20;
+
 /// Where helpers for the different machine types are on the server.
 #[derive(Clone, Debug)]
 pub struct HelperFiles {
@@ -168,6 +171,16 @@ pub fn helper_remove(ssh: &Ssh) -> Result<u64> {
     })
 }
 
+/// The lists of a client's users and groups.
+pub fn accounts(session: &Session) -> Result<(String, String)> {
+    let script = r#"printf "\nARCHIVE-USERS\n"; getent passwd 2>/dev/null || cat /etc/passwd; printf "\nARCHIVE-GROUPS\n"; getent group 2>/dev/null || cat /etc/group; printf "\nARCHIVE-END\n""#;
+    let output = run_for(session, MOST_ACCOUNTS, script, "", &[])?;
+    let lists = output.split_once("\nARCHIVE-USERS\n").and_then(|(_, rest)| rest.split_once("\nARCHIVE-GROUPS\n"));
+    let (users, groups) = lists.ok_or_else(no_shell)?;
+    let groups = groups.strip_suffix("\nARCHIVE-END\n").ok_or_else(no_shell)?;
+    Ok((users.to_owned(), groups.to_owned()))
+}
+
 fn with_session<T>(ssh: &Ssh, work: impl FnOnce(&Session) -> Result<T>) -> Result<T> {
     let session = Session::connect(ssh, Arc::new(Traffic::new(TIMEOUT)))?;
     let done = work(&session);
@@ -223,12 +236,17 @@ fn install_script(place: usize, size: usize) -> String {
 
 // Runs one of our scripts, with `argument` as its `$0` and `stdin` as its input.
 fn run(session: &Session, script: &str, argument: &str, stdin: &[u8]) -> Result<String> {
+    run_for(session, MOST_OUTPUT, script, argument, stdin)
+}
+
+// Takes no more than so many bytes of what it says.
+fn run_for(session: &Session, most: u64, script: &str, argument: &str, stdin: &[u8]) -> Result<String> {
     let (input, mut output) = session.run(&format!("exec sh -c {} {}", quoted(script), quoted(argument)))?;
     let mut said = Vec::new();
     std::thread::scope(|scope| {
         // A script that refuses early does not read its input.
         scope.spawn(move || output.write_all(stdin));
-        input.take(MOST_OUTPUT).read_to_end(&mut said).map_err(|_| super::helper::gone())
+        input.take(most).read_to_end(&mut said).map_err(|_| super::helper::gone())
     })?;
     Ok(String::from_utf8_lossy(&said).into_owned())
 }

@@ -19,7 +19,7 @@ pub struct Json {
 impl Json {
     /// A listener that prints summaries; changes too in a dry run, or if `verbose`.
     pub fn new(verbose: bool) -> Json {
-        Json { verbose, lists_changes: Mutex::new(false) }
+        Json { verbose, lists_changes: Mutex::new(verbose) }
     }
 }
 

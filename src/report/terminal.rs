@@ -49,6 +49,11 @@ impl Terminal {
         }
     }
 
+    /// Has it list every change, as in a dry run.
+    pub fn list_changes(&self) {
+        *self.lists_changes.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
     fn paint(&self, color: &str, text: &str) -> String {
         if self.colored { format!("\x1b[{color}m{text}\x1b[0m") } else { text.to_owned() }
     }

@@ -102,6 +102,19 @@ pub fn open_directory(base: &Dir, path: &AbsPath, create: bool) -> nix::Result<D
     }
 }
 
+/// The path below an archive's `base` of a client's directory: see [`open_directory`].
+pub fn path_on_disk(base: &Dir, path: &AbsPath) -> AbsPath {
+    if base.open(path.below_root()).is_ok() {
+        return path.clone();
+    }
+    let parts = path.below_root().split(|&byte| byte == b'/').filter_map(Name::new);
+    parts.fold(AbsPath::root(), |above, name| {
+        let is_there = |name: &Name| above.join(name).is_some_and(|path| base.open(path.below_root()).is_ok());
+        let name = if !is_there(&name) && is_there(&aside(&name)) { aside(&name) } else { name };
+        above.join(&name).unwrap_or(above)
+    })
+}
+
 fn open_parts(base: &Dir, path: &AbsPath, create: bool) -> nix::Result<Dir> {
     let parts = path.below_root().split(|&byte| byte == b'/').filter(|part| !part.is_empty());
     parts.map(|part| Name::new(part).ok_or(Errno::EINVAL)).try_fold(base.clone(), |dir, name| {
@@ -226,5 +239,6 @@ mod tests {
         made.create_file(&name("kept")).unwrap();
         let found = open_directory(&base, &path, false).unwrap();
         assert_eq!(found.names().unwrap(), [name("kept")]);
+        assert_eq!(path_on_disk(&base, &path), AbsPath::new(&b"/x~/y"[..]).unwrap());
     }
 }

@@ -35,6 +35,8 @@ pub struct Metadata {
     pub kind: Kind,
     /// Bytes.
     pub size: u64,
+    /// Bytes that its blocks take.
+    pub bytes_on_disk: u64,
     /// Nanoseconds since 1970 UTC.
     pub mtime: i64,
     /// Permission bits, at most `0o7777`.
@@ -355,6 +357,8 @@ fn metadata_of(stat: &FileStat) -> Metadata {
     Metadata {
         kind: kind_of(stat.st_mode),
         size: stat.st_size.max(0) as u64,
+        // In this unit, whatever the file system's own are: see stat(2).
+        bytes_on_disk: stat.st_blocks.max(0) as u64 * 512,
         mtime: stat.st_mtime.saturating_mul(1_000_000_000).saturating_add(stat.st_mtime_nsec),
         mode: stat.st_mode & 0o7777,
         uid: stat.st_uid,

@@ -1,6 +1,10 @@
 //! Where in the trees the plain file of a version is.
 
-use super::archive::open_directory;
+use std::collections::HashSet;
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+
+use super::archive::{open_directory, path_on_disk};
 use super::dirs::{Dir, Metadata};
 use super::index::{Index, Located};
 use super::{Repository, path_in};
@@ -8,8 +12,8 @@ use crate::entry::{Hash, hash_content, is_on_disk};
 use crate::error::Result;
 use crate::path::{AbsPath, Name, SourceName};
 
-// Places of a content that are tried.
-const MOST_PLACES: u32 = 64;
+// How many versions of a content are looked at together.
+const PAGE: u32 = 256;
 
 /// One of the two trees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,16 +59,18 @@ impl Place {
 
     /// A place that holds this content, as reading it tells; not one that is `wrong`.
     pub fn intact(repository: &Repository, index: &Index, hash: &Hash, wrong: &Place) -> Result<Option<Place>> {
-        for located in index.versions_with(hash, MOST_PLACES)? {
-            for place in Place::all_of(&located).into_iter().filter(|place| place != wrong) {
-                let file = place.open_directory(repository).and_then(|dir| dir.open_file(&place.name));
-                let Ok(file) = file else { continue };
-                if hash_content(file, blake3::Hasher::new()).is_ok_and(|found| found == *hash) {
-                    return Ok(Some(place));
-                }
+        for copy in Copies::of(repository, index, *hash) {
+            let (place, file) = copy?;
+            if place != *wrong && hash_content(file, blake3::Hasher::new()).is_ok_and(|found| found == *hash) {
+                return Ok(Some(place));
             }
         }
         Ok(None)
+    }
+
+    /// Opens the plain file there.
+    pub fn open(&self, repository: &Repository) -> nix::Result<File> {
+        self.open_directory(repository)?.open_file(&self.name)
     }
 
     fn new(tree: Tree, located: &Located, name: Name) -> Place {
@@ -89,7 +95,64 @@ impl Place {
     }
 
     /// The path relative to the repository.
-    pub fn on_disk(&self) -> Vec<u8> {
-        path_in(self.tree.name(), &self.source, &self.directory, &self.name)
+    pub fn on_disk(&self, repository: &Repository) -> Vec<u8> {
+        let base = [self.tree.name().as_bytes(), b"/", self.source.as_str().as_bytes()].concat();
+        let directory = match self.tree {
+            Tree::Snapshot => None,
+            Tree::Archive => repository.base().open(&base).ok().map(|base| path_on_disk(&base, &self.directory)),
+        };
+        path_in(self.tree.name(), &self.source, directory.as_ref().unwrap_or(&self.directory), &self.name)
+    }
+}
+
+/// The plain files that the index says hold a content: those of newer versions first, each inode once.
+pub struct Copies<'a> {
+    repository: &'a Repository,
+    index: &'a Index,
+    hash: Hash,
+    // Places that were not looked at yet, the next one last, and the version behind which there are more.
+    places: Vec<Place>,
+    before: i64,
+    seen: HashSet<(u64, u64)>,
+}
+
+impl<'a> Copies<'a> {
+    /// Those of this content.
+    pub fn of(repository: &'a Repository, index: &'a Index, hash: Hash) -> Copies<'a> {
+        Copies { repository, index, hash, places: Vec::new(), before: i64::MAX, seen: HashSet::new() }
+    }
+
+    // False when there are no more.
+    fn turn_page(&mut self) -> Result<bool> {
+        let page = self.index.versions_with_before(&self.hash, self.before, PAGE)?;
+        let Some(last) = page.last() else { return Ok(false) };
+        self.before = last.version.id;
+        self.places = page.iter().rev().flat_map(|located| Place::all_of(located).into_iter().rev()).collect();
+        Ok(true)
+    }
+
+    fn open_unseen(&mut self, place: &Place) -> Option<File> {
+        let file = place.open(self.repository).ok()?;
+        let metadata = file.metadata().ok()?;
+        self.seen.insert((metadata.dev(), metadata.ino())).then_some(file)
+    }
+}
+
+impl Iterator for Copies<'_> {
+    type Item = Result<(Place, File)>;
+
+    fn next(&mut self) -> Option<Result<(Place, File)>> {
+        loop {
+            let Some(place) = self.places.pop() else {
+                match self.turn_page() {
+                    Ok(true) => continue,
+                    Ok(false) => return None,
+                    Err(error) => return Some(Err(error)),
+                }
+            };
+            if let Some(file) = self.open_unseen(&place) {
+                return Some(Ok((place, file)));
+            }
+        }
     }
 }

@@ -2,16 +2,18 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::rc::Rc;
 
 use archive_helper::protocol::Item;
 
+use super::Shared;
 use super::target::Target;
 use crate::entry::{Extent, Hash, Version};
 use crate::error::Result;
-use crate::history::Past;
-use crate::path::{AbsPath, SourceName};
+use crate::history::{Past, content_hash};
+use crate::path::AbsPath;
+use crate::remote::Stop;
 use crate::report::Report;
-use crate::repository::Repository;
 use crate::repository::archive::open_directory;
 use crate::repository::dirs::{Dir, OpenTree};
 
@@ -19,21 +21,24 @@ const BUFFER: usize = 256 * 1024;
 
 /// Reads contents.
 pub(super) struct Filler<'a> {
-    past: Past<'a>,
+    past: Rc<Past<'a>>,
     snapshot: OpenTree,
     archive: OpenTree,
     report: &'a dyn Report,
+    stop: &'a Stop,
     buffer: Vec<u8>,
 }
 
 impl<'a> Filler<'a> {
     /// A reader of a source's contents.
-    pub(super) fn open(repository: &'a Repository, source: &SourceName, report: &'a dyn Report) -> Result<Filler<'a>> {
+    pub(super) fn open(shared: &Shared<'a>) -> Result<Filler<'a>> {
+        let Shared { repository, source, report, options, .. } = *shared;
         Ok(Filler {
-            past: Past::open(repository, source)?,
+            past: Rc::new(Past::open(repository, source)?),
             snapshot: OpenTree::new(repository.snapshot(source)?),
             archive: OpenTree::new(repository.archive(source)?),
             report,
+            stop: &options.stop,
             buffer: vec![0; BUFFER],
         })
     }
@@ -49,22 +54,30 @@ impl<'a> Filler<'a> {
         {
             return target.end(true).map(|()| true);
         }
-        let others = match self.past.contents(path, version) {
-            Ok(others) => others,
-            Err(error) => {
-                self.report.error(format_args!("can't restore `{path}`: {error}"));
-                return target.end(false).map(|()| false);
-            }
-        };
-        for content in others {
+        let restored = self.fill_from_others(target, data.as_deref(), path, version)?;
+        target.end(restored).map(|()| restored)
+    }
+
+    fn fill_from_others(
+        &mut self,
+        target: &mut Target,
+        data: Option<&[Extent]>,
+        path: &AbsPath,
+        version: &Version,
+    ) -> Result<bool> {
+        let Ok(hash) = content_hash(path, version) else { return Ok(false) };
+        let past = Rc::clone(&self.past);
+        let mut why = "no place holds its content any more";
+        for content in past.copies(hash) {
             target.again()?;
-            if self.copy(content, data.as_deref(), target, path)? == version.hash {
-                return target.end(true).map(|()| true);
+            if self.copy(content?, data, target, path)? == Some(hash) {
+                return Ok(true);
             }
             self.report.warn(format_args!("a copy of the content of `{path}` is rotten"));
+            why = "its content is rotten in every place";
         }
-        self.report.error(format_args!("can't restore `{path}`: its content is rotten in every place"));
-        target.end(false).map(|()| false)
+        self.report.error(format_args!("can't restore `{path}`: {why}"));
+        Ok(false)
     }
 
     // What the client had no blocks for is left out, if it is zeros here too. `None` for what can't be read.
@@ -86,6 +99,7 @@ impl<'a> Filler<'a> {
                     return Ok(None);
                 }
             };
+            self.stop.asked().map_or(Ok(()), Err)?;
             let bytes = &self.buffer[..count];
             hasher.update(bytes);
             write_between_holes(data, offset, bytes, target)?;

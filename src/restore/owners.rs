@@ -12,28 +12,57 @@ use crate::path::AbsPath;
 // More than any list of accounts that is a file.
 const MOST_BYTES: u64 = 16 << 20;
 
-/// Which owner of this machine stands for one of the client: the same number, unless its name says otherwise.
+/// Which owner of the machine that things are restored to stands for one of the client: the same number, unless its
+/// name says otherwise.
 #[derive(Clone, Debug, Default)]
 pub struct Owners {
     users: HashMap<u32, u32>,
     groups: HashMap<u32, u32>,
 }
 
+/// Who has which number on the machine that things are restored to.
+#[derive(Clone, Debug)]
+pub enum Accounts {
+    /// This machine, which is asked.
+    Here,
+    /// Another one, by its lists of users and of groups.
+    There(HashMap<String, u32>, HashMap<String, u32>),
+}
+
+impl Accounts {
+    /// Another machine's, from lists as in passwd(5) and group(5).
+    pub fn there(users: &str, groups: &str) -> Accounts {
+        Accounts::There(parse(users).into_iter().collect(), parse(groups).into_iter().collect())
+    }
+
+    fn user(&self, name: &str) -> Option<u32> {
+        match self {
+            Accounts::Here => User::from_name(name).ok().flatten().map(|user| user.uid.as_raw()),
+            Accounts::There(users, _) => users.get(name).copied(),
+        }
+    }
+
+    fn group(&self, name: &str) -> Option<u32> {
+        match self {
+            Accounts::Here => Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw()),
+            Accounts::There(_, groups) => groups.get(name).copied(),
+        }
+    }
+}
+
 impl Owners {
     /// Those with the same names, by the client's own `/etc/passwd` and `/etc/group` as they were at the end of a run.
-    pub fn by_name(past: &Past<'_>, run: i64) -> Result<Owners> {
+    pub fn by_name(past: &Past<'_>, run: i64, accounts: &Accounts) -> Result<Owners> {
         let users = names(past, "/etc/passwd", run)?.into_iter();
         let groups = names(past, "/etc/group", run)?.into_iter();
-        let user = |name: &str| User::from_name(name).ok().flatten().map(|user| user.uid.as_raw());
-        let group = |name: &str| Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw());
         Ok(Owners {
-            users: users.filter_map(|(name, id)| Some((id, user(&name)?))).collect(),
-            groups: groups.filter_map(|(name, id)| Some((id, group(&name)?))).collect(),
+            users: users.filter_map(|(name, id)| Some((id, accounts.user(&name)?))).collect(),
+            groups: groups.filter_map(|(name, id)| Some((id, accounts.group(&name)?))).collect(),
         })
     }
 
-    /// User and group of this machine.
-    pub fn here(&self, uid: u32, gid: u32) -> (u32, u32) {
+    /// User and group of that machine.
+    pub fn there(&self, uid: u32, gid: u32) -> (u32, u32) {
         (self.users.get(&uid).copied().unwrap_or(uid), self.groups.get(&gid).copied().unwrap_or(gid))
     }
 }
@@ -49,9 +78,9 @@ fn names(past: &Past<'_>, path: &str, run: i64) -> Result<Vec<(String, u32)>> {
         .hint("pull it, or restore with `--owner numeric`")
     };
     let version = past.version(&path, run).map_err(unknown)?;
-    let content = past.contents(&path, &version)?.into_iter().next();
     let mut text = Vec::new();
-    content.map_or(Ok(0), |file| file.take(MOST_BYTES).read_to_end(&mut text)).on_server("can't read a plain file")?;
+    let content = past.content(&path, &version)?;
+    content.take(MOST_BYTES).read_to_end(&mut text).on_server("can't read a plain file")?;
     Ok(parse(&String::from_utf8_lossy(&text)))
 }
 

@@ -1,10 +1,11 @@
 //! Repair: a good copy comes to where a plain file is rotten or missing; what was there is put aside, never deleted.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use nix::errno::Errno;
 
-use crate::entry::{Kind, Version, flags, mode_on_disk};
+use crate::entry::{Hash, Kind, Version, flags, hash_content, mode_on_disk};
 use crate::error::{OnServer, Result};
 use crate::path::{Escaped, Name, SourceName};
 use crate::report::Report;
@@ -25,39 +26,73 @@ pub(super) struct Repair<'a> {
     staging: Arc<Staging>,
     damaged: Archive,
     link: LinkWhen,
+    // Contents that were found where others should be.
+    misplaced: HashMap<Hash, Place>,
+}
+
+/// A version whose plain file is not what it was, and what is to come in its place, if there is anything.
+struct Lost {
+    version: Version,
+    place: Place,
+    staged: Option<Good>,
+}
+
+/// A name in staging with what a plain file should be, and where that is from, if it is not made up.
+struct Good {
+    name: Name,
+    from: Option<Place>,
 }
 
 impl<'a> Repair<'a> {
-    pub(super) fn open(repository: &'a Repository, source: &'a SourceName, link: LinkWhen) -> Result<Repair<'a>> {
+    pub(super) fn open(
+        repository: &'a Repository,
+        source: &'a SourceName,
+        link: LinkWhen,
+        misplaced: HashMap<Hash, Place>,
+    ) -> Result<Repair<'a>> {
         let staging = Staging::open(repository.staging(source)?).on_server(WHAT)?;
         let damaged = Archive::new(repository.damaged(source)?);
-        Ok(Repair { repository, source, staging: Arc::new(staging), damaged, link })
+        Ok(Repair { repository, source, staging: Arc::new(staging), damaged, link, misplaced })
     }
 
-    /// Puts a good copy to where a version's plain file is not what it was; false when there is none. Then what a pull
-    /// can fetch again is marked so that the next one does.
+    /// Puts good copies to where versions' plain files are not what they were, and returns the numbers of those for which
+    /// there was one. What else a pull can fetch again is marked so that the next one does.
     pub(super) fn repair(
         &mut self,
         index: &mut Index,
-        (tree, version): (Tree, &Version),
+        lost: Vec<(Tree, Version)>,
         report: &dyn Report,
-    ) -> Result<bool> {
-        let Some(place) = self.place(index, tree, version)? else { return Ok(false) };
+    ) -> Result<Vec<i64>> {
+        let mut to_do = Vec::with_capacity(lost.len());
+        // All copies first: they may be found by way of names that are put aside, of each other above all.
+        for (tree, version) in lost {
+            let Some(place) = self.place(index, tree, &version)? else { continue };
+            let staged = self.stage(index, &place, &version)?;
+            to_do.push(Lost { version, place, staged });
+        }
+        self.staging.dir().sync_file_system().on_server(WHAT)?;
+        let mut repaired = Vec::new();
+        for lost in to_do {
+            let id = lost.version.id;
+            if self.put(index, lost, report)? {
+                repaired.push(id);
+            }
+        }
+        Ok(repaired)
+    }
+
+    fn put(&mut self, index: &mut Index, lost: Lost, report: &dyn Report) -> Result<bool> {
+        let Lost { version, place, staged } = lost;
+        if staged.is_none() && place.tree == Tree::Archive {
+            // What is rotten is better than nothing.
+            return Ok(false);
+        }
         let dir = self.directory(&place).on_server(WHAT)?;
         let found = match dir.metadata(&place.name) {
             Err(Errno::ENOENT) => None,
             found => Some(found.on_server(WHAT)?),
         };
-        // The copy first: it may be found by way of a name that is put aside.
-        let staged = self.stage(index, &place, version)?;
-        if staged.is_some() {
-            self.staging.dir().sync_file_system().on_server(WHAT)?;
-        }
-        if staged.is_none() && tree == Tree::Archive {
-            // What is rotten is better than nothing.
-            return Ok(false);
-        }
-        let shown = place.on_disk();
+        let shown = place.on_disk(self.repository);
         let shown = Escaped(&shown);
         // A directory is never in the way of good bytes: what is in it is somebody's.
         let is_blocked = found.as_ref().is_some_and(|found| found.kind == Kind::Dir);
@@ -66,21 +101,20 @@ impl<'a> Repair<'a> {
             report.notice(format_args!("what was at `{shown}` is at `{}` now", Escaped(&aside)));
         }
         match staged {
-            Some((staged, _)) if is_blocked => {
-                self.staging.dir().unlink(&staged).on_server(WHAT)?;
+            Some(good) if is_blocked => {
+                self.staging.dir().unlink(&good.name).on_server(WHAT)?;
                 report.error(format_args!("`{shown}` can't be repaired, for a directory is there"));
                 Ok(false)
             }
-            Some((staged, from)) => {
-                self.staging.dir().rename(&staged, &dir, &place.name).on_server(WHAT)?;
-                report.notice(format_args!(
-                    "`{shown}` is repaired{}",
-                    from.map_or(String::new(), |from| format!(", from `{}`", Escaped(&from.on_disk())))
-                ));
+            Some(good) => {
+                self.staging.dir().rename(&good.name, &dir, &place.name).on_server(WHAT)?;
+                let from = good.from.map(|from| from.on_disk(self.repository));
+                let from = from.map_or(String::new(), |from| format!(", from `{}`", Escaped(&from)));
+                report.notice(format_args!("`{shown}` is repaired{from}"));
                 Ok(true)
             }
             None => {
-                self.ask_for(index, version)?;
+                self.ask_for(index, &version)?;
                 report.notice(format_args!("`{shown}` will be fetched by the next pull, if the client has it still"));
                 Ok(false)
             }
@@ -107,31 +141,38 @@ impl<'a> Repair<'a> {
         }
     }
 
-    // A name in staging for what should be there, and where it is from, if it is not made up.
-    fn stage(&self, index: &Index, wrong: &Place, version: &Version) -> Result<Option<(Name, Option<Place>)>> {
+    fn stage(&self, index: &Index, wrong: &Place, version: &Version) -> Result<Option<Good>> {
         let entry = &version.entry;
         if entry.kind == Kind::Symlink {
-            return Ok(Some((self.staging.create_symlink(entry).on_server(WHAT)?, None)));
+            return Ok(Some(Good { name: self.staging.create_symlink(entry).on_server(WHAT)?, from: None }));
         }
         let Some(hash) = version.hash.filter(|_| entry.kind == Kind::File) else { return Ok(None) };
         if entry.size == 0 {
             let (name, file) = self.staging.create().on_server(WHAT)?;
             self.staging.dress(&file, entry).on_server(WHAT)?;
-            return Ok(Some((name, None)));
+            return Ok(Some(Good { name, from: None }));
         }
-        let Some(good) = Place::intact(self.repository, index, &hash, wrong)? else { return Ok(None) };
-        let (dir, found) = good.look(self.repository).on_server(WHAT)?;
+        let misplaced = || self.misplaced.get(&hash).filter(|place| self.holds(place, &hash)).cloned();
+        let Some(from) = Place::intact(self.repository, index, &hash, wrong)?.or_else(misplaced) else {
+            return Ok(None);
+        };
+        let (dir, found) = from.look(self.repository).on_server(WHAT)?;
         let may_link = match self.link {
             LinkWhen::Content => true,
             LinkWhen::Exact => (found.mtime, found.mode) == (entry.mtime, mode_on_disk(entry)),
             LinkWhen::Never => false,
         };
         let linked = self.staging.free_name();
-        if may_link && dir.link(&good.name, self.staging.dir(), &linked).is_ok() {
-            return Ok(Some((linked, Some(good))));
+        if may_link && dir.link(&from.name, self.staging.dir(), &linked).is_ok() {
+            return Ok(Some(Good { name: linked, from: Some(from) }));
         }
-        let file = dir.open_file(&good.name).on_server(WHAT)?;
-        Ok(Some((self.staging.copy(&file, entry).on_server(WHAT)?, Some(good))))
+        let file = dir.open_file(&from.name).on_server(WHAT)?;
+        Ok(Some(Good { name: self.staging.copy(&file, entry).on_server(WHAT)?, from: Some(from) }))
+    }
+
+    fn holds(&self, place: &Place, hash: &Hash) -> bool {
+        let file = place.open(self.repository);
+        file.is_ok_and(|file| hash_content(file, blake3::Hasher::new()).is_ok_and(|found| found == *hash))
     }
 
     // Returns where it is, relative to the repository.

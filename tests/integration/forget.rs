@@ -76,6 +76,16 @@ fn a_pattern_goes_everywhere() {
 }
 
 #[test]
+fn what_is_above_the_roots_goes_with_all_below() {
+    let (program, _client) = with_secrets();
+    program.run(["forget", "--yes", "laptop:/"]).well();
+    let is_file =
+        |path: &String| ["snapshot", "archive"].iter().any(|tree| program.repo().join(tree).join(path).is_file());
+    assert!(!everything(&program).iter().any(is_file), "{:?}", everything(&program));
+    program.assert_index_is_right();
+}
+
+#[test]
 fn nothing_goes_unasked() {
     let (program, client) = with_secrets();
     let before = everything(&program);

@@ -269,7 +269,7 @@ fn remove(client: &Tree, which: u8) {
 }
 
 fn hard_link(client: &Tree, which: u8, to: Spot) {
-    let Some((from, to)) = apart(client, choose_file(client, which), to) else { return };
+    let Some((from, to)) = apart(client, choose(client, which, |seen| *seen != What::Dir), to) else { return };
     client.remove(&to);
     fs::hard_link(client.path(from), client.path(to)).unwrap();
 }

@@ -61,7 +61,7 @@ fn bytes_held(program: &Program) -> u64 {
             let metadata = entry.metadata().unwrap();
             match metadata.is_dir() {
                 true => waiting.push(entry.path()),
-                false => drop(inodes.insert(metadata.ino(), metadata.size())),
+                false => drop(inodes.insert(metadata.ino(), metadata.blocks() * 512)),
             }
         }
     }

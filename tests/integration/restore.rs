@@ -311,3 +311,190 @@ fn the_destination_is_any_directory_a_person_would_write() {
     assert_eq!(fs::read(sshd.home().join("restored here/f")).unwrap(), b"f");
     program.run(["restore", &target, ""]).refused(2, &["empty destination"]);
 }
+
+#[test]
+fn further_names_never_lead_to_somebody_elses_file() {
+    let program = Program::new();
+    let client = Tree::new([("a", file("ours")), ("d", dir([("inner", file("x"))]))]);
+    client.hard_link("a", "b");
+    client.hard_link("a", "d/c");
+    program.pull_local(&client.root(), &["--name", "laptop"]);
+    let what = format!("laptop:{}", client.root().display());
+    for (flags, status) in [(&[][..], 3), (&["--overwrite", "never"], 0), (&["--overwrite", "older"], 0)] {
+        for is_link in [false, true] {
+            let place = tempfile::tempdir_in("/tmp").unwrap();
+            let to = place.path().join("data");
+            fs::create_dir(&to).unwrap();
+            fs::write(place.path().join("secret"), "a secret").unwrap();
+            match is_link {
+                true => symlink("../secret", to.join("a")).unwrap(),
+                false => fs::write(to.join("a"), "a foreign file").unwrap(),
+            }
+            for _ in 0..2 {
+                let ran = program.run([&["restore", &what, place.path().to_str().unwrap()], flags].concat());
+                assert_eq!(ran.status, status, "{}", ran.stderr);
+                assert_ne!(fs::read(to.join("a")).unwrap(), b"ours");
+                assert_eq!(fs::read(to.join("b")).unwrap(), b"ours");
+                assert_eq!(fs::read(to.join("d/c")).unwrap(), b"ours");
+                assert_eq!(inode(&to.join("b")), inode(&to.join("d/c")), "they are still one file");
+            }
+        }
+    }
+}
+
+fn inode(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    fs::symlink_metadata(path).unwrap().ino()
+}
+
+#[test]
+fn hard_links_of_every_kind_come_back() {
+    let program = Program::new();
+    let client = Tree::new([("l", link("nowhere")), ("p", fifo())]);
+    client.hard_link("l", "l2");
+    client.hard_link("p", "p2");
+    program.pull_local(&client.root(), &["--name", "laptop"]);
+    let place = tempfile::tempdir_in("/tmp").unwrap();
+    let what = format!("laptop:{}", client.root().display());
+    program.run(["restore", &what, place.path().to_str().unwrap()]).well();
+    assert_exact(&client.root(), &place.path().join("data"));
+    for name in ["l", "p"] {
+        let data = place.path().join("data");
+        assert_eq!(inode(&data.join(name)), inode(&data.join(format!("{name}2"))));
+    }
+}
+
+#[test]
+fn directories_that_are_there_keep_their_looks_unless_told_otherwise() {
+    let program = Program::new();
+    let client = Tree::new([("d", mode(0o755, dir([("f", file("f"))])))]);
+    program.pull_local(&client.root(), &["--name", "laptop"]);
+    let what = format!("laptop:{}", client.path("d").display());
+    let mode_of = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    for (flags, status, expected) in [
+        (&[][..], 3, 0o711),
+        (&["--overwrite", "never"], 0, 0o711),
+        (&["-n", "--overwrite", "always"], 0, 0o711),
+        (&["--overwrite", "always"], 0, 0o755),
+    ] {
+        let place = tempfile::tempdir_in("/tmp").unwrap();
+        let there = place.path().join("d");
+        fs::create_dir(&there).unwrap();
+        fs::set_permissions(&there, fs::Permissions::from_mode(0o711)).unwrap();
+        let ran = program.run([&["restore", &what, place.path().to_str().unwrap()], flags].concat());
+        assert_eq!((ran.status, mode_of(&there)), (status, expected), "{flags:?} {}", ran.stderr);
+        assert_eq!(there.join("f").exists(), flags.first() != Some(&"-n"), "{flags:?}");
+        if status == 3 {
+            assert!(ran.stderr.contains("another owner, mode or extended attributes"), "{}", ran.stderr);
+        }
+    }
+}
+
+#[test]
+fn what_differs_in_its_looks_only_is_told() {
+    let program = Program::new();
+    let client = Tree::new([("f", mode(0o640, file("f"))), ("g", file("g")), ("p", fifo())]);
+    program.pull_local(&client.root(), &["--name", "laptop"]);
+    let place = tempfile::tempdir_in("/tmp").unwrap();
+    let (what, to) = (format!("laptop:{}", client.root().display()), place.path().to_str().unwrap());
+    program.run(["restore", &what, to]).well();
+    let data = place.path().join("data");
+    fs::set_permissions(data.join("f"), fs::Permissions::from_mode(0o777)).unwrap();
+    setfattr("user.x", &data.join("g"));
+    let again = program.run(["restore", &what, to]);
+    assert_eq!(again.status, 3);
+    assert_eq!(again.stderr.matches("another owner, mode or extended attributes").count(), 2, "{}", again.stderr);
+    let left = program.run(["--json", "restore", &what, to, "--overwrite", "never"]);
+    left.well();
+    assert_eq!(left.summary()["left"], 2);
+    program.run(["restore", &what, to, "--overwrite", "always"]).well();
+    assert_exact(&client.root(), &data);
+    program.run(["restore", &what, to]).well();
+}
+
+fn setfattr(name: &str, path: &Path) {
+    assert!(Command::new("setfattr").args(["-n", name, "-v", "x"]).arg(path).status().unwrap().success());
+}
+
+#[test]
+fn what_is_made_below_a_default_acl_does_not_inherit_it() {
+    let program = Program::new();
+    let client = Tree::new([("d", dir([("f", file("f")), ("e", dir([("g", file("g"))]))]))]);
+    let acl = |path: &Path| {
+        assert!(Command::new("setfacl").args(["-d", "-m", "u:1234:rwx"]).arg(path).status().unwrap().success());
+    };
+    acl(&client.path("d"));
+    program.pull_local(&client.root(), &["--name", "laptop"]);
+    let place = tempfile::tempdir_in("/tmp").unwrap();
+    let (what, to) = (format!("laptop:{}", client.root().display()), place.path().to_str().unwrap());
+    program.run(["restore", &what, to]).well();
+    let data = place.path().join("data");
+    fs::remove_file(data.join("d/f")).unwrap();
+    fs::remove_dir_all(data.join("d/e")).unwrap();
+    program.run(["restore", &what, to]).well();
+    let getfacl = |path: &Path| {
+        let mut command = Command::new("getfacl");
+        String::from_utf8(command.args(["-cpR", "."]).current_dir(path).output().unwrap().stdout).unwrap()
+    };
+    let lines = |path: &Path| {
+        let listed = getfacl(path);
+        let mut blocks: Vec<String> = listed.split("\n\n").map(str::to_owned).collect();
+        blocks.sort();
+        blocks
+    };
+    assert_eq!(lines(&client.root()), lines(&data));
+    assert_exact(&client.root(), &data);
+}
+
+#[test]
+fn a_dry_run_lists_what_a_restore_would_do() {
+    let program = Program::new();
+    let client = Tree::new([("d", dir([("f", file("f"))])), ("g", file("g")), ("h", file("h"))]);
+    program.pull_local(&client.root(), &["--name", "laptop"]);
+    let place = tempfile::tempdir_in("/tmp").unwrap();
+    let (what, to) = (format!("laptop:{}", client.root().display()), place.path().to_str().unwrap());
+    let data = place.path().join("data");
+    fs::create_dir(&data).unwrap();
+    fs::write(data.join("d"), "in the way").unwrap();
+    fs::create_dir_all(data.join("g/full")).unwrap();
+    let flags = ["--overwrite", "always"];
+    let told = |more: &[&str]| {
+        let ran = program.run([&["--json", "restore", &what, to], &flags[..], more].concat());
+        let done = ran.summary();
+        (ran.status, done["restored"].clone(), done["errors"].clone(), ran.lines().len())
+    };
+    let listed = program.run([&["restore", "-n", &what, to][..], &flags].concat());
+    for name in ["d", "d/f", "h"] {
+        let path = client.path(name);
+        assert!(listed.stdout.lines().any(|line| line.ends_with(path.to_str().unwrap())), "{}", listed.stdout);
+    }
+    let (dry, wet) = (told(&["-n"]), told(&[]));
+    assert_eq!((&dry.0, &dry.1, &dry.2), (&wet.0, &wet.1, &wet.2));
+    assert_eq!((dry.3 as u64, wet.3), (dry.1.as_u64().unwrap() + 1, 1));
+}
+
+#[test]
+fn what_an_interrupted_restore_left_is_finished_by_the_next() {
+    let program = Program::new();
+    let client =
+        Tree::new((0..40).map(|number| (format!("d{number}"), dir([("f", file(vec![number as u8; 3_000_000]))]))));
+    program.pull_local(&client.root(), &["--name", "laptop"]);
+    for signal in [nix::sys::signal::Signal::SIGINT, nix::sys::signal::Signal::SIGKILL] {
+        let place = tempfile::tempdir_in("/tmp").unwrap();
+        let (what, to) = (format!("laptop:{}", client.root().display()), place.path().to_str().unwrap());
+        let data = place.path().join("data");
+        let mut child = program.command(["-q", "restore", &what, to]).spawn().unwrap();
+        while fs::read_dir(&data).map_or(0, Iterator::count) < 5 {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), signal).unwrap();
+        let status = child.wait().unwrap();
+        if signal == nix::sys::signal::Signal::SIGINT && !status.success() {
+            assert_eq!(status.code(), Some(130));
+            let partial = Command::new("find").arg(&data).args(["-name", ".restoring*"]).output().unwrap();
+            assert_eq!(String::from_utf8_lossy(&partial.stdout), "", "nothing half made is left");
+        }
+        program.run(["restore", &what, to]).well();
+        assert_exact(&client.root(), &data);
+    }
+}

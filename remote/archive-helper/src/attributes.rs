@@ -9,11 +9,10 @@ use crate::system::{self, Directory, Errno, File};
 // Holes that are smaller count as data once there are too many; doubles until they fit.
 const LEAST_HOLE: u64 = 64 * 1024;
 
-/// Reads the attributes of what is in one directory.
+/// Reads the attributes of what is in one directory, which is the process's own meanwhile: one at a time.
 pub struct Reading<'a, R: Fn(AbsPath, Errno)> {
     place: &'a Place,
-    // Opened when the first name is asked for.
-    directory: Option<(Directory, Vec<u8>)>,
+    directory: Option<Directory>,
     report: R,
     // The file system knows no attributes.
     unsupported: Cell<bool>,
@@ -24,26 +23,23 @@ impl<'a, R: Fn(AbsPath, Errno)> Reading<'a, R> {
     pub fn begin(place: &'a Place, report: R) -> Reading<'a, R> {
         // One that is gone by now has nothing to tell: the next walk sees that.
         let directory = place.root.directory.open_below(place.relative()).ok();
-        let directory = directory.map(|directory| {
-            let path = path_of(&directory, &place.path);
-            (directory, path)
-        });
+        let directory = directory.filter(|directory| directory.enter().is_ok());
         Reading { place, directory, report, unsupported: Cell::new(false) }
     }
 
     /// The attributes of a name; its holes only when it may have any.
     pub fn of(&self, name: &[u8], sparse: bool) -> Option<Box<Attributes>> {
-        let (directory, path) = self.directory.as_ref()?;
+        let directory = self.directory.as_ref()?;
         let xattrs = match self.unsupported.get() {
             true => Vec::new(),
-            false => self.xattrs(&[path, &b"/"[..], name].concat(), name),
+            false => self.xattrs(name),
         };
         let data = if sparse { directory.open_file(name).ok().and_then(|file| data(&file)) } else { None };
         Attributes { xattrs, data }.some()
     }
 
-    fn xattrs(&self, path: &[u8], name: &[u8]) -> Vec<Xattr> {
-        read_xattrs(path, false).unwrap_or_else(|errno| {
+    fn xattrs(&self, name: &[u8]) -> Vec<Xattr> {
+        read_xattrs(name, false).unwrap_or_else(|errno| {
             match errno {
                 Errno::NOTSUP => self.unsupported.set(true),
                 // What went meanwhile, or what only root may see.
@@ -66,16 +62,8 @@ pub fn of_root(path: &AbsPath, sparse: bool) -> Option<Box<Attributes>> {
     Attributes { xattrs, data: file.and_then(|file| data(&file)) }.some()
 }
 
-// Without /proc, as in some chroots, the path as it was listed must do.
-fn path_of(directory: &Directory, listed: &AbsPath) -> Vec<u8> {
-    let path = directory.proc_path();
-    match system::xattr_names(&path, false) {
-        Err(Errno::NOENT) => listed.as_bytes().to_vec(),
-        _ => path,
-    }
-}
-
-fn read_xattrs(path: &[u8], follow: bool) -> Result<Vec<Xattr>, Errno> {
+/// The extended attributes of what `path` names, or leads to if `follow`; those that are kept.
+pub fn read_xattrs(path: &[u8], follow: bool) -> Result<Vec<Xattr>, Errno> {
     let names = system::xattr_names(path, follow)?;
     let (mut xattrs, mut bytes) = (Vec::new(), 0);
     for name in names.split(|&byte| byte == 0).filter(|name| is_kept(name)) {

@@ -5,6 +5,8 @@
 
 use std::os::fd::OwnedFd;
 
+use xxhash_rust::xxh3::xxh3_64;
+
 use crate::protocol::{AbsPath, Entry, Item, Kind, Outcome, Overwrite, Restore, Xattr};
 use crate::root;
 use crate::system::folder::{self, Folder};
@@ -17,13 +19,32 @@ pub struct Destination {
     options: Restore,
     privileged: bool,
     own_ids: (u32, u32),
+    // The directory that was used last.
+    parent: Option<Parent>,
+    filling: Option<Filling>,
+}
+
+/// A directory in which things are made.
+struct Parent {
+    path: AbsPath,
+    folder: Folder,
     // What is made in it is born with access control lists.
     hands_on_acl: bool,
-    // The directory that was used last.
-    parent: Option<(AbsPath, Folder)>,
-    filling: Option<Filling>,
-    next: u64,
 }
+
+/// How much something that is there is like what is wanted.
+#[derive(PartialEq)]
+enum Likeness {
+    Same,
+    // Nothing but its owner, mode or extended attributes differ.
+    Bare,
+    // A directory that an earlier restore made and did not finish.
+    Unfinished,
+    None,
+}
+
+// The mode of a directory in which not everything is yet: for its owner only, and with a bit that hardly any other has.
+const UNFINISHED: u32 = 0o1700;
 
 /// A file that gets its content.
 struct Filling {
@@ -71,9 +92,8 @@ impl Destination {
             }
             opened => Some(opened?),
         };
-        let hands_on_acl = base.as_ref().is_some_and(Folder::hands_on_acl);
         let (privileged, own_ids) = (folder::is_privileged(), folder::own_ids());
-        Ok(Destination { base, options, privileged, own_ids, hands_on_acl, parent: None, filling: None, next: 0 })
+        Ok(Destination { base, options, privileged, own_ids, parent: None, filling: None })
     }
 
     /// Makes something, unless it is a file with content, which is to come.
@@ -85,29 +105,39 @@ impl Destination {
         let entry = &item.entry;
         let name = entry.name.as_bytes();
         let found = match self.look(&item.directory, name) {
-            Err(Errno::NOENT) if self.options.dry_run => None,
+            // What is in the way of a directory above would have made room for it.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if self.options.dry_run => None,
             found => found?,
         };
         if let Some(found) = &found {
-            if self.is_as_wanted(item, found)? {
-                return Ok(Outcome::There);
-            }
-            match self.options.overwrite {
-                Overwrite::Refuse => return Ok(Outcome::Exists),
-                Overwrite::Never => return Ok(Outcome::Left),
-                Overwrite::Older if found.mtime >= entry.mtime => return Ok(Outcome::Left),
-                Overwrite::Older | Overwrite::Always => {}
+            let likeness = self.likeness(item, found)?;
+            let is_older = self.options.overwrite == Overwrite::Always || found.mtime < entry.mtime;
+            match (&likeness, self.options.overwrite) {
+                (Likeness::Same, _) => return self.open_up(item, found),
+                (Likeness::Unfinished, _) => return Ok(Outcome::Made),
+                (Likeness::Bare, Overwrite::Older | Overwrite::Always) if entry.kind == Kind::Dir && is_older => {
+                    return Ok(Outcome::Made);
+                }
+                (Likeness::Bare, Overwrite::Refuse) => return Ok(Outcome::Differs),
+                (Likeness::Bare, _) if entry.kind == Kind::Dir => return Ok(Outcome::Differs),
+                (_, Overwrite::Refuse) => return Ok(Outcome::Exists),
+                (_, Overwrite::Older | Overwrite::Always) if is_older => {}
+                (_, Overwrite::Never | Overwrite::Older | Overwrite::Always) => return Ok(Outcome::Left),
             }
         }
         if self.options.dry_run {
-            return Ok(Outcome::Made);
+            let is_full = match &found {
+                Some(found) if found.kind == Some(Kind::Dir) => !self.folder(&item.directory)?.is_empty_below(name)?,
+                _ => false,
+            };
+            return Ok(if is_full { Outcome::NotEmpty } else { Outcome::Made });
         }
         match (entry.kind, &item.link) {
             (Kind::File, None) => Ok(Outcome::Wanted),
             (Kind::Dir, _) => {
-                let parent = self.parent(&item.directory)?;
+                let parent = &self.parent(&item.directory)?.folder;
                 found.map_or(Ok(()), |_| parent.unlink(name))?;
-                parent.create_dir(name)?;
+                parent.create_dir(name, UNFINISHED)?;
                 Ok(Outcome::Made)
             }
             _ => self.make(item),
@@ -116,14 +146,15 @@ impl Destination {
 
     // Under a name of its own first, then under the wanted one.
     fn make(&mut self, item: &Item) -> Result<Outcome, Trouble> {
-        let partial = self.partial_name();
+        let partial = partial_name(item.entry.name.as_bytes());
+        self.parent(&item.directory)?.clear(&partial)?;
         let made = self.make_partial(item, &partial);
         let named = made.and_then(|outcome| self.name(item, &partial).map(|()| outcome));
         if named.is_err()
             && let Ok(parent) = self.parent(&item.directory)
         {
             // What there is of it is of no use.
-            let _ = parent.unlink(&partial);
+            let _ = parent.folder.unlink(&partial);
         }
         named
     }
@@ -133,13 +164,17 @@ impl Destination {
         if let Some(first) = &item.link {
             let (directory, name) = first.split().ok_or(Errno::INVAL)?;
             let from = self.folder(&directory)?;
-            from.link(name.as_bytes(), self.parent(&item.directory)?, partial)?;
+            if from.metadata(name.as_bytes())?.and_then(|first| first.kind) != Some(entry.kind) {
+                // Somebody has put something else there meanwhile.
+                return Err(Errno::STALE.into());
+            }
+            from.link(name.as_bytes(), &self.parent(&item.directory)?.folder, partial)?;
             return Ok(Outcome::Made);
         }
-        let (gives_owner, hands_on_acl) = (self.gives_owners(), self.hands_on_acl);
+        let gives_owner = self.gives_owners();
         let mode = self.mode(entry);
         let xattrs = self.xattrs(entry);
-        let parent = self.parent(&item.directory)?;
+        let Parent { folder: parent, hands_on_acl, .. } = self.parent(&item.directory)?;
         match entry.kind {
             Kind::Symlink => parent.create_symlink(partial, &entry.target)?,
             kind => parent.create_node(partial, kind, entry.device)?,
@@ -148,7 +183,7 @@ impl Destination {
             parent.set_owner(partial, entry.uid, entry.gid)?;
         }
         if entry.kind != Kind::Symlink {
-            if hands_on_acl {
+            if *hands_on_acl {
                 parent.remove_acl(partial);
             }
             parent.set_mode(partial, mode)?;
@@ -160,7 +195,7 @@ impl Destination {
 
     fn name(&mut self, item: &Item, partial: &[u8]) -> Result<(), Trouble> {
         let replace = matches!(self.options.overwrite, Overwrite::Older | Overwrite::Always);
-        let (parent, name) = (self.parent(&item.directory)?, item.entry.name.as_bytes());
+        let (parent, name) = (&self.parent(&item.directory)?.folder, item.entry.name.as_bytes());
         if replace && parent.metadata(name)?.is_some_and(|found| found.kind == Some(Kind::Dir)) {
             parent.remove_dir(name)?;
         }
@@ -169,8 +204,11 @@ impl Destination {
 
     /// Begins a file that was wanted.
     pub fn begin(&mut self, item: Item) {
-        let partial = self.partial_name();
-        let file = self.parent(&item.directory).and_then(|parent| parent.create_file(&partial));
+        let partial = partial_name(item.entry.name.as_bytes());
+        let file = self.parent(&item.directory).and_then(|parent| {
+            parent.clear(&partial)?;
+            parent.folder.create_file(&partial)
+        });
         self.filling = Some(Filling { item, partial, file });
     }
 
@@ -207,7 +245,7 @@ impl Destination {
         if ended.is_err()
             && let Ok(parent) = self.parent(&item.directory)
         {
-            let _ = parent.unlink(&partial);
+            let _ = parent.folder.unlink(&partial);
         }
         ended.unwrap_or_else(Trouble::outcome)
     }
@@ -215,6 +253,9 @@ impl Destination {
     fn complete(&mut self, item: &Item, partial: &[u8], file: &OwnedFd) -> Result<Outcome, Trouble> {
         // What came last need not have been its end.
         folder::set_size(file, item.entry.size)?;
+        if self.parent(&item.directory)?.hands_on_acl {
+            folder::remove_acls(file);
+        }
         let dressed = self.dress(file, &item.entry)?;
         self.name(item, partial)?;
         Ok(dressed)
@@ -226,17 +267,27 @@ impl Destination {
             return Outcome::Made;
         }
         let path = item.directory.join(&item.entry.name).ok_or(Errno::NAMETOOLONG);
-        let dressed = path.and_then(|path| self.folder(&path)).and_then(|folder| self.dress(&folder, &item.entry));
+        let dressed = path.and_then(|path| self.folder(&path)).and_then(|folder| {
+            self.undress(&folder, &item.entry);
+            self.dress(&folder, &item.entry)
+        });
         dressed.unwrap_or_else(|errno| Trouble::from(errno).outcome())
+    }
+
+    // Takes from a directory what attributes it was born with, or has been given, that it should not have.
+    fn undress(&self, folder: &Folder, entry: &Entry) {
+        let wanted = self.xattrs(entry);
+        for has in folder.own_xattrs().iter().filter(|has| self.may_set(has) || is_acl(has)) {
+            if !wanted.iter().any(|wanted| wanted.name == has.name) {
+                folder::remove_xattr(folder, &has.name);
+            }
+        }
     }
 
     // Owner first, for giving something away takes setuid bits and capabilities from it; times last.
     fn dress(&self, file: impl std::os::fd::AsFd, entry: &Entry) -> Result<Outcome, Errno> {
         if self.gives_owners() {
             folder::set_owner(&file, entry.uid, entry.gid)?;
-        }
-        if self.hands_on_acl {
-            folder::remove_acls(&file);
         }
         folder::set_mode(&file, self.mode(entry))?;
         let dressed = self.xattrs(entry).iter().try_for_each(|xattr| folder::set_xattr(&file, xattr));
@@ -257,15 +308,32 @@ impl Destination {
     // Only root can set some; a list of others' rights stays with the owners that it goes with.
     fn xattrs<'a>(&self, entry: &'a Entry) -> Vec<&'a Xattr> {
         let all = entry.attributes.as_deref().map_or(&[][..], |attributes| &attributes.xattrs);
-        let may = |xattr: &&Xattr| match &xattr.name[..] {
+        all.iter().filter(|xattr| self.may_set(xattr)).collect()
+    }
+
+    fn may_set(&self, xattr: &Xattr) -> bool {
+        match &xattr.name[..] {
             name if name.starts_with(b"user.") => true,
             name if name.starts_with(b"trusted.") || name == b"security.capability" => self.gives_owners(),
             _ => self.options.owners,
-        };
-        all.iter().filter(may).collect()
+        }
     }
 
-    fn is_as_wanted(&mut self, item: &Item, found: &Metadata) -> Result<bool, Errno> {
+    fn likeness(&mut self, item: &Item, found: &Metadata) -> Result<Likeness, Errno> {
+        let entry = &item.entry;
+        let is_unfinished = entry.kind == Kind::Dir && found.mode == UNFINISHED && found.uid == self.own_ids.0;
+        if found.kind == Some(Kind::Dir) && is_unfinished {
+            return Ok(Likeness::Unfinished);
+        }
+        match self.is_alike(item, found)? {
+            false => Ok(Likeness::None),
+            true if item.link.is_some() || self.is_dressed(item, found)? => Ok(Likeness::Same),
+            true => Ok(Likeness::Bare),
+        }
+    }
+
+    // Whether it is the same, but for its owner, mode and extended attributes.
+    fn is_alike(&mut self, item: &Item, found: &Metadata) -> Result<bool, Errno> {
         let entry = &item.entry;
         if found.kind != Some(entry.kind) {
             return Ok(false);
@@ -286,17 +354,37 @@ impl Destination {
         }
         Ok(match entry.kind {
             Kind::File => (found.size, found.mtime) == (entry.size, entry.mtime),
-            Kind::Symlink => self.parent(&item.directory)?.read_link(entry.name.as_bytes())? == entry.target,
+            Kind::Symlink => self.folder(&item.directory)?.read_link(entry.name.as_bytes())? == entry.target,
             Kind::Char | Kind::Block => found.special() == entry.device,
             _ => true,
         })
+    }
+
+    fn is_dressed(&self, item: &Item, found: &Metadata) -> Result<bool, Errno> {
+        let entry = &item.entry;
+        let owner = !self.gives_owners() || found.has_owner(entry.uid, entry.gid);
+        if !owner || (entry.kind != Kind::Symlink && found.mode != self.mode(entry)) {
+            return Ok(false);
+        }
+        let has = self.folder(&item.directory)?.xattrs(entry.name.as_bytes());
+        Ok(has.iter().filter(|xattr| self.may_set(xattr)).eq(self.xattrs(entry)))
+    }
+
+    // A directory that is as it should be gets what is missing in it, and its metadata again when that is done; who owns
+    // it must be able to write to it meanwhile.
+    fn open_up(&self, item: &Item, found: &Metadata) -> Result<Outcome, Trouble> {
+        let is_closed = item.entry.kind == Kind::Dir && found.mode & 0o300 != 0o300;
+        if is_closed && !self.privileged && !self.options.dry_run && found.uid == self.own_ids.0 {
+            self.folder(&item.directory)?.set_mode(item.entry.name.as_bytes(), UNFINISHED)?;
+        }
+        Ok(Outcome::There)
     }
 
     fn look(&mut self, directory: &AbsPath, name: &[u8]) -> Result<Option<Metadata>, Errno> {
         if self.options.dry_run {
             return self.folder(directory)?.metadata(name);
         }
-        self.parent(directory)?.metadata(name)
+        self.parent(directory)?.folder.metadata(name)
     }
 
     // A directory that is there.
@@ -305,15 +393,16 @@ impl Destination {
     }
 
     // A directory, made if it is not there, and kept open.
-    fn parent(&mut self, path: &AbsPath) -> Result<&Folder, Errno> {
-        if self.parent.as_ref().is_none_or(|(open, _)| open != path) {
+    fn parent(&mut self, path: &AbsPath) -> Result<&Parent, Errno> {
+        if self.parent.as_ref().is_none_or(|open| open.path != *path) {
             let folder = match self.folder(path) {
                 Err(Errno::NOENT) => self.create(path)?,
                 opened => opened?,
             };
-            self.parent = Some((path.clone(), folder));
+            let hands_on_acl = folder.hands_on_acl();
+            self.parent = Some(Parent { path: path.clone(), folder, hands_on_acl });
         }
-        self.parent.as_ref().map(|(_, folder)| folder).ok_or(Errno::NOENT)
+        self.parent.as_ref().ok_or(Errno::NOENT)
     }
 
     fn create(&self, path: &AbsPath) -> Result<Folder, Errno> {
@@ -322,15 +411,38 @@ impl Destination {
             Err(Errno::NOENT) => self.create(&above)?,
             opened => opened?,
         };
-        match parent.create_dir(name.as_bytes()) {
+        // One of which nothing is known but its name.
+        match parent.create_dir(name.as_bytes(), 0o777) {
             Ok(()) | Err(Errno::EXIST) => parent.open_below(name.as_bytes()),
             Err(errno) => Err(errno),
         }
     }
+}
 
-    fn partial_name(&mut self) -> Vec<u8> {
-        self.next += 1;
-        let address = std::ptr::from_ref(self) as usize;
-        format!(".restoring-{}-{address:x}-{}~", std::process::id(), self.next).into_bytes()
+impl Parent {
+    // Removes what a restore that was cut off may have left under this name.
+    fn clear(&self, partial: &[u8]) -> Result<(), Errno> {
+        match self.folder.unlink(partial) {
+            Err(Errno::NOENT) => Ok(()),
+            done => done,
+        }
     }
+}
+
+impl Drop for Destination {
+    // Of a file that was to become there is nothing of use.
+    fn drop(&mut self) {
+        if self.filling.is_some() {
+            self.end(false);
+        }
+    }
+}
+
+fn is_acl(xattr: &Xattr) -> bool {
+    xattr.name.starts_with(b"system.posix_acl_")
+}
+
+// The same each time, so that what was cut off is found again.
+fn partial_name(name: &[u8]) -> Vec<u8> {
+    format!(".restoring-{:016x}~", xxh3_64(name)).into_bytes()
 }

@@ -21,7 +21,7 @@ pub use restore::{Fill, Item, Outcome, Overwrite, Restore};
 pub const MAGIC: [u8; 8] = [0x00, 0xff, 0x1e, b'A', b'R', b'C', 0x1f, 0xfe];
 
 /// The exact build that both sides must agree on.
-pub const VERSION: &str = concat!("archive-helper ", env!("CARGO_PKG_VERSION"), " protocol 2");
+pub const VERSION: &str = concat!("archive-helper ", env!("CARGO_PKG_VERSION"), " protocol 3");
 
 /// How many bytes of a login shell's chatter may come before [`MAGIC`].
 pub const MAX_CHATTER: usize = 64 * 1024;
@@ -101,7 +101,7 @@ pub struct Entry {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// Its inode, when it is a file with more than one link.
+    /// Its inode, when it is no directory and has more than one link.
     pub inode: Option<Inode>,
     /// Number of a character or block device, 0 for all else.
     pub device: u64,
@@ -139,7 +139,7 @@ impl TryFrom<RawEntry> for Entry {
         if is_link == raw.target.is_empty() || raw.target.len() > MAX_PATH || raw.target.contains(&0) {
             return Err("a link target that cannot be");
         }
-        if raw.mode > 0o7777 || (raw.device != 0 && !is_device) || (raw.inode.is_some() && raw.kind != Kind::File) {
+        if raw.mode > 0o7777 || (raw.device != 0 && !is_device) || (raw.inode.is_some() && raw.kind == Kind::Dir) {
             return Err("a mode, device or inode that cannot be");
         }
         let data = raw.attributes.as_ref().and_then(|attributes| attributes.data.as_ref());

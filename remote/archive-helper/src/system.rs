@@ -3,7 +3,7 @@
 //! Linux of any age: what only newer kernels have (`openat2`) has its older form beside it.
 
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::buffer::spare_capacity;
@@ -20,8 +20,10 @@ pub type Errno = rustix::io::Errno;
 // How low the helper's priority is: 0 is everybody's, 19 the lowest.
 const NICENESS: i32 = 10;
 
-// The most that the names of a thing's extended attributes may take: see limits.h.
+// The most that the names of a thing's extended attributes may take: see limits.h. The kernel makes as much room as it
+// is told of, and mostly there are none.
 const XATTR_NAMES: usize = 64 * 1024;
+const FEW_XATTR_NAMES: usize = 512;
 // And the value of one of them.
 const XATTR_VALUE: usize = 64 * 1024;
 
@@ -54,7 +56,8 @@ pub struct Metadata {
     /// The device number of the file system that it is on.
     pub device: u64,
     ctime: i64,
-    mode: u32,
+    /// Permission bits with setuid, setgid and sticky.
+    pub mode: u32,
     /// Owner.
     pub uid: u32,
     gid: u32,
@@ -83,7 +86,7 @@ impl Metadata {
             mode: self.mode,
             uid: self.uid,
             gid: self.gid,
-            inode: (is_file && self.links > 1).then_some(Inode { device: self.device, number: self.inode }),
+            inode: (kind != Kind::Dir && self.links > 1).then_some(Inode { device: self.device, number: self.inode }),
             device: if is_device { self.special } else { 0 },
             target,
             attributes: None,
@@ -93,6 +96,11 @@ impl Metadata {
     /// True for two names of one inode.
     pub fn is_same_inode(&self, other: &Metadata) -> bool {
         (self.device, self.inode) == (other.device, other.inode)
+    }
+
+    /// True when it belongs to these; the highest number stands for nobody in particular.
+    pub fn has_owner(&self, uid: u32, gid: u32) -> bool {
+        (uid == u32::MAX || uid == self.uid) && (gid == u32::MAX || gid == self.gid)
     }
 
     /// Number of a character or block device.
@@ -235,10 +243,10 @@ impl Directory {
         quietly(FILE, |flags| fs::openat(&self.0, name, flags, Mode::empty())).map(File)
     }
 
-    /// A path that leads to this directory, as long as it is open: the kernel has no call that lists the attributes of
-    /// a name in a directory before version 6.13.
-    pub fn proc_path(&self) -> Vec<u8> {
-        format!("/proc/self/fd/{}", self.0.as_raw_fd()).into_bytes()
+    /// Makes it the process's own directory, so that a name alone leads into it: the kernel has no call that lists the
+    /// attributes of a name in a directory before version 6.13.
+    pub fn enter(&self) -> Result<(), Errno> {
+        process::fchdir(&self.0)
     }
 
     fn below(&self, relative: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
@@ -324,7 +332,14 @@ impl File {
 
 /// The names of the extended attributes of what `path` names, or leads to if `follow`; each ended by a NUL.
 pub fn xattr_names(path: &[u8], follow: bool) -> Result<Vec<u8>, Errno> {
-    let mut names = Vec::with_capacity(XATTR_NAMES);
+    match xattr_names_within(FEW_XATTR_NAMES, path, follow) {
+        Err(Errno::RANGE) => xattr_names_within(XATTR_NAMES, path, follow),
+        names => names,
+    }
+}
+
+fn xattr_names_within(most: usize, path: &[u8], follow: bool) -> Result<Vec<u8>, Errno> {
+    let mut names = Vec::with_capacity(most);
     match follow {
         true => fs::listxattr(path, spare_capacity(&mut names)),
         false => fs::llistxattr(path, spare_capacity(&mut names)),

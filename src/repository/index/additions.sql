@@ -7,10 +7,12 @@ CREATE TABLE IF NOT EXISTS attributes (
     value   TEXT NOT NULL               -- extended attributes as getfattr dumps them, and where data is between holes
 );
 CREATE INDEX IF NOT EXISTS version_attributes ON version (attributes) WHERE attributes IS NOT NULL;
--- When plain files were last found to be what the index says.
-CREATE TABLE IF NOT EXISTS verified (
+DROP TABLE IF EXISTS verified;
+-- When plain files were last read by `verify`, and what came of it.
+CREATE TABLE IF NOT EXISTS examined (
     version INTEGER PRIMARY KEY,        -- whose plain file was read
-    ended   INTEGER NOT NULL            -- nanoseconds since 1970 UTC
+    ended   INTEGER NOT NULL,           -- nanoseconds since 1970 UTC
+    bad     INTEGER NOT NULL            -- 1 when it was not what the index says
 );
 CREATE TABLE IF NOT EXISTS verification (
     source  INTEGER PRIMARY KEY REFERENCES source,

@@ -56,8 +56,15 @@ pub struct Stats {
 impl Index {
     /// Versions with this content, newest first, at most `limit`.
     pub fn versions_with(&self, hash: &Hash, limit: u32) -> Result<Vec<Located>> {
-        let sql = located("kind = 0 AND substr(hash, 1, 8) = ?1 AND hash = ?2 ORDER BY version.id DESC LIMIT ?3");
-        self.all(&sql, params![&hash[..8], &hash[..], limit], located_of)
+        self.versions_with_before(hash, i64::MAX, limit)
+    }
+
+    /// As [`versions_with`](Index::versions_with), those whose number is below `before`.
+    pub fn versions_with_before(&self, hash: &Hash, before: i64, limit: u32) -> Result<Vec<Located>> {
+        let sql = located(
+            "kind = 0 AND substr(hash, 1, 8) = ?1 AND hash = ?2 AND version.id < ?4 ORDER BY version.id DESC LIMIT ?3",
+        );
+        self.all(&sql, params![&hash[..8], &hash[..], limit, before], located_of)
     }
 
     /// Calls `each` with every version whose hash lies between two, both included.
@@ -134,6 +141,15 @@ impl Index {
                    WHERE outcome IS NULL OR NOT (outcome IN ('ok', 'rebuild') OR json_extract(summary, '$.exit') = 3) \
                    LIMIT 1";
         self.one(sql, params![source.0], |_| Ok(())).map(|found| found.is_some())
+    }
+
+    /// How many files a source has now, and their bytes.
+    pub fn current_size(&self, source: SourceId) -> Result<(u64, u64)> {
+        let sql = "SELECT count(*), coalesce(sum(size), 0) FROM version JOIN directory ON directory.id = version.directory \
+                   WHERE source = ?1 AND until_run IS NULL AND kind = 0";
+        let size =
+            self.one(sql, params![source.0], |row| Ok((row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64)))?;
+        Ok(size.unwrap_or_default())
     }
 
     /// Totals over the whole repository.

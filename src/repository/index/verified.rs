@@ -1,4 +1,4 @@
-//! When plain files were last found to be what the index says.
+//! When plain files were last read, and whether they were what the index says.
 
 use jiff::Timestamp;
 use rusqlite::params;
@@ -18,15 +18,22 @@ pub struct Verification {
 }
 
 impl Index {
-    /// The numbers of those versions of a source with a plain file that were verified the longest ago, or never: this
+    /// The numbers of those versions of a source with a plain file that were read the longest ago, or never: this
     /// share of all, in percent, and at least one.
     pub fn longest_unverified(&self, source: SourceId, percent: u8) -> Result<Vec<i64>> {
         let from = "FROM version JOIN directory ON directory.id = version.directory WHERE source = ?1 AND kind = 0 \
                     AND hash IS NOT NULL AND (until_run IS NULL OR archive_name IS NOT NULL)";
         let all = self.one(&format!("SELECT count(*) {from}"), params![source.0], |row| row.get::<_, i64>(0))?;
         let share = (all.unwrap_or(0) as u64 * u64::from(percent)).div_ceil(100);
-        let oldest = "ORDER BY (SELECT ended FROM verified WHERE verified.version = version.id), version.id LIMIT ?2";
+        let oldest = "ORDER BY (SELECT ended FROM examined WHERE examined.version = version.id), version.id LIMIT ?2";
         self.all(&format!("SELECT version.id {from} {oldest}"), params![source.0, share as i64], |row| row.get(0))
+    }
+
+    /// The numbers of the versions of a source whose plain files were bad when they were last read.
+    pub fn bad_when_examined(&self, source: SourceId) -> Result<Vec<i64>> {
+        let sql = "SELECT examined.version FROM examined JOIN version ON version.id = examined.version \
+                   JOIN directory ON directory.id = version.directory WHERE source = ?1 AND bad <> 0";
+        self.all(sql, params![source.0], |row| row.get(0))
     }
 
     /// How the last verification of a source ended, if there was one.
@@ -42,10 +49,10 @@ impl Index {
 }
 
 impl Write<'_> {
-    /// Keeps that the plain files of a version were read and found right.
-    pub fn set_verified(&self, version: i64, ended: Timestamp) -> Result<()> {
-        let sql = "INSERT OR REPLACE INTO verified (version, ended) VALUES (?1, ?2)";
-        self.execute(sql, params![version, ended.as_nanosecond() as i64])
+    /// Keeps that the plain files of a version were read, and whether one was not what it should be.
+    pub fn set_examined(&self, version: i64, ended: Timestamp, bad: bool) -> Result<()> {
+        let sql = "INSERT OR REPLACE INTO examined (version, ended, bad) VALUES (?1, ?2, ?3)";
+        self.execute(sql, params![version, ended.as_nanosecond() as i64, bad])
     }
 
     /// Keeps how the verification of a source ended.

@@ -214,7 +214,7 @@ impl Write<'_> {
 
     /// Forgets a version whose place no longer exists. Content is never forgotten by this: it is not there.
     pub fn delete(&self, id: i64) -> Result<()> {
-        self.execute("DELETE FROM verified WHERE version = ?1", params![id])?;
+        self.execute("DELETE FROM examined WHERE version = ?1", params![id])?;
         self.execute("DELETE FROM version WHERE id = ?1", params![id])
     }
 
@@ -226,7 +226,7 @@ impl Write<'_> {
     /// Forgets every version and fingerprint, and what was pending, for a rebuild. Runs stay: their numbers are never used again.
     pub fn delete_all(&self) -> Result<()> {
         self.execute("DELETE FROM pending", params![])?;
-        self.execute("DELETE FROM verified", params![])?;
+        self.execute("DELETE FROM examined", params![])?;
         self.execute("DELETE FROM version", params![])?;
         self.execute("DELETE FROM attributes", params![])?;
         self.execute("DELETE FROM directory", params![])

@@ -73,6 +73,8 @@ pub enum Outcome {
     There,
     /// Something else was there, and stays.
     Left,
+    /// It was there, but with another owner, mode or extended attributes, and stays as it is.
+    Differs,
     /// A file whose content is to come.
     Wanted,
     /// Something else is there, and must not be overwritten.

@@ -8,7 +8,8 @@ use rustix::fs::{
     XattrFlags,
 };
 
-use super::{BELOW, DIRECTORY, Errno, Metadata};
+use super::{BELOW, DIRECTORY, Directory, Errno, Metadata};
+use crate::attributes::read_xattrs;
 use crate::protocol::{ACCESS_ACL, DEFAULT_ACL, Kind, MAX_PATH, Xattr};
 
 /// An open directory, to be written to.
@@ -78,9 +79,14 @@ impl Folder {
         fs::readlinkat_raw(&self.0, name, &mut buffer).map(|(target, _)| target.to_vec())
     }
 
-    /// Makes a directory that only its owner may use yet.
-    pub fn create_dir(&self, name: &[u8]) -> Result<(), Errno> {
-        fs::mkdirat(&self.0, name, Mode::RWXU)
+    /// True when a directory in it has no entries.
+    pub fn is_empty_below(&self, name: &[u8]) -> Result<bool, Errno> {
+        Directory(self.open_below(name)?.0).is_empty()
+    }
+
+    /// Makes a directory.
+    pub fn create_dir(&self, name: &[u8], mode: u32) -> Result<(), Errno> {
+        fs::mkdirat(&self.0, name, Mode::from_raw_mode(mode as RawMode))
     }
 
     /// Creates a file that was not there, to be written by its owner only.
@@ -154,13 +160,23 @@ impl Folder {
         fs::lsetxattr(self.path_of(name), &xattr.name[..], &xattr.value, XattrFlags::empty())
     }
 
+    /// The extended attributes of a name, a symlink's own included; none where they can't be read.
+    pub fn xattrs(&self, name: &[u8]) -> Vec<Xattr> {
+        read_xattrs(&self.path_of(name), false).unwrap_or_default()
+    }
+
+    /// Its own extended attributes; none where they can't be read.
+    pub fn own_xattrs(&self) -> Vec<Xattr> {
+        read_xattrs(&self.path_of(b""), true).unwrap_or_default()
+    }
+
     /// Takes the access control list away that a name was born with.
     pub fn remove_acl(&self, name: &[u8]) {
         // There may be none, or no such thing.
         let _ = fs::lremovexattr(self.path_of(name), ACCESS_ACL);
     }
 
-    // See `Directory::proc_path`.
+    // The kernel has no call that sets the attributes of a name in a directory before version 6.13.
     fn path_of(&self, name: &[u8]) -> Vec<u8> {
         [format!("/proc/self/fd/{}/", self.0.as_raw_fd()).as_bytes(), name].concat()
     }
@@ -203,6 +219,12 @@ pub fn remove_acls(file: impl AsFd) {
         // There may be none, or no such thing.
         let _ = fs::fremovexattr(&file, name);
     }
+}
+
+/// Takes an extended attribute away from what is open.
+pub fn remove_xattr(file: impl AsFd, name: &[u8]) {
+    // It may be gone already.
+    let _ = fs::fremovexattr(&file, name);
 }
 
 /// Writes all of `bytes` at an offset.
