@@ -10,7 +10,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use crate::error::{Error, Kind, OnServer, Result};
 use crate::path::{AbsPath, Escaped, SourceName};
 use crate::retention::Keep;
-use crate::source::{ArchiveWhat, HashWhere, LinkWhen, MinFree, RemoteKind, Settings, Source, Ssh};
+use crate::source::{
+    ArchiveWhat, CompressWhen, CopyBy, HashWhere, LinkWhen, MinFree, RemoteKind, Settings, Source, Ssh,
+};
 use crate::time::{parse_calendar_span, parse_duration};
 
 /// What all files together say.
@@ -81,6 +83,12 @@ pub struct Keys {
     pub retries: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bwlimit: Option<bytesize::ByteSize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copy: Option<CopyBy>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub whole_file: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compress: Option<CompressWhen>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remote: Option<RemoteKind>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -358,6 +366,9 @@ impl Keys {
             timeout: self.timeout.or(defaults.timeout),
             retries: self.retries.or(defaults.retries),
             bwlimit: self.bwlimit.or(defaults.bwlimit),
+            copy: self.copy.or(defaults.copy),
+            whole_file: self.whole_file.or(defaults.whole_file),
+            compress: self.compress.or(defaults.compress),
             remote: self.remote.or(defaults.remote),
             every: self.every.or(defaults.every),
             keep: self.keep.or(defaults.keep),
@@ -371,6 +382,9 @@ impl Keys {
             exclude_caches: self.exclude_caches.or(Some(usual.exclude_caches)),
             one_file_system: self.one_file_system.or(Some(usual.one_file_system)),
             hash: self.hash.or(Some(usual.hash)),
+            copy: self.copy.or(Some(usual.copy)),
+            whole_file: self.whole_file.or(Some(usual.whole_file)),
+            compress: self.compress.or(Some(usual.compress)),
             archive: self.archive.or(Some(usual.archive)),
             link: self.link.or(Some(usual.link)),
             max_delete: self.max_delete.or(Some(Percent(usual.max_delete))),
@@ -409,6 +423,9 @@ impl Keys {
             timeout: self.timeout.as_ref().map_or(usual.timeout, |span| span.0),
             retries: self.retries.unwrap_or(usual.retries),
             bwlimit: self.bwlimit.map(|size| size.as_u64()).filter(|limit| *limit > 0),
+            copy: self.copy.unwrap_or_default(),
+            whole_file: self.whole_file.unwrap_or(usual.whole_file),
+            compress: self.compress.unwrap_or_default(),
             remote: self.remote,
             every: self.every.as_ref().map(|span| span.0),
             keep: self.keep.as_ref().map(KeepKeys::policy),

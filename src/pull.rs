@@ -323,6 +323,8 @@ fn with_client(
         remote: source.settings.remote,
         helper_dir: options.helper_dir.clone(),
         bytes_per_second: source.settings.bwlimit,
+        copy: source.settings.copy,
+        compress: source.settings.compress,
         timeout: source.settings.timeout,
     };
     let client = Client::connect(source.ssh.as_ref(), &how)?;

@@ -4,22 +4,26 @@
 //! through [`helper::Conversation`]s and hands out content through [`Client::read_files`]. Streams are plain
 //! blocking sockets: the asynchronous part ends at [`ssh`].
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crate::entry::{Extent, Hash};
 use crate::error::{Error, Kind, OnServer, Result};
 use crate::path::AbsPath;
 use crate::queue::{self, Receiver, Sender};
-use crate::source::{RemoteKind, Ssh};
+use crate::source::{CompressWhen, CopyBy, RemoteKind, Ssh};
 
 mod attempt;
 mod bundle;
 mod child;
 pub mod helper;
+mod large;
 mod local;
 mod pace;
+mod packing;
 mod probe;
 pub mod sftp;
 mod ssh;
@@ -44,6 +48,10 @@ pub struct Client {
     way: Way,
     traffic: Arc<Traffic>,
     bytes_per_second: Option<u64>,
+    copy: CopyBy,
+    compress: CompressWhen,
+    // Set when the line is slower than a compressor.
+    is_slow: Arc<AtomicBool>,
 }
 
 enum Way {
@@ -60,6 +68,10 @@ pub struct Options {
     pub helper_dir: Option<PathBuf>,
     /// The most bytes a second to read.
     pub bytes_per_second: Option<u64>,
+    /// How content comes.
+    pub copy: CopyBy,
+    /// When it is compressed.
+    pub compress: CompressWhen,
     /// How long the client may stay silent when it owes an answer.
     pub timeout: Duration,
 }
@@ -73,7 +85,14 @@ impl Client {
             None => Way::Local { helper: child::Helper::install()? },
             Some(ssh) => connect_ssh(ssh, options.helper_dir.as_deref(), traffic.clone())?,
         };
-        Ok(Client { way, traffic, bytes_per_second: options.bytes_per_second })
+        Ok(Client {
+            way,
+            traffic,
+            bytes_per_second: options.bytes_per_second,
+            copy: options.copy,
+            compress: options.compress,
+            is_slow: Arc::default(),
+        })
     }
 
     /// How the client is reached.
@@ -86,18 +105,21 @@ impl Client {
 
     /// Starts a helper and greets it.
     pub fn converse(&self) -> Result<Conversation> {
-        Conversation::begin(match &self.way {
-            Way::Ssh { session, helper } => session.run(&helper.command())?,
-            Way::Local { helper } => helper.run(self.traffic.clone())?,
-        })
+        match &self.way {
+            Way::Ssh { session, helper } => {
+                Conversation::begin(session.run(&helper.command())?, self.compress, Arc::clone(&self.is_slow))
+            }
+            Way::Local { helper } => {
+                Conversation::begin(helper.run(self.traffic.clone())?, CompressWhen::Never, Arc::default())
+            }
+        }
     }
 
     /// Reads files until `wanted` is closed and everything is answered.
     pub fn read_files(&self, wanted: &Receiver<Wanted>, arrived: &Sender<Arrived>) -> Result<()> {
         match &self.way {
-            // One pace can't be kept on two ways.
-            Way::Ssh { session, .. } if self.bytes_per_second.is_some() => self.read_by_sftp(session, wanted, arrived),
-            Way::Ssh { session, .. } => self.read_by_both(session, wanted, arrived),
+            Way::Ssh { session, .. } if self.streams() => self.read_by_all(session, wanted, arrived),
+            Way::Ssh { session, .. } => self.read_by_sftp(session, wanted, arrived),
             Way::Local { .. } => {
                 local::read_files(wanted, arrived, self.bytes_per_second, &|| self.traffic.is_shut_down());
                 if self.traffic.is_shut_down() { Err(helper::gone()) } else { Ok(()) }
@@ -105,24 +127,40 @@ impl Client {
         }
     }
 
-    // Small files through the helper, the others through SFTP, at the same time.
-    fn read_by_both(&self, session: &ssh::Session, wanted: &Receiver<Wanted>, arrived: &Sender<Arrived>) -> Result<()> {
-        let (others, rest) = queue::bounded_by_number(LARGE_FILES);
+    // Small files through one helper, what is new in large ones through another, and what comes whole or does not keep
+    // still through SFTP, all at the same time. What is not needed is not started.
+    fn read_by_all(&self, session: &ssh::Session, wanted: &Receiver<Wanted>, arrived: &Sender<Arrived>) -> Result<()> {
+        let (large, larges) = queue::bounded_by_number(LARGE_FILES);
+        let (whole, wholes) = queue::bounded_by_number(LARGE_FILES);
         let conversation = self.converse()?;
-        let closer = wanted.closer();
+        // Whoever waits for more to send must not wait for a reader that has given up.
+        let (small_waits, large_waits) = (wanted.closer(), larges.closer());
+        let give_up = move || {
+            small_waits.close();
+            large_waits.close();
+        };
+        let give_up = &give_up;
         std::thread::scope(|scope| {
-            let large = scope.spawn(move || {
-                let read = if rest.is_fed() { self.read_by_sftp(session, &rest, arrived) } else { Ok(()) };
-                if read.is_err() {
-                    // Whoever waits for more to send must not wait for a reader that has given up.
-                    closer.close();
-                }
-                read
+            let others = whole.clone();
+            let by_sftp = scope.spawn(move || {
+                let read = if wholes.is_fed() { self.read_by_sftp(session, &wholes, arrived) } else { Ok(()) };
+                read.inspect_err(|_| give_up())
             });
-            let small = bundle::read_files(conversation, wanted, arrived, &others);
-            drop(others);
-            let large = large.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            large.and(small)
+            let by_stream = scope.spawn(move || {
+                let read = match larges.is_fed() {
+                    true => self.converse().and_then(|talk| large::read_files(talk, &larges, arrived, &whole)),
+                    false => Ok(()),
+                };
+                drop(whole);
+                read.inspect_err(|_| give_up())
+            });
+            let small = bundle::read_files(conversation, wanted, arrived, (&large, &others));
+            drop((large, others));
+            let joined = |thread: std::thread::ScopedJoinHandle<'_, Result<()>>| {
+                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
+            let (large, whole) = (joined(by_stream), joined(by_sftp));
+            whole.and(large).and(small)
         })
     }
 
@@ -146,9 +184,10 @@ impl Client {
         }
     }
 
-    /// True when small files come whole, and each content once.
-    pub fn sends_once(&self) -> bool {
-        matches!(self.way, Way::Ssh { .. }) && self.bytes_per_second.is_none()
+    /// True when the helper sends content: small files whole, each content once; of large ones what is not known.
+    pub fn streams(&self) -> bool {
+        // One pace can't be kept on several ways.
+        matches!(self.way, Way::Ssh { .. }) && self.bytes_per_second.is_none() && self.copy == CopyBy::Auto
     }
 
     /// Bytes sent to and received from the client so far.
@@ -231,6 +270,30 @@ pub struct Wanted {
     pub once: bool,
     /// Where it has data, when the listing told of holes: the rest of it need not come.
     pub data: Option<Arc<[Extent]>>,
+    /// An earlier version of it that is here: what of it is in that need not come.
+    pub base: Option<Base>,
+}
+
+/// An earlier version of a file, opened when it is its turn: there may be more of them than files may be open.
+#[derive(Clone)]
+pub struct Base(Arc<dyn Fn() -> std::io::Result<File> + Send + Sync>);
+
+impl Base {
+    /// One that is opened so.
+    pub fn new(open: impl Fn() -> std::io::Result<File> + Send + Sync + 'static) -> Base {
+        Base(Arc::new(open))
+    }
+
+    /// Opens it.
+    pub fn open(&self) -> std::io::Result<File> {
+        self.0()
+    }
+}
+
+impl std::fmt::Debug for Base {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Base")
+    }
 }
 
 /// What comes back for a [`Wanted`] file: any number of `Data` and `Hole`, in order of offsets, then one `End` or `Failed`.
@@ -247,6 +310,15 @@ pub enum Arrived {
     Hole {
         /// [`Wanted::id`].
         id: u64,
+        /// How many, at least one.
+        length: u64,
+    },
+    /// The next bytes are in [`Wanted::base`].
+    Here {
+        /// [`Wanted::id`].
+        id: u64,
+        /// From where on.
+        offset: u64,
         /// How many, at least one.
         length: u64,
     },
@@ -279,6 +351,8 @@ pub enum Arrived {
         state: FileState,
         /// False when it kept changing: what was read last may never have existed.
         consistent: bool,
+        /// BLAKE3 of the whole, says the client, when not all of it was sent.
+        claimed: Option<Hash>,
     },
     /// It could not be read.
     Failed {

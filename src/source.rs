@@ -67,6 +67,30 @@ impl RemoteKind {
     }
 }
 
+/// How content comes from a client with a helper.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CopyBy {
+    /// The helper sends it.
+    #[default]
+    Auto,
+    /// Through SFTP alone.
+    Sftp,
+}
+
+/// When what the helper sends is compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CompressWhen {
+    /// When the line is slower than the compressor.
+    #[default]
+    Auto,
+    /// From the beginning.
+    Always,
+    /// Never.
+    Never,
+}
+
 /// How much room must stay on the repository's file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MinFree {
@@ -131,6 +155,12 @@ pub struct Settings {
     pub retries: u32,
     /// The most bytes a second to read from the client; `None` is no limit.
     pub bwlimit: Option<u64>,
+    /// How content comes.
+    pub copy: CopyBy,
+    /// Send changed files whole, whatever of them is here.
+    pub whole_file: bool,
+    /// When what the helper sends is compressed.
+    pub compress: CompressWhen,
     /// How to reach the client; `None` takes the best that works.
     pub remote: Option<RemoteKind>,
     /// How often `--due` pulls it; `None` makes it always due.
@@ -155,6 +185,9 @@ impl Default for Settings {
             timeout: Duration::from_secs(60),
             retries: 2,
             bwlimit: None,
+            copy: CopyBy::default(),
+            whole_file: false,
+            compress: CompressWhen::default(),
             remote: None,
             every: None,
             keep: None,

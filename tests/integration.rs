@@ -27,6 +27,8 @@ mod helper;
 mod hostile;
 #[path = "integration/index.rs"]
 mod index;
+#[path = "integration/large.rs"]
+mod large;
 #[path = "integration/line.rs"]
 mod line;
 #[path = "integration/output.rs"]

@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use archive_helper::protocol::{
-    AbsPath, Announced, Bytes, Entries, HashOutcome, Problem, ReadOutcome, Reply, Request, Root, SkipReason, Skipped,
-    Walk, write_frame,
+    AbsPath, Announced, Bytes, ChunkRequest, Chunks, Entries, HashOutcome, Piece, Problem, ReadOutcome, Reply, Request,
+    Root, SkipReason, Skipped, StreamOutcome, StreamRequest, Streamed, Walk, write_frame,
 };
 use clap_mangen::Man;
 
@@ -111,6 +111,12 @@ fn every_message_stands_in_archive_helper_5_under_its_number() {
         (Request::Key([0; 32]), "Key"),
         (Request::Hash(Vec::new()), "Hash"),
         (Request::Read(Vec::new()), "Read"),
+        (Request::Chunk(ChunkRequest { id: 0, path: path(), size: 0, mtime: 0, uid: 0, average: 0 }), "Chunk"),
+        (
+            Request::Stream(StreamRequest { id: 0, path: path(), size: 0, mtime: 0, uid: 0, ranges: Vec::new() }),
+            "Stream",
+        ),
+        (Request::Pack, "Pack"),
     ]
     .map(|(request, name)| (number_of(&request), name));
     let announced = Announced { directory: 0, path: path(), fingerprint: [0; 16], entries: 0, complete: true };
@@ -123,6 +129,10 @@ fn every_message_stands_in_archive_helper_5_under_its_number() {
         (Reply::End, "End"),
         (Reply::Hashed(Vec::new()), "Hashed"),
         (Reply::Read(Vec::new()), "Read"),
+        (Reply::Chunks(Chunks { id: 0, chunks: Vec::new(), end: None }), "Chunks"),
+        (Reply::Piece(Piece { id: 0, bytes: Bytes::new([]).unwrap() }), "Piece"),
+        (Reply::Streamed(Streamed { id: 0, outcome: StreamOutcome::Done }), "Streamed"),
+        (Reply::Packed(Bytes::new([]).unwrap()), "Packed"),
     ]
     .map(|(reply, name)| (number_of(&reply), name));
     let roots = [
@@ -161,11 +171,12 @@ fn every_message_stands_in_archive_helper_5_under_its_number() {
 #[test]
 fn every_limit_of_the_protocol_stands_in_archive_helper_5() {
     use archive_helper::protocol::{
-        MAX_BUNDLED, MAX_CHATTER, MAX_ENTRIES, MAX_FRAME, MAX_HASHES, MAX_NAME, MAX_PATH, MAX_READING, MAX_SENT,
+        MAX_AVERAGE, MAX_BUNDLED, MAX_CHATTER, MAX_ENTRIES, MAX_FRAME, MAX_HASHES, MAX_NAME, MAX_PATH, MAX_READING,
+        MAX_SENT, MAX_STREAMS,
     };
     let page = fs::read_to_string(file("man/archive-helper.5")).unwrap();
-    let counts = [MAX_CHATTER, MAX_ENTRIES, MAX_FRAME, MAX_HASHES, MAX_NAME, MAX_PATH, MAX_SENT];
-    for limit in counts.map(|count| count as u64).into_iter().chain([MAX_BUNDLED, MAX_READING]) {
+    let counts = [MAX_CHATTER, MAX_ENTRIES, MAX_FRAME, MAX_HASHES, MAX_NAME, MAX_PATH, MAX_SENT, MAX_STREAMS];
+    for limit in counts.map(|count| count as u64).into_iter().chain([MAX_BUNDLED, MAX_READING, MAX_AVERAGE.into()]) {
         let digits = limit.to_string();
         let grouped = match digits.len() {
             7.. => format!("{},{},{}", &digits[..1], &digits[1..4], &digits[4..]),

@@ -18,7 +18,7 @@ use crate::report::json::Json;
 use crate::report::log::Log;
 use crate::report::{Level, Report, Summary, Tee};
 use crate::repository::Repository;
-use crate::source::{ArchiveWhat, HashWhere, LinkWhen, RemoteKind, Source};
+use crate::source::{ArchiveWhat, CompressWhen, CopyBy, HashWhere, LinkWhen, RemoteKind, Source};
 use crate::time::parse_duration;
 
 /// Pull directories and files of clients into the repository
@@ -84,6 +84,15 @@ pub struct Args {
     /// Read at most this many bytes a second, as in 500KiB or 2MB; 0 is no limit
     #[arg(long, value_name = "RATE")]
     bwlimit: Option<bytesize::ByteSize>,
+    /// How content comes: sent by the helper unless told otherwise, or through SFTP alone
+    #[arg(long, value_name = "HOW")]
+    copy: Option<CopyFlag>,
+    /// Fetch large files whole when they have changed, instead of only what is not in the earlier version
+    #[arg(short = 'W', long)]
+    whole_file: bool,
+    /// When what the helper sends is compressed; unless told otherwise, when the line is slow
+    #[arg(short = 'z', long, value_name = "WHEN", num_args = 0..=1, default_missing_value = "always", require_equals = true)]
+    compress: Option<CompressFlag>,
     /// How to reach the client; else the best way that works
     #[arg(long, value_name = "WAY")]
     remote: Option<RemoteFlag>,
@@ -95,6 +104,19 @@ pub struct Args {
     /// How long to wait while another pull of the same source goes on, as in 10m
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = parse_duration)]
     lock_wait: Duration,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum CopyFlag {
+    Auto,
+    Sftp,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum CompressFlag {
+    Auto,
+    Always,
+    Never,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -269,11 +291,29 @@ fn override_settings(source: &mut Source, args: &Args) -> Result<()> {
     settings.timeout = args.timeout.unwrap_or(settings.timeout);
     settings.retries = args.retries.unwrap_or(settings.retries);
     settings.bwlimit = args.bwlimit.map_or(settings.bwlimit, |rate| Some(rate.as_u64()).filter(|rate| *rate > 0));
+    settings.copy = args.copy.map_or(settings.copy, copy_of);
+    settings.whole_file |= args.whole_file;
+    settings.compress = args.compress.map_or(settings.compress, compress_of);
     settings.remote = args.remote.map(remote_of).or(settings.remote);
     if let Some(ssh) = &mut source.ssh {
         args.reach.apply(ssh);
     }
     Ok(())
+}
+
+fn copy_of(flag: CopyFlag) -> CopyBy {
+    match flag {
+        CopyFlag::Auto => CopyBy::Auto,
+        CopyFlag::Sftp => CopyBy::Sftp,
+    }
+}
+
+fn compress_of(flag: CompressFlag) -> CompressWhen {
+    match flag {
+        CompressFlag::Auto => CompressWhen::Auto,
+        CompressFlag::Always => CompressWhen::Always,
+        CompressFlag::Never => CompressWhen::Never,
+    }
 }
 
 fn hash_of(flag: HashFlag) -> HashWhere {

@@ -128,6 +128,8 @@ fn restore_to_host(
         remote: None,
         helper_dir: args.reach.helper_dir(&context.config()?),
         bytes_per_second: None,
+        copy: host.settings.copy,
+        compress: host.settings.compress,
         timeout: host.settings.timeout,
     };
     let client = Client::connect(host.ssh.as_ref(), &how)?;

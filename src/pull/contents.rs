@@ -21,6 +21,8 @@ pub struct FileTask {
     pub old: Option<Box<Version>>,
     /// What others wait for until this one is done.
     pub leads: Vec<Key>,
+    /// All of it must come, for what was made of an earlier version was not it.
+    pub whole: bool,
 }
 
 /// What can be waited for.

@@ -98,7 +98,7 @@ impl Ways<'_> {
     // Small files of a size that nothing here has come at once; the client itself sees to it that none comes twice.
     fn to_client(&self, run: &Run<'_>, index: &Index, task: FileTask) -> Result<()> {
         let size = task.entry.size;
-        if size <= MAX_BUNDLED && run.client.sends_once() {
+        if size <= MAX_BUNDLED && run.client.streams() {
             return match !run.begins_empty && index.knows_size(size)? {
                 true => self.hashing.send(task).map_err(aborted),
                 false => self.onward.fetch.want_once(task),
@@ -146,6 +146,7 @@ impl Steps for Dispatch<'_> {
             entry,
             old: old.map(Box::new),
             leads: Vec::new(),
+            whole: false,
         };
         match step {
             Step::Same => Ok(()),

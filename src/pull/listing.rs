@@ -158,6 +158,10 @@ impl Listing<'_> {
                 self.requests.send(&Request::Verdicts(std::mem::take(&mut self.verdicts)))?;
                 self.requests.flush()?;
             }
+            if self.replies.turns_out_slow() {
+                self.requests.send(&Request::Pack)?;
+                self.requests.flush()?;
+            }
             match self.replies.receive()?.ok_or_else(gone)? {
                 Reply::Alive => {}
                 reply => return Ok(reply),
@@ -177,7 +181,11 @@ impl Listing<'_> {
             | Reply::Read(_)
             | Reply::Alive
             | Reply::Restoring(_)
-            | Reply::Outcomes(_) => {
+            | Reply::Outcomes(_)
+            | Reply::Chunks(_)
+            | Reply::Piece(_)
+            | Reply::Streamed(_)
+            | Reply::Packed(_) => {
                 return Err(nonsense("an answer came that nobody asked for"));
             }
         }

@@ -31,6 +31,8 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
     let staging = Arc::new(staging);
     let (contents, sizes, expected) = (Contents::default(), Mutex::default(), Expected::default());
     let broken = Failure::new(run.client, &contents);
+    let uses_old = run.client.streams() && !run.source.settings.whole_file;
+    let snapshot = uses_old.then(|| run.repository.snapshot(&run.source.name)).transpose()?;
     let (staging, contents, expected, failure) = (&staging, &contents, &expected, &broken);
     thread::scope(|scope| {
         let (hashing, tasks) = bounded_by_number(QUEUE);
@@ -40,7 +42,8 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
         // Holds what waits for others, of which there are no more than the other queues let through.
         let (released, to_rejoin) = unbounded();
         let end = released.clone();
-        let onward = Onward { fetch: Fetch { wanted, expected, staging }, changes, contents };
+        let onward =
+            Onward { fetch: Fetch { wanted, expected, staging, snapshot: snapshot.as_ref() }, changes, contents };
         let ways = Ways { onward: onward.clone(), hashing, sizes: &sizes };
 
         let (received, same, rejoin_ways) = (onward.changes.clone(), released.clone(), ways.clone());

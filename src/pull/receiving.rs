@@ -13,12 +13,13 @@ use crossbeam_channel::Sender as Unbounded;
 use super::Run;
 use super::change::{Change, aborted};
 use super::contents::{Claim, Contents, FileTask, Key, Released};
-use crate::entry::{Entry, Extent, Hash};
+use crate::entry::{Entry, Extent, Hash, Kind, Version};
 use crate::error::{OnServer, Result};
 use crate::fault;
 use crate::path::{AbsPath, Name};
 use crate::queue::{Receiver, Sender};
-use crate::remote::{Arrived, FileState, ReadError, Wanted};
+use crate::remote::{Arrived, Base, FileState, ReadError, Wanted};
+use crate::repository::dirs::Dir;
 use crate::repository::staging::{Staged, Staging, partial_name};
 
 const WHAT: &str = "can't write into the staging area";
@@ -34,6 +35,7 @@ pub struct Expected {
 struct Asked {
     task: FileTask,
     part: Option<Part>,
+    base: Option<Base>,
 }
 
 /// A large file's name in staging, and how much of it is there.
@@ -43,10 +45,13 @@ struct Part {
     size: u64,
 }
 
+// How much of an earlier version is copied at once.
+const COPY: usize = 256 * 1024;
+
 // What a hole is hashed by.
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
-// From how many bytes on a file that breaks off is carried on by the next run.
+// From how many bytes on a file that breaks off is carried on by the next run, and an earlier version of it may be used.
 const LARGE: u64 = 1 << 20;
 
 /// The way to what reads files from the client.
@@ -58,6 +63,8 @@ pub struct Fetch<'a> {
     pub expected: &'a Expected,
     /// Where parts of files may be that an earlier run left.
     pub staging: &'a Staging,
+    /// Where earlier versions are; `None` when they are of no use.
+    pub snapshot: Option<&'a Dir>,
 }
 
 impl Fetch<'_> {
@@ -80,9 +87,19 @@ impl Fetch<'_> {
         let part = self.part(&task).map(|part| if is_checked { part } else { Part { size: 0, ..part } });
         let offset = part.as_ref().map_or(0, |part| part.size);
         let data = task.entry.attributes.as_ref().and_then(|attributes| attributes.data.as_deref()).map(Arc::from);
-        let wanted = Wanted { id, path, size, mtime, uid, offset, once, data };
-        self.expected.tasks.lock().unwrap_or_else(PoisonError::into_inner).insert(id, Asked { task, part });
+        let base = if offset == 0 && data.is_none() { self.base(&task) } else { None };
+        let wanted = Wanted { id, path, size, mtime, uid, offset, once, data, base: base.clone() };
+        self.expected.tasks.lock().unwrap_or_else(PoisonError::into_inner).insert(id, Asked { task, part, base });
         self.wanted.send(wanted).map_err(aborted)
+    }
+
+    // The plain file of the version that is about to be replaced.
+    fn base(&self, task: &FileTask) -> Option<Base> {
+        let snapshot = self.snapshot.filter(|_| task.entry.size >= LARGE && !task.whole)?;
+        let is_large = |old: &&Version| old.entry.kind == Kind::File && old.entry.size >= LARGE;
+        let old = task.old.as_deref().filter(is_large)?;
+        let (snapshot, directory, name) = (snapshot.clone(), task.directory.path.clone(), old.entry.name.clone());
+        Some(Base::new(move || Ok(snapshot.open(directory.below_root())?.open_file(&name)?)))
     }
 
     /// True when an earlier run left a part of a file.
@@ -102,6 +119,11 @@ impl Expected {
     fn take(&self, id: u64) -> FileTask {
         let asked = self.tasks.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         asked.expect("the reader answers each file that it was asked for once").task
+    }
+
+    fn base(&self, id: u64) -> Option<Base> {
+        let tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.get(&id).and_then(|asked| asked.base.clone())
     }
 
     fn part(&self, id: u64) -> Option<Part> {
@@ -124,68 +146,125 @@ pub fn receive(
     contents: &Contents,
     (changes, released): (&Sender<Change>, &Unbounded<Released>),
 ) -> Result<()> {
-    let mut receiving: HashMap<u64, Receiving> = HashMap::new();
-    for arrival in arrived.iter() {
+    let receiving = HashMap::new();
+    let mut inbox = Inbox { run, staging, expected, contents, changes, released, receiving };
+    arrived.iter().try_for_each(|arrival| inbox.take(arrival))
+}
+
+struct Inbox<'a> {
+    run: &'a Run<'a>,
+    staging: &'a Staging,
+    expected: &'a Expected,
+    contents: &'a Contents,
+    changes: &'a Sender<Change>,
+    released: &'a Unbounded<Released>,
+    receiving: HashMap<u64, Receiving>,
+}
+
+impl Inbox<'_> {
+    fn take(&mut self, arrival: Arrived) -> Result<()> {
         match arrival {
-            Arrived::Data { id, bytes } => {
-                run.room.take(bytes.len() as u64)?;
-                run.tally.progress.bytes_copied.add(bytes.len() as u64);
-                run.tally.report.progress(&run.tally.progress);
-                match receiving.entry(id) {
-                    Slot::Occupied(begun) => begun.into_mut().add(&bytes)?,
-                    Slot::Vacant(free) => free.insert(Receiving::begin(staging, expected.part(id))?).add(&bytes)?,
-                }
+            Arrived::Data { id, bytes } => self.data(id, &bytes),
+            Arrived::Hole { id, length } => {
+                let run = self.run;
+                self.begun(id)?.skip(length, run)
             }
-            Arrived::Hole { id, length } => match receiving.entry(id) {
-                Slot::Occupied(begun) => begun.into_mut().skip(length, run)?,
-                Slot::Vacant(free) => free.insert(Receiving::begin(staging, expected.part(id))?).skip(length, run)?,
-            },
-            Arrived::Whole { id, bytes, state } => {
-                run.room.take(bytes.len() as u64)?;
-                let mut task = expected.take(id);
-                let content = Received::whole(&bytes, &task.entry, staging)?;
-                contents.lead_arrived(&mut task, content.hash);
-                run.tally.progress.bytes_copied.add(content.size);
-                run.tally.report.progress(&run.tally.progress);
-                changes.send(finish(run, task, content, state, true, staging)?).map_err(aborted)?;
-            }
+            Arrived::Here { id, offset, length } => self.here(id, Extent { offset, length }),
+            Arrived::Whole { id, bytes, state } => self.whole(id, &bytes, state),
             Arrived::Same { id, hash } => {
                 let claim = Claim { hash, proof: None };
-                released.send(Released::Claimed(expected.take(id), claim)).map_err(aborted)?;
+                self.release(Released::Claimed(self.expected.take(id), claim))
             }
-            Arrived::Restart { id } => {
-                receiving.remove(&id).map_or(Ok(()), |begun| begun.discard(staging))?;
-                let afresh = expected.part(id).map(|part| Part { size: 0, ..part });
-                receiving.insert(id, Receiving::begin(staging, afresh)?);
-            }
-            Arrived::End { id, state, consistent } => {
-                let begun = match receiving.remove(&id) {
-                    Some(begun) => begun,
-                    None => Receiving::begin(staging, expected.part(id))?,
-                };
-                let (task, is_carried_on) = (expected.take(id), begun.is_carried_on);
-                if begun.is_too_large {
-                    begun.discard(staging)?;
-                    let error = ReadError::Refused("it is larger than a file can be on this file system".to_owned());
-                    changes.send(failed(run, task, &error)).map_err(aborted)?;
-                    continue;
-                }
-                let content = begun.end();
-                if is_carried_on && !is_as_claimed(&task, &content.hash) {
-                    // What was here of it was spoilt, or of another file: all of it is fetched.
-                    staging.dir().unlink(&content.name).on_server(WHAT)?;
-                    released.send(Released::Missing(task)).map_err(aborted)?;
-                    continue;
-                }
-                changes.send(finish(run, task, content, state, consistent, staging)?).map_err(aborted)?;
-            }
+            Arrived::Restart { id } => self.restart(id),
+            Arrived::End { id, state, consistent, claimed } => self.end(id, state, consistent, claimed),
             Arrived::Failed { id, error } => {
-                receiving.remove(&id).map_or(Ok(()), |begun| begun.discard(staging))?;
-                changes.send(failed(run, expected.take(id), &error)).map_err(aborted)?;
+                self.discard(id)?;
+                self.hand_on(failed(self.run, self.expected.take(id), &error))
             }
         }
     }
-    Ok(())
+
+    fn begun(&mut self, id: u64) -> Result<&mut Receiving> {
+        match self.receiving.entry(id) {
+            Slot::Occupied(begun) => Ok(begun.into_mut()),
+            Slot::Vacant(free) => Ok(free.insert(Receiving::begin(self.staging, self.expected.part(id))?)),
+        }
+    }
+
+    fn count(&self, bytes: u64) {
+        self.run.tally.progress.bytes_copied.add(bytes);
+        self.run.tally.report.progress(&self.run.tally.progress);
+    }
+
+    fn data(&mut self, id: u64, bytes: &[u8]) -> Result<()> {
+        self.run.room.take(bytes.len() as u64)?;
+        self.count(bytes.len() as u64);
+        self.begun(id)?.add(bytes)
+    }
+
+    fn here(&mut self, id: u64, extent: Extent) -> Result<()> {
+        self.run.room.take(extent.length)?;
+        let (base, run) = (self.expected.base(id), self.run);
+        self.begun(id)?.copy(base, extent, run)
+    }
+
+    fn whole(&mut self, id: u64, bytes: &[u8], state: FileState) -> Result<()> {
+        self.run.room.take(bytes.len() as u64)?;
+        let mut task = self.expected.take(id);
+        let content = Received::whole(bytes, &task.entry, self.staging)?;
+        self.contents.lead_arrived(&mut task, content.hash);
+        self.count(content.size);
+        self.hand_on(finish(self.run, task, content, state, true, self.staging)?)
+    }
+
+    fn restart(&mut self, id: u64) -> Result<()> {
+        self.discard(id)?;
+        let afresh = self.expected.part(id).map(|part| Part { size: 0, ..part });
+        self.receiving.insert(id, Receiving::begin(self.staging, afresh)?);
+        Ok(())
+    }
+
+    fn end(&mut self, id: u64, state: FileState, consistent: bool, claimed: Option<Hash>) -> Result<()> {
+        let begun = match self.receiving.remove(&id) {
+            Some(begun) => begun,
+            None => Receiving::begin(self.staging, self.expected.part(id))?,
+        };
+        let (mut task, is_carried_on) = (self.expected.take(id), begun.is_carried_on);
+        match begun.trouble {
+            Some(Trouble::TooLarge) => {
+                begun.discard(self.staging)?;
+                let error = ReadError::Refused("it is larger than a file can be on this file system".to_owned());
+                return self.hand_on(failed(self.run, task, &error));
+            }
+            Some(Trouble::LostBase) => {
+                begun.discard(self.staging)?;
+                task.whole = true;
+                return self.release(Released::Missing(task));
+            }
+            None => {}
+        }
+        let content = begun.end();
+        let is_other = claimed.is_some_and(|claimed| claimed != content.hash);
+        if is_other || is_carried_on && !is_as_claimed(&task, &content.hash) {
+            // What was here of it was spoilt, or of another file: all of it is fetched.
+            self.staging.dir().unlink(&content.name).on_server(WHAT)?;
+            task.whole = true;
+            return self.release(Released::Missing(task));
+        }
+        self.hand_on(finish(self.run, task, content, state, consistent, self.staging)?)
+    }
+
+    fn discard(&mut self, id: u64) -> Result<()> {
+        self.receiving.remove(&id).map_or(Ok(()), |begun| begun.discard(self.staging))
+    }
+
+    fn hand_on(&self, change: Change) -> Result<()> {
+        self.changes.send(change).map_err(aborted)
+    }
+
+    fn release(&self, released: Released) -> Result<()> {
+        self.released.send(released).map_err(aborted)
+    }
 }
 
 /// A file that has arrived, in staging.
@@ -233,28 +312,32 @@ struct Receiving {
     hasher: blake3::Hasher,
     size: u64,
     is_carried_on: bool,
+    // The earlier version, once it is needed.
+    base: Option<File>,
+    trouble: Option<Trouble>,
+}
+
+/// Why a file can't become what it should.
+#[derive(Clone, Copy)]
+enum Trouble {
     // It has a hole that goes farther than the file system lets a file grow.
-    is_too_large: bool,
+    TooLarge,
+    // The earlier version can't be read, or is shorter than it was.
+    LostBase,
 }
 
 impl Receiving {
     fn begin(staging: &Staging, part: Option<Part>) -> Result<Receiving> {
         let Some(Part { name, size }) = part else {
             let (name, file) = staging.create().on_server(WHAT)?;
-            return Ok(Receiving {
-                name,
-                file,
-                hasher: blake3::Hasher::new(),
-                size: 0,
-                is_carried_on: false,
-                is_too_large: false,
-            });
+            let hasher = blake3::Hasher::new();
+            return Ok(Receiving { name, file, hasher, size: 0, is_carried_on: false, base: None, trouble: None });
         };
         let mut file = staging.open_partial(&name, size).on_server(WHAT)?;
         let mut hasher = blake3::Hasher::new();
         // Leaves the file's position at its end.
         hasher.update_reader(&mut file).on_server(WHAT)?;
-        Ok(Receiving { name, file, hasher, size, is_carried_on: size > 0, is_too_large: false })
+        Ok(Receiving { name, file, hasher, size, is_carried_on: size > 0, base: None, trouble: None })
     }
 
     fn skip(&mut self, length: u64, run: &Run<'_>) -> Result<()> {
@@ -262,11 +345,11 @@ impl Receiving {
         fault::step().on_server(WHAT)?;
         match self.file.set_len(size) {
             Err(error) if matches!(error.kind(), ErrorKind::FileTooLarge | ErrorKind::InvalidInput) => {
-                self.is_too_large = true;
+                self.trouble = Some(Trouble::TooLarge);
             }
             grown => grown.on_server(WHAT)?,
         }
-        if self.is_too_large {
+        if self.trouble.is_some() {
             return Ok(());
         }
         self.file.seek(SeekFrom::Start(size)).on_server(WHAT)?;
@@ -280,13 +363,34 @@ impl Receiving {
     }
 
     fn add(&mut self, bytes: &[u8]) -> Result<()> {
-        if self.is_too_large {
+        if self.trouble.is_some() {
             return Ok(());
         }
         self.hasher.update(bytes);
         self.size += bytes.len() as u64;
         fault::step().on_server(WHAT)?;
         self.file.write_all(bytes).on_server(WHAT)
+    }
+
+    // Adds what an earlier version has there.
+    fn copy(&mut self, base: Option<Base>, extent: Extent, run: &Run<'_>) -> Result<()> {
+        if self.base.is_none() {
+            self.base = base.and_then(|base| base.open().ok());
+        }
+        let mut buffer = vec![0; COPY.min(extent.length as usize)];
+        let mut at = extent.offset;
+        while at < extent.end() {
+            let count = buffer.len().min((extent.end() - at) as usize);
+            let read = self.base.as_ref().map(|base| base.read_exact_at(&mut buffer[..count], at));
+            if read.is_none_or(|read| read.is_err()) {
+                self.trouble.get_or_insert(Trouble::LostBase);
+                return Ok(());
+            }
+            self.add(&buffer[..count])?;
+            at += count as u64;
+            run.options.stop.asked().map_or(Ok(()), Err)?;
+        }
+        Ok(())
     }
 
     fn end(self) -> Received {

@@ -121,7 +121,7 @@ mod tests {
     use crate::path::AbsPath;
 
     fn wanted(mtime: i64) -> Wanted {
-        Wanted { id: 0, path: AbsPath::root(), size: 10, mtime, uid: 7, offset: 0, once: false, data: None }
+        Wanted { id: 0, path: AbsPath::root(), size: 10, mtime, uid: 7, offset: 0, once: false, data: None, base: None }
     }
 
     fn attempt(mtime: i64) -> Attempt {

@@ -1,4 +1,4 @@
-//! Small files through the helper, many in a frame. Larger ones, and those that change, go through SFTP.
+//! Small files through the helper, many in a frame. Larger ones, and those that change, go other ways.
 
 use std::collections::HashMap;
 
@@ -12,20 +12,25 @@ use crate::queue::{Nothing, Receiver, Sender};
 // Half of what the helper allows: enough to fill a long line, and never refused.
 const WINDOW: u64 = MAX_READING / 2;
 
+// As much until it is known how fast the line is: what is asked for by then comes as it is.
+const FIRST_WINDOW: u64 = 512 * 1024;
+
 // How many files may be under way, however small.
 const MOST_FILES: usize = 4096;
 
 // How many files one request names.
 const BATCH: usize = 128;
 
-/// Reads small files until `wanted` is closed and everything is answered; what has to go another way goes to `others`.
+/// Reads small files until `wanted` is closed and everything is answered; what is large and not to come whole, or
+/// compressed, goes to `large`, and what else is large or has changed since it was listed to `others`.
 pub fn read_files(
     conversation: Conversation,
     wanted: &Receiver<Wanted>,
     arrived: &Sender<Arrived>,
-    others: &Sender<Wanted>,
+    (large, others): (&Sender<Wanted>, &Sender<Wanted>),
 ) -> Result<()> {
-    let mut bundles = Bundles { conversation, arrived, others, under_way: HashMap::new(), bytes: 0, batch: Vec::new() };
+    let mut bundles =
+        Bundles { conversation, arrived, large, others, under_way: HashMap::new(), bytes: 0, batch: Vec::new() };
     while bundles.ask(wanted)? {
         bundles.hear()?;
     }
@@ -35,6 +40,7 @@ pub fn read_files(
 struct Bundles<'a> {
     conversation: Conversation,
     arrived: &'a Sender<Arrived>,
+    large: &'a Sender<Wanted>,
     others: &'a Sender<Wanted>,
     under_way: HashMap<u64, Wanted>,
     bytes: u64,
@@ -44,7 +50,11 @@ struct Bundles<'a> {
 impl Bundles<'_> {
     // Asks for as much as there is room for; false when all is done. Waits for files only when nothing is under way.
     fn ask(&mut self, wanted: &Receiver<Wanted>) -> Result<bool> {
-        while self.bytes < WINDOW && self.under_way.len() < MOST_FILES {
+        if self.conversation.replies.turns_out_slow() {
+            self.conversation.requests.send(&Request::Pack)?;
+        }
+        let window = if self.conversation.replies.is_judged() { WINDOW } else { FIRST_WINDOW };
+        while self.bytes < window && self.under_way.len() < MOST_FILES {
             let next = match self.under_way.is_empty() {
                 true => wanted.recv().ok_or(Nothing::More),
                 false => wanted.try_recv(),
@@ -61,7 +71,10 @@ impl Bundles<'_> {
 
     fn take(&mut self, wanted: Wanted) -> Result<()> {
         if wanted.size > MAX_BUNDLED {
-            return self.others.send(wanted).map_err(unwanted);
+            // SFTP is the faster way for what comes whole, unless it has to be compressed.
+            let by_helper = wanted.base.is_some() || self.conversation.replies.is_slow();
+            let way = if by_helper { self.large } else { self.others };
+            return way.send(wanted).map_err(unwanted);
         }
         let Wanted { id, ref path, size, mtime, uid, once, .. } = wanted;
         self.batch.push(ReadRequest { id, path: path.clone(), size, mtime, uid, once });
@@ -78,6 +91,7 @@ impl Bundles<'_> {
     }
 
     fn hear(&mut self) -> Result<()> {
+        self.conversation.replies.owes_much(self.bytes >= FIRST_WINDOW / 2);
         match self.conversation.replies.receive()?.ok_or_else(gone)? {
             Reply::Read(answers) => answers.into_iter().try_for_each(|answer| self.answered(answer)),
             Reply::Alive => Ok(()),

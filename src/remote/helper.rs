@@ -1,11 +1,16 @@
 //! A conversation with a running helper: requests out, replies in.
 
 use std::io::{BufReader, BufWriter, Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 use archive_helper::protocol::{MAGIC, MAX_CHATTER, Reply, Request, VERSION, read_frame, write_frame};
 
+use super::packing::{Line, Unpacker};
 use super::stream::{Input, Output};
 use crate::error::{Error, Kind, Result};
+use crate::source::CompressWhen;
 
 const BUFFER: usize = 256 * 1024;
 
@@ -20,6 +25,9 @@ pub struct Conversation {
 /// The replies of a helper.
 pub struct Replies {
     input: BufReader<Input>,
+    unpacker: Option<Unpacker>,
+    line: Line,
+    owes: bool,
 }
 
 /// The way to a helper's standard input.
@@ -29,24 +37,65 @@ pub struct Requests {
 
 impl Conversation {
     /// Waits for the greeting of a helper that was just started.
-    pub(super) fn begin((input, output): (Input, Output)) -> Result<Conversation> {
+    pub(super) fn begin(
+        (input, output): (Input, Output),
+        compress: CompressWhen,
+        is_slow: Arc<AtomicBool>,
+    ) -> Result<Conversation> {
         let mut input = BufReader::with_capacity(BUFFER, input);
         skip_chatter(&mut input)?;
         check_version(&mut input)?;
-        let output = BufWriter::with_capacity(BUFFER, output);
-        Ok(Conversation { replies: Replies { input }, requests: Requests { output } })
+        let mut requests = Requests { output: BufWriter::with_capacity(BUFFER, output) };
+        if compress == CompressWhen::Always {
+            requests.send(&Request::Pack)?;
+        }
+        let line = Line::new(compress, is_slow);
+        Ok(Conversation { replies: Replies { input, unpacker: None, line, owes: false }, requests })
     }
 }
 
 impl Replies {
     /// The next reply; `None` when the helper is gone.
     pub fn receive(&mut self) -> Result<Option<Reply>> {
-        read_frame(&mut self.input).map_err(lost)
+        loop {
+            if let Some(reply) = self.unpacker.as_mut().map_or(Ok(None), Unpacker::next).map_err(lost)? {
+                return Ok(Some(reply));
+            }
+            let started = Instant::now();
+            let reply = read_frame(&mut self.input).map_err(lost)?;
+            self.line.add(self.input.get_ref().received(), started.elapsed(), self.owes);
+            let Some(Reply::Packed(bytes)) = reply else { return Ok(reply) };
+            let unpacker = match &mut self.unpacker {
+                Some(unpacker) => unpacker,
+                none => none.insert(Unpacker::new().map_err(lost)?),
+            };
+            unpacker.add(bytes.as_bytes()).map_err(lost)?;
+        }
     }
 
     /// True when the next reply may have to be waited for.
     pub fn is_drained(&self) -> bool {
-        self.input.buffer().is_empty()
+        self.input.buffer().is_empty() && self.unpacker.as_ref().is_none_or(|unpacker| !unpacker.has_frame())
+    }
+
+    /// Tells whether much was asked for that has not come, so that whoever waits now waits for the line.
+    pub fn owes_much(&mut self, owes: bool) {
+        self.owes = owes;
+    }
+
+    /// True once, when it has shown that compressing is worth it: then send [`Request::Pack`].
+    pub fn turns_out_slow(&mut self) -> bool {
+        self.line.turns_out_slow()
+    }
+
+    /// True when compressing is worth it.
+    pub fn is_slow(&self) -> bool {
+        self.line.is_slow()
+    }
+
+    /// True when it is known whether compressing is worth it.
+    pub fn is_judged(&self) -> bool {
+        self.line.is_judged()
     }
 }
 

@@ -62,10 +62,10 @@ impl Reader<'_> {
                     self.arrived.send(Arrived::Restart { id })?;
                 }
                 Verdict::Consistent(state) => {
-                    return self.arrived.send(Arrived::End { id, state, consistent: true });
+                    return self.arrived.send(Arrived::End { id, state, consistent: true, claimed: None });
                 }
                 Verdict::Inconsistent(state) => {
-                    return self.arrived.send(Arrived::End { id, state, consistent: false });
+                    return self.arrived.send(Arrived::End { id, state, consistent: false, claimed: None });
                 }
             }
         }

@@ -47,7 +47,7 @@ impl Ends {
         if traffic.is_shut_down() {
             traffic.shut_down();
         }
-        let input = Input { socket: self.input, traffic: traffic.clone() };
+        let input = Input { socket: self.input, received: 0, traffic: traffic.clone() };
         Ok((input, Output { socket: self.output, traffic }))
     }
 }
@@ -83,6 +83,7 @@ impl Traffic {
 #[derive(Debug)]
 pub struct Input {
     socket: UnixStream,
+    received: u64,
     traffic: Arc<Traffic>,
 }
 
@@ -93,9 +94,17 @@ pub struct Output {
     traffic: Arc<Traffic>,
 }
 
+impl Input {
+    /// Bytes that this stream has brought so far.
+    pub fn received(&self) -> u64 {
+        self.received
+    }
+}
+
 impl Read for Input {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.socket.read(buffer)?;
+        self.received += count as u64;
         self.traffic.received.fetch_add(count as u64, Ordering::Relaxed);
         Ok(count)
     }

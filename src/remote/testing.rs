@@ -33,7 +33,9 @@ impl Got {
             }
             Arrived::End { state, consistent, .. } => self.end = Some(Ok((state, consistent))),
             Arrived::Failed { error, .. } => self.end = Some(Err(error)),
-            Arrived::Whole { .. } | Arrived::Same { .. } => panic!("only the helper sends files whole"),
+            Arrived::Whole { .. } | Arrived::Same { .. } | Arrived::Here { .. } => {
+                panic!("only the helper sends files so")
+            }
         }
     }
 }
@@ -42,6 +44,7 @@ fn id(arrived: &Arrived) -> u64 {
     match *arrived {
         Arrived::Data { id, .. }
         | Arrived::Hole { id, .. }
+        | Arrived::Here { id, .. }
         | Arrived::Restart { id }
         | Arrived::End { id, .. }
         | Arrived::Failed { id, .. }
@@ -76,7 +79,17 @@ pub(super) fn listed(id: u64, path: &Path) -> Wanted {
     let metadata = path.symlink_metadata().unwrap();
     let mtime = metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec();
     let path = AbsPath::new(path.as_os_str().as_bytes()).unwrap();
-    Wanted { id, path, size: metadata.len(), mtime, uid: metadata.uid(), offset: 0, once: false, data: None }
+    Wanted {
+        id,
+        path,
+        size: metadata.len(),
+        mtime,
+        uid: metadata.uid(),
+        offset: 0,
+        once: false,
+        data: None,
+        base: None,
+    }
 }
 
 /// Bytes that differ everywhere, so that no misplaced one goes unseen.

@@ -24,7 +24,7 @@ pub enum To<'a> {
 pub(super) enum Target {
     Here(Box<Destination>, Vec<Outcome>),
     // How many answers to fills are still to come.
-    There(Conversation, usize),
+    There(Box<Conversation>, usize),
 }
 
 impl Target {
@@ -40,7 +40,7 @@ impl Target {
                 conversation.requests.send(&Request::Restore(options.clone()))?;
                 conversation.requests.flush()?;
                 match reply(&mut conversation)? {
-                    Reply::Restoring(None) => Ok(Target::There(conversation, 0)),
+                    Reply::Restoring(None) => Ok(Target::There(Box::new(conversation), 0)),
                     Reply::Restoring(Some(errno)) => Err(unusable(options, errno)),
                     _ => Err(nonsense("an answer came that nobody asked for")),
                 }

@@ -33,7 +33,18 @@ pub fn sftp(bytes: &[u8]) {
     let sizes = [10, 40_000, 0, 300_000];
     for (id, size) in (0..).zip(sizes) {
         let path = AbsPath::new(format!("/f{id}").as_bytes()).unwrap();
-        want.send(Wanted { id, path, size, mtime: 1_000_000_000, uid: 7, offset: 0, once: false, data: None }).unwrap();
+        want.send(Wanted {
+            id,
+            path,
+            size,
+            mtime: 1_000_000_000,
+            uid: 7,
+            offset: 0,
+            once: false,
+            data: None,
+            base: None,
+        })
+        .unwrap();
     }
     drop(want);
     if let Ok(mut reader) = Sftp::start(Cursor::new(bytes), sink(), Options::default()) {

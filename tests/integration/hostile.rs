@@ -15,6 +15,8 @@ mod attributes;
 mod contents;
 #[path = "hostile/floods.rs"]
 mod floods;
+#[path = "hostile/large.rs"]
+mod large;
 #[path = "hostile/numbers.rs"]
 mod numbers;
 #[path = "hostile/places.rs"]

@@ -24,6 +24,8 @@ pub enum To {
     Key = 2,
     /// Small files.
     Read = 4,
+    /// The chunks of a large file, and then its pieces.
+    Chunk = 9,
 }
 
 /// Frames, one after the other.

@@ -8,7 +8,7 @@ use std::thread;
 use blake3::Hasher;
 
 use crate::outgoing::{Outgoing, UNPOISONED};
-use crate::protocol::{Hash, HashOutcome, HashRequest, Hashed, Kind};
+use crate::protocol::{Hash, HashOutcome, HashRequest, Hashed};
 use crate::system::{Errno, File, Metadata};
 use crate::walk;
 
@@ -107,8 +107,7 @@ fn read(request: &HashRequest, key: Option<&Hash>, buffer: &mut [u8]) -> Result<
 }
 
 fn is_as_listed(metadata: &Metadata, request: &HashRequest) -> bool {
-    let is = (metadata.size, metadata.mtime, metadata.uid);
-    metadata.kind == Some(Kind::File) && is == (request.size, request.mtime, request.uid)
+    metadata.is_file_as_listed(request.size, request.mtime, request.uid)
 }
 
 // A small file needs neither a second read nor a hasher's state. It is not asked for its end: fstat tells.

@@ -5,6 +5,7 @@ use std::mem;
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use crate::pack::Packer;
 use crate::protocol::{self, ALIVE_SECONDS, Hashed, Reply};
 
 // How many bytes may wait before who sends more has to wait too.
@@ -35,6 +36,7 @@ struct Queue {
     answered: u64,
     writer: Writer,
     senders_waiting: usize,
+    packs: bool,
 }
 
 // What the writing thread is to be woken for.
@@ -73,6 +75,11 @@ impl Outgoing {
         self.wake_writer(queue);
     }
 
+    /// From now on, what is written is compressed.
+    pub fn pack(&self) {
+        self.lock().packs = true;
+    }
+
     /// How many answers are being written or have been: what the server may know of.
     pub fn answered(&self) -> u64 {
         self.lock().answered
@@ -81,7 +88,7 @@ impl Outgoing {
     /// Writes what is queued, for ever, or until `output` fails.
     pub fn write_to(&self, output: &mut impl Write) -> io::Result<()> {
         let mut frames = Vec::new();
-        let mut last_write = None;
+        let (mut last_write, mut packer) = (None, None);
         loop {
             frames.clear();
             let answers = self.take(&mut frames, last_write);
@@ -90,6 +97,13 @@ impl Outgoing {
             }
             for bundle in answers.chunks(BUNDLE) {
                 protocol::write_frame(&mut frames, &Reply::Hashed(bundle.to_vec()))?;
+            }
+            if self.lock().packs {
+                let packer = match &mut packer {
+                    Some(packer) => packer,
+                    none => none.insert(Packer::new()?),
+                };
+                packer.pack(&mut frames)?;
             }
             output.write_all(&frames)?;
             output.flush()?;

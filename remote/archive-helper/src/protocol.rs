@@ -12,10 +12,14 @@ use xxhash_rust::xxh3::Xxh3;
 mod attributes;
 mod bytes;
 mod restore;
+mod stream;
 
 pub use attributes::{ACCESS_ACL, Attributes, DEFAULT_ACL, Extent, MAX_EXTENTS, MAX_XATTRS, Xattr, is_kept};
 pub use bytes::{AbsPath, Bytes, Name, escape, is_unprintable};
 pub use restore::{Fill, Item, Outcome, Overwrite, Restore};
+pub use stream::{
+    Chunk, ChunkRequest, Chunks, MAX_AVERAGE, MAX_STREAMS, MIN_AVERAGE, Piece, StreamOutcome, StreamRequest, Streamed,
+};
 
 /// The bytes that begin the helper's output: unprintable, so that no login message is taken for them.
 pub const MAGIC: [u8; 8] = [0x00, 0xff, 0x1e, b'A', b'R', b'C', 0x1f, 0xfe];
@@ -49,6 +53,9 @@ pub const MAX_SENT: usize = 1 << 19;
 
 /// After how many seconds without anything to say a helper sends [`Reply::Alive`].
 pub const ALIVE_SECONDS: u64 = 10;
+
+/// How far back a compressor looks, as a power of two, in bytes.
+pub const PACK_WINDOW: u32 = 20;
 
 /// How many bytes of files may be asked for and not yet have come.
 pub const MAX_READING: u64 = 8 * 1024 * 1024;
@@ -211,6 +218,12 @@ pub enum Request {
     Fill(Fill),
     /// Give these directories their metadata, for everything is in them. An answer comes for each frame.
     Finish(Vec<Item>),
+    /// Tell of the chunks of a large file.
+    Chunk(ChunkRequest),
+    /// Send parts of a large file, or all of it.
+    Stream(StreamRequest),
+    /// Compress what is sent from now on.
+    Pack,
 }
 
 /// What to walk, and what to leave out.
@@ -298,6 +311,14 @@ pub enum Reply {
     Restoring(Option<i32>),
     /// What became of items that were offered, filled or finished, in their order.
     Outcomes(Vec<Outcome>),
+    /// Some or all chunks of a file, in order.
+    Chunks(Chunks),
+    /// The next bytes of a file, in the order of the request.
+    Piece(Piece),
+    /// Everything that was wanted of a file was sent, or why not.
+    Streamed(Streamed),
+    /// The next bytes of a Zstandard stream of frames.
+    Packed(Bytes),
 }
 
 /// A root, as the helper found it.

@@ -8,7 +8,7 @@ use std::thread;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::outgoing::{Outgoing, UNPOISONED};
-use crate::protocol::{Bytes, Kind, MAX_BUNDLED, MAX_SENT, ReadAnswer, ReadOutcome, ReadRequest, Reply};
+use crate::protocol::{Bytes, MAX_BUNDLED, MAX_SENT, ReadAnswer, ReadOutcome, ReadRequest, Reply};
 use crate::system::{Errno, File, Metadata};
 use crate::walk;
 
@@ -126,8 +126,7 @@ fn read(request: &ReadRequest, buffer: &mut [u8]) -> Result<Option<Bytes>, Errno
 }
 
 fn is_as_listed(metadata: &Metadata, request: &ReadRequest) -> bool {
-    let is = (metadata.size, metadata.mtime, metadata.uid);
-    metadata.kind == Some(Kind::File) && is == (request.size, request.mtime, request.uid)
+    metadata.is_file_as_listed(request.size, request.mtime, request.uid)
 }
 
 #[cfg(test)]

@@ -11,10 +11,11 @@ use crate::destination::Destination;
 use crate::hash::Hashers;
 use crate::outgoing::Outgoing;
 use crate::protocol::{
-    self, Fill, Hash, HashRequest, MAX_BUNDLED, MAX_HASHES, MAX_READING, Outcome, ReadRequest, Reply, Request, Restore,
-    Verdict,
+    self, ChunkRequest, Fill, Hash, HashRequest, MAX_AVERAGE, MAX_BUNDLED, MAX_HASHES, MAX_READING, MAX_STREAMS,
+    MIN_AVERAGE, Outcome, ReadRequest, Reply, Request, Restore, StreamRequest, Verdict,
 };
 use crate::read::Readers;
+use crate::stream::Streamers;
 use crate::system;
 use crate::walk::Walking;
 
@@ -34,8 +35,16 @@ pub fn serve() -> io::Result<()> {
     thread::Builder::new().spawn(move || {
         writer.write_to(&mut output).unwrap_or_else(|_| process::exit(1));
     })?;
-    let mut connection =
-        Connection { outgoing, walking: None, hashers: None, readers: None, destination: None, key: None, asked: 0 };
+    let mut connection = Connection {
+        outgoing,
+        walking: None,
+        hashers: None,
+        readers: None,
+        streamers: None,
+        destination: None,
+        key: None,
+        asked: 0,
+    };
     while let Some(request) = protocol::read_frame(&mut input)? {
         connection.take(request)?;
     }
@@ -47,6 +56,7 @@ struct Connection {
     walking: Option<Arc<Walking>>,
     hashers: Option<Arc<Hashers>>,
     readers: Option<Arc<Readers>>,
+    streamers: Option<Arc<Streamers>>,
     destination: Option<Destination>,
     key: Option<Hash>,
     asked: u64,
@@ -64,6 +74,12 @@ impl Connection {
             Request::Offer(items) => self.put_back(|to| Some(items.iter().map(|item| to.offer(item)).collect())),
             Request::Fill(fill) => self.put_back(|to| fill_in(to, fill)),
             Request::Finish(items) => self.put_back(|to| Some(items.iter().map(|item| to.finish(item)).collect())),
+            Request::Chunk(request) => self.chunk(request),
+            Request::Stream(request) => self.stream(request),
+            Request::Pack => {
+                self.outgoing.pack();
+                Ok(())
+            }
         }
     }
 
@@ -130,6 +146,30 @@ impl Connection {
         };
         let waiting = self.readers.insert(readers).add(requests);
         if waiting <= MAX_READING { Ok(()) } else { Err(breach("too much was asked for at a time")) }
+    }
+
+    fn chunk(&mut self, request: ChunkRequest) -> io::Result<()> {
+        if !request.average.is_power_of_two() || !(MIN_AVERAGE..=MAX_AVERAGE).contains(&request.average) {
+            return Err(breach("no file is cut into chunks of that length"));
+        }
+        let waiting = self.streamers()?.chunk(request);
+        if waiting <= MAX_STREAMS { Ok(()) } else { Err(breach("too many files were asked for at a time")) }
+    }
+
+    fn stream(&mut self, request: StreamRequest) -> io::Result<()> {
+        if request.ranges.iter().any(|range| range.end() > request.size) {
+            return Err(breach("what is behind the end of a file was asked for"));
+        }
+        let waiting = self.streamers()?.stream(request);
+        if waiting <= MAX_STREAMS { Ok(()) } else { Err(breach("too many files were asked for at a time")) }
+    }
+
+    fn streamers(&mut self) -> io::Result<&Streamers> {
+        let streamers = match self.streamers.take() {
+            Some(streamers) => streamers,
+            None => Streamers::start(Arc::clone(&self.outgoing))?,
+        };
+        Ok(self.streamers.insert(streamers))
     }
 }
 

@@ -103,6 +103,11 @@ impl Metadata {
         (uid == u32::MAX || uid == self.uid) && (gid == u32::MAX || gid == self.gid)
     }
 
+    /// True for a regular file that has still this size, mtime and owner.
+    pub fn is_file_as_listed(&self, size: u64, mtime: i64, uid: u32) -> bool {
+        self.kind == Some(Kind::File) && (self.size, self.mtime, self.uid) == (size, mtime, uid)
+    }
+
     /// Number of a character or block device.
     pub fn special(&self) -> u64 {
         self.special
@@ -319,6 +324,20 @@ impl File {
 }
 
 impl File {
+    /// As [`read`](File::read), from this offset on.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match rustix::io::pread(&self.0, &mut buffer[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(length) => filled += length,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(filled)
+    }
+
     /// The first piece of data at or after `offset`; `None` when there is none any more.
     pub fn data_after(&self, offset: u64) -> Result<Option<Extent>, Errno> {
         let offset = match fs::seek(&self.0, SeekFrom::Data(offset)) {

@@ -1,0 +1,117 @@
+//! Cutting content where it says so itself, by FastCDC (Xia and others, "FastCDC", USENIX ATC 2016, and its sequel of 2020),
+//! so that what was inserted or overwritten somewhere leaves the chunks elsewhere as they were.
+
+use fastcdc::v2020::FastCDC;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::protocol::{Chunk, MAX_AVERAGE, MIN_AVERAGE};
+
+// How many chunks there should be, about: each costs eleven bytes on the wire.
+const CHUNKS: u64 = 65_536;
+
+// How much is read at once, in bytes.
+const READ: usize = 1 << 20;
+
+/// The average length for the chunks of a file of this size, in bytes.
+pub fn average_for(size: u64) -> u32 {
+    let mut average = MIN_AVERAGE;
+    while average < MAX_AVERAGE && size / u64::from(average) > CHUNKS {
+        average *= 2;
+    }
+    average
+}
+
+/// Cuts all that `read` gives, which says 0 at the end, into chunks of this average length, and hands each to `each` with
+/// its bytes.
+pub fn cut<E>(
+    average: u32,
+    mut read: impl FnMut(&mut [u8]) -> Result<usize, E>,
+    mut each: impl FnMut(Chunk, &[u8]),
+) -> Result<(), E> {
+    let average = average as usize;
+    let (least, most) = (average / 4, average * 4);
+    let mut buffer = vec![0; most + READ];
+    let (mut filled, mut ended) = (0, false);
+    while !ended || filled > 0 {
+        while !ended && filled < buffer.len() {
+            match read(&mut buffer[filled..])? {
+                0 => ended = true,
+                count => filled += count,
+            }
+        }
+        let mut done = 0;
+        for cut in FastCDC::new(&buffer[..filled], least, average, most) {
+            // What follows could still belong to it.
+            if !ended && filled - cut.offset < most {
+                break;
+            }
+            let bytes = &buffer[cut.offset..cut.offset + cut.length];
+            each(Chunk { length: cut.length as u32, sum: xxh3_64(bytes).to_le_bytes() }, bytes);
+            done = cut.offset + cut.length;
+        }
+        buffer.copy_within(done..filled, 0);
+        filled -= done;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+    use std::convert::Infallible;
+
+    fn noise(length: usize) -> Vec<u8> {
+        let mut state = 1_u64;
+        let next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) as u8
+        };
+        std::iter::repeat_with(next).take(length).collect()
+    }
+
+    fn chunks(mut content: &[u8], at_once: usize) -> Vec<Chunk> {
+        let (mut chunks, mut bytes) = (Vec::new(), Vec::new());
+        let whole = content;
+        let read = |buffer: &mut [u8]| {
+            let count = buffer.len().min(content.len()).min(at_once);
+            buffer[..count].copy_from_slice(&content[..count]);
+            content = &content[count..];
+            Ok::<_, Infallible>(count)
+        };
+        cut(MIN_AVERAGE, read, |chunk, of| {
+            assert_eq!(chunk.length as usize, of.len());
+            chunks.push(chunk);
+            bytes.extend_from_slice(of);
+        })
+        .unwrap();
+        assert!(bytes == whole, "the chunks are the content");
+        chunks
+    }
+
+    #[test]
+    fn chunks_don_t_depend_on_how_it_is_read() {
+        let content = noise(5_000_000);
+        let all = chunks(&content, usize::MAX);
+        assert_eq!(all, chunks(&content, 1000));
+        assert!((150..600).contains(&all.len()), "{}", all.len());
+        assert_eq!(chunks(&[], 1), []);
+        assert_eq!(chunks(b"x", 1).len(), 1);
+    }
+
+    #[test]
+    fn what_is_inserted_changes_the_chunks_around_it_only() {
+        let content = noise(5_000_000);
+        let before: HashSet<Chunk> = chunks(&content, usize::MAX).into_iter().collect();
+        let inserted = [b"new", &content[..]].concat();
+        let other = chunks(&inserted, usize::MAX).into_iter().filter(|chunk| !before.contains(chunk)).count();
+        assert!(other <= 3, "{other}");
+    }
+
+    #[test]
+    fn larger_files_have_larger_chunks() {
+        let of = |size: u64| average_for(size);
+        assert_eq!([of(0), of(1 << 30), of((1 << 30) + 1), of(1 << 40)], [MIN_AVERAGE, 1 << 14, 1 << 14, MAX_AVERAGE]);
+        assert_eq!(of(3 << 30), 1 << 16);
+    }
+}

@@ -1,0 +1,41 @@
+//! Compressing what goes to the server, by Zstandard (RFC 8878): frames of the protocol become one stream, which is
+//! flushed with each write, so that what is alike in different frames costs little.
+
+use std::io::{self, Write};
+
+use zstd::stream::raw::CParameter;
+use zstd::stream::write::Encoder;
+
+use crate::protocol::{self, Bytes, MAX_BUNDLED, PACK_WINDOW, Reply};
+
+// Where more time brings little.
+const LEVEL: i32 = 9;
+
+/// The one compressor of a connection.
+pub struct Packer {
+    encoder: Encoder<'static, Vec<u8>>,
+}
+
+impl Packer {
+    /// Begins the stream.
+    pub fn new() -> io::Result<Packer> {
+        let mut encoder = Encoder::new(Vec::new(), LEVEL)?;
+        // Also what its tables take is little then.
+        encoder.set_parameter(CParameter::WindowLog(PACK_WINDOW))?;
+        encoder.include_contentsize(false)?;
+        Ok(Packer { encoder })
+    }
+
+    /// Packs whole frames into other frames, and puts these in their place.
+    pub fn pack(&mut self, frames: &mut Vec<u8>) -> io::Result<()> {
+        self.encoder.write_all(frames)?;
+        self.encoder.flush()?;
+        frames.clear();
+        for piece in self.encoder.get_ref().chunks(MAX_BUNDLED as usize) {
+            let bytes = Bytes::new(piece).expect("a piece is not larger than what may be sent");
+            protocol::write_frame(frames, &Reply::Packed(bytes))?;
+        }
+        self.encoder.get_mut().clear();
+        Ok(())
+    }
+}

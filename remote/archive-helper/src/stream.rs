@@ -1,0 +1,194 @@
+//! Large files: their chunks, for a server that has an earlier version, and their bytes in pieces.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+
+use blake3::Hasher;
+
+use crate::chunks;
+use crate::outgoing::{Outgoing, UNPOISONED};
+use crate::protocol::{
+    Chunk, ChunkRequest, Chunks, Extent, HashOutcome, MAX_BUNDLED, Reply, StreamOutcome, StreamRequest, Streamed,
+};
+use crate::system::{Errno, File};
+use crate::walk;
+
+// How many chunks a frame tells of.
+const CHUNKS: usize = 4096;
+
+// The number of `Reply::Piece` among its enum's variants.
+const PIECE: u32 = 12;
+
+/// The threads that chunk and that stream, and the queues in front of them.
+pub struct Streamers {
+    chunking: Jobs<ChunkRequest>,
+    streaming: Jobs<StreamRequest>,
+    outgoing: Arc<Outgoing>,
+}
+
+/// Requests that wait for a thread.
+struct Jobs<T> {
+    queue: Mutex<VecDeque<T>>,
+    filled: Condvar,
+}
+
+impl<T> Jobs<T> {
+    fn new() -> Jobs<T> {
+        Jobs { queue: Mutex::default(), filled: Condvar::new() }
+    }
+
+    // Returns how many wait.
+    fn add(&self, job: T) -> usize {
+        let mut queue = self.queue.lock().expect(UNPOISONED);
+        queue.push_back(job);
+        self.filled.notify_one();
+        queue.len()
+    }
+
+    fn next(&self) -> T {
+        let mut queue = self.queue.lock().expect(UNPOISONED);
+        loop {
+            if let Some(job) = queue.pop_front() {
+                return job;
+            }
+            queue = self.filled.wait(queue).expect(UNPOISONED);
+        }
+    }
+}
+
+impl Streamers {
+    /// Starts the threads.
+    pub fn start(outgoing: Arc<Outgoing>) -> io::Result<Arc<Streamers>> {
+        let streamers = Arc::new(Streamers { chunking: Jobs::new(), streaming: Jobs::new(), outgoing });
+        for _ in 0..walk::threads() {
+            let chunker = Arc::clone(&streamers);
+            thread::Builder::new().spawn(move || chunker.chunk_on())?;
+        }
+        let streamer = Arc::clone(&streamers);
+        // One alone: pieces of several files at a time would not come any faster.
+        thread::Builder::new().spawn(move || streamer.stream_on())?;
+        Ok(streamers)
+    }
+
+    /// Queues a request for chunks; returns how many wait.
+    pub fn chunk(&self, request: ChunkRequest) -> usize {
+        self.chunking.add(request)
+    }
+
+    /// Queues a request for pieces; returns how many wait.
+    pub fn stream(&self, request: StreamRequest) -> usize {
+        self.streaming.add(request)
+    }
+
+    fn chunk_on(&self) {
+        loop {
+            let request = self.chunking.next();
+            let (mut waiting, mut hasher) = (Vec::new(), Hasher::new());
+            let each = |chunk: Chunk, bytes: &[u8]| {
+                hasher.update(bytes);
+                waiting.push(chunk);
+                if waiting.len() == CHUNKS {
+                    let chunks = std::mem::take(&mut waiting);
+                    self.outgoing.send(&Reply::Chunks(Chunks { id: request.id, chunks, end: None }));
+                }
+            };
+            let end = match chunk(&request, each) {
+                Ok(true) => HashOutcome::Done { hash: hasher.finalize().into(), proof: None },
+                Ok(false) | Err(Errno::LOOP | Errno::NXIO) => HashOutcome::Changed,
+                Err(Errno::NOENT | Errno::NOTDIR) => HashOutcome::Vanished,
+                Err(errno) => HashOutcome::Failed(errno.raw_os_error()),
+            };
+            self.outgoing.send(&Reply::Chunks(Chunks { id: request.id, chunks: waiting, end: Some(end) }));
+        }
+    }
+
+    fn stream_on(&self) {
+        let mut frame = Vec::new();
+        loop {
+            let request = self.streaming.next();
+            let outcome = match self.pieces(&request, &mut frame) {
+                Ok(true) => StreamOutcome::Done,
+                Ok(false) | Err(Errno::LOOP | Errno::NXIO) => StreamOutcome::Changed,
+                Err(Errno::NOENT | Errno::NOTDIR) => StreamOutcome::Vanished,
+                Err(errno) => StreamOutcome::Failed(errno.raw_os_error()),
+            };
+            self.outgoing.send(&Reply::Streamed(Streamed { id: request.id, outcome }));
+        }
+    }
+
+    // False if the file is not as it was listed, before or after it was read.
+    fn pieces(&self, request: &StreamRequest, frame: &mut Vec<u8>) -> Result<bool, Errno> {
+        let StreamRequest { id, path, size, mtime, uid, ranges } = request;
+        let file = File::open(path)?;
+        if !file.metadata()?.is_file_as_listed(*size, *mtime, *uid) {
+            return Ok(false);
+        }
+        for Extent { offset, length } in ranges {
+            let mut left = *length;
+            while left > 0 {
+                let count = left.min(MAX_BUNDLED);
+                if !read_piece(&file, *id, *offset + *length - left, count as usize, frame)? {
+                    return Ok(false);
+                }
+                self.outgoing.push(frame);
+                left -= count;
+            }
+        }
+        Ok(file.metadata()?.is_file_as_listed(*size, *mtime, *uid))
+    }
+}
+
+fn chunk(request: &ChunkRequest, each: impl FnMut(Chunk, &[u8])) -> Result<bool, Errno> {
+    let ChunkRequest { path, size, mtime, uid, average, .. } = request;
+    let file = File::open(path)?;
+    if !file.metadata()?.is_file_as_listed(*size, *mtime, *uid) {
+        return Ok(false);
+    }
+    let mut total = 0;
+    let read = |buffer: &mut [u8]| {
+        // What still grows would never come to an end.
+        let left = usize::try_from(size - total).unwrap_or(usize::MAX);
+        let most = buffer.len().min(left);
+        let count = file.read(&mut buffer[..most])?;
+        total += count as u64;
+        Ok::<_, Errno>(count)
+    };
+    chunks::cut(*average, read, each)?;
+    Ok(total == *size && file.metadata()?.is_file_as_listed(*size, *mtime, *uid))
+}
+
+// Makes a frame with bytes of a file as `Reply::Piece` would be written; false if the file ends before.
+fn read_piece(file: &File, id: u64, offset: u64, count: usize, frame: &mut Vec<u8>) -> Result<bool, Errno> {
+    frame.clear();
+    frame.extend_from_slice(&[0; 4]);
+    let head = postcard::to_extend(&(PIECE, id, count), std::mem::take(frame));
+    *frame = head.expect("numbers always encode into memory");
+    let start = frame.len();
+    frame.resize(start + count, 0);
+    let length = (frame.len() - 4) as u32;
+    frame[..4].copy_from_slice(&length.to_le_bytes());
+    Ok(file.read_at(&mut frame[start..], offset)? == count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{self, AbsPath, Bytes, Piece};
+    use std::os::unix::ffi::OsStrExt;
+
+    #[test]
+    fn a_piece_is_what_the_protocol_would_write() {
+        let temp = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(temp.path(), b"some content").unwrap();
+        let file = File::open(&AbsPath::new(temp.path().as_os_str().as_bytes()).unwrap()).unwrap();
+        let mut frame = Vec::new();
+        assert!(read_piece(&file, 300, 5, 7, &mut frame).unwrap());
+        let mut expected = Vec::new();
+        let bytes = Bytes::new(&b"content"[..]).unwrap();
+        protocol::write_frame(&mut expected, &Reply::Piece(Piece { id: 300, bytes })).unwrap();
+        assert_eq!(frame, expected);
+        assert!(!read_piece(&file, 300, 6, 7, &mut frame).unwrap());
+    }
+}

@@ -1,0 +1,336 @@
+//! Large files through the helper: all of a file in pieces, or, where an earlier version of it is here, only the chunks
+//! that it does not have. What does not keep still goes through SFTP.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use archive_helper::chunks::{average_for, cut};
+use archive_helper::protocol::{
+    Chunk, ChunkRequest, Chunks, Extent, HashOutcome, MAX_EXTENTS, Piece, Reply, Request, StreamOutcome, StreamRequest,
+    Streamed,
+};
+
+use super::helper::{Conversation, gone, nonsense};
+use super::{Arrived, FileState, ReadError, Wanted};
+use crate::entry::Hash;
+use crate::error::{Error, Kind, Result};
+use crate::queue::{Nothing, Receiver, Sender};
+
+// How many files may be under way: enough that no line waits for a question.
+const MOST_FILES: usize = 128;
+
+// How many of them may be compared with earlier versions: each takes a few megabytes of memory.
+const MOST_COMPARED: usize = 3;
+
+/// Reads files until `wanted` is closed and everything is answered; what has changed since it was listed goes to `others`.
+pub fn read_files(
+    conversation: Conversation,
+    wanted: &Receiver<Wanted>,
+    arrived: &Sender<Arrived>,
+    others: &Sender<Wanted>,
+) -> Result<()> {
+    let mut large = Large { conversation, arrived, others, under_way: HashMap::new() };
+    loop {
+        while large.has_room() {
+            let next = match large.under_way.is_empty() {
+                true => wanted.recv().ok_or(Nothing::More),
+                false => wanted.try_recv(),
+            };
+            let Ok(wanted) = next else { break };
+            large.begin(wanted)?;
+        }
+        if large.conversation.replies.turns_out_slow() {
+            large.conversation.requests.send(&Request::Pack)?;
+        }
+        large.conversation.requests.flush()?;
+        if large.under_way.is_empty() {
+            return Ok(());
+        }
+        large.hear()?;
+    }
+}
+
+struct Large<'a> {
+    conversation: Conversation,
+    arrived: &'a Sender<Arrived>,
+    others: &'a Sender<Wanted>,
+    under_way: HashMap<u64, Transfer>,
+}
+
+/// A file under way.
+struct Transfer {
+    wanted: Wanted,
+    // Where chunks are in the earlier version.
+    known: HashMap<Chunk, u64>,
+    // What the file consists of, from where on nothing has been handed on yet.
+    parts: VecDeque<Part>,
+    // How much of it the parts made up when they were all there.
+    length: u64,
+    // Requests for pieces that are not answered.
+    requests: usize,
+    // What the client says of the whole.
+    hash: Option<Hash>,
+    // Why what comes is in vain.
+    void: Option<StreamOutcome>,
+}
+
+/// A part of a file.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Part {
+    // Zeros.
+    Hole(u64),
+    // In the earlier version, at an offset.
+    Here(Extent),
+    // Bytes to come.
+    Comes(u64),
+}
+
+impl Large<'_> {
+    fn has_room(&self) -> bool {
+        let compared = self.under_way.values().filter(|transfer| transfer.wanted.base.is_some()).count();
+        self.under_way.len() < MOST_FILES && compared < MOST_COMPARED
+    }
+
+    fn begin(&mut self, wanted: Wanted) -> Result<()> {
+        let mut transfer = Transfer::new(wanted);
+        match transfer.wanted.base.clone() {
+            Some(base) => {
+                let Wanted { id, path, size, mtime, uid, .. } = transfer.wanted.clone();
+                let average = average_for(size);
+                self.conversation.requests.send(&Request::Chunk(ChunkRequest {
+                    id,
+                    path,
+                    size,
+                    mtime,
+                    uid,
+                    average,
+                }))?;
+                // While the client does the same with its file. What can't be read is fetched.
+                self.conversation.requests.flush()?;
+                transfer.known = base.open().and_then(|base| chunks_of(&base, average)).unwrap_or_default();
+            }
+            None => {
+                transfer.plan_whole();
+                self.ask(&mut transfer)?;
+            }
+        }
+        let id = transfer.wanted.id;
+        self.under_way.insert(id, transfer);
+        self.advance(id)
+    }
+
+    // Asks for what is to come.
+    fn ask(&mut self, transfer: &mut Transfer) -> Result<()> {
+        let Wanted { id, path, size, mtime, uid, .. } = &transfer.wanted;
+        let ranges = transfer.ranges();
+        // A file of which nothing has to come must be looked at all the same: is it still what was listed?
+        let batches = if ranges.is_empty() { vec![&[][..]] } else { ranges.chunks(MAX_EXTENTS).collect() };
+        for ranges in batches {
+            self.conversation.requests.send(&Request::Stream(StreamRequest {
+                id: *id,
+                path: path.clone(),
+                size: *size,
+                mtime: *mtime,
+                uid: *uid,
+                ranges: ranges.to_vec(),
+            }))?;
+            transfer.requests += 1;
+        }
+        self.conversation.requests.flush()
+    }
+
+    fn hear(&mut self) -> Result<()> {
+        // Not while the client reads a file only to tell of its chunks.
+        let is_sent = |transfer: &Transfer| transfer.requests > 0 && transfer.void.is_none();
+        let owes = self.under_way.values().any(is_sent) && !self.under_way.values().any(Transfer::is_to_be_cut);
+        self.conversation.replies.owes_much(owes);
+        match self.conversation.replies.receive()?.ok_or_else(gone)? {
+            Reply::Chunks(chunks) => self.chunks(chunks),
+            Reply::Piece(piece) => self.piece(piece),
+            Reply::Streamed(streamed) => self.streamed(streamed),
+            Reply::Alive => Ok(()),
+            _ => Err(nonsense("an answer came that nobody asked for")),
+        }
+    }
+
+    fn chunks(&mut self, Chunks { id, chunks, end }: Chunks) -> Result<()> {
+        let transfer = self.under_way.get_mut(&id).filter(|transfer| transfer.is_to_be_cut());
+        let transfer = transfer.ok_or_else(|| nonsense("chunks came that nobody asked for"))?;
+        chunks.iter().try_for_each(|chunk| transfer.add(chunk))?;
+        match end {
+            None => Ok(()),
+            Some(HashOutcome::Done { hash, .. }) if transfer.length == transfer.wanted.size => {
+                transfer.hash = Some(hash);
+                transfer.known = HashMap::new();
+                let mut transfer = self.under_way.remove(&id).ok_or_else(gone)?;
+                self.ask(&mut transfer)?;
+                self.under_way.insert(id, transfer);
+                self.advance(id)
+            }
+            Some(HashOutcome::Done { .. }) => Err(nonsense("the chunks of a file don't make it up")),
+            Some(HashOutcome::Changed) => self.end(id, StreamOutcome::Changed),
+            Some(HashOutcome::Vanished) => self.end(id, StreamOutcome::Vanished),
+            Some(HashOutcome::Failed(errno)) => self.end(id, StreamOutcome::Failed(errno)),
+        }
+    }
+
+    fn piece(&mut self, Piece { id, bytes }: Piece) -> Result<()> {
+        let transfer = self.under_way.get_mut(&id).filter(|transfer| transfer.requests > 0);
+        let transfer = transfer.ok_or_else(|| nonsense("bytes came that nobody asked for"))?;
+        let bytes = bytes.into_vec();
+        if transfer.void.is_some() {
+            return Ok(());
+        }
+        match transfer.parts.front_mut() {
+            Some(Part::Comes(left)) if !bytes.is_empty() && bytes.len() as u64 <= *left => {
+                *left -= bytes.len() as u64;
+                if *left == 0 {
+                    transfer.parts.pop_front();
+                }
+            }
+            _ => return Err(nonsense("other bytes came than were asked for")),
+        }
+        self.arrived.send(Arrived::Data { id, bytes }).map_err(unwanted)?;
+        self.advance(id)
+    }
+
+    // Hands on what is here already, up to what is to come.
+    fn advance(&mut self, id: u64) -> Result<()> {
+        let Some(transfer) = self.under_way.get_mut(&id) else { return Ok(()) };
+        while let Some(Part::Hole(_) | Part::Here(_)) = transfer.parts.front() {
+            let arrived = match transfer.parts.pop_front() {
+                Some(Part::Hole(length)) => Arrived::Hole { id, length },
+                Some(Part::Here(Extent { offset, length })) => Arrived::Here { id, offset, length },
+                _ => break,
+            };
+            self.arrived.send(arrived).map_err(unwanted)?;
+        }
+        Ok(())
+    }
+
+    fn streamed(&mut self, Streamed { id, outcome }: Streamed) -> Result<()> {
+        let transfer = self.under_way.get_mut(&id).filter(|transfer| transfer.requests > 0);
+        let transfer = transfer.ok_or_else(|| nonsense("a file ended that nobody asked for"))?;
+        transfer.requests -= 1;
+        if outcome != StreamOutcome::Done {
+            transfer.void.get_or_insert(outcome);
+        }
+        match transfer.void {
+            _ if transfer.requests > 0 => Ok(()),
+            Some(void) => self.end(id, void),
+            None if !transfer.parts.is_empty() => Err(nonsense("a file ended before its end")),
+            None => self.end(id, StreamOutcome::Done),
+        }
+    }
+
+    fn end(&mut self, id: u64, outcome: StreamOutcome) -> Result<()> {
+        let Some(Transfer { wanted, hash, .. }) = self.under_way.remove(&id) else { return Ok(()) };
+        let failed = |error| Arrived::Failed { id, error };
+        let arrival = match outcome {
+            StreamOutcome::Done => {
+                let Wanted { size, mtime, uid, .. } = wanted;
+                Arrived::End { id, state: FileState { size, mtime, uid }, consistent: true, claimed: hash }
+            }
+            StreamOutcome::Changed => {
+                // SFTP's reader knows what to do with a file that does not keep still.
+                self.arrived.send(Arrived::Restart { id }).map_err(unwanted)?;
+                let wanted = Wanted { offset: 0, base: None, data: None, ..wanted };
+                return self.others.send(wanted).map_err(unwanted);
+            }
+            StreamOutcome::Vanished => failed(ReadError::Vanished),
+            StreamOutcome::Failed(errno) => {
+                failed(ReadError::Refused(nix::errno::Errno::from_raw(errno).desc().to_owned()))
+            }
+        };
+        self.arrived.send(arrival).map_err(unwanted)
+    }
+}
+
+impl Transfer {
+    fn new(wanted: Wanted) -> Transfer {
+        Transfer {
+            wanted,
+            known: HashMap::new(),
+            parts: VecDeque::new(),
+            length: 0,
+            requests: 0,
+            hash: None,
+            void: None,
+        }
+    }
+
+    fn is_to_be_cut(&self) -> bool {
+        self.wanted.base.is_some() && self.hash.is_none()
+    }
+
+    // From where on it is wanted, with holes where the listing told of them.
+    fn plan_whole(&mut self) {
+        let Wanted { size, offset, data, .. } = &self.wanted;
+        let whole = [Extent { offset: 0, length: *size }];
+        let mut at = *offset;
+        for extent in data.as_deref().unwrap_or(&whole).iter().filter(|extent| extent.end() > *offset) {
+            let from = extent.offset.max(at);
+            if from > at {
+                self.parts.push_back(Part::Hole(from - at));
+            }
+            self.parts.push_back(Part::Comes(extent.end() - from));
+            at = extent.end();
+        }
+        if *size > at {
+            self.parts.push_back(Part::Hole(size - at));
+        }
+    }
+
+    // The next chunk of the file.
+    fn add(&mut self, chunk: &Chunk) -> Result<()> {
+        let length = u64::from(chunk.length);
+        if chunk.length == 0 || length > self.wanted.size - self.length {
+            return Err(nonsense("the chunks of a file don't make it up"));
+        }
+        self.length += length;
+        match (self.known.get(chunk), self.parts.back_mut()) {
+            (Some(offset), Some(Part::Here(here))) if here.end() == *offset => here.length += length,
+            (Some(offset), _) => self.parts.push_back(Part::Here(Extent { offset: *offset, length })),
+            (None, Some(Part::Comes(comes))) => *comes += length,
+            (None, _) => self.parts.push_back(Part::Comes(length)),
+        }
+        Ok(())
+    }
+
+    // Where in the file the parts are that are to come.
+    fn ranges(&self) -> Vec<Extent> {
+        let mut at = self.wanted.offset;
+        let mut ranges = Vec::new();
+        for part in &self.parts {
+            let length = match *part {
+                Part::Hole(length) | Part::Here(Extent { length, .. }) => length,
+                Part::Comes(length) => {
+                    ranges.push(Extent { offset: at, length });
+                    length
+                }
+            };
+            at += length;
+        }
+        ranges
+    }
+}
+
+// Where the chunks of a file of ours are.
+fn chunks_of(file: &File, average: u32) -> std::io::Result<HashMap<Chunk, u64>> {
+    let (mut chunks, mut at, mut offset) = (HashMap::new(), 0, 0);
+    let read = |buffer: &mut [u8]| {
+        let count = file.read_at(buffer, at)?;
+        at += count as u64;
+        Ok::<_, std::io::Error>(count)
+    };
+    cut(average, read, |chunk, _| {
+        chunks.entry(chunk).or_insert(offset);
+        offset += u64::from(chunk.length);
+    })?;
+    Ok(chunks)
+}
+
+fn unwanted<T>(_: T) -> Error {
+    Error::new(Kind::Failed, "nobody takes the files that arrive")
+}

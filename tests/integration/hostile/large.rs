@@ -1,0 +1,137 @@
+//! False chunks and pieces of a large file that changed.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+
+use archive_helper::chunks::{average_for, cut};
+use archive_helper::protocol::*;
+
+use super::{directory, entries, entry};
+use crate::support::hostile::{Hostile, To, frames};
+use crate::support::*;
+
+const SIZE: usize = 2 << 20;
+
+fn content(size: usize) -> Vec<u8> {
+    (0..size as u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
+}
+
+fn chunks(mut content: &[u8]) -> Vec<Chunk> {
+    let average = average_for(content.len() as u64);
+    let mut chunks = Vec::new();
+    let read = |buffer: &mut [u8]| {
+        let count = buffer.len().min(content.len());
+        buffer[..count].copy_from_slice(&content[..count]);
+        content = &content[count..];
+        Ok::<_, std::convert::Infallible>(count)
+    };
+    cut(average, read, |chunk, _| chunks.push(chunk)).unwrap();
+    chunks
+}
+
+/// What the client has, as an honest listing would have it: the file is really there, for SFTP tells the truth.
+fn listing(client: &Tree) -> Vec<u8> {
+    let path = client.root().as_os_str().as_bytes().to_vec();
+    let found = fs::metadata(client.path("large")).unwrap();
+    let mtime = found.mtime() * 1_000_000_000 + found.mtime_nsec();
+    let large =
+        Entry { size: found.len(), mtime, mode: found.mode() & 0o7777, uid: found.uid(), ..entry("large", Kind::File) };
+    let root =
+        Root::Found { path: AbsPath::new(&path[..]).unwrap(), entry: Some(entry("data", Kind::Dir)), empty: false };
+    frames(&[Reply::Root(root), directory(0, &path), entries(0, vec![large]), Reply::End])
+}
+
+fn told(chunks: Vec<Chunk>, hash: Hash) -> Reply {
+    Reply::Chunks(Chunks { id: 0, chunks, end: Some(HashOutcome::Done { hash, proof: None }) })
+}
+
+fn piece(bytes: &[u8]) -> Reply {
+    Reply::Piece(Piece { id: 0, bytes: Bytes::new(bytes).unwrap() })
+}
+
+fn streamed(outcome: StreamOutcome) -> Reply {
+    Reply::Streamed(Streamed { id: 0, outcome })
+}
+
+/// A client whose large file was pulled honestly, and has another content and one byte more now.
+fn once_honest() -> (Hostile, Tree) {
+    let (hostile, client) = (Hostile::new(), Tree::new([("large", at(1_000_000_000, 0, file(content(SIZE))))]));
+    hostile.answers(To::Walk, listing(&client));
+    pull(&hostile, &client).well();
+    client.put("large", file(vec![7; SIZE + 1]));
+    hostile.answers(To::Walk, listing(&client));
+    (hostile, client)
+}
+
+fn pull(hostile: &Hostile, client: &Tree) -> Ran {
+    let target = format!("client:{}", client.root().display());
+    hostile.program.pull(&hostile.sshd, ["-q", &target, "--retries", "0", "--timeout", "3s"])
+}
+
+#[test]
+fn what_chunks_make_up_is_believed_only_with_its_hash() {
+    let old = content(SIZE);
+    for hash in [[9; 32], blake3::hash(&vec![7; SIZE + 1]).into()] {
+        let (hostile, client) = once_honest();
+        // All of the earlier version, and a byte that is none of it: not what the file is.
+        let said = [chunks(&old), vec![Chunk { length: 1, sum: [0; 8] }]].concat();
+        hostile.answers(To::Chunk, frames(&[told(said, hash)]));
+        hostile.answers_then(To::Chunk, frames(&[piece(b"x"), streamed(StreamOutcome::Done)]));
+        pull(&hostile, &client).well();
+        assert_same(&client.root(), &hostile.program.snapshot("client", &client.root()));
+        hostile.program.assert_index_is_right();
+    }
+}
+
+#[test]
+fn chunks_and_pieces_that_cannot_be_end_the_run() {
+    let old = content(SIZE);
+    let whole = [chunks(&old), vec![Chunk { length: 1, sum: [0; 8] }]].concat();
+    let hash = [9; 32];
+    let good = frames(&[told(whole.clone(), hash)]);
+    let done = streamed(StreamOutcome::Done);
+    let cases: Vec<(&str, Vec<u8>, Vec<u8>)> = vec![
+        ("too few", frames(&[told(chunks(&old), hash)]), Vec::new()),
+        ("too many", frames(&[told([&whole[..], &whole[..]].concat(), hash)]), Vec::new()),
+        ("an empty one", frames(&[told(vec![Chunk { length: 0, sum: [0; 8] }], hash)]), Vec::new()),
+        ("a huge one", frames(&[told(vec![Chunk { length: u32::MAX, sum: [0; 8] }], hash)]), Vec::new()),
+        ("another file's", frames(&[Reply::Chunks(Chunks { id: 77, chunks: Vec::new(), end: None })]), Vec::new()),
+        ("a piece first", frames(&[piece(b"x")]), Vec::new()),
+        ("an end first", frames(std::slice::from_ref(&done)), Vec::new()),
+        ("chunks again", good.clone(), frames(&[told(whole.clone(), hash)])),
+        ("a piece too long", good.clone(), frames(&[piece(b"xy"), done.clone()])),
+        ("an empty piece", good.clone(), frames(&[piece(b""), done.clone()])),
+        ("one piece too many", good.clone(), frames(&[piece(b"x"), piece(b"x"), done.clone()])),
+        ("no piece", good.clone(), frames(std::slice::from_ref(&done))),
+        ("packed rubbish", frames(&[Reply::Packed(Bytes::new(&b"rubbish"[..]).unwrap())]), Vec::new()),
+        ("nothing", Vec::new(), Vec::new()),
+    ];
+    for (what, first, then) in cases {
+        let (hostile, client) = once_honest();
+        hostile.answers(To::Chunk, first);
+        hostile.answers_then(To::Chunk, then);
+        let ran = pull(&hostile, &client);
+        assert_eq!((ran.status, ran.stderr.lines().count()), (6, 1), "{what}: {}", ran.stderr);
+        let snapshot = hostile.program.snapshot("client", &client.path("large"));
+        assert!(fs::read(snapshot).unwrap() == old, "{what}: what was here stays");
+        hostile.program.assert_index_is_right();
+    }
+}
+
+#[test]
+fn what_changes_or_goes_meanwhile_is_fetched_another_way_or_told() {
+    let whole = [chunks(&content(SIZE)), vec![Chunk { length: 1, sum: [0; 8] }]].concat();
+    for (outcome, status) in [(StreamOutcome::Changed, 0), (StreamOutcome::Vanished, 0), (StreamOutcome::Failed(13), 3)]
+    {
+        let (hostile, client) = once_honest();
+        hostile.answers(To::Chunk, frames(&[told(whole.clone(), [9; 32])]));
+        hostile.answers_then(To::Chunk, frames(&[piece(b"x"), streamed(outcome)]));
+        let ran = pull(&hostile, &client);
+        assert_eq!(ran.status, status, "{outcome:?}: {}", ran.stderr);
+        let snapshot = fs::read(hostile.program.snapshot("client", &client.path("large"))).unwrap();
+        let expected = if outcome == StreamOutcome::Changed { vec![7; SIZE + 1] } else { content(SIZE) };
+        assert!(snapshot == expected, "{outcome:?}");
+        hostile.program.assert_index_is_right();
+    }
+}

@@ -1,0 +1,124 @@
+//! Large files that changed, and what is compressed: little is sent, and what comes of it is the same.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+
+use crate::support::*;
+
+const SIZE: usize = 8 << 20;
+
+/// Bytes that nothing compresses, another sequence for each seed.
+fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    std::iter::repeat_with(next).take(length).collect()
+}
+
+fn text(lines: usize) -> String {
+    (0..lines).map(|n| format!("line {n} of a text that says much the same again and again, {}\n", n * 7919)).collect()
+}
+
+/// What may happen to a large file, and how many of its bytes must come at the most.
+type Edit = (&'static str, fn(Vec<u8>) -> Vec<u8>, u64);
+
+const EDITS: [Edit; 7] = [
+    ("a byte before it", |was| [b"x".to_vec(), was].concat(), 150_000),
+    ("more behind it", |was| [was, noise(2, 100_000)].concat(), 250_000),
+    ("less in the middle", |was| [&was[..3_000_000], &was[4_000_000..]].concat(), 150_000),
+    ("its halves swapped", |was| [&was[SIZE / 2..], &was[..SIZE / 2]].concat(), 300_000),
+    ("a part twice", |was| [&was[..], &was[1_000_000..2_000_000]].concat(), 300_000),
+    ("ten bytes overwritten", overwrite, 1_500_000),
+    ("shorter", |was| was[..SIZE / 3].to_vec(), 150_000),
+];
+
+fn overwrite(mut bytes: Vec<u8>) -> Vec<u8> {
+    (0..10).for_each(|n| bytes[n * 800_000 + 5] ^= 1);
+    bytes
+}
+
+#[test]
+fn only_what_is_new_in_a_large_file_comes() {
+    let sshd = Sshd::new();
+    for (what, edit, most) in EDITS {
+        let program = Program::new();
+        let client = Tree::new([("f", at(1_000_000_000, 0, file(noise(1, SIZE))))]);
+        program.pull_well(&sshd, &client.root(), &[]);
+        fs::write(client.path("f"), edit(noise(1, SIZE))).unwrap();
+        let summary = program.pull_well(&sshd, &client.root(), &[]);
+        let copied = summary["bytes_copied"].as_u64().unwrap();
+        assert!(copied <= most, "{what}: {copied} bytes came");
+        assert!(summary["bytes_received"].as_u64().unwrap() <= most + 100_000, "{what}: {summary}");
+        assert_eq!((&summary["changed"], &summary["copied"], &summary["archived"]), (&1.into(), &1.into(), &1.into()));
+        assert_same(&client.root(), &program.snapshot("client", &client.root()));
+        let old = program.archive("client", &client.path("f.20010909T014640Z"));
+        assert!(fs::read(old).unwrap() == noise(1, SIZE), "{what}: the earlier version is as it was");
+        program.assert_index_is_right();
+        program.run(["verify"]).well();
+    }
+}
+
+#[test]
+fn a_large_file_comes_whole_where_that_is_asked_for() {
+    let sshd = Sshd::new();
+    for flags in [&["--whole-file"][..], &["--copy", "sftp"], &["--bwlimit", "200MB"]] {
+        let program = Program::new();
+        let client = Tree::new([("f", file(noise(1, SIZE))), ("small", file("small"))]);
+        program.pull_well(&sshd, &client.root(), flags);
+        fs::write(client.path("f"), overwrite(noise(1, SIZE))).unwrap();
+        let summary = program.pull_well(&sshd, &client.root(), flags);
+        assert_eq!(summary["bytes_copied"], SIZE, "{flags:?}");
+        assert_same(&client.root(), &program.snapshot("client", &client.root()));
+        program.assert_index_is_right();
+    }
+}
+
+#[test]
+fn an_earlier_version_that_is_rotten_or_gone_spoils_nothing() {
+    let sshd = Sshd::new();
+    for spoil in [rot, cut, remove] {
+        let program = Program::new();
+        let client = Tree::new([("f", file(noise(1, SIZE)))]);
+        program.pull_well(&sshd, &client.root(), &[]);
+        spoil(&program.snapshot("client", &client.path("f")));
+        fs::write(client.path("f"), [b"x".to_vec(), noise(1, SIZE)].concat()).unwrap();
+        let ran = program.pull(&sshd, [&format!("client:{}", client.root().display())]);
+        assert_eq!(ran.status, 0, "{}", ran.stderr);
+        assert_same(&client.root(), &program.snapshot("client", &client.root()));
+    }
+}
+
+fn rot(path: &std::path::Path) {
+    fs::File::options().write(true).open(path).unwrap().write_all_at(&[0; 5000], 2_000_000).unwrap();
+}
+
+fn cut(path: &std::path::Path) {
+    fs::File::options().write(true).open(path).unwrap().set_len(SIZE as u64 / 2).unwrap();
+}
+
+fn remove(path: &std::path::Path) {
+    fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn text_is_compressed_when_that_is_asked_for() {
+    let sshd = Sshd::new();
+    let client = Tree::new((0..50).map(|n| (format!("f{n}"), file(text(1000 + n)))));
+    client.add([("large", file(text(20_000))), ("noise", file(noise(3, 300_000)))]);
+    let received = |flag: &str| {
+        let program = Program::new();
+        let summary = program.pull_well(&sshd, &client.root(), &[flag]);
+        assert_same(&client.root(), &program.snapshot("client", &client.root()));
+        program.assert_index_is_right();
+        summary["bytes_received"].as_u64().unwrap()
+    };
+    let (plain, packed) = (received("--compress=never"), received("-z"));
+    // Of noise there is nothing to save.
+    let (packed, plain) = (packed - 300_000, plain - 300_000);
+    assert!(packed * 3 < plain, "{packed} bytes, {plain} without");
+    assert!(received("--compress=auto") > plain, "this line is not slow");
+}
