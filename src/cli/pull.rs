@@ -2,6 +2,9 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -16,6 +19,7 @@ use crate::pull::{self, Options, last_good_start};
 use crate::remote::check_way;
 use crate::report::json::Json;
 use crate::report::log::Log;
+use crate::report::terminal::Terminal;
 use crate::report::{Level, Report, Summary, Tee};
 use crate::repository::Repository;
 use crate::source::{ArchiveWhat, CompressWhen, CopyBy, HashWhere, LinkWhen, RemoteKind, Source};
@@ -84,6 +88,9 @@ pub struct Args {
     /// Read at most this many bytes a second, as in 500KiB or 2MB; 0 is no limit
     #[arg(long, value_name = "RATE")]
     bwlimit: Option<bytesize::ByteSize>,
+    /// How many sources to pull at the same time
+    #[arg(short, long, value_name = "NUMBER", default_value = "1", value_parser = clap::value_parser!(u8).range(1..))]
+    jobs: u8,
     /// How content comes: sent by the helper unless told otherwise, or through SFTP alone
     #[arg(long, value_name = "HOW")]
     copy: Option<CopyFlag>,
@@ -166,7 +173,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
         // Wrong arguments must not leave a new repository behind.
         false => None,
     };
-    let (mut sources, mut worst) = sources(context, &config, args)?;
+    let (mut sources, worst) = sources(context, &config, args)?;
     for source in &mut sources {
         override_settings(source, args)?;
         check_way(source.ssh.as_ref(), source.settings.remote)?;
@@ -186,21 +193,41 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
         helper_dir: args.reach.helper_dir(&config),
         stop: heed_signals()?,
     };
-    for source in &sources {
-        if let Some(error) = options.stop.asked() {
-            return Ok(error.kind().exit_status());
+    let jobs = usize::from(args.jobs).min(sources.len());
+    let (next, worst) = (AtomicUsize::new(0), Mutex::new(Ok(worst)));
+    let work = || {
+        while let Some(source) = sources.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let exit = match options.stop.asked() {
+                Some(error) => Ok(error.kind().exit_status()),
+                None => {
+                    let terminal = if jobs > 1 { context.terminal().among_others() } else { context.terminal() };
+                    pull_one(context, repository.as_ref(), source, (&options, &terminal)).map(|summary| summary.exit)
+                }
+            };
+            let mut worst = worst.lock().unwrap_or_else(PoisonError::into_inner);
+            match (&mut *worst, exit) {
+                (Ok(worst), Ok(exit)) => *worst = worse(*worst, exit),
+                (worst @ Ok(_), Err(error)) => *worst = Err(error),
+                (Err(_), _) => {}
+            }
         }
-        let summary = pull_one(context, repository.as_ref(), source, &options)?;
-        worst = worse(worst, summary.exit);
-    }
-    Ok(worst)
+    };
+    thread::scope(|scope| {
+        (1..jobs).for_each(|_| drop(scope.spawn(work)));
+        work();
+    });
+    worst.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn pull_one(context: &Context, repository: Option<&Repository>, source: &Source, options: &Options) -> Result<Summary> {
-    let terminal = context.terminal();
+fn pull_one(
+    context: &Context,
+    repository: Option<&Repository>,
+    source: &Source,
+    (options, terminal): (&Options, &Terminal),
+) -> Result<Summary> {
     let json = context.global.json.then(|| Json::new(context.global.verbose > 0));
     let log = repository.filter(|_| !options.dry_run).map(Repository::open_log).transpose()?.map(Log::new);
-    let mut listeners: Vec<&dyn Report> = vec![&terminal];
+    let mut listeners: Vec<&dyn Report> = vec![terminal];
     listeners.extend(json.as_ref().map(|json| json as &dyn Report));
     listeners.extend(log.as_ref().map(|log| log as &dyn Report));
     Ok(pull::pull(repository, source, options, &Tee(listeners)))

@@ -1,6 +1,6 @@
 //! Ending a verb from outside: a signal asks, the verb finishes what it has in hand and ends.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::stream::Traffic;
 use crate::error::{Error, Kind};
@@ -12,7 +12,8 @@ pub struct Stop(Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 struct State {
     asked: Option<Kind>,
-    line: Option<Arc<Traffic>>,
+    // Those of connections that are still there count.
+    lines: Vec<Weak<Traffic>>,
 }
 
 impl Stop {
@@ -20,9 +21,7 @@ impl Stop {
     pub fn ask(&self, kind: Kind) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         state.asked.get_or_insert(kind);
-        if let Some(line) = state.line.take() {
-            line.shut_down();
-        }
+        state.lines.drain(..).filter_map(|line| line.upgrade()).for_each(|line| line.shut_down());
     }
 
     /// Why the verb is to end, if it is.
@@ -33,12 +32,15 @@ impl Stop {
         })
     }
 
-    /// From now on, this is the line to cut.
+    /// From now on, this is a line to cut.
     pub fn watch(&self, line: &Arc<Traffic>) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match state.asked {
             Some(_) => line.shut_down(),
-            None => state.line = Some(Arc::clone(line)),
+            None => {
+                state.lines.retain(|line| line.strong_count() > 0);
+                state.lines.push(Arc::downgrade(line));
+            }
         }
     }
 }

@@ -34,6 +34,9 @@ pub struct Terminal {
     lists_changes: Mutex<bool>,
     // The tenth of a second in which the line was last written anew.
     shown: AtomicU64,
+    // Others pull at the same time: what is said is said of whom, and there is no line.
+    among_others: bool,
+    source: Mutex<Option<String>>,
 }
 
 impl Terminal {
@@ -46,7 +49,15 @@ impl Terminal {
             line: Mutex::new(None),
             lists_changes: Mutex::new(false),
             shown: AtomicU64::new(0),
+            among_others: false,
+            source: Mutex::new(None),
         }
+    }
+
+    /// As one of several at a time: each message names its source, and no progress is shown.
+    pub fn among_others(mut self) -> Terminal {
+        self.among_others = true;
+        self
     }
 
     /// Has it list every change, as in a dry run.
@@ -70,6 +81,10 @@ impl Terminal {
 impl Report for Terminal {
     fn begin(&self, source: &SourceName, run: Option<i64>) {
         *self.lists_changes.lock().unwrap_or_else(PoisonError::into_inner) = run.is_none();
+        if self.among_others {
+            *self.source.lock().unwrap_or_else(PoisonError::into_inner) = Some(source.to_string());
+            return;
+        }
         let mut shown = self.line.lock().unwrap_or_else(PoisonError::into_inner);
         if shown.is_some() || self.verbosity == Verbosity::Quiet || !std::io::stderr().is_terminal() {
             return;
@@ -89,7 +104,9 @@ impl Report for Terminal {
             Level::Error => (self.paint("31", "error"), Verbosity::Quiet),
         };
         if self.verbosity >= least {
-            self.write(|| eprintln!("archive: {word}: {}", Plain(text)));
+            let source = self.source.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let source = source.map_or(String::new(), |source| format!("{source}: "));
+            self.write(|| eprintln!("archive: {source}{word}: {}", Plain(text)));
         }
     }
 

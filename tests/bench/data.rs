@@ -32,6 +32,54 @@ pub fn change_some(directory: &Path, count: u64, round: u64) -> io::Result<u64> 
     Ok(chosen.len() as u64)
 }
 
+/// Writes so many files of words, as program text or documents are: some words are everywhere, most are rare; returns their
+/// bytes.
+pub fn text_files(directory: &Path, count: u64) -> io::Result<u64> {
+    let mut random = Random(5);
+    let words: Vec<String> = (0..20_000).map(|_| word(&mut random)).collect();
+    let mut bytes = 0;
+    for number in 0..count {
+        let mut text = String::new();
+        let length = (6000.0 * (0.9 * random.normal()).exp()).min(100_000.0) as usize;
+        while text.len() < length {
+            // By Zipf's law, about.
+            let at = (words.len() as f64).powf(random.unit()) as usize - 1;
+            text.push_str(&words[at.min(words.len() - 1)]);
+            text.push(if random.next().is_multiple_of(9) { '\n' } else { ' ' });
+        }
+        bytes += text.len() as u64;
+        fs::write(file(directory, number)?, text)?;
+    }
+    Ok(bytes)
+}
+
+fn word(random: &mut Random) -> String {
+    let length = 2 + random.next() % 9;
+    (0..length).map(|_| char::from(b'a' + (random.unit() * random.unit() * 25.9) as u8)).collect()
+}
+
+/// Puts a byte in front of a file.
+pub fn put_in_front(path: &Path, round: u64) -> io::Result<()> {
+    let beside = path.with_extension("new");
+    let mut new = fs::File::create(&beside)?;
+    new.write_all(&[round as u8])?;
+    io::copy(&mut fs::File::open(path)?, &mut new)?;
+    fs::rename(beside, path)
+}
+
+/// Overwrites one per cent of a file in a hundred places.
+pub fn overwrite_some(path: &Path, round: u64) -> io::Result<()> {
+    use std::os::unix::fs::FileExt;
+    let file = fs::File::options().write(true).open(path)?;
+    let size = file.metadata()?.len();
+    let mut random = Random(round + 99);
+    for place in 0..100 {
+        let bytes: Vec<u8> = (0..size / 10_000).map(|_| random.next() as u8).collect();
+        file.write_all_at(&bytes, size / 100 * place + 777)?;
+    }
+    Ok(())
+}
+
 /// Writes some files of one size.
 pub fn large_files(directory: &Path, count: u64, size: u64) -> io::Result<()> {
     (0..count).try_for_each(|number| write_file(&directory.join(format!("large-{number}")), size, number + 7))

@@ -5,11 +5,12 @@
 //!
 //! - `BENCH_QUICK=1`: a hundredth of the data, to see whether it works;
 //! - `BENCH_LONG=1`: also a million files;
-//! - `BENCH_ONLY`: one of `small`, `large`, `renamed` and `million`;
+//! - `BENCH_ONLY`: one of `small`, `large`, `changed`, `renamed`, `second`, `far`, `thin` and `million`;
 //! - `BENCH_ROUNDS`: how often everything is done, 3 unless set; medians are shown;
 //! - `BENCH_FS=ext4`: targets on ext4 in image files below `BENCH_DIR` (the temporary directory), instead of tmpfs.
 
 mod data;
+mod line;
 mod place;
 mod sshd;
 mod table;
@@ -21,7 +22,7 @@ use anyhow::{Result, ensure};
 
 use place::{Place, Places};
 use table::Table;
-use tools::Tools;
+use tools::{How, Tools};
 
 /// What a bench works with.
 struct Bench {
@@ -36,6 +37,10 @@ struct Bench {
 type Workload = fn(&mut Bench) -> Result<()>;
 
 fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.first().is_some_and(|first| first == line::FLAG) {
+        return line::run(&arguments[1..]);
+    }
     if !std::env::args().any(|argument| argument == "--bench") {
         println!("this compares with rsync; run it by `make bench`");
         return Ok(());
@@ -62,10 +67,14 @@ fn is_set(variable: &str) -> bool {
 impl Bench {
     fn run(&mut self) -> Result<()> {
         let only = std::env::var("BENCH_ONLY").unwrap_or_default();
-        let workloads: [(&str, Workload, bool); 4] = [
+        let workloads: [(&str, Workload, bool); 8] = [
             ("small", Bench::small_files, true),
             ("large", Bench::large_files, true),
+            ("changed", Bench::changed_file, true),
             ("renamed", Bench::renamed_directory, true),
+            ("second", Bench::second_client, true),
+            ("far", Bench::far_away, true),
+            ("thin", Bench::thin_line, true),
             ("million", Bench::million_files, is_set("BENCH_LONG")),
         ];
         for (name, workload, usual) in workloads {
@@ -87,11 +96,12 @@ impl Bench {
         let what = format!("{} files, {} MB", grouped(count), bytes / 1_000_000);
         for round in 0..self.rounds {
             let targets = self.targets()?;
-            self.compare(&format!("first pull of {what}"), Some(1.2), round, &client, &targets)?;
-            let summary = self.compare("the same, nothing changed", Some(1.0), round, &client, &targets)?;
+            let near = How::default();
+            self.compare((&format!("first pull of {what}"), 0.7), round, &client, &targets, &near)?;
+            let summary = self.compare(("the same, nothing changed", 0.6), round, &client, &targets, &near)?;
             ensure!(summary.count("copied") + summary.count("new") + summary.count("changed") == 0, "it saw changes");
             let changed = data::change_some(client.path(), count, round as u64)?;
-            let summary = self.compare("the same, 1 % changed", None, round, &client, &targets)?;
+            let summary = self.compare(("the same, 1 % changed", 0.5), round, &client, &targets, &near)?;
             ensure!(summary.count("copied") == changed, "it copied {}, not {changed} files", summary.count("copied"));
         }
         Ok(())
@@ -101,9 +111,30 @@ impl Bench {
         let size = self.scaled(1 << 30);
         let client = self.places.for_client()?;
         data::large_files(client.path(), 2, size)?;
+        let what = format!("first pull of 2 files of {} MiB", size >> 20);
         for round in 0..self.rounds {
             let targets = self.targets()?;
-            self.compare(&format!("first pull of 2 files of {} MiB", size >> 20), None, round, &client, &targets)?;
+            self.compare((&what, 1.0), round, &client, &targets, &How::default())?;
+        }
+        Ok(())
+    }
+
+    // Of one large file little changes: a byte comes in front, then a hundred places are overwritten.
+    fn changed_file(&mut self) -> Result<()> {
+        let size = self.scaled(1 << 30);
+        let client = self.places.for_client()?;
+        data::large_files(client.path(), 1, size)?;
+        let targets = self.targets()?;
+        self.both(&client, &targets, &How::default())?;
+        for round in 0..self.rounds {
+            for (what, change) in [
+                ("a byte put in front of it", data::put_in_front as fn(&Path, u64) -> std::io::Result<()>),
+                ("1 % of it overwritten in 100 places", data::overwrite_some),
+            ] {
+                change(&client.path().join("large-0"), round as u64)?;
+                let row = format!("a file of {} MiB, {what}", size >> 20);
+                self.compare((&row, 1.0), round, &client, &targets, &How::default())?;
+            }
         }
         Ok(())
     }
@@ -116,35 +147,75 @@ impl Bench {
         let names = ["before", "after"];
         for round in 0..self.rounds {
             let targets = self.targets()?;
-            self.tools.rsync(client.path(), targets.rsync.path())?;
-            self.tools.archive(client.path(), targets.archive.path())?;
+            self.both(&client, &targets, &How::default())?;
             let (from, to) = (names[round % 2], names[(round + 1) % 2]);
             std::fs::rename(client.path().join(from), client.path().join(to))?;
-            let summary = self.compare(&what, Some(0.3), round, &client, &targets)?;
+            let summary = self.compare((&what, 0.1), round, &client, &targets, &How::default())?;
             ensure!(summary.count("copied") == 0 && summary.count("bytes_copied") == 0, "it copied what it had");
             ensure!(summary.count("linked") == count, "it linked {} files", summary.count("linked"));
         }
         Ok(())
     }
 
+    fn second_client(&mut self) -> Result<()> {
+        let (count, size) = (self.scaled(2000), 1 << 20);
+        let client = self.places.for_client()?;
+        data::even_files(client.path(), count, size)?;
+        let what = format!("{} files, {} MiB, that another client has too", grouped(count), (count * size) >> 20);
+        for round in 0..self.rounds {
+            let targets = self.targets()?;
+            self.both(&client, &targets, &How::default())?;
+            let second = How { copy: "second", ..How::default() };
+            let summary = self.compare((&what, 1.0), round, &client, &targets, &second)?;
+            ensure!(summary.count("linked") == count, "it linked {} files", summary.count("linked"));
+        }
+        Ok(())
+    }
+
+    fn far_away(&mut self) -> Result<()> {
+        let (small, large) = (self.places.for_client()?, self.places.for_client()?);
+        let count = self.scaled(10_000);
+        data::small_files(small.path(), count)?;
+        data::large_files(large.path(), 1, self.scaled(100_000_000))?;
+        let far = How { host: sshd::FAR, ..How::default() };
+        for round in 0..self.rounds {
+            let row = format!("{} small files, 50 ms away", grouped(count));
+            self.compare((&row, 0.5), round, &small, &self.targets()?, &far)?;
+            self.compare(("a file of 100 MB, 50 ms away", 1.0), round, &large, &self.targets()?, &far)?;
+        }
+        Ok(())
+    }
+
+    fn thin_line(&mut self) -> Result<()> {
+        let client = self.places.for_client()?;
+        let bytes = data::text_files(client.path(), self.scaled(2000).max(100))?;
+        let row = format!("{} MB of text, by 10 Mbit/s; rsync -z", bytes / 1_000_000);
+        let thin = How { host: sshd::THIN, compressed: true, ..How::default() };
+        for round in 0..self.rounds {
+            self.compare((&row, 0.5), round, &client, &self.targets()?, &thin)?;
+        }
+        Ok(())
+    }
+
     // One tool after the other, for three such trees at a time are too much for many a machine's memory.
     fn million_files(&mut self) -> Result<()> {
-        let count = self.scaled(1_000_000);
-        let client = self.places.for_client()?;
+        let count = self.scaled(1 << 20);
+        let (client, near) = (self.places.for_client()?, How::default());
         data::even_files(client.path(), count, 1024)?;
         let first = format!("first pull of {} files of 1 KiB", grouped(count));
         let again = "the same, nothing changed".to_owned() + " ";
+        let rows = [(&first, 0.6), (&again, 0.35)];
         {
             let target = self.places.fresh()?;
-            for row in [&first, &again] {
-                let ran = self.tools.rsync(client.path(), target.path())?;
-                self.table.rsync(row, None, ran.seconds);
+            for (row, aim) in rows {
+                let ran = self.tools.rsync(client.path(), target.path(), &near)?;
+                self.table.rsync(row, aim, &ran);
             }
         }
         let target = self.places.fresh()?;
-        for row in [&first, &again] {
-            let ran = self.tools.archive(client.path(), target.path())?;
-            self.tools.check(client.path(), target.path(), false)?;
+        for (row, _) in rows {
+            let ran = self.tools.archive(client.path(), target.path(), &near)?;
+            self.tools.check(client.path(), target.path(), &near, false)?;
             self.table.archive(row, &ran);
         }
         Ok(())
@@ -154,17 +225,23 @@ impl Bench {
         Ok(Targets { rsync: self.places.fresh()?, archive: self.places.fresh()? })
     }
 
+    // Lets both pull what is measured later.
+    fn both(&self, client: &Place, targets: &Targets, how: &How) -> Result<()> {
+        self.tools.rsync(client.path(), targets.rsync.path(), how)?;
+        self.tools.archive(client.path(), targets.archive.path(), how).map(drop)
+    }
+
     /// Lets both pull, in an order that changes from round to round; returns what `archive` says of its pull.
     fn compare(
         &mut self,
-        row: &str,
-        aim: Option<f64>,
+        (row, aim): (&str, f64),
         round: usize,
         client: &Place,
         targets: &Targets,
+        how: &How,
     ) -> Result<tools::Ran> {
-        let pull_by_rsync = || self.tools.rsync(client.path(), targets.rsync.path());
-        let pull_by_archive = || self.tools.archive(client.path(), targets.archive.path());
+        let pull_by_rsync = || self.tools.rsync(client.path(), targets.rsync.path(), how);
+        let pull_by_archive = || self.tools.archive(client.path(), targets.archive.path(), how);
         let (by_rsync, by_archive) = if round.is_multiple_of(2) {
             let by_rsync = pull_by_rsync()?;
             (by_rsync, pull_by_archive()?)
@@ -175,8 +252,8 @@ impl Bench {
         let times = format!("rsync {:.2} s, archive {:.2} s", by_rsync.seconds, by_archive.seconds);
         eprintln!("round {}: {row}: {times}", round + 1);
         // Comparing contents takes longer than all pulls; once will do.
-        self.tools.check(client.path(), targets.archive.path(), round == 0)?;
-        self.table.rsync(row, aim, by_rsync.seconds);
+        self.tools.check(client.path(), targets.archive.path(), how, round == 0)?;
+        self.table.rsync(row, aim, &by_rsync);
         self.table.archive(row, &by_archive);
         Ok(by_archive)
     }

@@ -13,26 +13,27 @@ pub struct Table {
 #[derive(Default)]
 struct Row {
     workload: String,
-    aim: Option<f64>,
+    aim: f64,
     rsync: Vec<f64>,
     archive: Vec<f64>,
-    received: u64,
+    received: [u64; 2],
     peak_kib: u64,
 }
 
 impl Table {
-    /// Adds a time of rsync, seconds.
-    pub fn rsync(&mut self, workload: &str, aim: Option<f64>, seconds: f64) {
+    /// Adds a pull by rsync.
+    pub fn rsync(&mut self, workload: &str, aim: f64, ran: &Ran) {
         let row = self.row(workload);
         row.aim = aim;
-        row.rsync.push(seconds);
+        row.rsync.push(ran.seconds);
+        row.received[0] = row.received[0].max(ran.received);
     }
 
     /// Adds a pull by archive.
     pub fn archive(&mut self, workload: &str, ran: &Ran) {
         let row = self.row(workload);
         row.archive.push(ran.seconds);
-        row.received = row.received.max(ran.count("bytes_received"));
+        row.received[1] = row.received[1].max(ran.received);
         row.peak_kib = row.peak_kib.max(ran.peak_kib);
     }
 
@@ -47,8 +48,11 @@ impl Table {
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "| workload | rsync | archive | ratio | aim | archive received | archive memory |")?;
-        writeln!(f, "| --- | ---: | ---: | ---: | ---: | ---: | ---: |")?;
+        writeln!(
+            f,
+            "| workload | rsync | archive | ratio | aim | rsync received | archive received | archive memory |"
+        )?;
+        writeln!(f, "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")?;
         self.rows.iter().try_for_each(|row| writeln!(f, "{row}"))
     }
 }
@@ -56,10 +60,10 @@ impl fmt::Display for Table {
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (rsync, archive) = (median(&self.rsync), median(&self.archive));
-        let aim = self.aim.map(|aim| format!("≤ {aim:.1}")).unwrap_or_default();
-        let megabytes = self.received as f64 / 1e6;
-        write!(f, "| {} | {rsync:.2} s | {archive:.2} s | {:.2} | {aim} ", self.workload.trim(), archive / rsync)?;
-        write!(f, "| {megabytes:.1} MB | {} MiB |", self.peak_kib / 1024)
+        let megabytes = self.received.map(|bytes| bytes as f64 / 1e6);
+        write!(f, "| {} | {rsync:.2} s | {archive:.2} s | {:.2} ", self.workload.trim(), archive / rsync)?;
+        write!(f, "| {:.2} | {:.1} MB | {:.1} MB ", self.aim, megabytes[0], megabytes[1])?;
+        write!(f, "| {} MiB |", self.peak_kib / 1024)
     }
 }
 

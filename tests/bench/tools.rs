@@ -11,6 +11,23 @@ use serde_json::Value;
 
 use crate::sshd::{HOST, Sshd};
 
+/// Over which line to pull, and how.
+#[derive(Clone, Copy)]
+pub struct How {
+    /// The name of the host, and so of the line.
+    pub host: &'static str,
+    /// What is made there: rsync's directory, archive's source.
+    pub copy: &'static str,
+    /// Whether rsync compresses; archive finds that out itself.
+    pub compressed: bool,
+}
+
+impl Default for How {
+    fn default() -> How {
+        How { host: HOST, copy: "copy", compressed: false }
+    }
+}
+
 /// Both tools, and what they need.
 pub struct Tools {
     sshd: Sshd,
@@ -23,6 +40,8 @@ pub struct Ran {
     pub seconds: f64,
     /// The largest resident size of the process, without those that it started.
     pub peak_kib: u64,
+    /// Bytes that came from the client.
+    pub received: u64,
     summary: Value,
 }
 
@@ -40,8 +59,8 @@ impl Tools {
         let warm_up = tempfile::tempdir_in(&tools.scratch)?;
         std::fs::write(warm_up.path().join("file"), "content")?;
         let target = tempfile::tempdir_in(&tools.scratch)?;
-        tools.archive(warm_up.path(), target.path())?;
-        tools.rsync(warm_up.path(), target.path())?;
+        tools.archive(warm_up.path(), target.path(), &How::default())?;
+        tools.rsync(warm_up.path(), target.path(), &How::default())?;
         Ok(tools)
     }
 
@@ -55,26 +74,32 @@ impl Tools {
     }
 
     /// Pulls by rsync.
-    pub fn rsync(&self, client: &Path, target: &Path) -> Result<Ran> {
+    pub fn rsync(&self, client: &Path, target: &Path, how: &How) -> Result<Ran> {
         let mut command = Command::new("rsync");
-        command.args(["-aH", "--delete", "-e"]).arg(format!("ssh -F {}", self.sshd.config.display()));
-        command.arg(format!("{HOST}:{}/", client.display())).arg(target.join("copy"));
-        self.run(command)
+        command.args(["-aH", "--delete", "--stats", "-e"]).arg(format!("ssh -F {}", self.sshd.config.display()));
+        command.args(how.compressed.then_some("-z"));
+        command.arg(format!("{}:{}/", how.host, client.display())).arg(target.join(how.copy));
+        let ran = self.run(command)?;
+        let told = std::fs::read_to_string(self.scratch.join("stdout"))?;
+        let line = told.lines().find_map(|line| line.strip_prefix("Total bytes received: "));
+        let received = line.and_then(|number| number.replace(',', "").parse().ok()).unwrap_or(0);
+        Ok(Ran { received, ..ran })
     }
 
     /// Pulls by archive.
-    pub fn archive(&self, client: &Path, target: &Path) -> Result<Ran> {
+    pub fn archive(&self, client: &Path, target: &Path, how: &How) -> Result<Ran> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_archive"));
         command.arg("--repo").arg(target.join("repository")).args(["--json", "pull", "-F"]).arg(&self.sshd.config);
         // A renamed directory that is all there is looks like a loss.
-        command.args(["--max-delete", "100"]);
-        command.arg(format!("{HOST}:{}", client.display()));
-        self.run(command)
+        command.args(["--max-delete", "100", "--name", how.copy]);
+        command.arg(format!("{}:{}", how.host, client.display()));
+        let ran = self.run(command)?;
+        Ok(Ran { received: ran.count("bytes_received"), ..ran })
     }
 
     /// Holds what archive pulled against the client's files; by their content too, if `thoroughly`.
-    pub fn check(&self, client: &Path, target: &Path, thoroughly: bool) -> Result<()> {
-        let snapshot = target.join("repository/snapshot").join(HOST).join(client.strip_prefix("/")?);
+    pub fn check(&self, client: &Path, target: &Path, how: &How, thoroughly: bool) -> Result<()> {
+        let snapshot = target.join("repository/snapshot").join(how.copy).join(client.strip_prefix("/")?);
         let mut command = Command::new("rsync");
         // Times of directories are in the index only.
         command.args([if thoroughly { "-naciHO" } else { "-naiHO" }, "--delete"]);
@@ -104,7 +129,7 @@ impl Tools {
         ensure!(status?.success(), "{command:?} failed:\n{said}");
         let last = std::fs::read_to_string(&out)?.lines().last().map(serde_json::from_str);
         let summary = last.and_then(|parsed| parsed.ok()).unwrap_or(Value::Null);
-        Ok(Ran { seconds, peak_kib, summary })
+        Ok(Ran { seconds, peak_kib, received: 0, summary })
     }
 }
 

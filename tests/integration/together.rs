@@ -124,3 +124,29 @@ fn a_repository_that_others_may_look_into_is_warned_of() {
     let ran = program.run(["pull", client.root().to_str().unwrap()]);
     assert!(ran.status == 0 && ran.stderr.contains("others may look into"), "{}", ran.stderr);
 }
+
+#[test]
+fn several_sources_are_pulled_at_the_same_time_each_for_itself() {
+    let program = Program::new();
+    let clients: Vec<Tree> = (0..6)
+        .map(|client| Tree::new((0..200).map(move |n| (format!("f{n}"), file(format!("{n} of {}", client % 3))))))
+        .collect();
+    let mut config = String::new();
+    for (number, client) in clients.iter().enumerate() {
+        config += &format!("[source.s{number}]\npaths = ['{}']\n", client.root().display());
+    }
+    config += "[source.gone]\npaths = ['/no/such/path']\n";
+    let path = program.path("archive.toml");
+    fs::write(&path, config).unwrap();
+    for _ in 0..2 {
+        let ran = program.run(["--json", "--config", path.to_str().unwrap(), "pull", "--all", "--jobs", "4"]);
+        assert_eq!(ran.status, 1, "{}", ran.stderr);
+        assert!(ran.stderr.contains("archive: gone: error: `/no/such/path` does not exist"), "{}", ran.stderr);
+        assert_eq!(ran.lines().len(), 7);
+        for (number, client) in clients.iter().enumerate() {
+            assert_same(&client.root(), &program.snapshot(&format!("s{number}"), &client.root()));
+        }
+        program.assert_index_is_right();
+    }
+    program.run(["pull", "--jobs", "0", "/tmp"]).refused_usage(&["0"]);
+}
