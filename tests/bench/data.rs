@@ -101,7 +101,8 @@ fn file(directory: &Path, number: u64) -> io::Result<PathBuf> {
 }
 
 fn write_file(path: &Path, size: u64, seed: u64) -> io::Result<()> {
-    let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    // Mixed once more, or one file would be the next one, shifted.
+    let mut random = Random(Random(seed).next());
     let mut file = fs::File::create(path)?;
     let mut left = size as usize;
     let mut buffer = vec![0; left.min(1 << 20)];
