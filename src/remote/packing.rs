@@ -19,7 +19,7 @@ const STEP: usize = 256 * 1024;
 // Below how many bytes a second a compressor is faster than a line; after how many it is no slow one, and after how long a
 // wait for less it is. A hiccup is shorter.
 const SLOW: f64 = 12e6;
-const ENOUGH: u64 = 1 << 20;
+const ENOUGH: u64 = 384 * 1024;
 const LONG: Duration = Duration::from_millis(100);
 
 /// Frames from a Zstandard stream.
