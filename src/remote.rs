@@ -91,7 +91,7 @@ impl Client {
             bytes_per_second: options.bytes_per_second,
             copy: options.copy,
             compress: options.compress,
-            is_slow: Arc::default(),
+            is_slow: Arc::new(AtomicBool::new(options.compress == CompressWhen::Always)),
         })
     }
 

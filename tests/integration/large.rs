@@ -119,6 +119,6 @@ fn text_is_compressed_when_that_is_asked_for() {
     let (plain, packed) = (received("--compress=never"), received("-z"));
     // Of noise there is nothing to save.
     let (packed, plain) = (packed - 300_000, plain - 300_000);
-    assert!(packed * 3 < plain, "{packed} bytes, {plain} without");
+    assert!(packed * 6 < plain, "{packed} bytes, {plain} without");
     assert!(received("--compress=auto") > plain, "this line is not slow");
 }
