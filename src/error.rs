@@ -9,6 +9,8 @@ use std::fmt::Display;
 pub enum Kind {
     /// Anything without a kind of its own, trouble on the server's side above all.
     Failed,
+    /// Another part of the same work has failed, and tells why.
+    BrokenOff,
     /// Wrong arguments or configuration.
     Usage,
     /// The verb finished, but some files could not be read.
@@ -31,7 +33,7 @@ impl Kind {
     /// The process's exit status.
     pub fn exit_status(self) -> u8 {
         match self {
-            Kind::Failed => 1,
+            Kind::Failed | Kind::BrokenOff => 1,
             Kind::Usage => 2,
             Kind::Partial => 3,
             Kind::Guard => 4,

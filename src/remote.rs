@@ -160,15 +160,20 @@ impl Client {
                 thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             };
             let (large, whole) = (joined(by_stream), joined(by_sftp));
-            whole.and(large).and(small)
+            let mut errors: Vec<Error> = [whole, large, small].into_iter().filter_map(Result::err).collect();
+            // Who only finds that nobody takes its files knows least.
+            errors.sort_by_key(|error| error.kind() == Kind::BrokenOff);
+            errors.into_iter().next().map_or(Ok(()), Err)
         })
     }
 
     fn read_by_sftp(&self, session: &ssh::Session, wanted: &Receiver<Wanted>, arrived: &Sender<Arrived>) -> Result<()> {
         let (input, output) = session.subsystem("sftp")?;
         let options = sftp::Options { bytes_per_second: self.bytes_per_second };
-        let lost =
-            |error: sftp::Broken| Error::new(Kind::Unreachable, format_args!("the SFTP connection broke: {error}"));
+        let lost = |error: sftp::Broken| match error {
+            sftp::Broken::Unwanted => Error::new(Kind::BrokenOff, error),
+            error => Error::new(Kind::Unreachable, format_args!("the SFTP connection broke: {error}")),
+        };
         let mut reader = sftp::Sftp::start(input, output, options).map_err(lost)?;
         reader.read_files(wanted, arrived).map_err(lost)
     }

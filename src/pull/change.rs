@@ -34,5 +34,5 @@ pub enum Change {
 
 /// The next stage is gone: the run has failed, and whoever made it fail has told why.
 pub fn aborted<T>(_: T) -> Error {
-    Error::new(Kind::Failed, "the run was broken off")
+    Error::new(Kind::BrokenOff, "the run was broken off")
 }

@@ -27,7 +27,12 @@ impl<'a> Failure<'a> {
         let broken = |_| Error::new(Kind::Failed, "a part of the program broke").hint("please report what it printed");
         let Err(error) = ended.unwrap_or_else(|panic| Err(broken(panic))) else { return true };
         tracing::debug!(%error, "a stage ends early");
-        self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        // Who only finds the next stage gone may be faster than who knows why.
+        if first.as_ref().is_none_or(|first| first.kind() == Kind::BrokenOff) {
+            *first = Some(error);
+        }
+        drop(first);
         self.client.hang_up();
         self.contents.abort();
         false

@@ -127,5 +127,5 @@ fn whole(wanted: Wanted, bytes: Vec<u8>) -> Result<Arrived> {
 }
 
 fn unwanted<T>(_: T) -> Error {
-    Error::new(Kind::Failed, "nobody takes the files that arrive")
+    Error::new(Kind::BrokenOff, "nobody takes the files that arrive")
 }

@@ -285,7 +285,10 @@ impl Transfer {
     // The next chunk of the file.
     fn add(&mut self, chunk: &Chunk) -> Result<()> {
         let length = u64::from(chunk.length);
-        if chunk.length == 0 || length > self.wanted.size - self.length {
+        let left = self.wanted.size - self.length;
+        // Only the last one may be short, so that there are not more of them than fit into memory.
+        let least = u64::from(average_for(self.wanted.size) / 4).min(left);
+        if chunk.length == 0 || length > left || length < least {
             return Err(nonsense("the chunks of a file don't make it up"));
         }
         self.length += length;
@@ -332,5 +335,5 @@ fn chunks_of(file: &File, average: u32) -> std::io::Result<HashMap<Chunk, u64>> 
 }
 
 fn unwanted<T>(_: T) -> Error {
-    Error::new(Kind::Failed, "nobody takes the files that arrive")
+    Error::new(Kind::BrokenOff, "nobody takes the files that arrive")
 }

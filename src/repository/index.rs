@@ -3,7 +3,7 @@
 //! One SQLite database, its schema in `schema.sql`. Reading stands here, writing in [`write`].
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -37,6 +37,9 @@ const USER_VERSION: i64 = 2;
 const TO_FORMAT_2: &str = "ALTER TABLE version ADD COLUMN attributes INTEGER REFERENCES attributes; \
                            UPDATE directory SET fingerprint = NULL; PRAGMA user_version = 2";
 
+// How long to wait for another process, or thread, that writes.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 // How many pages of 4 KiB the write-ahead log gathers before they are carried over.
 const CHECKPOINT_PAGES: i64 = 8192;
 
@@ -65,8 +68,8 @@ impl Index {
     pub fn open(repository: &Path) -> Result<Index> {
         let path = repository.join(FILE_NAME);
         let connection = Connection::open(&path).on_index("can't open the index")?;
-        connection.busy_timeout(Duration::from_secs(120)).on_index("can't open the index")?;
-        configure(&connection, repository).on_index("can't open the index")?;
+        connection.busy_timeout(PATIENCE).on_index("can't open the index")?;
+        patiently(|| configure(&connection, repository)).on_index("can't open the index")?;
         let index = Index { connection };
         match index.format()? {
             0 => create_schema(index.connection),
@@ -95,7 +98,7 @@ impl Index {
         let idle = !repository.join(format!("{FILE_NAME}-wal")).exists();
         let uri = format!("file:{}{}", percent_encoded(&path), if idle { "?immutable=1" } else { "" });
         let connection = Connection::open_with_flags(uri, flags).on_index("can't open the index")?;
-        connection.busy_timeout(Duration::from_secs(120)).on_index("can't open the index")?;
+        connection.busy_timeout(PATIENCE).on_index("can't open the index")?;
         settle(&connection).on_index("can't open the index")?;
         let index = Index { connection };
         // An older one must be brought up to date to be understood.
@@ -264,6 +267,22 @@ impl Index {
             .prepare_cached(sql)
             .and_then(|mut query| query.query_map(params, read)?.collect::<rusqlite::Result<Vec<T>>>());
         rows.on_index("can't read the index")
+    }
+}
+
+// SQLite does not wait for others itself where the log is made, as those do who open a new index at the same time.
+fn patiently<T>(mut work: impl FnMut() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match work() {
+            Err(error)
+                if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy)
+                    && Instant::now() < deadline =>
+            {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            done => return done,
+        }
     }
 }
 

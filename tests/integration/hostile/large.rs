@@ -95,6 +95,7 @@ fn chunks_and_pieces_that_cannot_be_end_the_run() {
         ("too few", frames(&[told(chunks(&old), hash)]), Vec::new()),
         ("too many", frames(&[told([&whole[..], &whole[..]].concat(), hash)]), Vec::new()),
         ("an empty one", frames(&[told(vec![Chunk { length: 0, sum: [0; 8] }], hash)]), Vec::new()),
+        ("short ones", frames(&[told(vec![Chunk { length: 1, sum: [0; 8] }; 100], hash)]), Vec::new()),
         ("a huge one", frames(&[told(vec![Chunk { length: u32::MAX, sum: [0; 8] }], hash)]), Vec::new()),
         ("another file's", frames(&[Reply::Chunks(Chunks { id: 77, chunks: Vec::new(), end: None })]), Vec::new()),
         ("a piece first", frames(&[piece(b"x")]), Vec::new()),
