@@ -32,6 +32,7 @@ pub mod stream;
 #[cfg(test)]
 mod testing;
 
+pub use large::MOST_COMPARED_BYTES;
 pub use probe::{HelperStatus, helper_install, helper_remove, helper_status};
 pub use ssh::remove_control_directories;
 pub use stop::Stop;
@@ -134,10 +135,11 @@ impl Client {
         let (whole, wholes) = queue::bounded_by_number(LARGE_FILES);
         let conversation = self.converse()?;
         // Whoever waits for more to send must not wait for a reader that has given up.
-        let (small_waits, large_waits) = (wanted.closer(), larges.closer());
+        let (small_waits, large_waits, whole_waits) = (wanted.closer(), larges.closer(), wholes.closer());
         let give_up = move || {
             small_waits.close();
             large_waits.close();
+            whole_waits.close();
         };
         let give_up = &give_up;
         std::thread::scope(|scope| {
@@ -154,7 +156,7 @@ impl Client {
                 drop(whole);
                 read.inspect_err(|_| give_up())
             });
-            let small = bundle::read_files(conversation, wanted, arrived, (&large, &others));
+            let small = bundle::read_files(conversation, wanted, arrived, (&large, &others)).inspect_err(|_| give_up());
             drop((large, others));
             let joined = |thread: std::thread::ScopedJoinHandle<'_, Result<()>>| {
                 thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))

@@ -97,9 +97,9 @@ fn decide_again<'a>(run: &'a Run<'a>, ways: Ways<'a>, released: &Unbounded<Relea
     rejoin(released, &deciding, &ways)
 }
 
-// Nothing is started on the client for a run that reads nothing. A first one reads, and need not wait for being told so.
+// Nothing is started on the client for a run that reads nothing.
 fn read_files(run: &Run<'_>, wanted: &Receiver<Wanted>, arrived: &Sender<Arrived>) -> Result<()> {
-    match run.begins_empty || wanted.is_fed() {
+    match wanted.is_fed() {
         true => run.client.read_files(wanted, arrived),
         false => Ok(()),
     }

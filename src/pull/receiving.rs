@@ -18,7 +18,7 @@ use crate::error::{OnServer, Result};
 use crate::fault;
 use crate::path::{AbsPath, Name};
 use crate::queue::{Receiver, Sender};
-use crate::remote::{Arrived, Base, FileState, ReadError, Wanted};
+use crate::remote::{Arrived, Base, FileState, MOST_COMPARED_BYTES, ReadError, Wanted};
 use crate::repository::dirs::Dir;
 use crate::repository::staging::{Staged, Staging, partial_name};
 
@@ -95,7 +95,8 @@ impl Fetch<'_> {
 
     // The plain file of the version that is about to be replaced.
     fn base(&self, task: &FileTask) -> Option<Base> {
-        let snapshot = self.snapshot.filter(|_| task.entry.size >= LARGE && !task.whole)?;
+        let is_fit = (LARGE..=MOST_COMPARED_BYTES).contains(&task.entry.size) && !task.whole;
+        let snapshot = self.snapshot.filter(|_| is_fit)?;
         let is_large = |old: &&Version| old.entry.kind == Kind::File && old.entry.size >= LARGE;
         let old = task.old.as_deref().filter(is_large)?;
         let (snapshot, directory, name) = (snapshot.clone(), task.directory.path.clone(), old.entry.name.clone());

@@ -23,6 +23,12 @@ const MOST_FILES: usize = 128;
 // How many of them may be compared with earlier versions: each takes a few megabytes of memory.
 const MOST_COMPARED: usize = 3;
 
+// Of how many chunks a file may be: each takes some 30 bytes of memory.
+const MOST_CHUNKS: usize = 4 * 65_536 + 1;
+
+/// Up to which size a file may be compared with an earlier version, in bytes: of larger ones there were too many chunks.
+pub const MOST_COMPARED_BYTES: u64 = 256 << 30;
+
 /// Reads files until `wanted` is closed and everything is answered; what has changed since it was listed goes to `others`.
 pub fn read_files(
     conversation: Conversation,
@@ -65,8 +71,9 @@ struct Transfer {
     known: HashMap<Chunk, u64>,
     // What the file consists of, from where on nothing has been handed on yet.
     parts: VecDeque<Part>,
-    // How much of it the parts made up when they were all there.
+    // How much of it the chunks make up that were told of, and how many these are.
     length: u64,
+    chunks: usize,
     // Requests for pieces that are not answered.
     requests: usize,
     // What the client says of the whole.
@@ -254,6 +261,7 @@ impl Transfer {
             known: HashMap::new(),
             parts: VecDeque::new(),
             length: 0,
+            chunks: 0,
             requests: 0,
             hash: None,
             void: None,
@@ -286,9 +294,11 @@ impl Transfer {
     fn add(&mut self, chunk: &Chunk) -> Result<()> {
         let length = u64::from(chunk.length);
         let left = self.wanted.size - self.length;
-        // Only the last one may be short, so that there are not more of them than fit into memory.
-        let least = u64::from(average_for(self.wanted.size) / 4).min(left);
-        if chunk.length == 0 || length > left || length < least {
+        // Only the last one may be short, and there are not more of them than fit into memory.
+        let average = u64::from(average_for(self.wanted.size));
+        self.chunks += 1;
+        let is_fit = (left.min(average / 4)..=left.min(average * 4)).contains(&length);
+        if chunk.length == 0 || !is_fit || self.chunks > MOST_CHUNKS {
             return Err(nonsense("the chunks of a file don't make it up"));
         }
         self.length += length;

@@ -186,7 +186,7 @@ impl Destination {
             if *hands_on_acl {
                 parent.remove_acl(partial);
             }
-            parent.set_mode(partial, mode)?;
+            parent.set_mode(partial, entry.kind, mode)?;
         }
         let dressed = xattrs.iter().try_for_each(|xattr| parent.set_xattr(partial, xattr));
         parent.set_mtime(partial, entry.mtime)?;
@@ -375,7 +375,7 @@ impl Destination {
     fn open_up(&self, item: &Item, found: &Metadata) -> Result<Outcome, Trouble> {
         let is_closed = item.entry.kind == Kind::Dir && found.mode & 0o300 != 0o300;
         if is_closed && !self.privileged && !self.options.dry_run && found.uid == self.own_ids.0 {
-            self.folder(&item.directory)?.set_mode(item.entry.name.as_bytes(), UNFINISHED)?;
+            self.folder(&item.directory)?.set_mode(item.entry.name.as_bytes(), Kind::Dir, UNFINISHED)?;
         }
         Ok(Outcome::There)
     }

@@ -42,6 +42,19 @@ fn listing(client: &Tree) -> Vec<u8> {
     frames(&[Reply::Root(root), directory(0, &path), entries(0, vec![large]), Reply::End])
 }
 
+/// All chunks of the earlier version but its last, and one that is none of it.
+fn almost_old() -> Vec<Chunk> {
+    let mut chunks = chunks(&content(SIZE));
+    let last = chunks.pop().unwrap();
+    chunks.push(Chunk { length: last.length + 1, sum: [0; 8] });
+    chunks
+}
+
+/// The bytes that are none of it.
+fn rest() -> Vec<u8> {
+    vec![b'x'; almost_old().pop().unwrap().length as usize]
+}
+
 fn told(chunks: Vec<Chunk>, hash: Hash) -> Reply {
     Reply::Chunks(Chunks { id: 0, chunks, end: Some(HashOutcome::Done { hash, proof: None }) })
 }
@@ -71,13 +84,11 @@ fn pull(hostile: &Hostile, client: &Tree) -> Ran {
 
 #[test]
 fn what_chunks_make_up_is_believed_only_with_its_hash() {
-    let old = content(SIZE);
     for hash in [[9; 32], blake3::hash(&vec![7; SIZE + 1]).into()] {
         let (hostile, client) = once_honest();
-        // All of the earlier version, and a byte that is none of it: not what the file is.
-        let said = [chunks(&old), vec![Chunk { length: 1, sum: [0; 8] }]].concat();
-        hostile.answers(To::Chunk, frames(&[told(said, hash)]));
-        hostile.answers_then(To::Chunk, frames(&[piece(b"x"), streamed(StreamOutcome::Done)]));
+        // That is not what the file is.
+        hostile.answers(To::Chunk, frames(&[told(almost_old(), hash)]));
+        hostile.answers_then(To::Chunk, frames(&[piece(&rest()), streamed(StreamOutcome::Done)]));
         pull(&hostile, &client).well();
         assert_same(&client.root(), &hostile.program.snapshot("client", &client.root()));
         hostile.program.assert_index_is_right();
@@ -87,7 +98,7 @@ fn what_chunks_make_up_is_believed_only_with_its_hash() {
 #[test]
 fn chunks_and_pieces_that_cannot_be_end_the_run() {
     let old = content(SIZE);
-    let whole = [chunks(&old), vec![Chunk { length: 1, sum: [0; 8] }]].concat();
+    let whole = almost_old();
     let hash = [9; 32];
     let good = frames(&[told(whole.clone(), hash)]);
     let done = streamed(StreamOutcome::Done);
@@ -101,9 +112,9 @@ fn chunks_and_pieces_that_cannot_be_end_the_run() {
         ("a piece first", frames(&[piece(b"x")]), Vec::new()),
         ("an end first", frames(std::slice::from_ref(&done)), Vec::new()),
         ("chunks again", good.clone(), frames(&[told(whole.clone(), hash)])),
-        ("a piece too long", good.clone(), frames(&[piece(b"xy"), done.clone()])),
+        ("a piece too long", good.clone(), frames(&[piece(&[&rest()[..], b"y"].concat()), done.clone()])),
         ("an empty piece", good.clone(), frames(&[piece(b""), done.clone()])),
-        ("one piece too many", good.clone(), frames(&[piece(b"x"), piece(b"x"), done.clone()])),
+        ("one piece too many", good.clone(), frames(&[piece(&rest()), piece(b"x"), done.clone()])),
         ("no piece", good.clone(), frames(std::slice::from_ref(&done))),
         ("packed rubbish", frames(&[Reply::Packed(Bytes::new(&b"rubbish"[..]).unwrap())]), Vec::new()),
         ("nothing", Vec::new(), Vec::new()),
@@ -122,12 +133,12 @@ fn chunks_and_pieces_that_cannot_be_end_the_run() {
 
 #[test]
 fn what_changes_or_goes_meanwhile_is_fetched_another_way_or_told() {
-    let whole = [chunks(&content(SIZE)), vec![Chunk { length: 1, sum: [0; 8] }]].concat();
+    let whole = almost_old();
     for (outcome, status) in [(StreamOutcome::Changed, 0), (StreamOutcome::Vanished, 0), (StreamOutcome::Failed(13), 3)]
     {
         let (hostile, client) = once_honest();
         hostile.answers(To::Chunk, frames(&[told(whole.clone(), [9; 32])]));
-        hostile.answers_then(To::Chunk, frames(&[piece(b"x"), streamed(outcome)]));
+        hostile.answers_then(To::Chunk, frames(&[piece(&rest()), streamed(outcome)]));
         let ran = pull(&hostile, &client);
         assert_eq!(ran.status, status, "{outcome:?}: {}", ran.stderr);
         let snapshot = fs::read(hostile.program.snapshot("client", &client.path("large"))).unwrap();

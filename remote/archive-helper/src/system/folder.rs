@@ -145,9 +145,15 @@ impl Folder {
         fs::chownat(&self.0, name, uid_of(uid), gid_of(gid), AtFlags::SYMLINK_NOFOLLOW)
     }
 
-    /// Gives a name that is no symlink its mode.
-    pub fn set_mode(&self, name: &[u8], mode: u32) -> Result<(), Errno> {
-        fs::chmodat(&self.0, name, Mode::from_raw_mode(mode as RawMode), AtFlags::empty())
+    /// Gives a name of this kind, which is no symlink, its mode. Whoever may write here could have put something else there
+    /// meanwhile, which `chmod` would follow.
+    pub fn set_mode(&self, name: &[u8], kind: Kind, mode: u32) -> Result<(), Errno> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let node = fs::openat(&self.0, name, flags, Mode::empty())?;
+        if kind == Kind::Symlink || Metadata::from(fs::fstat(&node)?).kind != Some(kind) {
+            return Err(Errno::STALE);
+        }
+        fs::chmod(format!("/proc/self/fd/{}", node.as_raw_fd()), Mode::from_raw_mode(mode as RawMode))
     }
 
     /// Gives a name its mtime in nanoseconds, a symlink's own included.
