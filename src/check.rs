@@ -72,7 +72,22 @@ pub fn check_source(
         problems.count += checking.problems.count;
         problems.lost.extend(checking.problems.lost);
     }
+    problems.count += check_fingerprints(index, id, source, report)?;
     Ok(problems)
+}
+
+// What a directory's fingerprint says must be what is current in it, or pulls would pass over changes.
+fn check_fingerprints(index: &Index, id: SourceId, source: &SourceName, report: &dyn Report) -> Result<u64> {
+    let mut wrong = 0;
+    for (directory, path) in index.directories_below(id, &AbsPath::root())? {
+        if index.has_wrong_fingerprint(directory)? {
+            wrong += 1;
+            report.error(format_args!(
+                "the index has a wrong fingerprint of `{path}` of `{source}`: run `archive index rebuild`"
+            ));
+        }
+    }
+    Ok(wrong)
 }
 
 // A pull that is under way is none of our business.

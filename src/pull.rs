@@ -17,11 +17,13 @@
 
 use std::cell::Cell;
 use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use crate::entry::Hash;
+use crate::entry::{Fingerprint, Hash};
 use crate::error::{Error, Kind, Result};
 use crate::path::{AbsPath, SourceName};
 use crate::remote::{self, Client, Stop};
@@ -136,11 +138,23 @@ struct Directory {
     path: AbsPath,
     /// Whether its fingerprint is to be kept once all of it is done.
     listed_whole: bool,
+    /// Of what was listed, once that is complete.
+    fingerprint: OnceLock<Fingerprint>,
+    /// What the listing asks for, and how much of that was done just as listed.
+    steps: AtomicU64,
+    done: AtomicU64,
 }
 
 impl Directory {
     fn new(path: AbsPath, listed_whole: bool) -> Directory {
-        Directory { path, listed_whole }
+        let (steps, done) = (AtomicU64::new(0), AtomicU64::new(0));
+        Directory { path, listed_whole, fingerprint: OnceLock::new(), steps, done }
+    }
+
+    /// The fingerprint of what was listed, if the index holds exactly that by now.
+    fn settled(&self) -> Option<Fingerprint> {
+        let all_done = self.done.load(Ordering::Relaxed) == self.steps.load(Ordering::Relaxed);
+        self.fingerprint.get().copied().filter(|_| all_done)
     }
 }
 

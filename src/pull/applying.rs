@@ -4,6 +4,7 @@
 //! recorded in the [`journal`](crate::repository::journal), and only then are the trees changed, and the index follows.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
@@ -170,7 +171,8 @@ impl Gathering<'_> {
         Ok(())
     }
 
-    fn unread(&mut self, task: FileTask, vanished: bool) -> Result<()> {
+    fn unread(&mut self, mut task: FileTask, vanished: bool) -> Result<()> {
+        task.deviates = true;
         if let Some(old) = task.old.as_ref().filter(|_| !vanished) {
             self.flag(old.id)?;
         }
@@ -185,6 +187,7 @@ impl Gathering<'_> {
 
     fn removed(&mut self, run: &Run<'_>, directory: Arc<Directory>, version: &Version) -> Result<()> {
         self.placing.remove(&directory, version)?;
+        directory.done.fetch_add(1, Ordering::Relaxed);
         if let Some(path) = directory.path.join(&version.entry.name) {
             run.tally.changed(Told::Removed, &path);
         }
@@ -199,6 +202,9 @@ impl Gathering<'_> {
     fn finish(&mut self, task: FileTask, hash: Option<Hash>) {
         self.attributes += task.entry.attributes.as_deref().map_or(0, Attributes::weight);
         self.finished.push((task.leads, hash));
+        if !task.deviates {
+            task.directory.done.fetch_add(1, Ordering::Relaxed);
+        }
         self.directories.push(task.directory);
     }
 
@@ -216,7 +222,8 @@ impl Gathering<'_> {
         // The last reference to a directory says that all of it is done.
         for directory in self.directories.drain(..) {
             if let Some(directory) = Arc::into_inner(directory).filter(|directory| directory.listed_whole) {
-                write.remember_fingerprint(write.enter_directory(run.source_id, &directory.path)?)?;
+                let id = write.enter_directory(run.source_id, &directory.path)?;
+                write.remember_fingerprint(id, directory.settled())?;
             }
         }
         write.commit()?;

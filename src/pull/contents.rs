@@ -23,6 +23,8 @@ pub struct FileTask {
     pub leads: Vec<Key>,
     /// All of it must come, for what was made of an earlier version was not it.
     pub whole: bool,
+    /// What the index gets is not what was listed: the next run must look again.
+    pub deviates: bool,
 }
 
 /// What can be waited for.

@@ -147,6 +147,7 @@ impl Steps for Dispatch<'_> {
             old: old.map(Box::new),
             leads: Vec::new(),
             whole: false,
+            deviates: false,
         };
         match step {
             Step::Same => Ok(()),

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use archive_helper::protocol::{
     Announced, Entries, MAX_ENTRIES, Problem, Reply, Request, Root, SkipReason, Skipped, Verdict, Walk,
@@ -10,7 +11,7 @@ use nix::errno::Errno;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::{Directory, Tally};
-use crate::entry::{DirectoryId, Entry};
+use crate::entry::{DirectoryId, Entry, Fingerprinting};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::path::{AbsPath, Escaped, Name};
 use crate::plan::{Step, plan};
@@ -125,6 +126,8 @@ struct Awaited {
     directory: Arc<Directory>,
     remembered: Option<DirectoryId>,
     last: Option<Name>,
+    // Of the entries that have come; few directories are in the middle of that at a time.
+    fingerprint: Option<Box<Fingerprinting>>,
 }
 
 impl Listing<'_> {
@@ -301,7 +304,8 @@ impl Listing<'_> {
             return Err(nonsense("a directory was announced twice"));
         }
         let directory = Arc::new(Directory::new(path, complete));
-        self.awaited.insert(number, Awaited { directory, remembered: remembered.map(|(id, _)| id), last: None });
+        let awaited = Awaited { directory, remembered: remembered.map(|(id, _)| id), last: None, fingerprint: None };
+        self.awaited.insert(number, awaited);
         Ok(())
     }
 
@@ -320,6 +324,14 @@ impl Listing<'_> {
         awaited.last = until.clone();
         let directory = awaited.directory.clone();
         let known = awaited.remembered;
+        let mut fingerprint = awaited.fingerprint.take().unwrap_or_default();
+        entries.iter().for_each(|entry| fingerprint.add(entry));
+        if last {
+            // Nothing was set before, for this comes once.
+            let _ = directory.fingerprint.set(fingerprint.end());
+        } else {
+            awaited.fingerprint = Some(fingerprint);
+        }
         let remembered = match (self.remembered.index, known, &until) {
             (Some((index, _)), Some(id), Some(until)) => index.current_in(id, before.as_ref(), until)?,
             _ => Vec::new(),
@@ -349,6 +361,9 @@ impl Listing<'_> {
 
     fn do_steps(&mut self, directory: &Arc<Directory>, steps: Vec<Step>) -> Result<()> {
         for step in steps {
+            if step != Step::Same {
+                directory.steps.fetch_add(1, Ordering::Relaxed);
+            }
             match step {
                 Step::Same => self.tally.progress.unchanged.add(1),
                 step if self.is_too_large(&step) => {

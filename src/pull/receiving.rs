@@ -416,6 +416,7 @@ fn finish(
     let as_listed = state.size == task.entry.size && state.mtime == task.entry.mtime;
     (task.entry.size, task.entry.mtime) = (size, state.mtime);
     let consistent = consistent && (is_as_claimed(&task, &hash) || !as_listed);
+    task.deviates = !as_listed || !consistent;
     if !consistent {
         run.tally
             .warn(format_args!("`{}` kept changing while it was read; its copy may be inconsistent", path_of(&task)));

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use crate::entry::{DirectoryId, Entry, Fingerprint, Hash, Inode, Kind, Version};
+use crate::entry::{DirectoryId, Entry, Fingerprint, Fingerprinting, Hash, Inode, Kind, Version, flags};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::path::{AbsPath, Name, SourceName};
 
@@ -246,6 +246,16 @@ impl Index {
         self.one(sql, params![&hash[..8], &hash[..], source.0], |_| Ok(())).map(|found| found.is_some())
     }
 
+    /// True when the fingerprint that is kept of a directory is not that of its current versions: a pull could take
+    /// for unchanged what it is not.
+    pub fn has_wrong_fingerprint(&self, directory: DirectoryId) -> Result<bool> {
+        // Both are read as they were at one moment, whatever a pull writes meanwhile.
+        let moment = self.connection.unchecked_transaction().on_index("can't read the index")?;
+        let sql = "SELECT fingerprint FROM directory WHERE id = ?1";
+        let kept = self.one(sql, params![directory.0], |row| row.get::<_, Option<Fingerprint>>(0))?.flatten();
+        Ok(kept.is_some() && fingerprint_of(&moment, directory)? != kept)
+    }
+
     fn one<T>(
         &self,
         sql: &str,
@@ -369,6 +379,23 @@ impl<T> OnIndex<T> for rusqlite::Result<T> {
             _ => Error::new(ErrorKind::Failed, format_args!("{what}: {error}")),
         })
     }
+}
+
+// Of the current versions; `None` when a file has to be read again, however it is listed.
+fn fingerprint_of(connection: &Connection, directory: DirectoryId) -> Result<Option<Fingerprint>> {
+    const WHAT: &str = "can't read the index";
+    let sql = format!("SELECT {COLUMNS} FROM version WHERE directory = ?1 AND until_run IS NULL ORDER BY name");
+    let mut query = connection.prepare_cached(&sql).on_index(WHAT)?;
+    let mut rows = query.query(params![directory.0]).on_index(WHAT)?;
+    let mut fingerprint = Fingerprinting::default();
+    while let Some(row) = rows.next().on_index(WHAT)? {
+        let version = version_of(row).on_index(WHAT)?;
+        if version.has(flags::INCONSISTENT) {
+            return Ok(None);
+        }
+        fingerprint.add(&version.entry);
+    }
+    Ok(Some(fingerprint.end()))
 }
 
 fn version_of(row: &Row<'_>) -> rusqlite::Result<Version> {

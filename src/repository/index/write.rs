@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 use rusqlite::{Transaction, TransactionBehavior, params};
 
-use super::{COLUMNS, Index, OnIndex, SourceId, kind_number, version_of};
-use crate::entry::{DirectoryId, Entry, Fingerprint, Fingerprinting, Hash, flags};
+use super::{Index, OnIndex, SourceId, fingerprint_of, kind_number};
+use crate::entry::{DirectoryId, Entry, Fingerprint, Hash};
 use crate::error::{OnServer, Result};
 use crate::fault;
 use crate::path::{AbsPath, Name, SourceName};
@@ -232,9 +232,12 @@ impl Write<'_> {
         self.execute("DELETE FROM directory", params![])
     }
 
-    /// Computes a directory's fingerprint from its current versions and keeps it, unless one of them is inconsistent.
-    pub fn remember_fingerprint(&self, directory: DirectoryId) -> Result<()> {
-        let fingerprint = self.fingerprint_of(directory)?;
+    /// Keeps a directory's fingerprint; computes it from the current versions when it is not known.
+    pub fn remember_fingerprint(&self, directory: DirectoryId, known: Option<Fingerprint>) -> Result<()> {
+        let fingerprint = match known {
+            Some(fingerprint) => Some(fingerprint),
+            None => fingerprint_of(&self.transaction, directory)?,
+        };
         self.execute("UPDATE directory SET fingerprint = ?2 WHERE id = ?1", params![directory.0, fingerprint])
     }
 
@@ -242,22 +245,6 @@ impl Write<'_> {
     pub fn forget_fingerprint(&self, directory: DirectoryId) -> Result<()> {
         let sql = "UPDATE directory SET fingerprint = NULL WHERE id = ?1 AND fingerprint IS NOT NULL";
         self.execute(sql, params![directory.0])
-    }
-
-    // `None` when a file has to be read again, however it is listed.
-    fn fingerprint_of(&self, directory: DirectoryId) -> Result<Option<Fingerprint>> {
-        let sql = format!("SELECT {COLUMNS} FROM version WHERE directory = ?1 AND until_run IS NULL ORDER BY name");
-        let mut query = self.transaction.prepare_cached(&sql).on_index(WHAT)?;
-        let mut rows = query.query(params![directory.0]).on_index(WHAT)?;
-        let mut fingerprint = Fingerprinting::default();
-        while let Some(row) = rows.next().on_index(WHAT)? {
-            let version = version_of(row).on_index(WHAT)?;
-            if version.has(flags::INCONSISTENT) {
-                return Ok(None);
-            }
-            fingerprint.add(&version.entry);
-        }
-        Ok(Some(fingerprint.end()))
     }
 
     pub(super) fn execute(&self, sql: &str, params: impl rusqlite::Params) -> Result<()> {
