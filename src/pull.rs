@@ -21,6 +21,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use archive_helper::protocol::Announced;
 use jiff::Timestamp;
 
 use crate::entry::{Fingerprint, Hash};
@@ -43,6 +44,7 @@ mod failure;
 mod hashing;
 mod listing;
 mod mending;
+mod moved;
 mod pipeline;
 mod placing;
 mod preview;
@@ -136,6 +138,8 @@ struct Run<'a> {
 #[derive(Debug)]
 struct Directory {
     path: AbsPath,
+    /// Its inode number on the client, when it was listed.
+    inode: u64,
     /// Whether its fingerprint is to be kept once all of it is done.
     listed_whole: bool,
     /// Of what was listed, once that is complete.
@@ -146,9 +150,14 @@ struct Directory {
 }
 
 impl Directory {
-    fn new(path: AbsPath, listed_whole: bool) -> Directory {
+    /// One that is not listed itself.
+    fn new(path: AbsPath) -> Directory {
         let (steps, done) = (AtomicU64::new(0), AtomicU64::new(0));
-        Directory { path, listed_whole, fingerprint: OnceLock::new(), steps, done }
+        Directory { path, inode: 0, listed_whole: false, fingerprint: OnceLock::new(), steps, done }
+    }
+
+    fn listed(Announced { path, inode, complete, .. }: Announced) -> Directory {
+        Directory { inode, listed_whole: complete, ..Directory::new(path) }
     }
 
     /// The fingerprint of what was listed, if the index holds exactly that by now.

@@ -223,7 +223,7 @@ impl Gathering<'_> {
         for directory in self.directories.drain(..) {
             if let Some(directory) = Arc::into_inner(directory).filter(|directory| directory.listed_whole) {
                 let id = write.enter_directory(run.source_id, &directory.path)?;
-                write.remember_fingerprint(id, directory.settled())?;
+                write.remember_fingerprint(id, directory.settled(), directory.inode)?;
             }
         }
         write.commit()?;

@@ -27,6 +27,14 @@ pub struct FileTask {
     pub deviates: bool,
 }
 
+impl FileTask {
+    /// A task of which nothing is known yet.
+    pub fn new(directory: Arc<Directory>, entry: Entry, old: Option<Version>) -> FileTask {
+        let old = old.map(Box::new);
+        FileTask { directory, entry, old, leads: Vec::new(), whole: false, deviates: false }
+    }
+}
+
 /// What can be waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Key {

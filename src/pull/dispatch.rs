@@ -14,7 +14,7 @@ use super::listing::Steps;
 use super::mending::mend;
 use super::receiving::Fetch;
 use super::{Directory, Run};
-use crate::entry::{DirectoryId, Kind, Version, flags};
+use crate::entry::{DirectoryId, Entry, Hash, Kind, Version, flags};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::path::AbsPath;
 use crate::plan::Step;
@@ -141,14 +141,7 @@ impl Steps for Dispatch<'_> {
     }
 
     fn step(&mut self, directory: &Arc<Directory>, step: Step) -> Result<()> {
-        let task = |entry, old: Option<Version>| FileTask {
-            directory: directory.clone(),
-            entry,
-            old: old.map(Box::new),
-            leads: Vec::new(),
-            whole: false,
-            deviates: false,
-        };
+        let task = |entry, old| FileTask::new(directory.clone(), entry, old);
         match step {
             Step::Same => Ok(()),
             Step::New { entry } => self.enter(task(entry, None)),
@@ -164,6 +157,17 @@ impl Steps for Dispatch<'_> {
                 self.ways.onward.change(Change::Restated(task(entry, Some(old))))
             }
             Step::Removed { old } => self.remove(directory, &old, true),
+        }
+    }
+
+    fn moved(&mut self, directory: &Arc<Directory>, entry: Entry, hash: Option<Hash>) -> Result<()> {
+        let task = FileTask::new(directory.clone(), entry, None);
+        match hash {
+            Some(hash) => {
+                self.ways.onward.contents.begin();
+                self.ways.onward.change(Change::Known(task, hash))
+            }
+            None => self.enter(task),
         }
     }
 
@@ -232,7 +236,7 @@ impl<'a> Dispatch<'a> {
     // The deepest first, so that every directory is empty when its turn comes.
     fn remove_below(&self, path: &AbsPath) -> Result<()> {
         for (id, path) in self.index.directories_below(self.run.source_id, path)?.into_iter().rev() {
-            let directory = Arc::new(Directory::new(path, false));
+            let directory = Arc::new(Directory::new(path));
             each_current(self.index, id, |version| {
                 self.ways.onward.change(Change::Removed(directory.clone(), Box::new(version)))
             })?;

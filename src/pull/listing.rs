@@ -10,8 +10,9 @@ use archive_helper::protocol::{
 use nix::errno::Errno;
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::moved::Moved;
 use super::{Directory, Tally};
-use crate::entry::{DirectoryId, Entry, Fingerprinting};
+use crate::entry::{DirectoryId, Entry, Fingerprint, Fingerprinting, Hash, Version};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::path::{AbsPath, Escaped, Name};
 use crate::plan::{Step, plan};
@@ -36,6 +37,9 @@ pub trait Steps {
 
     /// One entry of a directory.
     fn step(&mut self, directory: &Arc<Directory>, step: Step) -> Result<()>;
+
+    /// One entry of a directory that had another path before; its content, if any, is this.
+    fn moved(&mut self, directory: &Arc<Directory>, entry: Entry, hash: Option<Hash>) -> Result<()>;
 
     /// All entries of a directory have been handed over.
     fn planned(&mut self, directory: Arc<Directory>) -> Result<()>;
@@ -77,6 +81,7 @@ pub fn list(
         awaited: HashMap::new(),
         awaited_bytes: 0,
         seen: HashSet::new(),
+        moved: Moved::default(),
         next: 0,
         kernel_file_system_told: false,
         max_file_size: source.settings.max_file_size,
@@ -113,8 +118,9 @@ struct Listing<'a> {
     verdicts: Vec<Verdict>,
     awaited: HashMap<u64, Awaited>,
     awaited_bytes: usize,
-    // XXH3-128 of the paths of directories that were asked for: none comes twice.
+    // XXH3-128 of the paths of directories that were not as remembered: none comes twice.
     seen: HashSet<u128>,
+    moved: Moved,
     next: u64,
     kernel_file_system_told: bool,
     max_file_size: Option<u64>,
@@ -263,7 +269,7 @@ impl Listing<'_> {
                 None => None,
             };
             self.tally.progress.listed.add(entry.iter().len() as u64);
-            let directory = Arc::new(Directory::new(parent, false));
+            let directory = Arc::new(Directory::new(parent));
             let steps = plan(Vec::from_iter(entry), Vec::from_iter(remembered), self.remembered.distrust);
             for step in steps {
                 match step {
@@ -278,33 +284,61 @@ impl Listing<'_> {
     }
 
     fn announced(&mut self, announced: Announced) -> Result<()> {
-        let Announced { directory: number, path, fingerprint, entries, complete } = announced;
+        let Announced { directory: number, ref path, fingerprint, entries, complete, .. } = announced;
         if number != self.next || !self.roots.iter().any(|root| path.starts_with(root)) {
             return Err(nonsense("a directory was announced out of turn or outside of the roots"));
         }
         self.next += 1;
         let remembered = match self.remembered.index {
-            Some((index, source)) => index.directory(source, &path)?,
+            Some((index, source)) => index.directory(source, path)?,
             None => None,
         };
         let known = complete && !self.remembered.distrust;
         let same = known && remembered.is_some_and(|(_, kept)| kept == Some(fingerprint));
-        self.verdicts.push(Verdict { directory: number, send: !same });
         if same {
+            self.verdicts.push(Verdict { directory: number, send: false });
             self.tally.progress.listed.add(entries);
             self.tally.progress.unchanged.add(entries);
             self.tally.report.progress(&self.tally.progress);
             return Ok(());
         }
-        self.awaited_bytes += AWAITED + path.as_bytes().len();
-        if self.awaited_bytes > MOST_AWAITED {
-            return Err(nonsense("too many directories were announced"));
-        }
         if !self.seen.insert(xxh3_128(path.as_bytes())) {
             return Err(nonsense("a directory was announced twice"));
         }
-        let directory = Arc::new(Directory::new(path, complete));
-        let awaited = Awaited { directory, remembered: remembered.map(|(id, _)| id), last: None, fingerprint: None };
+        let remembered = remembered.map(|(id, _)| id);
+        let moved = match self.remembered.index.filter(|_| known) {
+            Some(index) => self.moved.find(index, &announced, remembered)?,
+            None => None,
+        };
+        let moved = moved.filter(|versions| !versions.iter().any(|version| self.is_too_large(&version.entry)));
+        self.verdicts.push(Verdict { directory: number, send: moved.is_none() });
+        let directory = Directory::listed(announced);
+        match moved {
+            Some(versions) => self.take_moved(directory, fingerprint, versions),
+            None => self.await_entries(number, directory, remembered),
+        }
+    }
+
+    fn take_moved(&mut self, directory: Directory, fingerprint: Fingerprint, versions: Vec<Version>) -> Result<()> {
+        self.tally.progress.listed.add(versions.len() as u64);
+        // Nothing was set before, for the directory is new.
+        let _ = directory.fingerprint.set(fingerprint);
+        directory.steps.store(versions.len() as u64, Ordering::Relaxed);
+        let directory = Arc::new(directory);
+        for Version { entry, hash, .. } in versions {
+            self.steps.moved(&directory, entry, hash)?;
+        }
+        self.tally.report.progress(&self.tally.progress);
+        self.steps.planned(directory)
+    }
+
+    fn await_entries(&mut self, number: u64, directory: Directory, remembered: Option<DirectoryId>) -> Result<()> {
+        self.awaited_bytes += AWAITED + directory.path.as_bytes().len();
+        if self.awaited_bytes > MOST_AWAITED {
+            return Err(nonsense("too many directories were announced"));
+        }
+        let directory = Arc::new(directory);
+        let awaited = Awaited { directory, remembered, last: None, fingerprint: None };
         self.awaited.insert(number, awaited);
         Ok(())
     }
@@ -366,7 +400,7 @@ impl Listing<'_> {
             }
             match step {
                 Step::Same => self.tally.progress.unchanged.add(1),
-                step if self.is_too_large(&step) => {
+                step if self.leaves_out(&step) => {
                     self.too_large += 1;
                     self.tally.progress.skipped.add(1);
                 }
@@ -378,12 +412,15 @@ impl Listing<'_> {
         Ok(())
     }
 
-    fn is_too_large(&self, step: &Step) -> bool {
-        let Some(most) = self.max_file_size else { return false };
+    fn leaves_out(&self, step: &Step) -> bool {
         match step {
-            Step::New { entry } | Step::Changed { entry, .. } | Step::Touched { entry, .. } => entry.size > most,
+            Step::New { entry } | Step::Changed { entry, .. } | Step::Touched { entry, .. } => self.is_too_large(entry),
             _ => false,
         }
+    }
+
+    fn is_too_large(&self, entry: &Entry) -> bool {
+        self.max_file_size.is_some_and(|most| entry.size > most)
     }
 
     fn problem(&mut self, problem: &Problem) -> Result<()> {

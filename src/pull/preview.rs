@@ -83,6 +83,11 @@ impl Steps for Preview<'_> {
         Ok(())
     }
 
+    fn moved(&mut self, directory: &Arc<Directory>, entry: Entry, _: Option<Hash>) -> Result<()> {
+        self.tell(Change::New, directory, &entry.name);
+        Ok(())
+    }
+
     fn planned(&mut self, _: Arc<Directory>) -> Result<()> {
         Ok(())
     }
@@ -119,7 +124,7 @@ impl Preview<'_> {
             return Ok(());
         };
         for (id, path) in index.directories_below(source, &path)?.into_iter().rev() {
-            let directory = Directory::new(path, false);
+            let directory = Directory::new(path);
             each_current(index, id, |version| {
                 self.removed_files += u64::from(version.entry.kind == Kind::File);
                 self.tell(Change::Removed, &directory, &version.entry.name);

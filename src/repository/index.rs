@@ -145,6 +145,18 @@ impl Index {
         })
     }
 
+    /// A directory of a source that has this inode number on the client, and this fingerprint.
+    pub fn directory_with(
+        &self,
+        source: SourceId,
+        inode: u64,
+        fingerprint: &Fingerprint,
+    ) -> Result<Option<DirectoryId>> {
+        let sql = "SELECT id FROM inode JOIN directory ON id = inode.directory \
+                   WHERE number = ?1 AND source = ?2 AND fingerprint = ?3 LIMIT 1";
+        self.one(sql, params![inode as i64, source.0, fingerprint], |row| row.get(0).map(DirectoryId))
+    }
+
     /// The path of a directory.
     pub fn directory_path(&self, directory: DirectoryId) -> Result<Option<AbsPath>> {
         let sql = "SELECT path FROM directory WHERE id = ?1";

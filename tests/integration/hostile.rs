@@ -61,7 +61,14 @@ fn root() -> Reply {
 
 fn directory(number: u64, at: impl AsRef<[u8]>) -> Reply {
     let (directory, path) = (number, path(at));
-    Reply::Directory(Announced { directory, path, fingerprint: [number as u8; 16], entries: 1, complete: true })
+    Reply::Directory(Announced {
+        directory,
+        path,
+        inode: 0,
+        fingerprint: [number as u8; 16],
+        entries: 1,
+        complete: true,
+    })
 }
 
 fn entries(directory: u64, entries: Vec<Entry>) -> Reply {

@@ -25,7 +25,7 @@ pub use stream::{
 pub const MAGIC: [u8; 8] = [0x00, 0xff, 0x1e, b'A', b'R', b'C', 0x1f, 0xfe];
 
 /// The exact build that both sides must agree on.
-pub const VERSION: &str = concat!("archive-helper ", env!("CARGO_PKG_VERSION"), " protocol 3");
+pub const VERSION: &str = concat!("archive-helper ", env!("CARGO_PKG_VERSION"), " protocol 4");
 
 /// How many bytes of a login shell's chatter may come before [`MAGIC`].
 pub const MAX_CHATTER: usize = 64 * 1024;
@@ -357,6 +357,8 @@ pub struct Announced {
     pub directory: u64,
     /// The directory.
     pub path: AbsPath,
+    /// Its inode number: it may have had another path before.
+    pub inode: u64,
     /// Over its entries.
     pub fingerprint: Fingerprint,
     /// How many entries it has.

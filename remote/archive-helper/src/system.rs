@@ -178,6 +178,11 @@ impl Directory {
         quietly(DIRECTORY, |flags| self.below(relative, flags)).map(Directory)
     }
 
+    /// Its inode number.
+    pub fn inode(&self) -> Result<u64, Errno> {
+        fs::fstat(&self.0).map(|stat| stat.st_ino)
+    }
+
     /// Whether the file system of a directory below this one is made up by the kernel. Mounts nothing.
     pub fn is_made_up_below(&self, relative: &[u8]) -> Result<bool, Errno> {
         let directory = self.below(relative, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC)?;

@@ -37,6 +37,8 @@ pub struct Options {
 /// What a visit found.
 #[derive(Default)]
 pub struct Found {
+    /// The directory's own inode number; 0 when it was not entered.
+    pub inode: u64,
     /// The entries.
     pub listing: Listing,
     /// False when some could not be read.
@@ -81,7 +83,7 @@ impl<'a> Visitor<'a> {
         let complete = visit.complete;
         let below = if skipped.is_some() { Vec::new() } else { visit.below() };
         let listing = self.entries.sort();
-        Ok(Found { listing, complete, skipped, below })
+        Ok(Found { inode: directory.inode()?, listing, complete, skipped, below })
     }
 
     // What keeps out of a directory before it is opened, for that alone could mount something.

@@ -91,14 +91,14 @@ impl Walking {
     }
 
     fn announce(&self, place: Place, found: Found, stack: &Stack) {
-        let Found { listing, complete, skipped, below } = found;
+        let Found { inode, listing, complete, skipped, below } = found;
         if let Some(reason) = skipped {
             self.outgoing.send(&Reply::Skipped(Skipped { path: place.path.clone(), reason }));
         }
         let (fingerprint, entries) = (listing.fingerprint(), listing.entries());
         let path = place.path.clone();
         self.held.announce(Listed { place, listing }, |directory| {
-            let announced = Announced { directory, path, fingerprint, entries, complete };
+            let announced = Announced { directory, path, inode, fingerprint, entries, complete };
             self.outgoing.send(&Reply::Directory(announced));
         });
         // Only now, so that a parent is announced before its children.

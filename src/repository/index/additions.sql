@@ -7,6 +7,12 @@ CREATE TABLE IF NOT EXISTS attributes (
     value   TEXT NOT NULL               -- extended attributes as getfattr dumps them, and where data is between holes
 );
 CREATE INDEX IF NOT EXISTS version_attributes ON version (attributes) WHERE attributes IS NOT NULL;
+-- Directories by their inode numbers on the client: one that was renamed is found by it.
+CREATE TABLE IF NOT EXISTS inode (
+    directory INTEGER PRIMARY KEY,      -- as it was when its fingerprint was kept
+    number    INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS inode_number ON inode (number);
 DROP TABLE IF EXISTS verified;
 -- When plain files were last read by `verify`, and what came of it.
 CREATE TABLE IF NOT EXISTS examined (

@@ -229,11 +229,15 @@ impl Write<'_> {
         self.execute("DELETE FROM examined", params![])?;
         self.execute("DELETE FROM version", params![])?;
         self.execute("DELETE FROM attributes", params![])?;
+        self.execute("DELETE FROM inode", params![])?;
         self.execute("DELETE FROM directory", params![])
     }
 
-    /// Keeps a directory's fingerprint; computes it from the current versions when it is not known.
-    pub fn remember_fingerprint(&self, directory: DirectoryId, known: Option<Fingerprint>) -> Result<()> {
+    /// Keeps a directory's fingerprint and its inode number on the client; computes the fingerprint from the current
+    /// versions when it is not known.
+    pub fn remember_fingerprint(&self, directory: DirectoryId, known: Option<Fingerprint>, inode: u64) -> Result<()> {
+        let sql = "INSERT OR REPLACE INTO inode (directory, number) VALUES (?1, ?2)";
+        self.execute(sql, params![directory.0, inode as i64])?;
         let fingerprint = match known {
             Some(fingerprint) => Some(fingerprint),
             None => fingerprint_of(&self.transaction, directory)?,

@@ -1,0 +1,51 @@
+//! Directories that had another path before: what is in them is known, and need neither be listed nor hashed.
+//!
+//! A directory that is renamed keeps its inode number, and what is in it keeps its ctimes. So a directory with the
+//! number and the fingerprint of a known one is that one, by what lets a file at its old path pass for unchanged.
+
+use std::collections::HashSet;
+
+use archive_helper::protocol::Announced;
+
+use crate::entry::{DirectoryId, Version, flags};
+use crate::error::Result;
+use crate::repository::index::{Index, SourceId};
+
+// Of a larger directory the entries are listed, for they would be in memory together.
+const MOST_ENTRIES: u64 = 64 * 1024;
+
+/// Finds them.
+#[derive(Default)]
+pub struct Moved {
+    // A directory has one path: each is taken once.
+    taken: HashSet<DirectoryId>,
+}
+
+impl Moved {
+    /// The versions in a directory that the index knows by another path, by name; `at` is what it has at this one.
+    pub fn find(
+        &mut self,
+        (index, source): (&Index, SourceId),
+        announced: &Announced,
+        at: Option<DirectoryId>,
+    ) -> Result<Option<Vec<Version>>> {
+        let Announced { path, inode, fingerprint, entries, complete, .. } = announced;
+        if !complete || *inode == 0 || !(1..=MOST_ENTRIES).contains(entries) {
+            return Ok(None);
+        }
+        if let Some(at) = at
+            && !index.current_after(at, None, 1)?.is_empty()
+        {
+            return Ok(None);
+        }
+        let Some(known) = index.directory_with(source, *inode, fingerprint)? else { return Ok(None) };
+        if self.taken.contains(&known) {
+            return Ok(None);
+        }
+        let versions = index.current_after(known, None, MOST_ENTRIES as u32 + 1)?;
+        let is_certain = |version: &Version| !version.is_uncertain() && !version.has(flags::UNREADABLE);
+        let fits = versions.len() as u64 == *entries
+            && versions.iter().all(|version| is_certain(version) && path.join(&version.entry.name).is_some());
+        Ok((fits && self.taken.insert(known)).then_some(versions))
+    }
+}
