@@ -123,6 +123,8 @@ struct Run<'a> {
     number: i64,
     /// True when the index held nothing as the run began, so that only this run's own contents can be known.
     begins_empty: bool,
+    /// True when the index knew nothing of the source as the run began.
+    begins_anew: bool,
     /// True when an earlier run, or an earlier attempt of this one, was cut off.
     mends: bool,
     /// True when content of other sources is here, which a client has to prove that it has.
@@ -276,6 +278,7 @@ fn run(
             source_id,
             number,
             begins_empty,
+            begins_anew: !index.knows_directories(source_id)?,
             mends: cut_off.replace(true),
             has_others,
             key,

@@ -6,8 +6,8 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::entry::{Extent, Hash};
@@ -26,6 +26,7 @@ mod pace;
 mod packing;
 mod probe;
 pub mod sftp;
+mod spread;
 mod ssh;
 mod stop;
 pub mod stream;
@@ -39,7 +40,7 @@ pub use stop::Stop;
 
 use helper::Conversation;
 use probe::HelperFiles;
-use stream::Traffic;
+use stream::{Input, Output, Traffic};
 
 // How many files may wait for SFTP.
 const LARGE_FILES: usize = 1024;
@@ -56,7 +57,7 @@ pub struct Client {
 }
 
 enum Way {
-    Ssh { session: ssh::Session, helper: probe::Installed },
+    Ssh { session: ssh::Session, helper: probe::Installed, started: Mutex<Option<(Input, Output)>> },
     Local { helper: child::Helper },
 }
 
@@ -107,13 +108,27 @@ impl Client {
     /// Starts a helper and greets it.
     pub fn converse(&self) -> Result<Conversation> {
         match &self.way {
-            Way::Ssh { session, helper } => {
-                Conversation::begin(session.run(&helper.command())?, self.compress, Arc::clone(&self.is_slow))
+            Way::Ssh { session, helper, started } => {
+                let started = started.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let ends = started.map_or_else(|| session.run(&helper.command()), Ok)?;
+                Conversation::begin(ends, self.compress, Arc::clone(&self.is_slow))
             }
             Way::Local { helper } => {
                 Conversation::begin(helper.run(self.traffic.clone())?, CompressWhen::Never, Arc::default())
             }
         }
+    }
+
+    // As many as fill the line, but for those that can't be had.
+    fn converse_enough(&self) -> Result<Vec<Conversation>> {
+        std::thread::scope(|scope| {
+            let more: Vec<_> = (1..self.channels()).map(|_| scope.spawn(|| self.converse())).collect();
+            let first = self.converse()?;
+            let more = more.into_iter().filter_map(|thread| thread.join().ok()?.ok());
+            let all: Vec<_> = [first].into_iter().chain(more).collect();
+            tracing::debug!(channels = all.len(), "reads small files");
+            Ok(all)
+        })
     }
 
     /// Reads files until `wanted` is closed and everything is answered.
@@ -128,12 +143,12 @@ impl Client {
         }
     }
 
-    // Small files through one helper, what is new in large ones through another, and what comes whole or does not keep
+    // Small files through a helper or more, what is new in large ones through another, and what comes whole or does not keep
     // still through SFTP, all at the same time. What is not needed is not started.
     fn read_by_all(&self, session: &ssh::Session, wanted: &Receiver<Wanted>, arrived: &Sender<Arrived>) -> Result<()> {
         let (large, larges) = queue::bounded_by_number(LARGE_FILES);
         let (whole, wholes) = queue::bounded_by_number(LARGE_FILES);
-        let conversation = self.converse()?;
+        let conversations = self.converse_enough()?;
         // Whoever waits for more to send must not wait for a reader that has given up.
         let (small_waits, large_waits, whole_waits) = (wanted.closer(), larges.closer(), wholes.closer());
         let give_up = move || {
@@ -156,13 +171,21 @@ impl Client {
                 drop(whole);
                 read.inspect_err(|_| give_up())
             });
-            let small = bundle::read_files(conversation, wanted, arrived, (&large, &others)).inspect_err(|_| give_up());
+            let reader = |conversation| {
+                let onward = (large.clone(), others.clone());
+                move |share: &Receiver<Wanted>| {
+                    bundle::read_files(conversation, share, arrived, (&onward.0, &onward.1)).inspect_err(|_| give_up())
+                }
+            };
+            let readers: Vec<_> = conversations.into_iter().map(reader).collect();
             drop((large, others));
+            let small = spread::over(scope, wanted, readers);
             let joined = |thread: std::thread::ScopedJoinHandle<'_, Result<()>>| {
                 thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             };
             let (large, whole) = (joined(by_stream), joined(by_sftp));
-            let mut errors: Vec<Error> = [whole, large, small].into_iter().filter_map(Result::err).collect();
+            let ended = [whole, large].into_iter().chain(small);
+            let mut errors: Vec<Error> = ended.filter_map(Result::err).collect();
             // Who only finds that nobody takes its files knows least.
             errors.sort_by_key(|error| error.kind() == Kind::BrokenOff);
             errors.into_iter().next().map_or(Ok(()), Err)
@@ -197,6 +220,18 @@ impl Client {
         matches!(self.way, Way::Ssh { .. }) && self.bytes_per_second.is_none() && self.copy == CopyBy::Auto
     }
 
+    /// True when it is far away, and several of its helpers send content: each sends a content once.
+    pub fn is_far(&self) -> bool {
+        self.channels() > 1
+    }
+
+    fn channels(&self) -> usize {
+        match &self.way {
+            Way::Ssh { session, .. } => spread::channels(session.round_trip()),
+            Way::Local { .. } => 1,
+        }
+    }
+
     /// Bytes sent to and received from the client so far.
     pub fn traffic(&self) -> (u64, u64) {
         match self.way {
@@ -228,8 +263,8 @@ impl Client {
 fn connect_ssh(ssh: &Ssh, helper_dir: Option<&Path>, traffic: Arc<Traffic>) -> Result<Way> {
     let session = ssh::Session::connect(ssh, traffic)?;
     let files = HelperFiles::new(helper_dir);
-    match probe::find_or_install(&session, &files) {
-        Ok(helper) => Ok(Way::Ssh { session, helper }),
+    match probe::find_and_start(&session, &files) {
+        Ok((helper, started)) => Ok(Way::Ssh { session, helper, started: Mutex::new(started) }),
         Err(error) => {
             session.close();
             Err(error)

@@ -19,6 +19,8 @@ mod content;
 mod crash;
 #[path = "integration/excludes.rs"]
 mod excludes;
+#[path = "integration/far.rs"]
+mod far;
 #[path = "integration/forget.rs"]
 mod forget;
 #[path = "integration/helper.rs"]

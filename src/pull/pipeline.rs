@@ -97,9 +97,9 @@ fn decide_again<'a>(run: &'a Run<'a>, ways: Ways<'a>, released: &Unbounded<Relea
     rejoin(released, &deciding, &ways)
 }
 
-// Nothing is started on the client for a run that reads nothing.
+// Nothing is started on the client for a run that reads nothing; only a first run will hardly be one.
 fn read_files(run: &Run<'_>, wanted: &Receiver<Wanted>, arrived: &Sender<Arrived>) -> Result<()> {
-    match wanted.is_fed() {
+    match run.begins_anew || wanted.is_fed() {
         true => run.client.read_files(wanted, arrived),
         false => Ok(()),
     }

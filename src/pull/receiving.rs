@@ -1,7 +1,7 @@
 //! Files on their way from the client: asked for here, written into staging and hashed as they arrive.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{ErrorKind, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
@@ -36,6 +36,7 @@ struct Asked {
     task: FileTask,
     part: Option<Part>,
     base: Option<Base>,
+    once: bool,
 }
 
 /// A large file's name in staging, and how much of it is there.
@@ -89,7 +90,7 @@ impl Fetch<'_> {
         let data = task.entry.attributes.as_ref().and_then(|attributes| attributes.data.as_deref()).map(Arc::from);
         let base = if offset == 0 && data.is_none() { self.base(&task) } else { None };
         let wanted = Wanted { id, path, size, mtime, uid, offset, once, data, base: base.clone() };
-        self.expected.tasks.lock().unwrap_or_else(PoisonError::into_inner).insert(id, Asked { task, part, base });
+        self.expected.tasks.lock().unwrap_or_else(PoisonError::into_inner).insert(id, Asked { task, part, base, once });
         self.wanted.send(wanted).map_err(aborted)
     }
 
@@ -118,8 +119,12 @@ impl Fetch<'_> {
 
 impl Expected {
     fn take(&self, id: u64) -> FileTask {
+        self.take_asked(id).task
+    }
+
+    fn take_asked(&self, id: u64) -> Asked {
         let asked = self.tasks.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
-        asked.expect("the reader answers each file that it was asked for once").task
+        asked.expect("the reader answers each file that it was asked for once")
     }
 
     fn base(&self, id: u64) -> Option<Base> {
@@ -147,8 +152,8 @@ pub fn receive(
     contents: &Contents,
     (changes, released): (&Sender<Change>, &Unbounded<Released>),
 ) -> Result<()> {
-    let receiving = HashMap::new();
-    let mut inbox = Inbox { run, staging, expected, contents, changes, released, receiving };
+    let (receiving, come) = (HashMap::new(), HashSet::new());
+    let mut inbox = Inbox { run, staging, expected, contents, changes, released, receiving, come };
     arrived.iter().try_for_each(|arrival| inbox.take(arrival))
 }
 
@@ -160,6 +165,8 @@ struct Inbox<'a> {
     changes: &'a Sender<Change>,
     released: &'a Unbounded<Released>,
     receiving: HashMap<u64, Receiving>,
+    // What has come whole, and was wanted once; only with several helpers, each of which sends it.
+    come: HashSet<Hash>,
 }
 
 impl Inbox<'_> {
@@ -211,10 +218,14 @@ impl Inbox<'_> {
 
     fn whole(&mut self, id: u64, bytes: &[u8], state: FileState) -> Result<()> {
         self.run.room.take(bytes.len() as u64)?;
-        let mut task = self.expected.take(id);
-        let content = Received::whole(bytes, &task.entry, self.staging)?;
+        let Asked { mut task, once, .. } = self.expected.take_asked(id);
+        self.count(bytes.len() as u64);
+        let hash = *blake3::hash(bytes).as_bytes();
+        if once && self.run.client.is_far() && !self.come.insert(hash) {
+            return self.release(Released::Claimed(task, Claim { hash, proof: None }));
+        }
+        let content = Received::whole((bytes, hash), &task.entry, self.staging)?;
         self.contents.lead_arrived(&mut task, content.hash);
-        self.count(content.size);
         self.hand_on(finish(self.run, task, content, state, true, self.staging)?)
     }
 
@@ -277,14 +288,14 @@ struct Received {
 }
 
 impl Received {
-    fn whole(bytes: &[u8], entry: &Entry, staging: &Staging) -> Result<Received> {
+    fn whole((bytes, hash): (&[u8], Hash), entry: &Entry, staging: &Staging) -> Result<Received> {
         let (name, mut file) = staging.create().on_server(WHAT)?;
         match entry.attributes.as_ref().and_then(|attributes| attributes.data.as_deref()) {
             None => file.write_all(bytes),
             Some(data) => write_between_holes(&file, bytes, data),
         }
         .on_server(WHAT)?;
-        Ok(Received { name, file, hash: *blake3::hash(bytes).as_bytes(), size: bytes.len() as u64 })
+        Ok(Received { name, file, hash, size: bytes.len() as u64 })
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use archive_helper::protocol::VERSION;
 
 use super::ssh::Session;
-use super::stream::Traffic;
+use super::stream::{Input, Output, Traffic};
 use crate::error::{Error, Kind, Result};
 use crate::path::Escaped;
 use crate::source::Ssh;
@@ -31,6 +31,12 @@ const OURS: &str = r#"ours() { set -- $(ls -ldn "$1" 2>/dev/null); [ "$3" = "$u"
 // A directory of ours, whoever can write to it; never a symlink, which somebody else may have put there.
 const OWN: &str =
     r#"own() { set -- $(ls -ldn "$1" 2>/dev/null); case $1 in d*) [ "$3" = "$u" ];; *) return 1;; esac; };"#;
+
+// What the line starts with that a probe ends with.
+const PROBED: &str = "ARCHIVE-PROBE ";
+
+// Has the shell become the helper that the script before it found.
+const START: &str = r#"; [ -z "$found" ] || exec "$found""#;
 
 // How long a client may take to answer when it is only looked at.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -140,6 +146,33 @@ pub fn find_or_install(session: &Session, files: &HelperFiles) -> Result<Install
     }
 }
 
+/// As [`find_or_install`]; where our own helper is there already, it is running then: the streams are its own. That saves
+/// the two round trips of starting it by another command.
+pub fn find_and_start(session: &Session, files: &HelperFiles) -> Result<(Installed, Option<(Input, Output)>)> {
+    let name = HelperFiles::embedded().name;
+    let (mut input, output) = run_script(session, &format!("{}{START}", probe_script()), &name)?;
+    let probed = probed(&until_probed(&mut input)?)?;
+    match probed.found {
+        Some(path) => Ok((Installed { path }, Some((input, output)))),
+        None => find_or_install(session, files).map(|installed| (installed, None)),
+    }
+}
+
+// Not a byte of what follows is taken: the helper says it.
+fn until_probed(input: &mut Input) -> Result<String> {
+    let (mut said, mut line, mut byte) = (Vec::new(), 0, [0]);
+    while (said.len() as u64) < MOST_OUTPUT && input.read(&mut byte).map_err(|_| super::helper::gone())? > 0 {
+        said.push(byte[0]);
+        if byte == *b"\n" {
+            if said[line..].starts_with(PROBED.as_bytes()) {
+                break;
+            }
+            line = said.len();
+        }
+    }
+    Ok(String::from_utf8_lossy(&said).into_owned())
+}
+
 /// Tells of the helper on a client.
 pub fn helper_status(ssh: &Ssh, helper_dir: Option<&Path>) -> Result<HelperStatus> {
     with_session(ssh, |session| {
@@ -189,17 +222,23 @@ fn with_session<T>(ssh: &Ssh, work: impl FnOnce(&Session) -> Result<T>) -> Resul
 }
 
 fn probe(session: &Session, name: &str) -> Result<Probed> {
-    let script = format!(
-        "{OURS} u=$(id -u); for d in {PLACES}; do f=$d/$0; \
+    probed(&run(session, &probe_script(), name, &[])?)
+}
+
+fn probe_script() -> String {
+    format!(
+        "{OURS} u=$(id -u); found=; for d in {PLACES}; do f=$d/$0; \
          if ours \"$d\" && ours \"$f\" && [ \"$(\"$f\" --version 2>/dev/null)\" = \"{VERSION}\" ]; then \
-         printf \"\\nARCHIVE-FOUND %s\\n\" \"$f\"; break; fi; done; \
-         printf \"\\nARCHIVE-PROBE %s %s\\n\" \"$(uname -s)\" \"$(uname -m)\""
-    );
-    let output = run(session, &script, name, &[])?;
-    let machine = marked(&output, "ARCHIVE-PROBE ").ok_or_else(no_shell)?;
+         found=$f; printf \"\\nARCHIVE-FOUND %s\\n\" \"$f\"; break; fi; done; \
+         printf \"\\n{PROBED}%s %s\\n\" \"$(uname -s)\" \"$(uname -m)\""
+    )
+}
+
+fn probed(said: &str) -> Result<Probed> {
+    let machine = marked(said, PROBED).ok_or_else(no_shell)?;
     let mut words = machine.split_whitespace().map(str::to_owned);
     let (Some(os), Some(arch)) = (words.next(), words.next()) else { return Err(no_shell()) };
-    Ok(Probed { os, arch, found: marked(&output, "ARCHIVE-FOUND ").and_then(checked_path) })
+    Ok(Probed { os, arch, found: marked(said, "ARCHIVE-FOUND ").and_then(checked_path) })
 }
 
 // Each attempt sends the file anew, for a directory that fills up has swallowed part of it.
@@ -241,7 +280,7 @@ fn run(session: &Session, script: &str, argument: &str, stdin: &[u8]) -> Result<
 
 // Takes no more than so many bytes of what it says.
 fn run_for(session: &Session, most: u64, script: &str, argument: &str, stdin: &[u8]) -> Result<String> {
-    let (input, mut output) = session.run(&format!("exec sh -c {} {}", quoted(script), quoted(argument)))?;
+    let (input, mut output) = run_script(session, script, argument)?;
     let mut said = Vec::new();
     std::thread::scope(|scope| {
         // A script that refuses early does not read its input.
@@ -249,6 +288,10 @@ fn run_for(session: &Session, most: u64, script: &str, argument: &str, stdin: &[
         input.take(most).read_to_end(&mut said).map_err(|_| super::helper::gone())
     })?;
     Ok(String::from_utf8_lossy(&said).into_owned())
+}
+
+fn run_script(session: &Session, script: &str, argument: &str) -> Result<(Input, Output)> {
+    session.run(&format!("exec sh -c {} {}", quoted(script), quoted(argument)))
 }
 
 fn marked<'a>(output: &'a str, mark: &str) -> Option<&'a str> {

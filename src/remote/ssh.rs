@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use openssh::{ControlPersist, KnownHosts, SessionBuilder, Stdio};
 use tokio::runtime::Runtime;
@@ -41,6 +42,8 @@ pub struct Session {
     session: Arc<openssh::Session>,
     children: Mutex<Vec<openssh::Child<Arc<openssh::Session>>>>,
     traffic: Arc<Traffic>,
+    // The shortest that was seen; nanoseconds.
+    round_trip: AtomicU64,
     // Holds the control socket and the generated configuration; removed when the connection is closed.
     _directory: tempfile::TempDir,
 }
@@ -63,7 +66,8 @@ impl Session {
         let builder = builder(ssh, &config, directory.path());
         let session = runtime.block_on(builder.connect_mux(&ssh.host)).map_err(|error| unreachable(ssh, error))?;
         tracing::debug!(host = %Escaped(ssh.host.as_bytes()), "connected");
-        Ok(Session { runtime, session: Arc::new(session), children: Mutex::default(), traffic, _directory: directory })
+        let (session, children, round_trip) = (Arc::new(session), Mutex::default(), AtomicU64::new(u64::MAX));
+        Ok(Session { runtime, session, children, traffic, round_trip, _directory: directory })
     }
 
     /// Runs a command line in the client's login shell; returns its standard output and input.
@@ -77,12 +81,26 @@ impl Session {
         self.start(openssh::Session::to_subsystem(self.session.clone(), name))
     }
 
+    /// How long the client takes to answer, by the fastest of its answers so far.
+    pub fn round_trip(&self) -> Duration {
+        match self.round_trip.load(Ordering::Relaxed) {
+            u64::MAX => Duration::ZERO,
+            nanoseconds => Duration::from_nanos(nanoseconds),
+        }
+    }
+
     fn start(&self, mut command: openssh::OwningCommand<Arc<openssh::Session>>) -> Result<(Input, Output)> {
         let (ends, stdin, stdout) = Ends::new()?;
         command.stdin(Stdio::from(stdin)).stdout(Stdio::from(stdout)).stderr(Stdio::null());
-        let child = self.runtime.block_on(command.spawn()).map_err(|error| {
-            Error::new(Kind::Unreachable, format_args!("can't start a command on the client: {}", reason(&error)))
-        })?;
+        let timeout = Some(self.traffic.timeout()).filter(|timeout| !timeout.is_zero()).unwrap_or(Duration::MAX);
+        let asked = Instant::now();
+        let spawned = self.runtime.block_on(async { tokio::time::timeout(timeout, command.spawn()).await });
+        let child =
+            spawned.map_err(|_| Error::new(Kind::Unreachable, "the client stopped answering"))?.map_err(|error| {
+                Error::new(Kind::Unreachable, format_args!("can't start a command on the client: {}", reason(&error)))
+            })?;
+        // The answer is sshd's own, that the channel is open: no process is waited for.
+        self.round_trip.fetch_min(asked.elapsed().as_nanos().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
         self.children.lock().unwrap_or_else(PoisonError::into_inner).push(child);
         ends.counted(self.traffic.clone())
     }

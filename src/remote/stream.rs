@@ -59,6 +59,11 @@ impl Traffic {
         Traffic { timeout, shut_down: AtomicBool::new(false), sent, received, open: Mutex::default() }
     }
 
+    /// How long the other side may stay silent; zero is for ever.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// True when all streams were ended from this side.
     pub fn is_shut_down(&self) -> bool {
         self.shut_down.load(Ordering::SeqCst)

@@ -137,6 +137,12 @@ impl Index {
         self.one(sql, params![source.0], |_| Ok(())).map(|found| found.is_some())
     }
 
+    /// True when something of this source is known.
+    pub fn knows_directories(&self, source: SourceId) -> Result<bool> {
+        let sql = "SELECT 1 FROM directory WHERE source = ?1 LIMIT 1";
+        self.one(sql, params![source.0], |_| Ok(())).map(|found| found.is_some())
+    }
+
     /// The number of a directory and its fingerprint, if the index knows it.
     pub fn directory(&self, source: SourceId, path: &AbsPath) -> Result<Option<(DirectoryId, Option<Fingerprint>)>> {
         let sql = "SELECT id, fingerprint FROM directory WHERE source = ?1 AND path = ?2";

@@ -90,6 +90,17 @@ impl Sshd {
         self.configure_client(&format!("Host client\n  ProxyCommand /bin/bash {}\n", script.display()));
     }
 
+    /// From now on what goes either way arrives so much later.
+    pub fn delay_line(&self, milliseconds: u64) {
+        let script = self.path("line");
+        let sshd = format!("{SSHD} -i -f {}", self.path("sshd_config").display());
+        let delay = format!(
+            r#"perl -e 'while (sysread(STDIN, my $bytes, 65536) > 0) {{ select(undef, undef, undef, 0.001 * {milliseconds}); syswrite(STDOUT, $bytes) }}'"#
+        );
+        std::fs::write(&script, format!("#!/bin/bash\n{delay} | {sshd} | {delay}\n")).unwrap();
+        self.configure_client(&format!("Host client\n  ProxyCommand /bin/bash {}\n", script.display()));
+    }
+
     /// Makes `key` (a public key's text) the one that is known for the host; empty to know none.
     pub fn know_host(&self, key: &str) {
         let line = if key.is_empty() { String::new() } else { format!("testhost {key}\n") };

@@ -1,0 +1,128 @@
+//! Spreads what is to be read over several channels, where a single one's window is too small for the line.
+//!
+//! OpenSSH lets 2 MiB of a channel be under way, which is all that comes in a round trip: 40 MB/s at 50 ms.
+
+use std::thread::{Scope, ScopedJoinHandle};
+use std::time::Duration;
+
+use super::Wanted;
+use crate::error::Result;
+use crate::queue::{self, Receiver, Sender};
+
+// CHAN_SES_WINDOW_DEFAULT of OpenSSH's channels.h, bytes.
+const CHANNEL_WINDOW: u128 = 2 << 20;
+
+// How fast a line channels are opened for, bytes a second.
+const LINE: u128 = 150_000_000;
+
+// sshd lets ten sessions share a connection (MaxSessions), and others need some.
+const MOST_CHANNELS: u128 = 4;
+
+// How many files may wait for a channel: its window's worth of small ones.
+const WAITING: usize = 1024;
+
+/// How many channels fill a fast line of this round trip.
+pub fn channels(round_trip: Duration) -> usize {
+    let under_way = round_trip.as_micros() * LINE / 1_000_000;
+    under_way.div_ceil(CHANNEL_WINDOW).clamp(1, MOST_CHANNELS) as usize
+}
+
+/// Lets each of `readers` read its share of `wanted` on a thread of its own, or a single one all of it on this one;
+/// returns what came of each.
+pub fn over<'scope, R>(
+    scope: &'scope Scope<'scope, '_>,
+    wanted: &Receiver<Wanted>,
+    mut readers: Vec<R>,
+) -> Vec<Result<()>>
+where
+    R: FnOnce(&Receiver<Wanted>) -> Result<()> + Send + 'scope,
+{
+    if readers.len() == 1 {
+        return readers.drain(..).map(|reader| reader(wanted)).collect();
+    }
+    let start = |reader: R| {
+        let (share, shares) = queue::bounded_by_number(WAITING);
+        (share, scope.spawn(move || reader(&shares)))
+    };
+    let (shares, threads): (Vec<_>, Vec<_>) = readers.into_iter().map(start).unzip();
+    deal(wanted, &shares);
+    drop(shares);
+    let joined =
+        |thread: ScopedJoinHandle<'_, _>| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    threads.into_iter().map(joined).collect()
+}
+
+// Each file goes where the fewest bytes went. A share that nobody takes is one whose reader tells why.
+fn deal(wanted: &Receiver<Wanted>, shares: &[Sender<Wanted>]) {
+    let mut dealt = vec![0_u64; shares.len()];
+    for wanted in wanted.iter() {
+        let least = (0..dealt.len()).min_by_key(|at| dealt[*at]).expect("there is a reader");
+        // A small file costs more than its bytes.
+        dealt[least] = dealt[least].saturating_add(wanted.size + 1024);
+        if shares[least].send(wanted).is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{Error, Kind};
+    use crate::path::AbsPath;
+
+    fn wanted(id: u64, size: u64) -> Wanted {
+        Wanted { id, path: AbsPath::root(), size, mtime: 0, uid: 0, offset: 0, once: true, data: None, base: None }
+    }
+
+    #[test]
+    fn a_near_line_has_one_channel_and_none_has_many() {
+        let channels = [0, 1, 10, 15, 28, 50, 300, 100_000].map(|ms| channels(Duration::from_millis(ms)));
+        assert_eq!(channels, [1, 1, 1, 2, 3, 4, 4, 4]);
+    }
+
+    #[test]
+    fn every_file_is_read_once_and_the_bytes_are_shared() {
+        let (sender, receiver) = queue::bounded_by_number(100);
+        for id in 0..90 {
+            sender.send(wanted(id, if id == 0 { 1 << 20 } else { 20_000 })).unwrap();
+        }
+        drop(sender);
+        let read = std::sync::Mutex::new(Vec::new());
+        let readers: Vec<_> = (0..3)
+            .map(|_| {
+                |share: &Receiver<Wanted>| {
+                    let share: Vec<Wanted> = share.iter().collect();
+                    read.lock().unwrap().push(share);
+                    Ok(())
+                }
+            })
+            .collect();
+        let ended = std::thread::scope(|scope| over(scope, &receiver, readers));
+        assert!(ended.len() == 3 && ended.iter().all(Result::is_ok));
+        let shares = read.into_inner().unwrap();
+        let bytes = |share: &Vec<Wanted>| share.iter().map(|wanted| wanted.size).sum::<u64>();
+        assert!(shares.iter().all(|share| (500_000..1_200_000).contains(&bytes(share))));
+        let mut ids: Vec<u64> = shares.iter().flatten().map(|wanted| wanted.id).collect();
+        ids.sort_unstable();
+        assert_eq!(ids, (0..90).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_reader_that_fails_holds_nobody_up() {
+        let (sender, receiver) = queue::bounded_by_number(10_000);
+        for id in 0..9000 {
+            sender.send(wanted(id, 10)).unwrap();
+        }
+        drop(sender);
+        type Read = fn(&Receiver<Wanted>) -> Result<()>;
+        let broken: Read = |_| Err(Error::new(Kind::Unreachable, "broken"));
+        let well: Read = |share| {
+            share.iter().for_each(drop);
+            Ok(())
+        };
+        let readers = vec![broken, well];
+        let ended = std::thread::scope(|scope| over(scope, &receiver, readers));
+        assert!(ended[0].is_err() && ended[1].is_ok());
+    }
+}

@@ -1,0 +1,41 @@
+//! A client at the end of a long line, where one channel's window holds too little.
+
+use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt;
+
+use crate::support::*;
+
+/// Four hundred files of three hundred contents.
+fn client() -> Tree {
+    Tree::new((0..400).map(|n| (format!("file{n}"), file(format!("content {} ", n % 300).repeat(300)))))
+}
+
+fn pull(sshd: &Sshd, client: &Tree) -> (Program, Ran) {
+    sshd.delay_line(25);
+    let program = Program::new();
+    let ran = program.pull(sshd, [format!("client:{}", client.root().display()).as_str(), "-vv"]);
+    ran.well();
+    assert_same(&client.root(), &program.snapshot("client", &client.root()));
+    program.assert_index_is_right();
+    (program, ran)
+}
+
+#[test]
+fn small_files_come_over_several_channels_and_each_content_is_kept_once() {
+    let (sshd, client) = (Sshd::new(), client());
+    let (program, ran) = pull(&sshd, &client);
+    assert!(ran.stderr.contains("channels=4"), "{}", ran.stderr);
+    let summary = ran.summary();
+    assert_eq!((&summary["copied"], &summary["linked"]), (&300.into(), &100.into()));
+    let snapshot = program.snapshot("client", &client.root());
+    let inode = |name: &String| snapshot.join(name).metadata().unwrap().ino();
+    let inodes: HashSet<u64> = names(&snapshot).iter().map(inode).collect();
+    assert_eq!(inodes.len(), 300);
+}
+
+#[test]
+fn a_server_that_opens_few_channels_is_read_over_those() {
+    let (sshd, client) = (Sshd::with("MaxSessions 4"), client());
+    let (_, ran) = pull(&sshd, &client);
+    assert!(ran.stderr.contains("channels=3"), "{}", ran.stderr);
+}
