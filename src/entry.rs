@@ -4,7 +4,7 @@ use std::io::{self, Read};
 
 use crate::path::Name;
 
-pub use archive_helper::protocol::{Attributes, Entry, Extent, Fingerprint, Fingerprinting, Hash, Inode, Kind, Xattr};
+pub use archive_helper::protocol::{Attributes, Digests, Entry, Extent, Fingerprint, Hash, Inode, Kind, Xattr};
 
 /// Flags of a version.
 pub mod flags {

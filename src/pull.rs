@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use archive_helper::protocol::Announced;
 use jiff::Timestamp;
 
-use crate::entry::{Fingerprint, Hash};
+use crate::entry::{Digests, Hash};
 use crate::error::{Error, Kind, Result};
 use crate::path::{AbsPath, SourceName};
 use crate::remote::{self, Client, Stop};
@@ -145,7 +145,7 @@ struct Directory {
     /// Whether its fingerprint is to be kept once all of it is done.
     listed_whole: bool,
     /// Of what was listed, once that is complete.
-    fingerprint: OnceLock<Fingerprint>,
+    digests: OnceLock<Digests>,
     /// What the listing asks for, and how much of that was done just as listed.
     steps: AtomicU64,
     done: AtomicU64,
@@ -155,17 +155,22 @@ impl Directory {
     /// One that is not listed itself.
     fn new(path: AbsPath) -> Directory {
         let (steps, done) = (AtomicU64::new(0), AtomicU64::new(0));
-        Directory { path, inode: 0, listed_whole: false, fingerprint: OnceLock::new(), steps, done }
+        Directory { path, inode: 0, listed_whole: false, digests: OnceLock::new(), steps, done }
     }
 
     fn listed(Announced { path, inode, complete, .. }: Announced) -> Directory {
         Directory { inode, listed_whole: complete, ..Directory::new(path) }
     }
 
-    /// The fingerprint of what was listed, if the index holds exactly that by now.
-    fn settled(&self) -> Option<Fingerprint> {
+    /// These are the digests of all that is in it, which come to be known once.
+    fn settle_on(&self, digests: Digests) {
+        let _ = self.digests.set(digests);
+    }
+
+    /// What was listed, if the index holds exactly that by now.
+    fn settled(&self) -> Option<&Digests> {
         let all_done = self.done.load(Ordering::Relaxed) == self.steps.load(Ordering::Relaxed);
-        self.fingerprint.get().copied().filter(|_| all_done)
+        self.digests.get().filter(|_| all_done)
     }
 }
 

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use archive_helper::protocol::{
-    Announced, Entries, MAX_ENTRIES, Problem, Reply, Request, Root, SkipReason, Skipped, Verdict, Walk,
+    Announced, Changes, Entries, MAX_DIGESTS, MAX_ENTRIES, Problem, Reply, Request, Root, SkipReason, Skipped, Verdict,
+    Walk, Wish,
 };
 use nix::errno::Errno;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::moved::Moved;
 use super::{Directory, Tally};
-use crate::entry::{DirectoryId, Entry, Fingerprint, Fingerprinting, Hash, Version};
+use crate::entry::{Digests, DirectoryId, Entry, Fingerprint, Hash, Version};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::path::{AbsPath, Escaped, Name};
 use crate::plan::{Step, plan};
@@ -26,6 +27,7 @@ const AWAITED: usize = 256;
 
 // How many verdicts are sent at once, at the latest.
 const MOST_VERDICTS: usize = 1024;
+const MOST_VERDICT_BYTES: usize = 256 * 1024;
 
 // How many remembered versions are looked at together.
 const PAGE: u32 = 4096;
@@ -78,6 +80,7 @@ pub fn list(
         steps,
         roots: Vec::new(),
         verdicts: Vec::new(),
+        verdict_bytes: 0,
         awaited: HashMap::new(),
         awaited_bytes: 0,
         seen: HashSet::new(),
@@ -116,6 +119,7 @@ struct Listing<'a> {
     steps: &'a mut dyn Steps,
     roots: Vec<AbsPath>,
     verdicts: Vec<Verdict>,
+    verdict_bytes: usize,
     awaited: HashMap<u64, Awaited>,
     awaited_bytes: usize,
     // XXH3-128 of the paths of directories that were not as remembered: none comes twice.
@@ -132,8 +136,17 @@ struct Awaited {
     directory: Arc<Directory>,
     remembered: Option<DirectoryId>,
     last: Option<Name>,
-    // Of the entries that have come; few directories are in the middle of that at a time.
-    fingerprint: Option<Box<Fingerprinting>>,
+    fingerprint: Fingerprint,
+    // Of the entries that have come.
+    digests: Digests,
+    // Of what is remembered, when only the changes were asked for.
+    kept: Option<Digests>,
+}
+
+impl Awaited {
+    fn weight(&self) -> usize {
+        AWAITED + self.directory.path.as_bytes().len() + self.kept.as_ref().map_or(0, |kept| kept.as_bytes().len())
+    }
 }
 
 impl Listing<'_> {
@@ -163,7 +176,9 @@ impl Listing<'_> {
 
     fn next_reply(&mut self) -> Result<Reply> {
         loop {
-            if self.replies.is_drained() && !self.verdicts.is_empty() || self.verdicts.len() >= MOST_VERDICTS {
+            let are_many = self.verdicts.len() >= MOST_VERDICTS || self.verdict_bytes >= MOST_VERDICT_BYTES;
+            if self.replies.is_drained() && !self.verdicts.is_empty() || are_many {
+                self.verdict_bytes = 0;
                 self.requests.send(&Request::Verdicts(std::mem::take(&mut self.verdicts)))?;
                 self.requests.flush()?;
             }
@@ -182,6 +197,7 @@ impl Listing<'_> {
         match self.next_reply()? {
             Reply::Directory(announced) => self.announced(announced)?,
             Reply::Entries(entries) => self.entries(entries)?,
+            Reply::Changes(changes) => self.changes(changes)?,
             Reply::Problem(problem) => self.problem(&problem)?,
             Reply::Skipped(skipped) => self.skipped(&skipped),
             Reply::End => return self.end(),
@@ -296,7 +312,7 @@ impl Listing<'_> {
         let known = complete && !self.remembered.distrust;
         let same = known && remembered.is_some_and(|(_, kept)| kept == Some(fingerprint));
         if same {
-            self.verdicts.push(Verdict { directory: number, send: false });
+            self.judge_directory(number, Wish::Nothing);
             self.tally.progress.listed.add(entries);
             self.tally.progress.unchanged.add(entries);
             self.tally.report.progress(&self.tally.progress);
@@ -305,26 +321,46 @@ impl Listing<'_> {
         if !self.seen.insert(xxh3_128(path.as_bytes())) {
             return Err(nonsense("a directory was announced twice"));
         }
+        let kept = match (self.remembered.index.filter(|_| known), remembered) {
+            (Some((index, _)), Some((id, Some(fingerprint)))) => index.digests(id, &fingerprint)?,
+            _ => None,
+        };
+        let kept = kept.filter(|digests| digests.len() <= MAX_DIGESTS);
         let remembered = remembered.map(|(id, _)| id);
         let moved = match self.remembered.index.filter(|_| known) {
             Some(index) => self.moved.find(index, &announced, remembered)?,
             None => None,
         };
         let moved = moved.filter(|versions| !versions.iter().any(|version| self.is_too_large(&version.entry)));
-        self.verdicts.push(Verdict { directory: number, send: moved.is_none() });
-        let directory = Directory::listed(announced);
+        self.judge_directory(
+            number,
+            match (&moved, &kept) {
+                (Some(_), _) => Wish::Nothing,
+                (None, Some(kept)) => Wish::Changes(kept.clone()),
+                (None, None) => Wish::All,
+            },
+        );
+        let directory = Arc::new(Directory::listed(announced));
         match moved {
-            Some(versions) => self.take_moved(directory, fingerprint, versions),
-            None => self.await_entries(number, directory, remembered),
+            Some(versions) => self.take_moved(directory, versions),
+            None => {
+                let (last, digests) = (None, Digests::default());
+                self.await_entries(number, Awaited { directory, remembered, last, fingerprint, digests, kept })
+            }
         }
     }
 
-    fn take_moved(&mut self, directory: Directory, fingerprint: Fingerprint, versions: Vec<Version>) -> Result<()> {
+    fn judge_directory(&mut self, directory: u64, send: Wish) {
+        self.verdict_bytes += if let Wish::Changes(kept) = &send { kept.as_bytes().len() } else { 0 };
+        self.verdicts.push(Verdict { directory, send });
+    }
+
+    fn take_moved(&mut self, directory: Arc<Directory>, versions: Vec<Version>) -> Result<()> {
         self.tally.progress.listed.add(versions.len() as u64);
-        // Nothing was set before, for the directory is new.
-        let _ = directory.fingerprint.set(fingerprint);
+        let mut digests = Digests::default();
+        versions.iter().for_each(|version| digests.add(&version.entry));
+        directory.settle_on(digests);
         directory.steps.store(versions.len() as u64, Ordering::Relaxed);
-        let directory = Arc::new(directory);
         for Version { entry, hash, .. } in versions {
             self.steps.moved(&directory, entry, hash)?;
         }
@@ -332,39 +368,66 @@ impl Listing<'_> {
         self.steps.planned(directory)
     }
 
-    fn await_entries(&mut self, number: u64, directory: Directory, remembered: Option<DirectoryId>) -> Result<()> {
-        self.awaited_bytes += AWAITED + directory.path.as_bytes().len();
+    fn await_entries(&mut self, number: u64, awaited: Awaited) -> Result<()> {
+        self.awaited_bytes += awaited.weight();
         if self.awaited_bytes > MOST_AWAITED {
             return Err(nonsense("too many directories were announced"));
         }
-        let directory = Arc::new(directory);
-        let awaited = Awaited { directory, remembered, last: None, fingerprint: None };
         self.awaited.insert(number, awaited);
         Ok(())
+    }
+
+    // What is new in a directory of which the client had digests.
+    fn changes(&mut self, Changes { directory: number, differences, entries }: Changes) -> Result<()> {
+        let awaited = self.awaited.remove(&number).filter(|awaited| awaited.last.is_none());
+        let awaited = awaited.ok_or_else(|| nonsense("changes came that nobody asked for"))?;
+        self.awaited_bytes -= awaited.weight();
+        let Awaited { directory, remembered, fingerprint, kept, .. } = awaited;
+        let (Some((index, _)), Some(id), Some(kept)) = (self.remembered.index, remembered, kept) else {
+            return Err(nonsense("changes came that nobody asked for"));
+        };
+        check_entries(&directory, None, &entries)?;
+        let mut added = Digests::default();
+        entries.iter().for_each(|entry| added.add(entry));
+        let now = kept.changed(&differences, &added).filter(|now| now.fingerprint() == fingerprint);
+        let now = now.ok_or_else(|| nonsense("a directory's changes do not lead to what it is"))?;
+        let gone = index.current_at_places(id, &differences.gone)?;
+        let mut were = Digests::default();
+        gone.iter().for_each(|version| were.add(&version.entry));
+        if kept.picked(&differences.gone) != Some(were) {
+            let what = format_args!("the index has a wrong fingerprint of `{}`", directory.path);
+            return Err(Error::new(ErrorKind::Failed, what).hint("run `archive index rebuild`"));
+        }
+        self.tally.progress.listed.add(now.len() as u64);
+        self.tally.progress.unchanged.add((now.len() - entries.len()) as u64);
+        directory.settle_on(now);
+        let steps = plan(entries, gone, self.remembered.distrust);
+        for step in &steps {
+            if let Step::New { entry } = step
+                && index.has_current(id, &entry.name)?
+            {
+                return Err(nonsense("what is there already came as new"));
+            }
+        }
+        self.do_steps(&directory, steps)?;
+        self.tally.report.progress(&self.tally.progress);
+        self.steps.planned(directory)
     }
 
     fn entries(&mut self, Entries { directory: number, entries, last }: Entries) -> Result<()> {
         let awaited = self.awaited.get_mut(&number).ok_or_else(|| nonsense("entries came that nobody asked for"))?;
         let before = awaited.last.take();
-        let ascending = entries.windows(2).all(|pair| pair[0].name < pair[1].name);
-        let after_before = entries.first().zip(before.as_ref()).is_none_or(|(first, before)| first.name > *before);
-        if !ascending || !after_before || entries.len() > MAX_ENTRIES || (entries.is_empty() && !last) {
+        if entries.is_empty() && !last {
             return Err(nonsense("a directory's entries are not in order"));
         }
-        if entries.iter().any(|entry| awaited.directory.path.join(&entry.name).is_none()) {
-            return Err(nonsense("a path is longer than any can be"));
-        }
+        check_entries(&awaited.directory, before.as_ref(), &entries)?;
         let until = entries.last().map(|entry| entry.name.clone());
         awaited.last = until.clone();
         let directory = awaited.directory.clone();
         let known = awaited.remembered;
-        let mut fingerprint = awaited.fingerprint.take().unwrap_or_default();
-        entries.iter().for_each(|entry| fingerprint.add(entry));
+        entries.iter().for_each(|entry| awaited.digests.add(entry));
         if last {
-            // Nothing was set before, for this comes once.
-            let _ = directory.fingerprint.set(fingerprint.end());
-        } else {
-            awaited.fingerprint = Some(fingerprint);
+            directory.settle_on(std::mem::take(&mut awaited.digests));
         }
         let remembered = match (self.remembered.index, known, &until) {
             (Some((index, _)), Some(id), Some(until)) => index.current_in(id, before.as_ref(), until)?,
@@ -374,8 +437,7 @@ impl Listing<'_> {
         self.do_steps(&directory, plan(entries, remembered, self.remembered.distrust))?;
         self.tally.report.progress(&self.tally.progress);
         if last {
-            self.awaited.remove(&number);
-            self.awaited_bytes -= AWAITED + directory.path.as_bytes().len();
+            self.awaited_bytes -= self.awaited.remove(&number).map_or(0, |awaited| awaited.weight());
             self.rest(&directory, known, until)?;
             self.steps.planned(directory)?;
         }
@@ -449,6 +511,19 @@ impl Listing<'_> {
                 tracing::debug!(%path, reason = ?skipped.reason, "left out");
             }
         }
+    }
+}
+
+// Names ascend, also from those that came `before`, and none makes a path too long.
+fn check_entries(directory: &Directory, before: Option<&Name>, entries: &[Entry]) -> Result<()> {
+    let ascending = entries.windows(2).all(|pair| pair[0].name < pair[1].name);
+    let after_before = entries.first().zip(before).is_none_or(|(first, before)| first.name > *before);
+    if !ascending || !after_before || entries.len() > MAX_ENTRIES {
+        return Err(nonsense("a directory's entries are not in order"));
+    }
+    match entries.iter().any(|entry| directory.path.join(&entry.name).is_none()) {
+        true => Err(nonsense("a path is longer than any can be")),
+        false => Ok(()),
     }
 }
 

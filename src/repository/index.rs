@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use crate::entry::{DirectoryId, Entry, Fingerprint, Fingerprinting, Hash, Inode, Kind, Version, flags};
+use crate::entry::{Digests, DirectoryId, Entry, Fingerprint, Hash, Inode, Kind, Version, flags};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::path::{AbsPath, Name, SourceName};
 
@@ -31,11 +31,14 @@ const SCHEMA: &str = include_str!("index/schema.sql");
 const ADDITIONS: &str = include_str!("index/additions.sql");
 
 // Stands in the database's header; a database with another one is of another program or a newer format.
-const USER_VERSION: i64 = 2;
+const USER_VERSION: i64 = 3;
 
 // What the second format has that the first had not. Nothing is known of attributes yet: everything is listed again.
 const TO_FORMAT_2: &str = "ALTER TABLE version ADD COLUMN attributes INTEGER REFERENCES attributes; \
                            UPDATE directory SET fingerprint = NULL; PRAGMA user_version = 2";
+
+// The third computes fingerprints in another way.
+const TO_FORMAT_3: &str = "UPDATE directory SET fingerprint = NULL; PRAGMA user_version = 3";
 
 // How long to wait for another process, or thread, that writes.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -73,7 +76,7 @@ impl Index {
         let index = Index { connection };
         match index.format()? {
             0 => create_schema(index.connection),
-            1 => bring_up_to_date(index),
+            1 | 2 => bring_up_to_date(index),
             USER_VERSION => {
                 index.connection.execute_batch(ADDITIONS).on_index("can't open the index")?;
                 Ok(index)
@@ -158,8 +161,8 @@ impl Index {
         inode: u64,
         fingerprint: &Fingerprint,
     ) -> Result<Option<DirectoryId>> {
-        let sql = "SELECT id FROM inode JOIN directory ON id = inode.directory \
-                   WHERE number = ?1 AND source = ?2 AND fingerprint = ?3 LIMIT 1";
+        let sql = "SELECT id FROM listed JOIN directory ON id = listed.directory \
+                   WHERE inode = ?1 AND source = ?2 AND fingerprint = ?3 LIMIT 1";
         self.one(sql, params![inode as i64, source.0, fingerprint], |row| row.get(0).map(DirectoryId))
     }
 
@@ -267,11 +270,50 @@ impl Index {
     /// True when the fingerprint that is kept of a directory is not that of its current versions: a pull could take
     /// for unchanged what it is not.
     pub fn has_wrong_fingerprint(&self, directory: DirectoryId) -> Result<bool> {
-        // Both are read as they were at one moment, whatever a pull writes meanwhile.
+        // All is read as it was at one moment, whatever a pull writes meanwhile.
         let moment = self.connection.unchecked_transaction().on_index("can't read the index")?;
         let sql = "SELECT fingerprint FROM directory WHERE id = ?1";
         let kept = self.one(sql, params![directory.0], |row| row.get::<_, Option<Fingerprint>>(0))?.flatten();
-        Ok(kept.is_some() && fingerprint_of(&moment, directory)? != kept)
+        let Some(kept) = kept else { return Ok(false) };
+        let digests = digests_of(&moment, directory)?;
+        let is_other = |digests: &Digests| digests.fingerprint() != kept;
+        Ok(digests.is_none_or(|digests| is_other(&digests))
+            || self.kept_digests(directory)?.is_some_and(|kept| is_other(&kept)))
+    }
+
+    /// The digests of the current versions in a directory that has this fingerprint; `None` when they were not kept.
+    pub fn digests(&self, directory: DirectoryId, fingerprint: &Fingerprint) -> Result<Option<Digests>> {
+        Ok(self.kept_digests(directory)?.filter(|digests| digests.fingerprint() == *fingerprint))
+    }
+
+    fn kept_digests(&self, directory: DirectoryId) -> Result<Option<Digests>> {
+        let sql = "SELECT digests FROM listed WHERE directory = ?1";
+        let kept = self.one(sql, params![directory.0], |row| row.get::<_, Option<Vec<u8>>>(0))?.flatten();
+        Ok(kept.and_then(Digests::from_bytes))
+    }
+
+    /// Those of the current versions in a directory that have these places in the order of names, which ascend.
+    pub fn current_at_places(&self, directory: DirectoryId, places: &[u32]) -> Result<Vec<Version>> {
+        const WHAT: &str = "can't read the index";
+        // What is asked for is all in an index of the table: names that are passed over cost little.
+        let sql = "SELECT id FROM version WHERE directory = ?1 AND until_run IS NULL ORDER BY name";
+        let mut query = self.connection.prepare_cached(sql).on_index(WHAT)?;
+        let (mut rows, mut next, mut found) = (query.query(params![directory.0]).on_index(WHAT)?, 0, Vec::new());
+        for place in places {
+            while next < *place && rows.next().on_index(WHAT)?.is_some() {
+                next += 1;
+            }
+            let Some(row) = rows.next().on_index(WHAT)? else { break };
+            next += 1;
+            found.push(row.get(0).on_index(WHAT)?);
+        }
+        found.into_iter().map(|id| self.version(id)).collect()
+    }
+
+    /// True when something of this name is current in a directory.
+    pub fn has_current(&self, directory: DirectoryId, name: &Name) -> Result<bool> {
+        let sql = "SELECT 1 FROM version WHERE directory = ?1 AND until_run IS NULL AND name = ?2";
+        self.one(sql, params![directory.0, name.as_bytes()], |_| Ok(())).map(|found| found.is_some())
     }
 
     fn one<T>(
@@ -372,8 +414,10 @@ fn bring_up_to_date(mut index: Index) -> Result<Index> {
         let transaction = index.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         // Another process may have been faster.
         let version: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        if version == 1 {
-            transaction.execute_batch(TO_FORMAT_2)?;
+        for (before, change) in [(1, TO_FORMAT_2), (2, TO_FORMAT_3)] {
+            if version <= before {
+                transaction.execute_batch(change)?;
+            }
         }
         transaction.execute_batch(ADDITIONS)?;
         transaction.commit()
@@ -400,20 +444,20 @@ impl<T> OnIndex<T> for rusqlite::Result<T> {
 }
 
 // Of the current versions; `None` when a file has to be read again, however it is listed.
-fn fingerprint_of(connection: &Connection, directory: DirectoryId) -> Result<Option<Fingerprint>> {
+fn digests_of(connection: &Connection, directory: DirectoryId) -> Result<Option<Digests>> {
     const WHAT: &str = "can't read the index";
     let sql = format!("SELECT {COLUMNS} FROM version WHERE directory = ?1 AND until_run IS NULL ORDER BY name");
     let mut query = connection.prepare_cached(&sql).on_index(WHAT)?;
     let mut rows = query.query(params![directory.0]).on_index(WHAT)?;
-    let mut fingerprint = Fingerprinting::default();
+    let mut digests = Digests::default();
     while let Some(row) = rows.next().on_index(WHAT)? {
         let version = version_of(row).on_index(WHAT)?;
         if version.has(flags::INCONSISTENT) {
             return Ok(None);
         }
-        fingerprint.add(&version.entry);
+        digests.add(&version.entry);
     }
-    Ok(Some(fingerprint.end()))
+    Ok(Some(digests))
 }
 
 fn version_of(row: &Row<'_>) -> rusqlite::Result<Version> {

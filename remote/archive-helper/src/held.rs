@@ -5,7 +5,7 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 
 use crate::listing::Listing;
 use crate::outgoing::UNPOISONED;
-use crate::protocol::Verdict;
+use crate::protocol::{Verdict, Wish};
 use crate::stack::Place;
 
 // How many bytes of listings may be held before walkers wait. A larger one is let through alone.
@@ -38,7 +38,7 @@ pub struct Held {
 #[derive(Default)]
 struct State {
     unjudged: HashMap<u64, Listed>,
-    wanted: VecDeque<(u64, Listed)>,
+    wanted: VecDeque<(u64, Wish, Listed)>,
     bytes: usize,
     walked: bool,
 }
@@ -65,9 +65,9 @@ impl Held {
     }
 
     /// Carries out verdicts; false if one is on a directory that does not wait for it.
-    pub fn judge(&self, verdicts: &[Verdict]) -> bool {
+    pub fn judge(&self, verdicts: Vec<Verdict>) -> bool {
         let mut state = self.lock();
-        let known = verdicts.iter().all(|verdict| state.judge(verdict));
+        let known = verdicts.into_iter().all(|verdict| state.judge(verdict));
         drop(state);
         self.room.notify_all();
         self.wanted.notify_all();
@@ -82,12 +82,12 @@ impl Held {
 
     /// Hands each wanted listing to `send`, in the order of verdicts; returns when all was walked,
     /// judged and sent.
-    pub fn send_wanted(&self, mut send: impl FnMut(u64, &Listed)) {
+    pub fn send_wanted(&self, mut send: impl FnMut(u64, &Wish, &Listed)) {
         let mut state = self.lock();
         loop {
-            if let Some((directory, listed)) = state.wanted.pop_front() {
+            if let Some((directory, wish, listed)) = state.wanted.pop_front() {
                 drop(state);
-                send(directory, &listed);
+                send(directory, &wish, &listed);
                 state = self.lock();
                 state.bytes -= listed.weight();
                 self.room.notify_all();
@@ -105,12 +105,11 @@ impl Held {
 }
 
 impl State {
-    fn judge(&mut self, verdict: &Verdict) -> bool {
-        let Some(listed) = self.unjudged.remove(&verdict.directory) else { return false };
-        if verdict.send {
-            self.wanted.push_back((verdict.directory, listed));
-        } else {
-            self.bytes -= listed.weight();
+    fn judge(&mut self, Verdict { directory, send }: Verdict) -> bool {
+        let Some(listed) = self.unjudged.remove(&directory) else { return false };
+        match send {
+            Wish::Nothing => self.bytes -= listed.weight(),
+            wish => self.wanted.push_back((directory, wish, listed)),
         }
         true
     }

@@ -1,8 +1,8 @@
-//! A directory's entries as the wire has them: encoded once, for the fingerprint and for sending.
+//! A directory's entries as the wire has them: encoded once, for the digests and for sending.
 
-use xxhash_rust::xxh3::xxh3_128;
+use serde::Serialize;
 
-use crate::protocol::{Attributes, Entry, Fingerprint, MAX_ENTRIES};
+use crate::protocol::{Attributes, Differences, Digests, Entry, MAX_ENTRIES};
 
 // How many bytes of entries a frame has at most, but for its last entry.
 const CHUNK: usize = 256 * 1024;
@@ -10,8 +10,9 @@ const CHUNK: usize = 256 * 1024;
 const KEPT: usize = 1024 * 1024;
 // What a listing weighs besides its bytes: the place it takes in tables and queues.
 const OVERHEAD: usize = 256;
-// The number of `Reply::Entries` among its enum's variants.
+// The numbers of `Reply::Entries` and `Reply::Changes` among their enum's variants.
 const ENTRIES: u32 = 2;
+const CHANGES: u32 = 15;
 
 /// Entries in the order in which they were found, without attributes.
 #[derive(Default)]
@@ -99,9 +100,20 @@ impl Listing {
         self.items.len() as u64
     }
 
-    /// As [`protocol::fingerprint`](crate::protocol::fingerprint) has it.
-    pub fn fingerprint(&self) -> Fingerprint {
-        xxh3_128(&self.encoded).to_le_bytes()
+    /// What tells the entries from any others.
+    pub fn digests(&self) -> Digests {
+        let mut digests = Digests::default();
+        self.each().for_each(|(_, entry)| digests.add_encoded(entry));
+        digests
+    }
+
+    fn each(&self) -> impl Iterator<Item = (&Item, &[u8])> {
+        let mut rest = &self.encoded[..];
+        self.items.iter().map(move |item| {
+            let entry;
+            (entry, rest) = rest.split_at(usize::from(item.length));
+            (item, entry)
+        })
     }
 
     /// What it counts against the limit of memory, in bytes.
@@ -118,32 +130,71 @@ impl Listing {
         mut attributes: impl FnMut(&[u8], bool) -> Option<Box<Attributes>>,
         mut each: impl FnMut(Vec<u8>),
     ) {
-        let (mut body, mut count, mut rest) = (Vec::new(), 0, &self.encoded[..]);
-        for item in &self.items {
+        let (mut body, mut count) = (Vec::new(), 0);
+        for (item, entry) in self.each() {
             if body.len() >= CHUNK || count == MAX_ENTRIES {
                 each(frame(directory, count, &body, false));
                 body.clear();
                 count = 0;
             }
-            let entry;
-            (entry, rest) = rest.split_at(usize::from(item.length));
-            let has = attributes(name_of(entry, usize::from(item.name)), item.sparse);
-            // An entry without attributes ends with the byte that says so.
-            body.extend_from_slice(&entry[..entry.len() - 1]);
-            body = postcard::to_extend(&has, body).expect("attributes always encode into memory");
+            body = item.add(entry, body, &mut attributes);
             count += 1;
         }
         each(frame(directory, count, &body, true));
+    }
+
+    /// The frame that tells how the entries differ from those that have these digests; `None` when all of them take
+    /// little more.
+    pub fn changes(
+        &self,
+        directory: u64,
+        known: &Digests,
+        mut attributes: impl FnMut(&[u8], bool) -> Option<Box<Attributes>>,
+    ) -> Option<Vec<u8>> {
+        let differences = known.compare(&self.digests());
+        let Differences { gone, added } = &differences;
+        if added.len() > self.items.len() / 2 || added.len() > MAX_ENTRIES || gone.len() > MAX_ENTRIES {
+            return None;
+        }
+        let (mut body, mut places) = (Vec::new(), added.iter().peekable());
+        for (at, (item, entry)) in (0..).zip(self.each()) {
+            if places.next_if_eq(&&at).is_some() {
+                body = item.add(entry, body, &mut attributes);
+            }
+            if body.len() >= CHUNK {
+                return None;
+            }
+        }
+        Some(framed(&(CHANGES, directory, &differences, added.len()), &body, &[]))
+    }
+}
+
+impl Item {
+    // Adds an entry's bytes to others, with its attributes.
+    fn add(
+        &self,
+        entry: &[u8],
+        mut to: Vec<u8>,
+        attributes: &mut impl FnMut(&[u8], bool) -> Option<Box<Attributes>>,
+    ) -> Vec<u8> {
+        let has = attributes(name_of(entry, usize::from(self.name)), self.sparse);
+        // An entry without attributes ends with the byte that says so.
+        to.extend_from_slice(&entry[..entry.len() - 1]);
+        postcard::to_extend(&has, to).expect("attributes always encode into memory")
     }
 }
 
 // The fields of `protocol::Entries`, in their order; the entries are encoded already.
 fn frame(directory: u64, count: usize, entries: &[u8], last: bool) -> Vec<u8> {
+    framed(&(ENTRIES, directory, count), entries, &[u8::from(last)])
+}
+
+fn framed(head: &impl Serialize, entries: &[u8], end: &[u8]) -> Vec<u8> {
     let mut frame = Vec::with_capacity(entries.len() + 32);
     frame.extend_from_slice(&[0; 4]);
-    frame = postcard::to_extend(&(ENTRIES, directory, count), frame).expect("numbers always encode into memory");
+    frame = postcard::to_extend(head, frame).expect("numbers always encode into memory");
     frame.extend_from_slice(entries);
-    frame.push(u8::from(last));
+    frame.extend_from_slice(end);
     let length = (frame.len() - 4) as u32;
     frame[..4].copy_from_slice(&length.to_le_bytes());
     frame
@@ -152,7 +203,9 @@ fn frame(directory: u64, count: usize, entries: &[u8], last: bool) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{self, Entries, Extent, Kind, MAX_EXTENTS, MAX_FRAME, MAX_XATTRS, Name, Reply, Xattr};
+    use crate::protocol::{
+        self, Changes, Entries, Extent, Kind, MAX_EXTENTS, MAX_FRAME, MAX_XATTRS, Name, Reply, Xattr,
+    };
 
     fn entry(name: &[u8], target: usize) -> Entry {
         Entry {
@@ -210,14 +263,43 @@ mod tests {
         let sent = decode(&listing).remove(0).entries;
         assert_eq!(sent, [entry(b"B", 0), entry(b"a", 1), entry(b"b", 0), entry(&long, 0)]);
         assert_eq!(listing.entries(), 4);
-        assert_eq!(listing.fingerprint(), protocol::fingerprint(&sent));
+        assert_eq!(listing.digests().fingerprint(), protocol::fingerprint(&sent));
+    }
+
+    #[test]
+    fn changes_are_what_the_protocol_would_write() {
+        let entry = |name: &[u8]| entry(name, 0);
+        let before = listing(&[entry(b"a"), entry(b"c"), entry(b"d"), entry(b"e")]);
+        let now = listing(&[entry(b"a"), entry(b"b"), entry(b"d"), entry(b"e"), entry(&[b'f'; 200])]);
+        let frame = now.changes(7, &before.digests(), |_, _| None).unwrap();
+        let differences = Differences { gone: vec![1], added: vec![1, 4] };
+        let entries = vec![entry(b"b"), entry(&[b'f'; 200])];
+        let mut expected = Vec::new();
+        let reply = Reply::Changes(Changes { directory: 7, differences, entries });
+        protocol::write_frame(&mut expected, &reply).unwrap();
+        assert_eq!(frame, expected);
+    }
+
+    #[test]
+    fn where_most_is_new_or_much_all_is_sent() {
+        let few = listing(&[entry(b"a", 0), entry(b"b", 0), entry(b"c", 0)]);
+        assert!(few.changes(7, &listing(&[entry(b"a", 0)]).digests(), |_, _| None).is_none());
+        let numbered =
+            |count: u32| listing(&(0..count).map(|n| entry(format!("{n:05}").as_bytes(), 9)).collect::<Vec<_>>());
+        let (some, many) = (numbered(6000), numbered(12_000 - MAX_ENTRIES as u32));
+        assert!(numbered(12_000).changes(7, &some.digests(), |_, _| None).is_none());
+        assert!(some.changes(7, &numbered(12_000).digests(), |_, _| None).is_none());
+        assert!(numbered(12_000).changes(7, &many.digests(), |_, _| None).is_some());
+        let value = Attributes { xattrs: vec![Xattr { name: b"user.x".to_vec(), value: vec![1; 60_000] }], data: None };
+        let large = |_: &[u8], _| value.clone().some();
+        assert!(numbered(100).changes(7, &numbered(95).digests(), large).is_none());
     }
 
     #[test]
     fn nothing_is_one_last_frame() {
         let listing = listing(&[]);
         assert_eq!(decode(&listing), [Entries { directory: 7, entries: Vec::new(), last: true }]);
-        assert_eq!(listing.fingerprint(), protocol::fingerprint(&[]));
+        assert_eq!(listing.digests().fingerprint(), protocol::fingerprint(&[]));
     }
 
     #[test]
@@ -232,7 +314,7 @@ mod tests {
             assert!(last > 0 && sent.iter().enumerate().all(|(index, frame)| frame.last == (index == last)));
             assert!(sent.iter().all(|frame| frame.entries.len() <= MAX_ENTRIES));
             assert_eq!(sent.into_iter().flat_map(|frame| frame.entries).collect::<Vec<_>>(), entries);
-            assert_eq!(listing.fingerprint(), protocol::fingerprint(&entries));
+            assert_eq!(listing.digests().fingerprint(), protocol::fingerprint(&entries));
         }
     }
 
@@ -255,6 +337,6 @@ mod tests {
         let sent: Vec<Entry> = frames.iter().flat_map(|frame| decoded(frame).entries).collect();
         let found: Vec<_> = sent.iter().map(|entry| (entry.name.as_bytes().len(), entry.attributes.clone())).collect();
         assert_eq!(found, [(1, None), (1, all.clone().some()), (200, all.some())]);
-        assert_eq!(listing.fingerprint(), protocol::fingerprint(&sent));
+        assert_eq!(listing.digests().fingerprint(), protocol::fingerprint(&sent));
     }
 }

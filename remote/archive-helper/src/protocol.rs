@@ -7,15 +7,16 @@ use std::io::{self, Read, Write};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::Xxh3;
 
 mod attributes;
 mod bytes;
+mod digests;
 mod restore;
 mod stream;
 
 pub use attributes::{ACCESS_ACL, Attributes, DEFAULT_ACL, Extent, MAX_EXTENTS, MAX_XATTRS, Xattr, is_kept};
 pub use bytes::{AbsPath, Bytes, Name, escape, is_unprintable};
+pub use digests::{Changes, Differences, Digests, MAX_DIGESTS};
 pub use restore::{Fill, Item, Outcome, Overwrite, Restore};
 pub use stream::{
     Chunk, ChunkRequest, Chunks, MAX_AVERAGE, MAX_STREAMS, MIN_AVERAGE, Piece, StreamOutcome, StreamRequest, Streamed,
@@ -159,39 +160,15 @@ impl TryFrom<RawEntry> for Entry {
     }
 }
 
-/// XXH3-128 of a directory's entries, each in its wire encoding but without its attributes, sorted by name. A change
-/// of attributes shows in the ctime, so a directory that is as it was need not be asked for them.
+/// What a directory's [`Digests`] are together. A change of attributes shows in the ctime, so a directory that is as it
+/// was need not be asked for them.
 pub type Fingerprint = [u8; 16];
-
-/// Computes a fingerprint of entries that come sorted by name.
-#[derive(Default)]
-pub struct Fingerprinting {
-    hasher: Xxh3,
-    buffer: Vec<u8>,
-}
-
-impl Fingerprinting {
-    /// Adds the next entry.
-    pub fn add(&mut self, entry: &Entry) {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        buffer.clear();
-        let bare = entry.attributes.as_ref().map(|_| Entry { attributes: None, ..entry.clone() });
-        let entry = bare.as_ref().unwrap_or(entry);
-        self.buffer = postcard::to_extend(entry, buffer).expect("an entry always encodes into memory");
-        self.hasher.update(&self.buffer);
-    }
-
-    /// The fingerprint of all that were added.
-    pub fn end(self) -> Fingerprint {
-        self.hasher.digest128().to_le_bytes()
-    }
-}
 
 /// The fingerprint of entries that come sorted by name.
 pub fn fingerprint<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Fingerprint {
-    let mut fingerprint = Fingerprinting::default();
-    entries.into_iter().for_each(|entry| fingerprint.add(entry));
-    fingerprint.end()
+    let mut digests = Digests::default();
+    entries.into_iter().for_each(|entry| digests.add(entry));
+    digests.fingerprint()
 }
 
 /// BLAKE3 of some content, plain or keyed.
@@ -244,12 +221,23 @@ pub struct Walk {
 }
 
 /// The server's answer to one [`Announced`] directory.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
     /// The number it was announced by.
     pub directory: u64,
-    /// True: send the entries. False: forget them.
-    pub send: bool,
+    /// What is wanted of it.
+    pub send: Wish,
+}
+
+/// What is to be sent of a directory.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Wish {
+    /// Nothing: it is as known.
+    Nothing,
+    /// All of its entries.
+    All,
+    /// What is not as these say, at most [`MAX_DIGESTS`]; all of its entries, where that is not less.
+    Changes(Digests),
 }
 
 /// One file to hash.
@@ -319,6 +307,8 @@ pub enum Reply {
     Streamed(Streamed),
     /// The next bytes of a Zstandard stream of frames.
     Packed(Bytes),
+    /// What is new in a directory of which the server has digests.
+    Changes(Changes),
 }
 
 /// A root, as the helper found it.

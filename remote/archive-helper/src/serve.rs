@@ -92,7 +92,7 @@ impl Connection {
     }
 
     fn judge(&mut self, verdicts: Vec<Verdict>) -> io::Result<()> {
-        let known = self.walking.as_ref().is_some_and(|walking| walking.judge(&verdicts));
+        let known = self.walking.as_ref().is_some_and(|walking| walking.judge(verdicts));
         if known { Ok(()) } else { Err(breach("a verdict is on a directory that does not wait for one")) }
     }
 

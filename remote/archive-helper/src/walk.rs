@@ -9,7 +9,7 @@ use crate::attributes::Reading;
 use crate::exclude::Excludes;
 use crate::held::{Held, Listed};
 use crate::outgoing::Outgoing;
-use crate::protocol::{self, AbsPath, Announced, Problem, Reply, Skipped, Verdict};
+use crate::protocol::{self, AbsPath, Announced, Problem, Reply, Skipped, Verdict, Wish};
 use crate::root;
 use crate::stack::{Place, Stack};
 use crate::system::Errno;
@@ -36,7 +36,7 @@ impl Walking {
     }
 
     /// Takes verdicts; false if one is on a directory that does not wait for it. Never waits.
-    pub fn judge(&self, verdicts: &[Verdict]) -> bool {
+    pub fn judge(&self, verdicts: Vec<Verdict>) -> bool {
         self.held.judge(verdicts)
     }
 
@@ -51,10 +51,17 @@ impl Walking {
         };
         thread::scope(|scope| {
             let send = || {
-                self.held.send_wanted(|directory, Listed { place, listing }| {
+                self.held.send_wanted(|directory, wish, Listed { place, listing }| {
                     let attributes = Reading::begin(place, |path, errno| self.report(path, errno));
                     let of = |name: &[u8], sparse| attributes.of(name, sparse);
-                    listing.each_frame(directory, of, |frame| self.outgoing.push(&frame));
+                    let changes = match wish {
+                        Wish::Changes(known) => listing.changes(directory, known, of),
+                        Wish::Nothing | Wish::All => None,
+                    };
+                    match changes {
+                        Some(frame) => self.outgoing.push(&frame),
+                        None => listing.each_frame(directory, of, |frame| self.outgoing.push(&frame)),
+                    }
                 })
             };
             spawn(scope, send);
@@ -95,7 +102,7 @@ impl Walking {
         if let Some(reason) = skipped {
             self.outgoing.send(&Reply::Skipped(Skipped { path: place.path.clone(), reason }));
         }
-        let (fingerprint, entries) = (listing.fingerprint(), listing.entries());
+        let (fingerprint, entries) = (listing.digests().fingerprint(), listing.entries());
         let path = place.path.clone();
         self.held.announce(Listed { place, listing }, |directory| {
             let announced = Announced { directory, path, inode, fingerprint, entries, complete };

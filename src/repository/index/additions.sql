@@ -7,12 +7,13 @@ CREATE TABLE IF NOT EXISTS attributes (
     value   TEXT NOT NULL               -- extended attributes as getfattr dumps them, and where data is between holes
 );
 CREATE INDEX IF NOT EXISTS version_attributes ON version (attributes) WHERE attributes IS NOT NULL;
--- Directories by their inode numbers on the client: one that was renamed is found by it.
-CREATE TABLE IF NOT EXISTS inode (
-    directory INTEGER PRIMARY KEY,      -- as it was when its fingerprint was kept
-    number    INTEGER NOT NULL
+-- What directories were like on the client when their fingerprints were kept.
+CREATE TABLE IF NOT EXISTS listed (
+    directory INTEGER PRIMARY KEY,
+    inode     INTEGER NOT NULL,         -- its number: a directory that was renamed is found by it
+    digests   BLOB                      -- of its entries, whose fingerprint that is; NULL for a large one
 );
-CREATE INDEX IF NOT EXISTS inode_number ON inode (number);
+CREATE INDEX IF NOT EXISTS listed_inode ON listed (inode);
 DROP TABLE IF EXISTS verified;
 -- When plain files were last read by `verify`, and what came of it.
 CREATE TABLE IF NOT EXISTS examined (

@@ -1,10 +1,11 @@
 //! Writing to the index: what one batch of changes did, in one transaction.
 
+use archive_helper::protocol::MAX_DIGESTS;
 use jiff::Timestamp;
 use rusqlite::{Transaction, TransactionBehavior, params};
 
-use super::{Index, OnIndex, SourceId, fingerprint_of, kind_number};
-use crate::entry::{DirectoryId, Entry, Fingerprint, Hash};
+use super::{Index, OnIndex, SourceId, digests_of, kind_number};
+use crate::entry::{Digests, DirectoryId, Entry, Hash};
 use crate::error::{OnServer, Result};
 use crate::fault;
 use crate::path::{AbsPath, Name, SourceName};
@@ -229,20 +230,20 @@ impl Write<'_> {
         self.execute("DELETE FROM examined", params![])?;
         self.execute("DELETE FROM version", params![])?;
         self.execute("DELETE FROM attributes", params![])?;
-        self.execute("DELETE FROM inode", params![])?;
+        self.execute("DELETE FROM listed", params![])?;
         self.execute("DELETE FROM directory", params![])
     }
 
-    /// Keeps a directory's fingerprint and its inode number on the client; computes the fingerprint from the current
-    /// versions when it is not known.
-    pub fn remember_fingerprint(&self, directory: DirectoryId, known: Option<Fingerprint>, inode: u64) -> Result<()> {
-        let sql = "INSERT OR REPLACE INTO inode (directory, number) VALUES (?1, ?2)";
-        self.execute(sql, params![directory.0, inode as i64])?;
-        let fingerprint = match known {
-            Some(fingerprint) => Some(fingerprint),
-            None => fingerprint_of(&self.transaction, directory)?,
-        };
-        self.execute("UPDATE directory SET fingerprint = ?2 WHERE id = ?1", params![directory.0, fingerprint])
+    /// Keeps a directory's fingerprint, the digests that it is of, and its inode number on the client; computes the
+    /// digests from the current versions when they are not known.
+    pub fn remember_fingerprint(&self, directory: DirectoryId, known: Option<&Digests>, inode: u64) -> Result<()> {
+        let computed = if known.is_none() { digests_of(&self.transaction, directory)? } else { None };
+        let digests = known.or(computed.as_ref());
+        let sql = "INSERT OR REPLACE INTO listed (directory, inode, digests) VALUES (?1, ?2, ?3)";
+        let few = digests.filter(|digests| digests.len() <= MAX_DIGESTS).map(Digests::as_bytes);
+        self.execute(sql, params![directory.0, inode as i64, few])?;
+        let sql = "UPDATE directory SET fingerprint = ?2 WHERE id = ?1";
+        self.execute(sql, params![directory.0, digests.map(Digests::fingerprint)])
     }
 
     /// Makes the next pull list a directory.

@@ -61,7 +61,10 @@ impl Helper {
             match self.reply() {
                 Reply::Root(root) => walked.roots.push(root),
                 Reply::Directory(announced) => {
-                    let verdict = Verdict { directory: announced.directory, send: wants(&announced) };
+                    let verdict = Verdict {
+                        directory: announced.directory,
+                        send: if wants(&announced) { Wish::All } else { Wish::Nothing },
+                    };
                     self.ask(&Request::Verdicts(vec![verdict]));
                     walked.announced.push(announced);
                 }

@@ -84,7 +84,7 @@ fn frames_that_break_the_protocol_end_it() {
         write_frame(&mut frame, request).unwrap();
         frame
     };
-    let verdict = frame(&Request::Verdicts(vec![Verdict { directory: 0, send: true }]));
+    let verdict = frame(&Request::Verdicts(vec![Verdict { directory: 0, send: Wish::All }]));
     let walk = frame(&Request::Walk(Walk::default()));
     let proof = frame(&Request::Hash(vec![request(1, "/etc/passwd".as_ref(), true)]));
     let many = frame(&Request::Hash(vec![request(1, "/etc/passwd".as_ref(), false); MAX_HASHES + 1]));
@@ -115,7 +115,7 @@ fn a_verdict_counts_once() {
     helper.ask(&Request::Walk(walk_of(&[&top])));
     assert!(matches!(helper.reply(), Reply::Root(_)));
     assert!(matches!(helper.reply(), Reply::Directory(_)));
-    let verdicts = vec![Verdict { directory: 0, send: true }; 2];
+    let verdicts = vec![Verdict { directory: 0, send: Wish::All }; 2];
     helper.ask(&Request::Verdicts(verdicts));
     helper.must_fail("verdict");
 }

@@ -170,7 +170,7 @@ fn waits_with_more_listings_until_some_are_judged() {
     }
     assert!((1..12).contains(&announced.len()), "{} of 13 directories, of 2 MB each", announced.len());
     loop {
-        let verdicts = announced.drain(..).map(|directory| Verdict { directory, send: false }).collect();
+        let verdicts = announced.drain(..).map(|directory| Verdict { directory, send: Wish::Nothing }).collect();
         write_frame(&mut input, &Request::Verdicts(verdicts)).unwrap();
         match replies.recv().unwrap() {
             Reply::End => break,
