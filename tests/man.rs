@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use archive_helper::protocol::{
-    AbsPath, Announced, Bytes, ChunkRequest, Chunks, Entries, HashOutcome, Piece, Problem, ReadOutcome, Reply, Request,
-    Root, SkipReason, Skipped, StreamOutcome, StreamRequest, Streamed, Walk, write_frame,
+    AbsPath, Announced, Bytes, Changes, ChunkRequest, Chunks, Differences, Entries, HashOutcome, Piece, Problem,
+    ReadOutcome, Reply, Request, Root, SkipReason, Skipped, StreamOutcome, StreamRequest, Streamed, Walk, write_frame,
 };
 use clap_mangen::Man;
 
@@ -134,6 +134,7 @@ fn every_message_stands_in_archive_helper_5_under_its_number() {
         (Reply::Piece(Piece { id: 0, bytes: Bytes::new([]).unwrap() }), "Piece"),
         (Reply::Streamed(Streamed { id: 0, outcome: StreamOutcome::Done }), "Streamed"),
         (Reply::Packed(Bytes::new([]).unwrap()), "Packed"),
+        (Reply::Changes(Changes { directory: 0, differences: Differences::default(), entries: Vec::new() }), "Changes"),
     ]
     .map(|(reply, name)| (number_of(&reply), name));
     let roots = [
@@ -172,11 +173,12 @@ fn every_message_stands_in_archive_helper_5_under_its_number() {
 #[test]
 fn every_limit_of_the_protocol_stands_in_archive_helper_5() {
     use archive_helper::protocol::{
-        MAX_AVERAGE, MAX_BUNDLED, MAX_CHATTER, MAX_ENTRIES, MAX_FRAME, MAX_HASHES, MAX_NAME, MAX_PATH, MAX_READING,
-        MAX_SENT, MAX_STREAMS,
+        MAX_AVERAGE, MAX_BUNDLED, MAX_CHATTER, MAX_DIGESTS, MAX_ENTRIES, MAX_FRAME, MAX_HASHES, MAX_NAME, MAX_PATH,
+        MAX_READING, MAX_SENT, MAX_STREAMS,
     };
     let page = fs::read_to_string(file("man/archive-helper.5")).unwrap();
-    let counts = [MAX_CHATTER, MAX_ENTRIES, MAX_FRAME, MAX_HASHES, MAX_NAME, MAX_PATH, MAX_SENT, MAX_STREAMS];
+    let counts =
+        [MAX_CHATTER, MAX_DIGESTS, MAX_ENTRIES, MAX_FRAME, MAX_HASHES, MAX_NAME, MAX_PATH, MAX_SENT, MAX_STREAMS];
     for limit in counts.map(|count| count as u64).into_iter().chain([MAX_BUNDLED, MAX_READING, MAX_AVERAGE.into()]) {
         let digits = limit.to_string();
         let grouped = match digits.len() {

@@ -12,6 +12,9 @@ use crate::queue::{self, Receiver, Sender};
 // CHAN_SES_WINDOW_DEFAULT of OpenSSH's channels.h, bytes.
 const CHANNEL_WINDOW: u128 = 2 << 20;
 
+// A line is near whose answers come sooner, and may be late once.
+const FAR: Duration = Duration::from_millis(20);
+
 // How fast a line channels are opened for, bytes a second.
 const LINE: u128 = 150_000_000;
 
@@ -23,6 +26,9 @@ const WAITING: usize = 1024;
 
 /// How many channels fill a fast line of this round trip.
 pub fn channels(round_trip: Duration) -> usize {
+    if round_trip < FAR {
+        return 1;
+    }
     let under_way = round_trip.as_micros() * LINE / 1_000_000;
     under_way.div_ceil(CHANNEL_WINDOW).clamp(1, MOST_CHANNELS) as usize
 }
@@ -78,7 +84,7 @@ mod tests {
     #[test]
     fn a_near_line_has_one_channel_and_none_has_many() {
         let channels = [0, 1, 10, 15, 28, 50, 300, 100_000].map(|ms| channels(Duration::from_millis(ms)));
-        assert_eq!(channels, [1, 1, 1, 2, 3, 4, 4, 4]);
+        assert_eq!(channels, [1, 1, 1, 1, 3, 4, 4, 4]);
     }
 
     #[test]

@@ -37,6 +37,36 @@ fn every_kind_can_turn_into_every_other() {
 }
 
 #[test]
+fn of_a_large_directory_only_what_is_new_is_told() {
+    // More than digests are sent of, and fewer.
+    for (count, most) in [(17_000, u64::MAX), (3000, 4000)] {
+        let (sshd, program) = (Sshd::new(), Program::new());
+        let client = Tree::new((0..count).map(|n| (format!("file-{n:05}"), file(""))));
+        program.pull_well(&sshd, &client.root(), &[]);
+        client.put("file-00007", file("more"));
+        client.remove("file-00100");
+        client.put("file-01000x", fifo());
+        fs::set_permissions(client.path("file-02999"), fs::Permissions::from_mode(0o600)).unwrap();
+        let summary = program.pull_well(&sshd, &client.root(), &[]);
+        let counts = ["new", "changed", "touched", "removed", "copied"].map(|name| summary[name].as_u64().unwrap());
+        assert_eq!(counts, [1, 1, 2, 1, 1], "with the root: {summary}");
+        assert_eq!(summary["unchanged"], count - 3, "{summary}");
+        let received = summary["bytes_received"].as_u64().unwrap();
+        assert!(received < most, "{received} bytes came");
+        assert_same(&client.root(), &program.snapshot("client", &client.root()));
+        program.assert_index_is_right();
+        let again = program.pull_well(&sshd, &client.root(), &[]);
+        assert_eq!(again["unchanged"], again["listed"]);
+        // What the first change left is a base for the next.
+        client.put("file-00007", file("more still"));
+        client.remove("file-00000");
+        let summary = program.pull_well(&sshd, &client.root(), &[]);
+        assert_eq!((&summary["changed"], &summary["removed"]), (&1.into(), &1.into()), "{summary}");
+        program.assert_index_is_right();
+    }
+}
+
+#[test]
 fn another_mtime_is_another_version_that_costs_no_copy() {
     let (sshd, program) = (Sshd::new(), Program::new());
     let client = Tree::new([("f", at(1_000_000_000, 7, file("same"))), ("g", file("other"))]);

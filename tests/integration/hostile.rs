@@ -13,6 +13,8 @@ use crate::support::*;
 mod attributes;
 #[path = "hostile/contents.rs"]
 mod contents;
+#[path = "hostile/digests.rs"]
+mod digests;
 #[path = "hostile/floods.rs"]
 mod floods;
 #[path = "hostile/large.rs"]

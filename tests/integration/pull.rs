@@ -39,6 +39,62 @@ fn what_is_replaced_or_removed_goes_to_the_archive_under_its_stamp() {
     program.assert_index_is_right();
 }
 
+/// A directory of everything, with files below it.
+fn of_all_kinds(files: usize) -> Node {
+    let files = (0..files).map(|n| (format!("f{n:03}"), file(format!("content {n}"))));
+    let others = [("empty", file("")), ("link", link("target")), ("fifo", fifo()), ("below", dir([("x", file("x"))]))];
+    let others = others.map(|(name, node)| (name.to_owned(), node));
+    dir(files.chain(others))
+}
+
+#[test]
+fn a_renamed_directory_is_neither_listed_nor_hashed() {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let client = Tree::new([("before", of_all_kinds(400)), ("x", file("x"))]);
+    client.hard_link("before/f001", "before/f001-too");
+    let listed = program.pull_well(&sshd, &client.root(), &[]);
+    for (from, to) in [("before", "after"), ("after", "before")] {
+        client.rename(from, to);
+        let would = program.pull_well(&sshd, &client.root(), &["-n", "--max-delete", "100"]);
+        assert_eq!(
+            (&would["new"], &would["removed"]),
+            (&would["removed"], &would["listed"].as_u64().map(|n| n - 2).into())
+        );
+        let summary = program.pull_well(&sshd, &client.root(), &["--max-delete", "100"]);
+        assert_eq!((&summary["bytes_copied"], &summary["listed"]), (&0.into(), &listed["listed"]));
+        let received = summary["bytes_received"].as_u64().unwrap();
+        assert!(received < 2500, "{received} bytes came: the entries take ten times as many");
+        assert_same(&client.root(), &program.snapshot("client", &client.root()));
+        program.assert_index_is_right();
+        let again = program.pull_well(&sshd, &client.root(), &[]);
+        assert_eq!(
+            (&again["unchanged"], &again["bytes_sent"].as_u64().is_some_and(|sent| sent < 500)),
+            (&again["listed"], &true)
+        );
+    }
+}
+
+#[test]
+fn what_is_no_longer_the_same_directory_is_listed() {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let client = Tree::new([("one", of_all_kinds(9)), ("two", of_all_kinds(7)), ("three", of_all_kinds(5))]);
+    program.pull_well(&sshd, &client.root(), &[]);
+    // Two change places; one was renamed, and something in it changed since.
+    client.rename("one", "none");
+    client.rename("two", "one");
+    client.rename("none", "two");
+    client.rename("three", "four");
+    client.put("four/f001", file("CONTENT 1"));
+    program.pull_well(&sshd, &client.root(), &["--max-delete", "100"]);
+    assert_same(&client.root(), &program.snapshot("client", &client.root()));
+    program.assert_index_is_right();
+    // Asked to trust nothing, it trusts no inode number.
+    client.rename("four", "five");
+    let summary = program.pull_well(&sshd, &client.root(), &["--checksum", "--max-delete", "100"]);
+    assert!(summary["bytes_received"].as_u64().unwrap() > 2500, "{summary}");
+    assert_same(&client.root(), &program.snapshot("client", &client.root()));
+}
+
 #[test]
 fn a_renamed_directory_sends_no_content() {
     let (sshd, program) = (Sshd::new(), Program::new());
