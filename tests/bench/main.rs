@@ -5,12 +5,16 @@
 //!
 //! - `BENCH_QUICK=1`: a hundredth of the data, to see whether it works;
 //! - `BENCH_LONG=1`: also a million files;
-//! - `BENCH_ONLY`: one of `small`, `large`, `changed`, `renamed`, `second`, `far`, `thin` and `million`;
-//! - `BENCH_ROUNDS`: how often everything is done, 3 unless set; medians are shown;
+//! - `BENCH_ONLY`: one of `small`, `large`, `changed`, `renamed`, `second`, `far`, `thin`, `limited`, `hosts`, `million`,
+//!   `others` (tar, rclone, rdiff-backup and rsnapshot, as far as they are installed) and `growth`;
+//! - `BENCH_ROUNDS`: how often everything is done, 5 unless set; medians are shown;
 //! - `BENCH_FS=ext4`: targets on ext4 in image files below `BENCH_DIR` (the temporary directory), instead of tmpfs.
 
+mod chart;
 mod data;
+mod growth;
 mod line;
+mod others;
 mod place;
 mod sshd;
 mod table;
@@ -29,6 +33,8 @@ struct Bench {
     places: Places,
     tools: Tools,
     table: Table,
+    /// A table of other tools, when they were measured.
+    others: String,
     rounds: usize,
     /// A hundredth of everything.
     quick: bool,
@@ -52,12 +58,22 @@ fn main() -> Result<()> {
     let rounds = std::env::var("BENCH_ROUNDS").ok().and_then(|rounds| rounds.parse().ok());
     let places = Places::new()?;
     let tools = Tools::start(&places.scratch)?;
-    let mut bench =
-        Bench { places, tools, table: Table::default(), rounds: rounds.unwrap_or(if quick { 1 } else { 3 }), quick };
-    println!("{} on {}", bench.tools.versions()?, bench.places.description());
+    let mut bench = Bench {
+        places,
+        tools,
+        table: Table::default(),
+        others: String::new(),
+        rounds: rounds.unwrap_or(if quick { 1 } else { 5 }),
+        quick,
+    };
+    let of = format!("{}, on {}", bench.tools.versions()?, bench.places.description());
+    println!("{of}");
     bench.run()?;
     println!("\n{}", bench.table);
-    Ok(())
+    match quick {
+        true => Ok(()),
+        false => bench.keep(&of),
+    }
 }
 
 fn is_set(variable: &str) -> bool {
@@ -65,9 +81,16 @@ fn is_set(variable: &str) -> bool {
 }
 
 impl Bench {
+    // In the README, where the last result is.
+    fn keep(&self, of: &str) -> Result<()> {
+        let readme = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md"));
+        self.table.keep(readme, of)?;
+        table::keep_between(readme, "others", &self.others)
+    }
+
     fn run(&mut self) -> Result<()> {
         let only = std::env::var("BENCH_ONLY").unwrap_or_default();
-        let workloads: [(&str, Workload, bool); 8] = [
+        let workloads: [(&str, Workload, bool); 12] = [
             ("small", Bench::small_files, true),
             ("large", Bench::large_files, true),
             ("changed", Bench::changed_file, true),
@@ -75,7 +98,11 @@ impl Bench {
             ("second", Bench::second_client, true),
             ("far", Bench::far_away, true),
             ("thin", Bench::thin_line, true),
+            ("limited", Bench::limited, true),
+            ("hosts", Bench::hosts, true),
             ("million", Bench::million_files, is_set("BENCH_LONG")),
+            ("others", Bench::other_tools, is_set("BENCH_LONG")),
+            ("growth", Bench::growth, is_set("BENCH_LONG")),
         ];
         for (name, workload, usual) in workloads {
             if name == only || (usual && only.is_empty()) {
@@ -98,10 +125,22 @@ impl Bench {
             let targets = self.targets()?;
             let near = How::default();
             self.compare((&format!("first pull of {what}"), 0.7), round, &client, &targets, &near)?;
-            let summary = self.compare(("the same, nothing changed", 0.6), round, &client, &targets, &near)?;
+            let summary = self.compare(
+                (&format!("{} files, nothing changed", grouped(count)), 0.6),
+                round,
+                &client,
+                &targets,
+                &near,
+            )?;
             ensure!(summary.count("copied") + summary.count("new") + summary.count("changed") == 0, "it saw changes");
             let changed = data::change_some(client.path(), count, round as u64)?;
-            let summary = self.compare(("the same, 1 % changed", 0.5), round, &client, &targets, &near)?;
+            let summary = self.compare(
+                (&format!("{} files, 1 % changed", grouped(count)), 0.5),
+                round,
+                &client,
+                &targets,
+                &near,
+            )?;
             ensure!(summary.count("copied") == changed, "it copied {}, not {changed} files", summary.count("copied"));
         }
         Ok(())
@@ -197,13 +236,48 @@ impl Bench {
         Ok(())
     }
 
+    // A limit is to be held from both sides: the aim is a ratio of one to what the limit says.
+    fn limited(&mut self) -> Result<()> {
+        let (size, limit) = (self.scaled(200_000_000), self.scaled(20_000_000));
+        let client = self.places.for_client()?;
+        data::large_files(client.path(), 1, size)?;
+        let limited = How { bytes_per_second: Some(limit), ..How::default() };
+        let row = format!("a file of {} MB at {} MB/s: 10 s", size / 1_000_000, limit / 1_000_000);
+        for round in 0..self.rounds.min(3) {
+            self.compare((&row, 1.0), round, &client, &self.targets()?, &limited)?;
+        }
+        Ok(())
+    }
+
+    // Eight at once must not take longer than one after the other.
+    fn hosts(&mut self) -> Result<()> {
+        const HOSTS: u64 = 8;
+        let count = self.scaled(12_500);
+        let client = self.places.for_client()?;
+        for host in 0..HOSTS {
+            data::small_files(&client.path().join(host.to_string()), count)?;
+        }
+        for round in 0..self.rounds {
+            for (row, jobs) in [("one after the other", 1), ("at once", HOSTS)] {
+                let row = format!("8 hosts of {} files each, {row}", grouped(count));
+                let targets = self.targets()?;
+                let by_rsync = self.tools.rsync_hosts(client.path(), targets.rsync.path(), HOSTS, jobs)?;
+                let by_archive = self.tools.archive_hosts(client.path(), targets.archive.path(), HOSTS, jobs)?;
+                eprintln!("round {}: {row}: {:.2} s, {:.2} s", round + 1, by_rsync.seconds, by_archive.seconds);
+                self.table.rsync(&row, 1.0, &by_rsync);
+                self.table.archive(&row, &by_archive);
+            }
+        }
+        Ok(())
+    }
+
     // One tool after the other, for three such trees at a time are too much for many a machine's memory.
     fn million_files(&mut self) -> Result<()> {
         let count = self.scaled(1 << 20);
         let (client, near) = (self.places.for_client()?, How::default());
         data::even_files(client.path(), count, 1024)?;
         let first = format!("first pull of {} files of 1 KiB", grouped(count));
-        let again = "the same, nothing changed".to_owned() + " ";
+        let again = format!("{} files, nothing changed", grouped(count));
         let rows = [(&first, 0.6), (&again, 0.35)];
         {
             let target = self.places.fresh()?;

@@ -1,8 +1,20 @@
-//! The measured times, as a table in Markdown.
+//! The measured times, as a table in Markdown, which the README keeps.
 
 use std::fmt;
+use std::path::Path;
+
+use anyhow::{Context, Result};
 
 use crate::tools::Ran;
+
+// Between these the README has the table.
+const BEGIN: &str = "<!-- bench -->\n";
+const END: &str = "<!-- /bench -->\n";
+
+const HEAD: &str = "\
+| workload | rsync | archive | ratio | aim | rsync received | archive received | archive memory |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+";
 
 /// What was measured, a row for each workload.
 #[derive(Default)]
@@ -37,6 +49,22 @@ impl Table {
         row.peak_kib = row.peak_kib.max(ran.peak_kib);
     }
 
+    /// Puts the table into a README below a line that says of what it is. Rows that were not measured now stay, if they
+    /// are of the same machine and programs.
+    pub fn keep(&self, readme: &Path, of: &str) -> Result<()> {
+        let text = std::fs::read_to_string(readme).context("README.md")?;
+        let (before, rest) = text.split_once(BEGIN).context("README.md has no place for the table")?;
+        let (old, after) = rest.split_once(END).context("README.md has no end of the table")?;
+        let of = format!("{of}:");
+        let old: Vec<&str> =
+            if old.contains(&of) { old.lines().filter(|line| is_row(line)).collect() } else { Vec::new() };
+        let is_new = |line: &str| self.rows.iter().any(|row| row.workload.trim() == workload_of(line));
+        let mut rows: Vec<String> = self.rows.iter().map(Row::to_string).collect();
+        rows.extend(old.into_iter().filter(|line| !is_new(line)).map(str::to_owned));
+        let table = format!("{HEAD}{}\n", rows.join("\n"));
+        std::fs::write(readme, format!("{before}{BEGIN}\n{of}\n\n{table}\n{END}{after}")).context("README.md")
+    }
+
     fn row(&mut self, workload: &str) -> &mut Row {
         let at = self.rows.iter().position(|row| row.workload == workload).unwrap_or_else(|| {
             self.rows.push(Row { workload: workload.to_owned(), ..Row::default() });
@@ -48,11 +76,7 @@ impl Table {
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            f,
-            "| workload | rsync | archive | ratio | aim | rsync received | archive received | archive memory |"
-        )?;
-        writeln!(f, "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")?;
+        f.write_str(HEAD)?;
         self.rows.iter().try_for_each(|row| writeln!(f, "{row}"))
     }
 }
@@ -67,7 +91,28 @@ impl fmt::Display for Row {
     }
 }
 
-fn median(times: &[f64]) -> f64 {
+/// Puts `text` between the README's comments of a name; nothing does not replace anything.
+pub fn keep_between(readme: &Path, name: &str, new: &str) -> Result<()> {
+    if new.is_empty() {
+        return Ok(());
+    }
+    let text = std::fs::read_to_string(readme).context("README.md")?;
+    let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- /{name} -->\n"));
+    let (before, rest) = text.split_once(&begin).with_context(|| format!("README.md has no `{}`", begin.trim()))?;
+    let (_, after) = rest.split_once(&end).with_context(|| format!("README.md has no `{}`", end.trim()))?;
+    std::fs::write(readme, format!("{before}{begin}{new}\n{end}{after}")).context("README.md")
+}
+
+fn is_row(line: &str) -> bool {
+    line.starts_with("| ") && !HEAD.contains(line)
+}
+
+fn workload_of(line: &str) -> &str {
+    line.trim_start_matches("| ").split(" | ").next().unwrap_or_default()
+}
+
+/// The one in the middle, or between the two there.
+pub fn median(times: &[f64]) -> f64 {
     let mut sorted = times.to_vec();
     sorted.sort_by(f64::total_cmp);
     match (sorted.len(), sorted.get(sorted.len() / 2)) {

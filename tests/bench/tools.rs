@@ -18,13 +18,15 @@ pub struct How {
     pub host: &'static str,
     /// What is made there: rsync's directory, archive's source.
     pub copy: &'static str,
+    /// What both are limited to.
+    pub bytes_per_second: Option<u64>,
     /// Whether rsync compresses; archive finds that out itself.
     pub compressed: bool,
 }
 
 impl Default for How {
     fn default() -> How {
-        How { host: HOST, copy: "copy", compressed: false }
+        How { host: HOST, copy: "copy", bytes_per_second: None, compressed: false }
     }
 }
 
@@ -64,13 +66,23 @@ impl Tools {
         Ok(tools)
     }
 
-    /// What is compared.
+    /// What is compared, and on what machine.
     pub fn versions(&self) -> Result<String> {
-        let version = |program: &str| -> Result<String> {
-            let output = Command::new(program).arg("--version").output().with_context(|| program.to_owned())?;
-            Ok(String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned())
+        let says = |program: &str, flag: &str| -> Result<String> {
+            let output = Command::new(program).arg(flag).output().with_context(|| program.to_owned())?;
+            let said = if output.stdout.is_empty() { output.stderr } else { output.stdout };
+            Ok(String::from_utf8_lossy(&said).lines().next().unwrap_or_default().to_owned())
         };
-        Ok(format!("{}; {}", version(env!("CARGO_BIN_EXE_archive"))?, version("rsync")?))
+        let archive = says(env!("CARGO_BIN_EXE_archive"), "--version")?;
+        let rsync = says("rsync", "--version")?;
+        let rsync = rsync.split_whitespace().nth(2).unwrap_or_default().to_owned();
+        let ssh = says("ssh", "-V")?;
+        let (ssh, kernel) = (ssh.split([' ', ',']).next().unwrap_or_default(), says("uname", "-sr")?);
+        let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let model =
+            cpus.lines().find_map(|line| line.strip_prefix("model name").and_then(|rest| rest.split_once(": ")));
+        let (model, cores) = (model.map_or("", |(_, model)| model), std::thread::available_parallelism()?);
+        Ok(format!("{archive}, rsync {rsync}, {ssh}, {kernel}, {cores} cores of {model}"))
     }
 
     /// Pulls by rsync.
@@ -78,6 +90,8 @@ impl Tools {
         let mut command = Command::new("rsync");
         command.args(["-aH", "--delete", "--stats", "-e"]).arg(format!("ssh -F {}", self.sshd.config.display()));
         command.args(how.compressed.then_some("-z"));
+        // In units of 1024 bytes.
+        command.args(how.bytes_per_second.map(|bytes| format!("--bwlimit={}", bytes / 1024)));
         command.arg(format!("{}:{}/", how.host, client.display())).arg(target.join(how.copy));
         let ran = self.run(command)?;
         let told = std::fs::read_to_string(self.scratch.join("stdout"))?;
@@ -92,9 +106,36 @@ impl Tools {
         command.arg("--repo").arg(target.join("repository")).args(["--json", "pull", "-F"]).arg(&self.sshd.config);
         // A renamed directory that is all there is looks like a loss.
         command.args(["--max-delete", "100", "--name", how.copy]);
+        command.args(how.bytes_per_second.map(|bytes| format!("--bwlimit={bytes}")));
         command.arg(format!("{}:{}", how.host, client.display()));
         let ran = self.run(command)?;
         Ok(Ran { received: ran.count("bytes_received"), ..ran })
+    }
+
+    /// Pulls directories of numbers by rsync, so many at a time.
+    pub fn rsync_hosts(&self, client: &Path, target: &Path, hosts: u64, jobs: u64) -> Result<Ran> {
+        let numbers: String = (0..hosts).map(|host| format!("{host}\n")).collect();
+        std::fs::write(self.scratch.join("hosts"), numbers)?;
+        let mut command = Command::new("xargs");
+        command.arg("-a").arg(self.scratch.join("hosts")).args(["-P", &jobs.to_string(), "-I", "{}"]);
+        command.args(["rsync", "-aH", "-e"]).arg(format!("ssh -F {}", self.sshd.config.display()));
+        command.arg(format!("{HOST}:{}/{{}}/", client.display())).arg(target.join("{}"));
+        self.run(command)
+    }
+
+    /// Pulls directories of numbers by archive, as if each were a host of its own.
+    pub fn archive_hosts(&self, client: &Path, target: &Path, hosts: u64, jobs: u64) -> Result<Ran> {
+        let config = self.scratch.join("archive.toml");
+        let mut text = format!("repository = \"{}\"\n", target.join("repository").display());
+        for host in 0..hosts {
+            let path = client.join(host.to_string());
+            text += &format!("[source.host{host}]\nhost = \"{HOST}\"\npaths = [\"{}\"]\n", path.display());
+            text += &format!("ssh_config = \"{}\"\n", self.sshd.config.display());
+        }
+        std::fs::write(&config, text)?;
+        let mut command = Command::new(env!("CARGO_BIN_EXE_archive"));
+        command.arg("--config").arg(&config).args(["pull", "--all", "--jobs", &jobs.to_string()]);
+        self.run(command)
     }
 
     /// Holds what archive pulled against the client's files; by their content too, if `thoroughly`.
@@ -110,7 +151,25 @@ impl Tools {
         Ok(())
     }
 
-    fn run(&self, mut command: Command) -> Result<Ran> {
+    /// The ssh configuration that leads to the sshd.
+    pub fn ssh_config(&self) -> &Path {
+        &self.sshd.config
+    }
+
+    /// The key that it lets in.
+    pub fn key(&self) -> PathBuf {
+        self.scratch.join("key")
+    }
+
+    /// The sshd's port.
+    pub fn port(&self) -> Result<String> {
+        let config = std::fs::read_to_string(self.ssh_config())?;
+        let port = config.lines().find_map(|line| line.strip_prefix("Port "));
+        Ok(port.context("the ssh configuration names no port")?.to_owned())
+    }
+
+    /// Runs a command to its end; it must succeed.
+    pub fn run(&self, mut command: Command) -> Result<Ran> {
         let (out, err) = (self.scratch.join("stdout"), self.scratch.join("stderr"));
         command.stdin(Stdio::null()).stdout(File::create(&out)?).stderr(File::create(&err)?);
         // No configuration of the user's has a say in this.
