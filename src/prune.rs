@@ -91,6 +91,7 @@ impl<'a> Prune<'a> {
         let mut index = if self.dry_run { self.repository.known_index()? } else { self.repository.index()? };
         let Some(id) = index.source_id(source)? else { return Ok(Pruned::default()) };
         if !self.dry_run {
+            index.expect_much_writing()?;
             recover(self.repository, &mut index, source)?;
         }
         let (kept, dropped) = split(&index.runs(id)?, keep);

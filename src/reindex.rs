@@ -47,6 +47,7 @@ pub struct Rebuilt {
 pub fn rebuild(repository: &Repository, report: &dyn Report) -> Result<Rebuilt> {
     let _lock = Lock::repository(repository, Duration::ZERO)?;
     let mut index = repository.index()?;
+    index.expect_much_writing()?;
     let mut rebuilt = Rebuilt::default();
     let sources = repository.sources_on_disk()?;
     for source in &sources {
@@ -206,6 +207,7 @@ impl Entering<'_> {
 pub fn update(repository: &Repository, paths: &[PathBuf], report: &dyn Report) -> Result<u64> {
     let _lock = Lock::repository(repository, Duration::ZERO)?;
     let mut index = repository.index()?;
+    index.expect_much_writing()?;
     let mut changed = 0;
     for path in paths {
         let spot = Spot::find(repository, path)?;

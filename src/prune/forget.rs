@@ -40,6 +40,7 @@ pub fn forget(
 ) -> Result<Pruned> {
     let _lock = (!dry_run).then(|| Lock::source(repository, source, PATIENCE)).transpose()?;
     let mut index = repository.index()?;
+    index.expect_much_writing()?;
     let id = index.source_id(source)?.ok_or_else(|| {
         Error::usage(format_args!("there is no source `{source}` in the repository"))
             .hint("`archive status` lists them")

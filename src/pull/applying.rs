@@ -23,7 +23,7 @@ use crate::repository::index::Index;
 use crate::repository::journal::{Row, Trees};
 use crate::repository::staging::{Staged, Staging};
 
-const MOST_CHANGES: usize = 8192;
+const MOST_CHANGES: usize = 4096;
 const MOST_BYTES: u64 = 256 << 20;
 // A batch is in memory, and in one row of the index while it is pending.
 const MOST_ATTRIBUTES: usize = 16 << 20;
@@ -40,6 +40,7 @@ pub fn apply(
     released: &Sender<Released>,
 ) -> Result<()> {
     let mut index = run.repository.index()?;
+    index.expect_much_writing()?;
     let trees = Trees::open(run.repository, &run.source.name, Arc::clone(staging))?;
     let gathering = Gathering {
         placing: Placing::open(run, staging)?,

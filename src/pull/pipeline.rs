@@ -19,7 +19,7 @@ use crate::remote::{Arrived, Wanted};
 use crate::repository::staging::Staging;
 
 // Files that may wait before a stage, and as many again in it; each is a few hundred bytes.
-const QUEUE: usize = 4 * 1024;
+const QUEUE: usize = 2 * 1024;
 
 // Bytes of content that may wait for the staging area, and as many again that are about to be written there.
 const MOST_ARRIVED: usize = 2 << 20;

@@ -46,8 +46,10 @@ const PATIENCE: Duration = Duration::from_secs(120);
 // How many pages of 4 KiB the write-ahead log gathers before they are carried over.
 const CHECKPOINT_PAGES: i64 = 8192;
 
-// Kilobytes of pages that one connection may keep in memory.
-const CACHE_KIB: i64 = 16 * 1024;
+// Kilobytes of pages that one connection may keep in memory: of most, of which a pull has several, and of the one that
+// writes, whose inserts go to places all over the database.
+const CACHE_KIB: i64 = 2 * 1024;
+const WRITING_CACHE_KIB: i64 = 16 * 1024;
 
 /// A source's number in the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +108,11 @@ impl Index {
         let index = Index { connection };
         // An older one must be brought up to date to be understood.
         if index.format()? < USER_VERSION { Index::open(repository).map(Some) } else { Ok(Some(index)) }
+    }
+
+    /// Lets it keep more in memory, for much is to be written.
+    pub fn expect_much_writing(&self) -> Result<()> {
+        self.connection.pragma_update(None, "cache_size", -WRITING_CACHE_KIB).on_index("can't set up the index")
     }
 
     fn format(&self) -> Result<i64> {
