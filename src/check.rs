@@ -83,7 +83,7 @@ fn check_fingerprints(index: &Index, id: SourceId, source: &SourceName, report: 
         if index.has_wrong_fingerprint(directory)? {
             wrong += 1;
             report.error(format_args!(
-                "the index has a wrong fingerprint of `{path}` of `{source}`: run `archive index rebuild`"
+                "the index has a wrong fingerprint of `{path}` of `{source}`: pull it once with `--checksum`"
             ));
         }
     }

@@ -2,6 +2,8 @@
 
 use std::io::{self, Read};
 
+use archive_helper::protocol::MAX_DIGESTS;
+
 use crate::path::Name;
 
 pub use archive_helper::protocol::{Attributes, Digests, Entry, Extent, Fingerprint, Hash, Inode, Kind, Xattr};
@@ -14,6 +16,22 @@ pub mod flags {
     pub const UNREADABLE: u32 = 2;
     /// Made by `index rebuild` from what is on disk: only content and name are certain.
     pub const REBUILT: u32 = 4;
+}
+
+/// What a directory's entries are together, and what each of them is, unless they are many.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// Of all.
+    pub fingerprint: Fingerprint,
+    /// At most [`MAX_DIGESTS`].
+    pub digests: Option<Digests>,
+}
+
+impl From<Digests> for Listed {
+    fn from(digests: Digests) -> Listed {
+        let fingerprint = digests.fingerprint();
+        Listed { fingerprint, digests: Some(digests).filter(|digests| digests.len() <= MAX_DIGESTS) }
+    }
 }
 
 /// A directory's number in the index.

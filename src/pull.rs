@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use archive_helper::protocol::Announced;
 use jiff::Timestamp;
 
-use crate::entry::{Digests, Hash};
+use crate::entry::{Digests, Hash, Listed};
 use crate::error::{Error, Kind, Result};
 use crate::path::{AbsPath, SourceName};
 use crate::remote::{self, Client, Stop};
@@ -44,6 +44,7 @@ mod failure;
 mod hashing;
 mod listing;
 mod mending;
+mod merging;
 mod moved;
 mod pipeline;
 mod placing;
@@ -145,7 +146,7 @@ struct Directory {
     /// Whether its fingerprint is to be kept once all of it is done.
     listed_whole: bool,
     /// Of what was listed, once that is complete.
-    digests: OnceLock<Digests>,
+    content: OnceLock<Listed>,
     /// What the listing asks for, and how much of that was done just as listed.
     steps: AtomicU64,
     done: AtomicU64,
@@ -155,7 +156,7 @@ impl Directory {
     /// One that is not listed itself.
     fn new(path: AbsPath) -> Directory {
         let (steps, done) = (AtomicU64::new(0), AtomicU64::new(0));
-        Directory { path, inode: 0, listed_whole: false, digests: OnceLock::new(), steps, done }
+        Directory { path, inode: 0, listed_whole: false, content: OnceLock::new(), steps, done }
     }
 
     fn listed(Announced { path, inode, complete, .. }: Announced) -> Directory {
@@ -164,13 +165,13 @@ impl Directory {
 
     /// These are the digests of all that is in it, which come to be known once.
     fn settle_on(&self, digests: Digests) {
-        let _ = self.digests.set(digests);
+        let _ = self.content.set(digests.into());
     }
 
     /// What was listed, if the index holds exactly that by now.
-    fn settled(&self) -> Option<&Digests> {
+    fn settled(&self) -> Option<&Listed> {
         let all_done = self.done.load(Ordering::Relaxed) == self.steps.load(Ordering::Relaxed);
-        self.digests.get().filter(|_| all_done)
+        self.content.get().filter(|_| all_done)
     }
 }
 
@@ -319,7 +320,9 @@ fn with_retries(
     let mut left = source.settings.retries;
     loop {
         let reached = facts.remote.is_some();
-        let error = match with_client(source, options, facts, &work) {
+        // Whatever made the line break, several channels at a time are not to do so again.
+        let alone = left < source.settings.retries;
+        let error = match with_client(source, options, alone, facts, &work) {
             Ok(()) => break,
             Err(error) => error,
         };
@@ -347,6 +350,7 @@ fn with_retries(
 fn with_client(
     source: &Source,
     options: &Options,
+    one_channel: bool,
     facts: &mut Facts,
     work: impl FnOnce(&Client) -> Result<()>,
 ) -> Result<()> {
@@ -357,6 +361,7 @@ fn with_client(
         copy: source.settings.copy,
         compress: source.settings.compress,
         timeout: source.settings.timeout,
+        one_channel,
     };
     let client = Client::connect(source.ssh.as_ref(), &how)?;
     facts.remote = Some(client.kind());

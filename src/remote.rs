@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -54,6 +54,9 @@ pub struct Client {
     compress: CompressWhen,
     // Set when the line is slower than a compressor.
     is_slow: Arc<AtomicBool>,
+    one_channel: bool,
+    // How many helpers send small files.
+    senders: AtomicUsize,
 }
 
 enum Way {
@@ -76,6 +79,8 @@ pub struct Options {
     pub compress: CompressWhen,
     /// How long the client may stay silent when it owes an answer.
     pub timeout: Duration,
+    /// Small files are to come over one channel, however far the client is.
+    pub one_channel: bool,
 }
 
 impl Client {
@@ -94,6 +99,8 @@ impl Client {
             copy: options.copy,
             compress: options.compress,
             is_slow: Arc::new(AtomicBool::new(options.compress == CompressWhen::Always)),
+            one_channel: options.one_channel,
+            senders: AtomicUsize::new(0),
         })
     }
 
@@ -105,30 +112,49 @@ impl Client {
         }
     }
 
+    /// Greets the helper that has run since the client was connected, or else one more.
+    pub fn first_conversation(&self) -> Result<Conversation> {
+        let Way::Ssh { started, .. } = &self.way else { return self.converse() };
+        let started = started.lock().unwrap_or_else(PoisonError::into_inner).take();
+        started.map_or_else(|| self.converse(), |ends| self.begin(ends))
+    }
+
     /// Starts a helper and greets it.
     pub fn converse(&self) -> Result<Conversation> {
         match &self.way {
-            Way::Ssh { session, helper, started } => {
-                let started = started.lock().unwrap_or_else(PoisonError::into_inner).take();
-                let ends = started.map_or_else(|| session.run(&helper.command()), Ok)?;
-                Conversation::begin(ends, self.compress, Arc::clone(&self.is_slow))
-            }
+            Way::Ssh { session, helper, .. } => self.begin(session.run(&helper.command())?),
             Way::Local { helper } => {
                 Conversation::begin(helper.run(self.traffic.clone())?, CompressWhen::Never, Arc::default())
             }
         }
     }
 
-    // As many as fill the line, but for those that can't be had.
+    fn begin(&self, ends: (Input, Output)) -> Result<Conversation> {
+        Conversation::begin(ends, self.compress, Arc::clone(&self.is_slow))
+    }
+
+    // As many as fill the line, or those of them that can be had.
     fn converse_enough(&self) -> Result<Vec<Conversation>> {
-        std::thread::scope(|scope| {
-            let more: Vec<_> = (1..self.channels()).map(|_| scope.spawn(|| self.converse())).collect();
-            let first = self.converse()?;
-            let more = more.into_iter().filter_map(|thread| thread.join().ok()?.ok());
-            let all: Vec<_> = [first].into_iter().chain(more).collect();
-            tracing::debug!(channels = all.len(), "reads small files");
-            Ok(all)
-        })
+        let begun: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..self.channels()).map(|_| scope.spawn(|| self.converse())).collect();
+            let joined = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
+            joined.map(|begun| begun.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        });
+        let (mut all, mut errors) = (Vec::new(), Vec::new());
+        for begun in begun {
+            match begun {
+                Ok(conversation) => all.push(conversation),
+                Err(error) => errors.push(error),
+            }
+        }
+        let channels = all.len();
+        tracing::debug!(channels, "reads small files");
+        self.senders.store(channels, Ordering::Relaxed);
+        all.iter_mut().for_each(|conversation| conversation.replies.share_line(channels));
+        match (channels, errors.pop()) {
+            (0, Some(error)) => Err(error),
+            _ => Ok(all),
+        }
     }
 
     /// Reads files until `wanted` is closed and everything is answered.
@@ -222,13 +248,13 @@ impl Client {
 
     /// True when it is far away, and several of its helpers send content: each sends a content once.
     pub fn is_far(&self) -> bool {
-        self.channels() > 1
+        self.senders.load(Ordering::Relaxed) > 1
     }
 
     fn channels(&self) -> usize {
         match &self.way {
-            Way::Ssh { session, .. } => spread::channels(session.round_trip()),
-            Way::Local { .. } => 1,
+            Way::Ssh { session, .. } if !self.one_channel => spread::channels(session.round_trip()),
+            Way::Ssh { .. } | Way::Local { .. } => 1,
         }
     }
 
@@ -264,7 +290,7 @@ fn connect_ssh(ssh: &Ssh, helper_dir: Option<&Path>, traffic: Arc<Traffic>) -> R
     let session = ssh::Session::connect(ssh, traffic)?;
     let files = HelperFiles::new(helper_dir);
     match probe::find_and_start(&session, &files) {
-        Ok((helper, started)) => Ok(Way::Ssh { session, helper, started: Mutex::new(started) }),
+        Ok((helper, started)) => Ok(Way::Ssh { session, helper, started: Mutex::new(Some(started)) }),
         Err(error) => {
             session.close();
             Err(error)

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::moved::Moved;
-use super::{Directory, Tally};
+use super::{Directory, Tally, merging};
 use crate::entry::{Digests, DirectoryId, Entry, Fingerprint, Hash, Version};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::path::{AbsPath, Escaped, Name};
@@ -24,6 +24,9 @@ use crate::source::Source;
 // How much memory directories may take whose entries were asked for and have not come, by the length of their paths.
 const MOST_AWAITED: usize = 128 << 20;
 const AWAITED: usize = 256;
+
+// Of how many entries the digests are gathered: of a directory that has more, they are read from the index in the end.
+const MOST_DIGESTS: u64 = 4 << 20;
 
 // How many verdicts are sent at once, at the latest.
 const MOST_VERDICTS: usize = 1024;
@@ -137,15 +140,18 @@ struct Awaited {
     remembered: Option<DirectoryId>,
     last: Option<Name>,
     fingerprint: Fingerprint,
-    // Of the entries that have come.
-    digests: Digests,
+    // Of the entries that have come, as long as they are no more than were announced, and not too many.
+    digests: Option<Digests>,
+    announced: u64,
     // Of what is remembered, when only the changes were asked for.
     kept: Option<Digests>,
 }
 
 impl Awaited {
     fn weight(&self) -> usize {
-        AWAITED + self.directory.path.as_bytes().len() + self.kept.as_ref().map_or(0, |kept| kept.as_bytes().len())
+        let digests = if self.announced <= MOST_DIGESTS { self.announced as usize * 8 } else { 0 };
+        let kept = self.kept.as_ref().map_or(0, |kept| kept.as_bytes().len());
+        AWAITED + self.directory.path.as_bytes().len() + digests + kept
     }
 }
 
@@ -331,7 +337,7 @@ impl Listing<'_> {
             Some(index) => self.moved.find(index, &announced, remembered)?,
             None => None,
         };
-        let moved = moved.filter(|versions| !versions.iter().any(|version| self.is_too_large(&version.entry)));
+        let moved = moved.filter(|(versions, _)| !versions.iter().any(|version| self.is_too_large(&version.entry)));
         self.judge_directory(
             number,
             match (&moved, &kept) {
@@ -342,10 +348,14 @@ impl Listing<'_> {
         );
         let directory = Arc::new(Directory::listed(announced));
         match moved {
-            Some(versions) => self.take_moved(directory, versions),
+            Some((versions, digests)) => self.take_moved(directory, versions, digests),
             None => {
-                let (last, digests) = (None, Digests::default());
-                self.await_entries(number, Awaited { directory, remembered, last, fingerprint, digests, kept })
+                let (last, digests) = (None, (entries <= MOST_DIGESTS).then(Digests::default));
+                let announced = entries;
+                self.await_entries(
+                    number,
+                    Awaited { directory, remembered, last, fingerprint, digests, announced, kept },
+                )
             }
         }
     }
@@ -355,10 +365,8 @@ impl Listing<'_> {
         self.verdicts.push(Verdict { directory, send });
     }
 
-    fn take_moved(&mut self, directory: Arc<Directory>, versions: Vec<Version>) -> Result<()> {
+    fn take_moved(&mut self, directory: Arc<Directory>, versions: Vec<Version>, digests: Digests) -> Result<()> {
         self.tally.progress.listed.add(versions.len() as u64);
-        let mut digests = Digests::default();
-        versions.iter().for_each(|version| digests.add(&version.entry));
         directory.settle_on(digests);
         directory.steps.store(versions.len() as u64, Ordering::Relaxed);
         for Version { entry, hash, .. } in versions {
@@ -391,24 +399,23 @@ impl Listing<'_> {
         entries.iter().for_each(|entry| added.add(entry));
         let now = kept.changed(&differences, &added).filter(|now| now.fingerprint() == fingerprint);
         let now = now.ok_or_else(|| nonsense("a directory's changes do not lead to what it is"))?;
-        let gone = index.current_at_places(id, &differences.gone)?;
+        let current = index.current_names(id)?;
+        let is_as_kept = current.len() == kept.len();
+        let gone = match merging::gone(&current, &differences, &entries) {
+            Some(gone) => gone.into_iter().map(|id| index.version(id)).collect::<Result<Vec<_>>>()?,
+            None if is_as_kept => return Err(nonsense("a directory's changes are not in order")),
+            None => Vec::new(),
+        };
         let mut were = Digests::default();
         gone.iter().for_each(|version| were.add(&version.entry));
-        if kept.picked(&differences.gone) != Some(were) {
+        if !is_as_kept || kept.picked(&differences.gone) != Some(were) {
             let what = format_args!("the index has a wrong fingerprint of `{}`", directory.path);
-            return Err(Error::new(ErrorKind::Failed, what).hint("run `archive index rebuild`"));
+            return Err(Error::new(ErrorKind::Failed, what).hint("pull once with `--checksum`"));
         }
         self.tally.progress.listed.add(now.len() as u64);
         self.tally.progress.unchanged.add((now.len() - entries.len()) as u64);
         directory.settle_on(now);
         let steps = plan(entries, gone, self.remembered.distrust);
-        for step in &steps {
-            if let Step::New { entry } = step
-                && index.has_current(id, &entry.name)?
-            {
-                return Err(nonsense("what is there already came as new"));
-            }
-        }
         self.do_steps(&directory, steps)?;
         self.tally.report.progress(&self.tally.progress);
         self.steps.planned(directory)
@@ -425,9 +432,15 @@ impl Listing<'_> {
         awaited.last = until.clone();
         let directory = awaited.directory.clone();
         let known = awaited.remembered;
-        entries.iter().for_each(|entry| awaited.digests.add(entry));
-        if last {
-            directory.settle_on(std::mem::take(&mut awaited.digests));
+        let digests =
+            awaited.digests.take().filter(|digests| (digests.len() + entries.len()) as u64 <= awaited.announced);
+        if let Some(mut digests) = digests {
+            entries.iter().for_each(|entry| digests.add(entry));
+            if last {
+                directory.settle_on(digests);
+            } else {
+                awaited.digests = Some(digests);
+            }
         }
         let remembered = match (self.remembered.index, known, &until) {
             (Some((index, _)), Some(id), Some(until)) => index.current_in(id, before.as_ref(), until)?,

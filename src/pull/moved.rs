@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use archive_helper::protocol::Announced;
 
-use crate::entry::{DirectoryId, Version, flags};
+use crate::entry::{Digests, DirectoryId, Version, flags};
 use crate::error::Result;
 use crate::repository::index::{Index, SourceId};
 
@@ -28,7 +28,7 @@ impl Moved {
         (index, source): (&Index, SourceId),
         announced: &Announced,
         at: Option<DirectoryId>,
-    ) -> Result<Option<Vec<Version>>> {
+    ) -> Result<Option<(Vec<Version>, Digests)>> {
         let Announced { path, inode, fingerprint, entries, complete, .. } = announced;
         if !complete || *inode == 0 || !(1..=MOST_ENTRIES).contains(entries) {
             return Ok(None);
@@ -44,8 +44,12 @@ impl Moved {
         }
         let versions = index.current_after(known, None, MOST_ENTRIES as u32 + 1)?;
         let is_certain = |version: &Version| !version.is_uncertain() && !version.has(flags::UNREADABLE);
-        let fits = versions.len() as u64 == *entries
-            && versions.iter().all(|version| is_certain(version) && path.join(&version.entry.name).is_some());
-        Ok((fits && self.taken.insert(known)).then_some(versions))
+        let has_path = |version: &Version| path.join(&version.entry.name).is_some();
+        let mut digests = Digests::default();
+        versions.iter().for_each(|version| digests.add(&version.entry));
+        // Between two looks at the index the directory may have got other entries.
+        let fits = digests.fingerprint() == *fingerprint
+            && versions.iter().all(|version| is_certain(version) && has_path(version));
+        Ok((fits && self.taken.insert(known)).then_some((versions, digests)))
     }
 }

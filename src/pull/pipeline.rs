@@ -83,7 +83,7 @@ fn lead(run: &Run<'_>, ways: Ways<'_>) -> Result<()> {
         allow_missing: run.options.allow_missing,
     };
     let mut dispatch = Dispatch::new(run, &index, ways);
-    let conversation = run.client.converse()?;
+    let conversation = run.client.first_conversation()?;
     let roots = list(conversation, run.source, run.repository.id(), &remembered, run.tally, &mut dispatch)?;
     dispatch.finish(&roots)
 }

@@ -36,11 +36,11 @@ pub(super) fn preview(
         refuse_without_index(repository, source, known.map(|(_, id)| id))?;
     }
     let id = repository.map(Repository::id).unwrap_or_default();
-    with_client(source, options, facts, |client| {
+    with_client(source, options, true, facts, |client| {
         let hashes = source.settings.hash == HashWhere::Client;
         let mut preview = Preview { tally, index: known, doubtful: Vec::new(), hashes, removed_files: 0 };
         let remembered = Remembered { index: known, distrust: options.checksum, allow_missing: options.allow_missing };
-        let roots = list(client.converse()?, source, id, &remembered, tally, &mut preview)?;
+        let roots = list(client.first_conversation()?, source, id, &remembered, tally, &mut preview)?;
         preview.hash(client)?;
         match known {
             Some((index, id)) => guard_removals(index, id, source, &roots, preview.removed_files, None),

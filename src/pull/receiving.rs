@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use archive_helper::protocol::MAX_SENT;
 use crossbeam_channel::Sender as Unbounded;
 
 use super::Run;
@@ -165,8 +166,9 @@ struct Inbox<'a> {
     changes: &'a Sender<Change>,
     released: &'a Unbounded<Released>,
     receiving: HashMap<u64, Receiving>,
-    // What has come whole, and was wanted once; only with several helpers, each of which sends it.
-    come: HashSet<Hash>,
+    // What has come whole, and was wanted once; only with several helpers, each of which sends it. As many as a helper
+    // remembers itself, by half of their hashes: what is taken for another is asked for again.
+    come: HashSet<[u8; 16]>,
 }
 
 impl Inbox<'_> {
@@ -221,12 +223,17 @@ impl Inbox<'_> {
         let Asked { mut task, once, .. } = self.expected.take_asked(id);
         self.count(bytes.len() as u64);
         let hash = *blake3::hash(bytes).as_bytes();
-        if once && self.run.client.is_far() && !self.come.insert(hash) {
+        if once && self.run.client.is_far() && self.has_come(&hash) {
             return self.release(Released::Claimed(task, Claim { hash, proof: None }));
         }
         let content = Received::whole((bytes, hash), &task.entry, self.staging)?;
         self.contents.lead_arrived(&mut task, content.hash);
         self.hand_on(finish(self.run, task, content, state, true, self.staging)?)
+    }
+
+    fn has_come(&mut self, hash: &Hash) -> bool {
+        let half = *hash.first_chunk().expect("a hash is longer");
+        self.come.contains(&half) || self.come.len() < MAX_SENT && !self.come.insert(half)
     }
 
     fn restart(&mut self, id: u64) -> Result<()> {

@@ -78,6 +78,11 @@ impl Replies {
         self.input.buffer().is_empty() && self.unpacker.as_ref().is_none_or(|unpacker| !unpacker.has_frame())
     }
 
+    /// Tells that so many conversations have the line together.
+    pub fn share_line(&mut self, conversations: usize) {
+        self.line.share(conversations);
+    }
+
     /// Tells whether much was asked for that has not come, so that whoever waits now waits for the line.
     pub fn owes_much(&mut self, owes: bool) {
         self.owes = owes;

@@ -96,13 +96,20 @@ pub struct Line {
     before: Option<u64>,
     waited: Duration,
     is_judged: bool,
+    // Below how many bytes a second of this stream the line is slow.
+    slow: f64,
 }
 
 impl Line {
     /// Nothing is known yet, and need not be found out if it is settled; `is_slow` is what all streams of a client share.
     pub fn new(compress: CompressWhen, is_slow: Arc<AtomicBool>) -> Line {
         let judges = compress == CompressWhen::Auto;
-        Line { judges, is_slow, asked: false, before: None, waited: Duration::ZERO, is_judged: !judges }
+        Line { judges, is_slow, asked: false, before: None, waited: Duration::ZERO, is_judged: !judges, slow: SLOW }
+    }
+
+    /// So many streams have the line together.
+    pub fn share(&mut self, streams: usize) {
+        self.slow = SLOW / streams as f64;
     }
 
     /// So many bytes have come altogether, the last of them after so long a wait; `owed` when there was much to come, so
@@ -115,7 +122,7 @@ impl Line {
         };
         self.waited += waited;
         let bytes = received - before;
-        if self.waited >= LONG && (bytes as f64) < self.waited.as_secs_f64() * SLOW {
+        if self.waited >= LONG && (bytes as f64) < self.waited.as_secs_f64() * self.slow {
             self.is_slow.store(true, Ordering::Relaxed);
         }
         if bytes >= ENOUGH {

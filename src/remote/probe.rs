@@ -146,15 +146,19 @@ pub fn find_or_install(session: &Session, files: &HelperFiles) -> Result<Install
     }
 }
 
-/// As [`find_or_install`]; where our own helper is there already, it is running then: the streams are its own. That saves
-/// the two round trips of starting it by another command.
-pub fn find_and_start(session: &Session, files: &HelperFiles) -> Result<(Installed, Option<(Input, Output)>)> {
+/// As [`find_or_install`], and the helper is running then: the streams are its own. Where our own is there already, that
+/// saves the two round trips of starting it by another command.
+pub fn find_and_start(session: &Session, files: &HelperFiles) -> Result<(Installed, (Input, Output))> {
     let name = HelperFiles::embedded().name;
     let (mut input, output) = run_script(session, &format!("{}{START}", probe_script()), &name)?;
     let probed = probed(&until_probed(&mut input)?)?;
     match probed.found {
-        Some(path) => Ok((Installed { path }, Some((input, output)))),
-        None => find_or_install(session, files).map(|installed| (installed, None)),
+        Some(path) => Ok((Installed { path }, (input, output))),
+        None => {
+            let installed = find_or_install(session, files)?;
+            let ends = session.run(&installed.command())?;
+            Ok((installed, ends))
+        }
     }
 }
 

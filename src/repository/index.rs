@@ -299,28 +299,11 @@ impl Index {
         Ok(kept.and_then(Digests::from_bytes))
     }
 
-    /// Those of the current versions in a directory that have these places in the order of names, which ascend.
-    pub fn current_at_places(&self, directory: DirectoryId, places: &[u32]) -> Result<Vec<Version>> {
-        const WHAT: &str = "can't read the index";
-        // What is asked for is all in an index of the table: names that are passed over cost little.
-        let sql = "SELECT id FROM version WHERE directory = ?1 AND until_run IS NULL ORDER BY name";
-        let mut query = self.connection.prepare_cached(sql).on_index(WHAT)?;
-        let (mut rows, mut next, mut found) = (query.query(params![directory.0]).on_index(WHAT)?, 0, Vec::new());
-        for place in places {
-            while next < *place && rows.next().on_index(WHAT)?.is_some() {
-                next += 1;
-            }
-            let Some(row) = rows.next().on_index(WHAT)? else { break };
-            next += 1;
-            found.push(row.get(0).on_index(WHAT)?);
-        }
-        found.into_iter().map(|id| self.version(id)).collect()
-    }
-
-    /// True when something of this name is current in a directory.
-    pub fn has_current(&self, directory: DirectoryId, name: &Name) -> Result<bool> {
-        let sql = "SELECT 1 FROM version WHERE directory = ?1 AND until_run IS NULL AND name = ?2";
-        self.one(sql, params![directory.0, name.as_bytes()], |_| Ok(())).map(|found| found.is_some())
+    /// The names of the current versions in a directory, sorted, and their numbers.
+    pub fn current_names(&self, directory: DirectoryId) -> Result<Vec<(Name, i64)>> {
+        // All of it is in an index of the table.
+        let sql = "SELECT name, id FROM version WHERE directory = ?1 AND until_run IS NULL ORDER BY name";
+        self.all(sql, params![directory.0], |row| Ok((name_of(row.get_ref(0)?)?, row.get(1)?)))
     }
 
     fn one<T>(

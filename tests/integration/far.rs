@@ -39,3 +39,13 @@ fn a_server_that_opens_few_channels_is_read_over_those() {
     let (_, ran) = pull(&sshd, &client);
     assert!(ran.stderr.contains("channels=3"), "{}", ran.stderr);
 }
+
+#[test]
+fn who_needs_a_channel_gets_it_in_the_next_attempt() {
+    // Listing and small files take all that there are, and a large file comes by SFTP.
+    let (sshd, client) = (Sshd::with("MaxSessions 4"), client());
+    client.put("large", file(vec![7; 300_000]));
+    let (_, ran) = pull(&sshd, &client);
+    // Unless one of them is done by then.
+    assert!(!ran.stderr.contains("connects again") || ran.stderr.contains("channels=1"), "{}", ran.stderr);
+}

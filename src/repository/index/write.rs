@@ -1,11 +1,10 @@
 //! Writing to the index: what one batch of changes did, in one transaction.
 
-use archive_helper::protocol::MAX_DIGESTS;
 use jiff::Timestamp;
 use rusqlite::{Transaction, TransactionBehavior, params};
 
 use super::{Index, OnIndex, SourceId, digests_of, kind_number};
-use crate::entry::{Digests, DirectoryId, Entry, Hash};
+use crate::entry::{Digests, DirectoryId, Entry, Hash, Listed};
 use crate::error::{OnServer, Result};
 use crate::fault;
 use crate::path::{AbsPath, Name, SourceName};
@@ -235,15 +234,15 @@ impl Write<'_> {
     }
 
     /// Keeps a directory's fingerprint, the digests that it is of, and its inode number on the client; computes the
-    /// digests from the current versions when they are not known.
-    pub fn remember_fingerprint(&self, directory: DirectoryId, known: Option<&Digests>, inode: u64) -> Result<()> {
-        let computed = if known.is_none() { digests_of(&self.transaction, directory)? } else { None };
-        let digests = known.or(computed.as_ref());
+    /// first two from the current versions when they are not known.
+    pub fn remember_fingerprint(&self, directory: DirectoryId, known: Option<&Listed>, inode: u64) -> Result<()> {
+        let computed = if known.is_none() { digests_of(&self.transaction, directory)?.map(Listed::from) } else { None };
+        let listed = known.or(computed.as_ref());
+        let digests = listed.and_then(|listed| listed.digests.as_ref()).map(Digests::as_bytes);
         let sql = "INSERT OR REPLACE INTO listed (directory, inode, digests) VALUES (?1, ?2, ?3)";
-        let few = digests.filter(|digests| digests.len() <= MAX_DIGESTS).map(Digests::as_bytes);
-        self.execute(sql, params![directory.0, inode as i64, few])?;
+        self.execute(sql, params![directory.0, inode as i64, digests])?;
         let sql = "UPDATE directory SET fingerprint = ?2 WHERE id = ?1";
-        self.execute(sql, params![directory.0, digests.map(Digests::fingerprint)])
+        self.execute(sql, params![directory.0, listed.map(|listed| listed.fingerprint)])
     }
 
     /// Makes the next pull list a directory.

@@ -44,6 +44,7 @@ fn changes_that_can_not_be_are_refused() {
             "a second one of a name",
             walk(vec![announced(0, &[kept(), larger()]), changes(0, &[], &[1], vec![larger()])]),
         ),
+        ("a name out of order", walk(vec![announced(0, &[more(), kept()]), changes(0, &[], &[0], vec![more()])])),
         ("of a directory that nothing is known of", {
             let below = directory(1, "/root/data/below");
             let parent = changes(0, &[], &[0], vec![entry("below", Kind::Dir)]);

@@ -1,0 +1,64 @@
+//! What differs in a directory, told by places, held against the names that are current there. Pure.
+
+use archive_helper::protocol::Differences;
+
+use crate::entry::Entry;
+use crate::path::Name;
+
+/// The numbers of those among the current versions, sorted by name, that are gone or replaced; `None` when names would
+/// not ascend with the `added` entries at their places. The differences fit each other and these lists.
+pub fn gone(current: &[(Name, i64)], differences: &Differences, added: &[Entry]) -> Option<Vec<i64>> {
+    let mut gone = differences.gone.iter().peekable();
+    let (left, stay): (Vec<_>, Vec<_>) = (0..).zip(current).partition(|(at, _)| gone.next_if_eq(&at).is_some());
+    let mut stay = stay.into_iter().map(|(_, (name, _))| name);
+    let mut added = differences.added.iter().zip(added.iter().map(|entry| &entry.name)).peekable();
+    let mut last: Option<&Name> = None;
+    for at in 0.. {
+        let name = match added.next_if(|(place, _)| **place == at) {
+            Some((_, name)) => Some(name),
+            None => stay.next(),
+        };
+        let Some(name) = name else { break };
+        if last.is_some_and(|last| last >= name) {
+            return None;
+        }
+        last = Some(name);
+    }
+    Some(left.into_iter().map(|(_, (_, id))| *id).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::Kind;
+
+    fn name(text: &str) -> Name {
+        Name::new(text).unwrap()
+    }
+
+    fn entry(text: &str) -> Entry {
+        let (name, kind) = (name(text), Kind::Fifo);
+        let (size, mtime, ctime, mode, uid, gid, device) = (0, 0, 0, 0, 0, 0, 0);
+        Entry { name, kind, size, mtime, ctime, mode, uid, gid, inode: None, device, target: vec![], attributes: None }
+    }
+
+    #[test]
+    fn only_what_leaves_names_in_order_is_believed() {
+        let current: Vec<_> = ["b", "d", "f"].map(name).into_iter().zip([7, 8, 9]).collect();
+        for (gone_at, places, names, expected) in [
+            (vec![], vec![], vec![], Some(vec![])),
+            (vec![1], vec![], vec![], Some(vec![8])),
+            (vec![1], vec![1], vec!["d"], Some(vec![8])),
+            (vec![0, 2], vec![0, 2], vec!["a", "e"], Some(vec![7, 9])),
+            (vec![], vec![0, 2, 4, 6], vec!["a", "c", "e", "g"], Some(vec![])),
+            (vec![], vec![0], vec!["z"], None),
+            (vec![], vec![1], vec!["d"], None),
+            (vec![], vec![2], vec!["d"], None),
+            (vec![1], vec![2], vec!["c"], None),
+        ] {
+            let differences = Differences { gone: gone_at, added: places };
+            let added: Vec<_> = names.into_iter().map(entry).collect();
+            assert_eq!(gone(&current, &differences, &added), expected, "{differences:?}");
+        }
+    }
+}
