@@ -229,9 +229,11 @@ impl Bench {
         let client = self.places.for_client()?;
         let bytes = data::text_files(client.path(), self.scaled(2000).max(100))?;
         let row = format!("{} MB of text, by 10 Mbit/s; rsync -z", bytes / 1_000_000);
-        let thin = How { host: sshd::THIN, compressed: true, ..How::default() };
+        let thin = How { host: sshd::THIN, rsync_compressed: true, ..How::default() };
         for round in 0..self.rounds {
             self.compare((&row, 0.5), round, &client, &self.targets()?, &thin)?;
+            let both = How { compress: "always", ..thin };
+            self.compare((&format!("{row}, archive -z"), 0.5), round, &client, &self.targets()?, &both)?;
         }
         Ok(())
     }

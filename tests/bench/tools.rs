@@ -20,13 +20,15 @@ pub struct How {
     pub copy: &'static str,
     /// What both are limited to.
     pub bytes_per_second: Option<u64>,
-    /// Whether rsync compresses; archive finds that out itself.
-    pub compressed: bool,
+    /// Whether rsync compresses.
+    pub rsync_compressed: bool,
+    /// When archive compresses.
+    pub compress: &'static str,
 }
 
 impl Default for How {
     fn default() -> How {
-        How { host: HOST, copy: "copy", bytes_per_second: None, compressed: false }
+        How { host: HOST, copy: "copy", bytes_per_second: None, rsync_compressed: false, compress: "auto" }
     }
 }
 
@@ -89,7 +91,7 @@ impl Tools {
     pub fn rsync(&self, client: &Path, target: &Path, how: &How) -> Result<Ran> {
         let mut command = Command::new("rsync");
         command.args(["-aH", "--delete", "--stats", "-e"]).arg(format!("ssh -F {}", self.sshd.config.display()));
-        command.args(how.compressed.then_some("-z"));
+        command.args(how.rsync_compressed.then_some("-z"));
         // In units of 1024 bytes.
         command.args(how.bytes_per_second.map(|bytes| format!("--bwlimit={}", bytes / 1024)));
         command.arg(format!("{}:{}/", how.host, client.display())).arg(target.join(how.copy));
@@ -105,7 +107,7 @@ impl Tools {
         let mut command = Command::new(env!("CARGO_BIN_EXE_archive"));
         command.arg("--repo").arg(target.join("repository")).args(["--json", "pull", "-F"]).arg(&self.sshd.config);
         // A renamed directory that is all there is looks like a loss.
-        command.args(["--max-delete", "100", "--name", how.copy]);
+        command.args(["--max-delete", "100", "--name", how.copy, "--compress", how.compress]);
         command.args(how.bytes_per_second.map(|bytes| format!("--bwlimit={bytes}")));
         command.arg(format!("{}:{}", how.host, client.display()));
         let ran = self.run(command)?;
