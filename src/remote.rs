@@ -133,28 +133,22 @@ impl Client {
         Conversation::begin(ends, self.compress, Arc::clone(&self.is_slow))
     }
 
-    // As many as fill the line, or those of them that can be had.
+    // As many as fill the line, but for those that can't be had. How long the line is shows only now: the answer to the
+    // first channel of a connection may come late, for TCP waits with it for more to send.
     fn converse_enough(&self) -> Result<Vec<Conversation>> {
-        let begun: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..self.channels()).map(|_| scope.spawn(|| self.converse())).collect();
-            let joined = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
-            joined.map(|begun| begun.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
-        });
-        let (mut all, mut errors) = (Vec::new(), Vec::new());
-        for begun in begun {
-            match begun {
-                Ok(conversation) => all.push(conversation),
-                Err(error) => errors.push(error),
-            }
-        }
+        let Way::Ssh { session, helper, .. } = &self.way else { return Ok(vec![self.converse()?]) };
+        let ends = session.run(&helper.command())?;
+        let mut all = std::thread::scope(|scope| {
+            let threads: Vec<_> = (1..self.channels()).map(|_| scope.spawn(|| self.converse())).collect();
+            let first = self.begin(ends)?;
+            let more = threads.into_iter().filter_map(|thread| thread.join().ok()?.ok());
+            Ok([first].into_iter().chain(more).collect::<Vec<_>>())
+        })?;
         let channels = all.len();
         tracing::debug!(channels, "reads small files");
         self.senders.store(channels, Ordering::Relaxed);
         all.iter_mut().for_each(|conversation| conversation.replies.share_line(channels));
-        match (channels, errors.pop()) {
-            (0, Some(error)) => Err(error),
-            _ => Ok(all),
-        }
+        Ok(all)
     }
 
     /// Reads files until `wanted` is closed and everything is answered.

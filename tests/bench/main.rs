@@ -7,7 +7,7 @@
 //! - `BENCH_LONG=1`: also a million files;
 //! - `BENCH_ONLY`: one of `small`, `large`, `changed`, `renamed`, `second`, `far`, `thin`, `limited`, `hosts`, `million`,
 //!   `others` (tar, rclone, rdiff-backup and rsnapshot, as far as they are installed) and `growth`;
-//! - `BENCH_ROUNDS`: how often everything is done, 5 unless set; medians are shown;
+//! - `BENCH_ROUNDS`: how often everything is done, 6 unless set; medians are shown;
 //! - `BENCH_FS=ext4`: targets on ext4 in image files below `BENCH_DIR` (the temporary directory), instead of tmpfs.
 
 mod chart;
@@ -63,7 +63,7 @@ fn main() -> Result<()> {
         tools,
         table: Table::default(),
         others: String::new(),
-        rounds: rounds.unwrap_or(if quick { 1 } else { 5 }),
+        rounds: rounds.unwrap_or(if quick { 1 } else { 6 }),
         quick,
     };
     let of = format!("{}, on {}", bench.tools.versions()?, bench.places.description());

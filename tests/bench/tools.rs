@@ -107,7 +107,7 @@ impl Tools {
         let mut command = Command::new(env!("CARGO_BIN_EXE_archive"));
         command.arg("--repo").arg(target.join("repository")).args(["--json", "pull", "-F"]).arg(&self.sshd.config);
         // A renamed directory that is all there is looks like a loss.
-        command.args(["--max-delete", "100", "--name", how.copy, "--compress", how.compress]);
+        command.args(["--max-delete", "100", "--name", how.copy]).arg(format!("--compress={}", how.compress));
         command.args(how.bytes_per_second.map(|bytes| format!("--bwlimit={bytes}")));
         command.arg(format!("{}:{}", how.host, client.display()));
         let ran = self.run(command)?;
