@@ -5,9 +5,10 @@ use std::os::unix::fs::MetadataExt;
 
 use crate::support::*;
 
-/// Four hundred files of three hundred contents.
+/// Four hundred files of three hundred contents; those of one content are of one time, for they share an inode.
 fn client() -> Tree {
-    Tree::new((0..400).map(|n| (format!("file{n}"), file(format!("content {} ", n % 300).repeat(300)))))
+    let content = |n: u32| at(1_000_000_000, 0, file(format!("content {} ", n % 300).repeat(300)));
+    Tree::new((0..400).map(|n| (format!("file{n}"), content(n))))
 }
 
 fn pull(sshd: &Sshd, client: &Tree) -> (Program, Ran) {
