@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use archive_helper::protocol::{
-    Announced, Changes, Entries, MAX_DIGESTS, MAX_ENTRIES, Problem, Reply, Request, Root, SkipReason, Skipped, Verdict,
-    Walk, Wish,
+    Announced, Changes, Entries, MAX_ENTRIES, Problem, Reply, Request, Root, SkipReason, Skipped, Verdict, Walk, Wish,
 };
 use nix::errno::Errno;
 use xxhash_rust::xxh3::xxh3_128;
@@ -315,9 +314,8 @@ impl Listing<'_> {
             Some((index, source)) => index.directory(source, path)?,
             None => None,
         };
-        let known = complete && !self.remembered.distrust;
-        let same = known && remembered.is_some_and(|(_, kept)| kept == Some(fingerprint));
-        if same {
+        let trusted = self.remembered.index.filter(|_| complete && !self.remembered.distrust);
+        if trusted.is_some() && remembered.is_some_and(|(_, kept)| kept == Some(fingerprint)) {
             self.judge_directory(number, Wish::Nothing);
             self.tally.progress.listed.add(entries);
             self.tally.progress.unchanged.add(entries);
@@ -327,13 +325,12 @@ impl Listing<'_> {
         if !self.seen.insert(xxh3_128(path.as_bytes())) {
             return Err(nonsense("a directory was announced twice"));
         }
-        let kept = match (self.remembered.index.filter(|_| known), remembered) {
+        let kept = match (trusted, remembered) {
             (Some((index, _)), Some((id, Some(fingerprint)))) => index.digests(id, &fingerprint)?,
             _ => None,
         };
-        let kept = kept.filter(|digests| digests.len() <= MAX_DIGESTS);
         let remembered = remembered.map(|(id, _)| id);
-        let moved = match self.remembered.index.filter(|_| known) {
+        let moved = match trusted {
             Some(index) => self.moved.find(index, &announced, remembered)?,
             None => None,
         };
@@ -397,8 +394,8 @@ impl Listing<'_> {
         check_entries(&directory, None, &entries)?;
         let mut added = Digests::default();
         entries.iter().for_each(|entry| added.add(entry));
-        let now = kept.changed(&differences, &added).filter(|now| now.fingerprint() == fingerprint);
-        let now = now.ok_or_else(|| nonsense("a directory's changes do not lead to what it is"))?;
+        let changed = kept.changed(&differences, &added).filter(|(now, _)| now.fingerprint() == fingerprint);
+        let (now, left) = changed.ok_or_else(|| nonsense("a directory's changes do not lead to what it is"))?;
         let current = index.current_names(id)?;
         let is_as_kept = current.len() == kept.len();
         let gone = match merging::gone(&current, &differences, &entries) {
@@ -408,7 +405,7 @@ impl Listing<'_> {
         };
         let mut were = Digests::default();
         gone.iter().for_each(|version| were.add(&version.entry));
-        if !is_as_kept || kept.picked(&differences.gone) != Some(were) {
+        if !is_as_kept || left != were {
             let what = format_args!("the index has a wrong fingerprint of `{}`", directory.path);
             return Err(Error::new(ErrorKind::Failed, what).hint("pull once with `--checksum`"));
         }

@@ -8,23 +8,10 @@ use crate::path::Name;
 /// The numbers of those among the current versions, sorted by name, that are gone or replaced; `None` when names would
 /// not ascend with the `added` entries at their places. The differences fit each other and these lists.
 pub fn gone(current: &[(Name, i64)], differences: &Differences, added: &[Entry]) -> Option<Vec<i64>> {
-    let mut gone = differences.gone.iter().peekable();
-    let (left, stay): (Vec<_>, Vec<_>) = (0..).zip(current).partition(|(at, _)| gone.next_if_eq(&at).is_some());
-    let mut stay = stay.into_iter().map(|(_, (name, _))| name);
-    let mut added = differences.added.iter().zip(added.iter().map(|entry| &entry.name)).peekable();
-    let mut last: Option<&Name> = None;
-    for at in 0.. {
-        let name = match added.next_if(|(place, _)| **place == at) {
-            Some((_, name)) => Some(name),
-            None => stay.next(),
-        };
-        let Some(name) = name else { break };
-        if last.is_some_and(|last| last >= name) {
-            return None;
-        }
-        last = Some(name);
-    }
-    Some(left.into_iter().map(|(_, (_, id))| *id).collect())
+    let current = current.iter().map(|(name, id)| (name, Some(*id)));
+    let (now, gone) = differences.apply(current, added.iter().map(|entry| (&entry.name, None)));
+    let ascends = now.windows(2).all(|pair| pair[0].0 < pair[1].0);
+    ascends.then(|| gone.into_iter().filter_map(|(_, id)| id).collect())
 }
 
 #[cfg(test)]

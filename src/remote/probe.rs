@@ -134,7 +134,11 @@ pub(super) fn file_name(bytes: &[u8]) -> String {
 
 /// Finds our helper on a client, or brings it there.
 pub fn find_or_install(session: &Session, files: &HelperFiles) -> Result<Installed> {
-    let probed = probe(session, &HelperFiles::embedded().name)?;
+    bring(session, files, probe(session, &HelperFiles::embedded().name)?)
+}
+
+// Brings what a look for our own helper has not found there.
+fn bring(session: &Session, files: &HelperFiles, probed: Probed) -> Result<Installed> {
     if let Some(path) = probed.found {
         return Ok(Installed { path });
     }
@@ -152,14 +156,10 @@ pub fn find_and_start(session: &Session, files: &HelperFiles) -> Result<(Install
     let name = HelperFiles::embedded().name;
     let (mut input, output) = run_script(session, &format!("{}{START}", probe_script()), &name)?;
     let probed = probed(&until_probed(&mut input)?)?;
-    match probed.found {
-        Some(path) => Ok((Installed { path }, (input, output))),
-        None => {
-            let installed = find_or_install(session, files)?;
-            let ends = session.run(&installed.command())?;
-            Ok((installed, ends))
-        }
-    }
+    let runs = probed.found.is_some();
+    let installed = bring(session, files, probed)?;
+    let ends = if runs { (input, output) } else { session.run(&installed.command())? };
+    Ok((installed, ends))
 }
 
 // Not a byte of what follows is taken: the helper says it.

@@ -35,16 +35,12 @@ pub fn channels(round_trip: Duration) -> usize {
 
 /// Lets each of `readers` read its share of `wanted` on a thread of its own, or a single one all of it on this one;
 /// returns what came of each.
-pub fn over<'scope, R>(
-    scope: &'scope Scope<'scope, '_>,
-    wanted: &Receiver<Wanted>,
-    mut readers: Vec<R>,
-) -> Vec<Result<()>>
+pub fn over<'scope, R>(scope: &'scope Scope<'scope, '_>, wanted: &Receiver<Wanted>, readers: Vec<R>) -> Vec<Result<()>>
 where
     R: FnOnce(&Receiver<Wanted>) -> Result<()> + Send + 'scope,
 {
     if readers.len() == 1 {
-        return readers.drain(..).map(|reader| reader(wanted)).collect();
+        return readers.into_iter().map(|reader| reader(wanted)).collect();
     }
     let start = |reader: R| {
         let (share, shares) = queue::bounded_by_number(WAITING);

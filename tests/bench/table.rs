@@ -58,9 +58,11 @@ impl Table {
         let of = format!("{of}:");
         let old: Vec<&str> =
             if old.contains(&of) { old.lines().filter(|line| is_row(line)).collect() } else { Vec::new() };
-        let is_new = |line: &str| self.rows.iter().any(|row| row.workload.trim() == workload_of(line));
-        let mut rows: Vec<String> = self.rows.iter().map(Row::to_string).collect();
-        rows.extend(old.into_iter().filter(|line| !is_new(line)).map(str::to_owned));
+        let measured = |line: &str| self.rows.iter().find(|row| row.workload.trim() == workload_of(line));
+        let is_kept = |row: &&Row| old.iter().any(|line| row.workload.trim() == workload_of(line));
+        let mut rows: Vec<String> =
+            old.iter().map(|line| measured(line).map_or_else(|| (*line).to_owned(), Row::to_string)).collect();
+        rows.extend(self.rows.iter().filter(|row| !is_kept(row)).map(Row::to_string));
         let table = format!("{HEAD}{}\n", rows.join("\n"));
         std::fs::write(readme, format!("{before}{BEGIN}\n{of}\n\n{table}\n{END}{after}")).context("README.md")
     }

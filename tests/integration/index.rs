@@ -234,3 +234,33 @@ fn a_lost_index_is_asked_for_not_made_up() {
     program.run(["index", "rebuild"]).well();
     assert_eq!(program.pull_local(&client.root(), &[])["copied"], 0);
 }
+
+#[test]
+fn an_index_with_other_fingerprints_is_brought_up_to_date() {
+    let (program, client) = (Program::new(), Tree::new([("a", file("a")), ("below", dir([("b", file("b"))]))]));
+    program.pull_local(&client.root(), &[]);
+    let index = rusqlite::Connection::open(program.repo().join("index.sqlite")).unwrap();
+    index.execute_batch("UPDATE directory SET fingerprint = randomblob(16); PRAGMA user_version = 2").unwrap();
+    drop(index);
+    program.assert_index_is_right();
+    client.put("below/b", file("changed"));
+    let summary = program.pull_local(&client.root(), &[]);
+    assert_eq!((&summary["changed"], &summary["copied"]), (&1.into(), &1.into()), "{summary}");
+    program.assert_index_is_right();
+    let again = program.pull_local(&client.root(), &[]);
+    assert_eq!(again["unchanged"], again["listed"]);
+}
+
+#[test]
+fn a_fingerprint_that_is_not_of_what_is_there_is_found() {
+    let (program, client) = (Program::new(), Tree::new([("a", file("a"))]));
+    program.pull_local(&client.root(), &[]);
+    let index = rusqlite::Connection::open(program.repo().join("index.sqlite")).unwrap();
+    index.execute_batch("UPDATE directory SET fingerprint = randomblob(16) WHERE fingerprint IS NOT NULL").unwrap();
+    drop(index);
+    let ran = program.run(["index", "check"]);
+    assert!(ran.status == 1 && ran.stderr.contains("wrong fingerprint"), "{} {}", ran.status, ran.stderr);
+    // What it advises helps.
+    program.pull_local(&client.root(), &["--checksum"]);
+    program.assert_index_is_right();
+}

@@ -76,8 +76,9 @@ impl Digests {
         Differences { gone, added }
     }
 
-    /// What `self` becomes by such differences, of which `added` has the digests; `None` if they can't be.
-    pub fn changed(&self, differences: &Differences, added: &Digests) -> Option<Digests> {
+    /// What `self` becomes by such differences, of which `added` has the digests, and what of it is gone; `None` if they
+    /// can't be.
+    pub fn changed(&self, differences: &Differences, added: &Digests) -> Option<(Digests, Digests)> {
         let Differences { gone, added: places } = differences;
         let ascend = |places: &[u32]| places.windows(2).all(|pair| pair[0] < pair[1]);
         let fits = |places: &[u32], len: usize| places.last().is_none_or(|last| (*last as usize) < len);
@@ -86,22 +87,8 @@ impl Digests {
         if !sound || places.len() != added.len() {
             return None;
         }
-        let mut gone = gone.iter().peekable();
-        let mut stay =
-            (0..).zip(self.each()).filter(|(at, _)| gone.next_if_eq(&at).is_none()).map(|(_, digest)| digest);
-        let (mut places, mut added) = (places.iter().peekable(), added.each());
-        let mut new = Vec::with_capacity(count * SIZE);
-        for at in 0..count as u32 {
-            let next = if places.next_if_eq(&&at).is_some() { added.next() } else { stay.next() };
-            new.extend_from_slice(next?);
-        }
-        Some(Digests(new))
-    }
-
-    /// Those at some places, all of which there must be.
-    pub fn picked(&self, places: &[u32]) -> Option<Digests> {
-        let at = |place: &u32| self.0.get(*place as usize * SIZE..)?.get(..SIZE);
-        places.iter().map(at).collect::<Option<Vec<_>>>().map(|picked| Digests(picked.concat()))
+        let (new, gone) = differences.apply(self.each(), added.each());
+        Some((Digests(new.concat()), Digests(gone.concat())))
     }
 
     fn each(&self) -> impl Iterator<Item = &[u8]> {
@@ -131,6 +118,22 @@ pub struct Differences {
     pub added: Vec<u32>,
 }
 
+impl Differences {
+    /// What a list becomes when what is gone leaves it and what is `added` comes to its places, and what is gone.
+    pub fn apply<T>(&self, old: impl Iterator<Item = T>, added: impl Iterator<Item = T>) -> (Vec<T>, Vec<T>) {
+        let mut gone = self.gone.iter().peekable();
+        let (gone, stays): (Vec<_>, Vec<_>) = (0..).zip(old).partition(|(at, _)| gone.next_if_eq(&at).is_some());
+        let mut stays = stays.into_iter().map(|(_, item)| item);
+        let mut added = self.added.iter().zip(added).peekable();
+        let mut at = 0..;
+        let next = std::iter::from_fn(|| {
+            let at = at.next()?;
+            added.next_if(|(place, _)| **place == at).map(|(_, item)| item).or_else(|| stays.next())
+        });
+        (next.collect(), gone.into_iter().map(|(_, item)| item).collect())
+    }
+}
+
 /// What is new in a directory.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Changes {
@@ -148,6 +151,10 @@ mod tests {
 
     fn digests(numbers: &[u64]) -> Digests {
         Digests(numbers.iter().flat_map(|number| number.to_le_bytes()).collect())
+    }
+
+    fn picked(from: &Digests, places: &[u32]) -> Digests {
+        Digests(places.iter().flat_map(|at| from.each().nth(*at as usize).unwrap().to_vec()).collect())
     }
 
     #[test]
@@ -173,8 +180,9 @@ mod tests {
             // Numbers may come twice, and change places, as digests hardly ever do.
             let (old, new) = (digests(&old), digests(&new));
             let differences = old.compare(&new);
-            let added = new.picked(&differences.added).unwrap();
-            assert_eq!(old.changed(&differences, &added), Some(new.clone()), "{old:?} {new:?}");
+            let added = picked(&new, &differences.added);
+            let gone = picked(&old, &differences.gone);
+            assert_eq!(old.changed(&differences, &added), Some((new.clone(), gone)), "{old:?} {new:?}");
             assert_eq!(new.compare(&new).gone, if has_twice(&new) { new.compare(&new).gone } else { Vec::new() });
         }
     }
