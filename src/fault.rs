@@ -1,6 +1,7 @@
 //! Faults made on purpose: a test build dies, stops or gets an error at the Nth step that changes the repository.
 //!
-//! `ARCHIVE_FAULT` says which, as in `kill:17`, `stop:17` or `ENOSPC:17`. Release builds have none of this.
+//! `ARCHIVE_FAULT` says which, as in `kill:17`, `stop:17` or `ENOSPC:17`; `ARCHIVE_BATCH` makes batches small, so that
+//! there are several. Release builds have none of this.
 
 /// Stands before everything that changes the repository's disk.
 #[cfg(not(debug_assertions))]
@@ -9,8 +10,15 @@ pub fn step() -> nix::Result<()> {
     Ok(())
 }
 
+/// How many changes a batch has at most.
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub fn most_changes(usual: usize) -> usize {
+    usual
+}
+
 #[cfg(debug_assertions)]
-pub use made::step;
+pub use made::{most_changes, step};
 
 #[cfg(debug_assertions)]
 mod made {
@@ -29,6 +37,11 @@ mod made {
         Kill,
         Stop,
         Fail(Errno),
+    }
+
+    /// How many changes a batch has at most.
+    pub fn most_changes(usual: usize) -> usize {
+        std::env::var("ARCHIVE_BATCH").ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
     }
 
     /// Stands before everything that changes the repository's disk.

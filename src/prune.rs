@@ -19,7 +19,7 @@ use crate::report::Outcome;
 use crate::repository::Repository;
 use crate::repository::dirs::Metadata;
 use crate::repository::index::{Index, RunRow, SourceId};
-use crate::repository::journal::{Batch, Deed, Row, Trees, recover};
+use crate::repository::journal::{Batch, Deed, Journal, Row, Then, recover};
 use crate::repository::lock::Lock;
 use crate::repository::place::{Place, Tree};
 use crate::repository::staging::Staging;
@@ -134,12 +134,12 @@ impl<'a> Prune<'a> {
                 }
                 if batch.rows.len() >= BATCH {
                     let full = std::mem::take(&mut batch);
-                    dropping.as_mut().map_or(Ok(()), |dropping| dropping.carry_out(index, full))?;
+                    dropping.as_mut().map_or(Ok(()), |dropping| dropping.carry_out(index, full, Then::More))?;
                 }
             }
         }
         let Some(mut dropping) = dropping else { return Ok(()) };
-        dropping.carry_out(index, batch)?;
+        dropping.carry_out(index, batch, Then::Nothing)?;
         dropping.clear(index)
     }
 
@@ -155,8 +155,7 @@ impl<'a> Prune<'a> {
 
 /// The trees of a source, from which versions go.
 struct Dropping {
-    source: SourceId,
-    trees: Trees,
+    journal: Journal,
     // Directories of the archive that may be empty now.
     emptied: BTreeSet<AbsPath>,
 }
@@ -164,16 +163,12 @@ struct Dropping {
 impl Dropping {
     fn open(repository: &Repository, name: &SourceName, source: SourceId) -> Result<Dropping> {
         let staging = Staging::open(repository.staging(name)?).on_server("can't open the staging area")?;
-        let trees = Trees::open(repository, name, Arc::new(staging))?;
-        Ok(Dropping { source, trees, emptied: BTreeSet::new() })
+        let journal = Journal::open(repository, (source, name), Arc::new(staging))?;
+        Ok(Dropping { journal, emptied: BTreeSet::new() })
     }
 
-    fn carry_out(&mut self, index: &mut Index, mut batch: Batch) -> Result<()> {
-        batch.record(index, self.source)?;
-        self.trees.carry_out(&mut batch, false)?;
-        let write = index.write()?;
-        batch.settle(&write, self.source)?;
-        write.commit()?;
+    fn carry_out(&mut self, index: &mut Index, mut batch: Batch, then: Then) -> Result<()> {
+        self.journal.carry_out(index, &mut batch, then, |_| Ok(()))?;
         self.emptied.extend(batch.deeds.into_iter().filter_map(|deed| match deed {
             Deed::Drop { directory, .. } => Some(directory),
             Deed::Change { .. } | Deed::Keep { .. } => None,
@@ -186,7 +181,7 @@ impl Dropping {
         let write = index.write()?;
         write.drop_unused_attributes()?;
         write.commit()?;
-        self.emptied.iter().rev().try_for_each(|directory| self.trees.clear_archive(directory))
+        self.emptied.iter().rev().try_for_each(|directory| self.journal.clear_archive(directory))
     }
 }
 

@@ -13,7 +13,7 @@ use crate::path::{AbsPath, Name, SourceName};
 use crate::repository::Repository;
 use crate::repository::dirs::Metadata;
 use crate::repository::index::{Index, Located, SourceId};
-use crate::repository::journal::{Batch, Deed, New, Old, Row, recover};
+use crate::repository::journal::{Batch, Deed, New, Old, Row, Then, recover};
 use crate::repository::lock::Lock;
 use crate::repository::place::{Place, Tree};
 
@@ -66,11 +66,11 @@ pub fn forget(
         if batch.rows.len() >= BATCH
             && let Some(dropping) = &mut dropping
         {
-            dropping.carry_out(&mut index, std::mem::take(&mut batch))?;
+            dropping.carry_out(&mut index, std::mem::take(&mut batch), Then::More)?;
         }
     }
     if let Some(mut dropping) = dropping {
-        dropping.carry_out(&mut index, batch)?;
+        dropping.carry_out(&mut index, batch, Then::Nothing)?;
         dropping.clear(&mut index)?;
     }
     Ok(forgetting.done)

@@ -1,7 +1,7 @@
 //! The last stage: changes the trees and writes the index, batch by batch.
 //!
-//! A batch is planned by [`placing`](super::placing) while it gathers; its files are on the disk before it is
-//! recorded in the [`journal`](crate::repository::journal), and only then are the trees changed, and the index follows.
+//! A batch is planned by [`placing`](super::placing) while it gathers, and carried out by way of the
+//! [`journal`](crate::repository::journal).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,12 +15,13 @@ use super::placing::Placing;
 use super::receiving::path_of;
 use super::{Directory, Run};
 use crate::entry::{Attributes, Hash, Kind, Version};
-use crate::error::{OnServer, Result};
+use crate::error::Result;
+use crate::fault;
 use crate::path::AbsPath;
 use crate::queue::{Nothing, Receiver};
 use crate::report::Change as Told;
 use crate::repository::index::Index;
-use crate::repository::journal::{Row, Trees};
+use crate::repository::journal::{Journal, Row, Then};
 use crate::repository::staging::{Staged, Staging};
 
 const MOST_CHANGES: usize = 4096;
@@ -41,16 +42,15 @@ pub fn apply(
 ) -> Result<()> {
     let mut index = run.repository.index()?;
     index.expect_much_writing()?;
-    let trees = Trees::open(run.repository, &run.source.name, Arc::clone(staging))?;
     let gathering = Gathering {
         placing: Placing::open(run, staging)?,
-        trees,
-        staging,
+        journal: Journal::open(run.repository, (run.source_id, &run.source.name), Arc::clone(staging))?,
         contents,
         released,
         finished: Vec::new(),
         directories: Vec::new(),
         changes: 0,
+        most_changes: fault::most_changes(MOST_CHANGES),
         bytes: 0,
         attributes: 0,
         begun: None,
@@ -68,8 +68,7 @@ fn clear_flags(run: &Run<'_>, index: &mut Index, roots: &[AbsPath]) -> Result<()
 /// A batch that gathers.
 struct Gathering<'a> {
     placing: Placing<'a>,
-    trees: Trees,
-    staging: &'a Staging,
+    journal: Journal,
     contents: &'a Contents,
     released: &'a Sender<Released>,
     // Tasks that are done once the rows are committed, with the content that is in place then.
@@ -77,6 +76,7 @@ struct Gathering<'a> {
     // References to directories, given up once the rows are committed.
     directories: Vec<Arc<Directory>>,
     changes: usize,
+    most_changes: usize,
     bytes: u64,
     attributes: usize,
     begun: Option<Instant>,
@@ -87,11 +87,11 @@ impl Gathering<'_> {
         loop {
             match self.next(changes) {
                 Ok(change) => self.take(run, index, change)?,
-                Err(Nothing::Yet) => self.commit(run, index)?,
-                Err(Nothing::More) => return self.commit(run, index),
+                Err(Nothing::Yet) => self.commit(run, index, Then::More)?,
+                Err(Nothing::More) => return self.commit(run, index, Then::Nothing),
             }
             if self.is_full() {
-                self.commit(run, index)?;
+                self.commit(run, index, Then::More)?;
             }
         }
     }
@@ -110,7 +110,7 @@ impl Gathering<'_> {
     }
 
     fn is_full(&self) -> bool {
-        self.changes >= MOST_CHANGES
+        self.changes >= self.most_changes
             || self.bytes >= MOST_BYTES
             || self.attributes >= MOST_ATTRIBUTES
             || self.begun.is_some_and(|begun| begun.elapsed() >= MOST_AGE)
@@ -209,25 +209,20 @@ impl Gathering<'_> {
         self.directories.push(task.directory);
     }
 
-    fn commit(&mut self, run: &Run<'_>, index: &mut Index) -> Result<()> {
+    fn commit(&mut self, run: &Run<'_>, index: &mut Index, then: Then) -> Result<()> {
         let mut batch = self.placing.take_batch();
-        if !batch.deeds.is_empty() {
-            self.staging.dir().sync_file_system().on_server("can't sync the staging area")?;
-        }
-        batch.record(index, run.source_id)?;
-        for path in self.trees.carry_out(&mut batch, false)? {
-            run.tally.warn(format_args!("`{path}` held something unknown, which is in the archive now"));
-        }
-        let write = index.write()?;
-        batch.settle(&write, run.source_id)?;
-        // The last reference to a directory says that all of it is done.
-        for directory in self.directories.drain(..) {
-            if let Some(directory) = Arc::into_inner(directory).filter(|directory| directory.listed_whole) {
+        let directories = self.directories.drain(..);
+        let strays = self.journal.carry_out(index, &mut batch, then, |write| {
+            // The last reference to a directory says that all of it is done.
+            for directory in directories.filter_map(Arc::into_inner).filter(|directory| directory.listed_whole) {
                 let id = write.enter_directory(run.source_id, &directory.path)?;
                 write.remember_fingerprint(id, directory.settled(), directory.inode)?;
             }
+            Ok(())
+        })?;
+        for path in strays {
+            run.tally.warn(format_args!("`{path}` held something unknown, which is in the archive now"));
         }
-        write.commit()?;
         for (leads, hash) in self.finished.drain(..) {
             for released in self.contents.finish(leads, hash) {
                 // Nobody takes it when the run is being broken off.

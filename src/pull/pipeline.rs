@@ -21,6 +21,9 @@ use crate::repository::staging::Staging;
 // Files that may wait before a stage, and as many again in it; each is a few hundred bytes.
 const QUEUE: usize = 2 * 1024;
 
+// What may wait to be applied: more than arrives while a batch is written to the disk, or all would wait for the disk.
+const CHANGES: usize = 8 * 1024;
+
 // Bytes of content that may wait for the staging area, and as many again that are about to be written there.
 const MOST_ARRIVED: usize = 2 << 20;
 
@@ -38,7 +41,7 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
         let (hashing, tasks) = bounded_by_number(QUEUE);
         let (wanted, to_read) = bounded_by_number(QUEUE);
         let (arrived, to_receive) = bounded(MOST_ARRIVED, Arrived::weight);
-        let (changes, to_apply) = bounded_by_number(QUEUE);
+        let (changes, to_apply) = bounded_by_number(CHANGES);
         // Holds what waits for others, of which there are no more than the other queues let through.
         let (released, to_rejoin) = unbounded();
         let end = released.clone();

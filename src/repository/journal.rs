@@ -1,8 +1,9 @@
 //! The journal: what a batch is about to do to a source's trees, and what the index is to say of it afterwards.
 //!
-//! A batch is written to the index and committed before anything is done, then carried out, then cleared in one
-//! transaction with its rows. Whoever comes after a crash carries it out again: each deed finds out whether it was
-//! done already. Files that deeds place lie in staging until then, complete and on the disk.
+//! A batch is written to the index and committed before anything is done, then carried out, and then its rows follow.
+//! It stays pending until its deeds are on the disk, too: waiting for that is left to the next batch, which has to wait
+//! for its own files anyway. Whoever comes after a crash carries it out again: each deed finds out whether it was done
+//! already. Files that deeds place lie in staging until then, complete and on the disk.
 
 use std::sync::Arc;
 
@@ -15,12 +16,16 @@ use crate::entry::{DirectoryId, Entry, Hash, flags, mode_on_disk};
 use crate::error::{Error, Kind as ErrorKind, OnServer, Result};
 use crate::path::{AbsPath, Name, SourceName};
 
+#[cfg(test)]
+mod tests;
 mod trees;
 
-pub use trees::Trees;
+use trees::Trees;
 
-// The encoding of a batch, postcard's with the types below. Another one can't be read.
+// The encoding of a batch, postcard's with the types below, and that of one whose rows are in the index already. Another
+// one can't be read.
 const FORMAT: i64 = 2;
+const SETTLED: i64 = 3;
 
 /// What is done at once: to the trees first, then to the index.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -144,27 +149,93 @@ pub enum Row {
     Forget { id: i64 },
 }
 
-impl Batch {
-    /// Commits the batch to the index as pending. Nothing need be pending for a batch that leaves the trees alone.
-    pub fn record(&self, index: &mut Index, source: SourceId) -> Result<()> {
-        if self.deeds.is_empty() {
-            return Ok(());
+/// Whether another batch follows at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// It does, and will see to it that this one's deeds come to be on the disk.
+    More,
+    /// This one is the last, and nothing is pending after it.
+    Nothing,
+}
+
+/// The trees of one source, to be changed batch by batch. Its user holds the source's lock.
+pub struct Journal {
+    source: SourceId,
+    trees: Trees,
+    staging: Arc<Staging>,
+    // Deeds of the last batch may not be on the disk yet.
+    is_pending: bool,
+}
+
+impl Journal {
+    /// Opens the trees of a source of which nothing is pending.
+    pub fn open(
+        repository: &Repository,
+        (source, name): (SourceId, &SourceName),
+        staging: Arc<Staging>,
+    ) -> Result<Journal> {
+        let trees = Trees::open(repository, name, Arc::clone(&staging))?;
+        Ok(Journal { source, trees, staging, is_pending: false })
+    }
+
+    /// Carries out a batch, and commits its rows along with what `also` writes. Returns the paths where something was in
+    /// the way, which the archive has now.
+    pub fn carry_out(
+        &mut self,
+        index: &mut Index,
+        batch: &mut Batch,
+        then: Then,
+        also: impl FnOnce(&Write<'_>) -> Result<()>,
+    ) -> Result<Vec<AbsPath>> {
+        let mut strays = Vec::new();
+        if !batch.deeds.is_empty() {
+            // The files that it places, and what the batch before it did.
+            self.sync()?;
+            batch.record(index, self.source)?;
+            self.is_pending = true;
+            strays = self.trees.carry_out(batch, false)?;
         }
+        let ends = self.is_pending && then == Then::Nothing;
+        if ends {
+            self.sync()?;
+        }
+        let write = index.write()?;
+        batch.settle(&write, self.source)?;
+        also(&write)?;
+        if ends {
+            write.clear_pending(self.source)?;
+        } else if !batch.deeds.is_empty() {
+            write.restate_pending(self.source, SETTLED)?;
+        }
+        write.commit()?;
+        self.is_pending &= !ends;
+        Ok(strays)
+    }
+
+    /// Removes a client's directory from the archive if nothing is in it, and then those above it.
+    pub fn clear_archive(&mut self, directory: &AbsPath) -> Result<()> {
+        self.trees.clear_archive(directory)
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.staging.dir().sync_file_system().on_server("can't sync the repository's file system")
+    }
+}
+
+impl Batch {
+    // Commits the batch to the index as pending, in the place of the one before it.
+    fn record(&self, index: &mut Index, source: SourceId) -> Result<()> {
         let encoded = postcard::to_stdvec(self).expect("a batch always encodes into memory");
         let write = index.write()?;
         write.set_pending(source, FORMAT, &encoded)?;
         write.commit()
     }
 
-    /// Writes the rows, and that nothing is pending any more. Committing is left to the caller. The fingerprints of all
-    /// directories go, for what they were computed from has changed.
-    pub fn settle(&self, write: &Write<'_>, source: SourceId) -> Result<()> {
+    // Writes the rows. The fingerprints of all directories go, for what they were computed from has changed.
+    fn settle(&self, write: &Write<'_>, source: SourceId) -> Result<()> {
         let mut rows = Rows { write, source, run: self.run, ids: vec![None; self.directories.len()], batch: self };
         self.rows.iter().try_for_each(|row| rows.write(row))?;
-        for directory in 0..self.directories.len() {
-            write.forget_fingerprint(rows.id(directory as u32)?)?;
-        }
-        if self.deeds.is_empty() { Ok(()) } else { write.clear_pending(source) }
+        (0..self.directories.len()).try_for_each(|directory| write.forget_fingerprint(rows.id(directory as u32)?))
     }
 }
 
@@ -211,22 +282,27 @@ impl Rows<'_> {
     }
 }
 
-/// Finishes what an interrupted run of a source left; returns how many changes there were. The source must be locked.
+/// Finishes what an interrupted run of a source left; returns how many changes there were that the index did not know
+/// of. The source must be locked.
 pub fn recover(repository: &Repository, index: &mut Index, source: &SourceName) -> Result<u64> {
     let Some(id) = index.source_id(source)? else { return Ok(0) };
     let Some((format, encoded)) = index.pending(id)? else { return Ok(0) };
-    let batch = (format == FORMAT).then(|| postcard::from_bytes::<Batch>(&encoded).ok()).flatten();
+    let batch = [FORMAT, SETTLED].contains(&format).then(|| postcard::from_bytes::<Batch>(&encoded).ok()).flatten();
     let mut batch = batch.filter(Batch::is_sound).ok_or_else(|| {
         Error::new(ErrorKind::Failed, format_args!("an interrupted run of `{source}` can't be finished"))
             .hint("use the version of `archive` that began it, or run `archive index rebuild`")
     })?;
     let staging = Arc::new(Staging::open(repository.staging(source)?).on_server("can't open the staging area")?);
-    let mut trees = Trees::open(repository, source, staging)?;
-    trees.carry_out(&mut batch, true)?;
+    let mut journal = Journal::open(repository, (id, source), staging)?;
+    journal.trees.carry_out(&mut batch, true)?;
+    journal.sync()?;
     let write = index.write()?;
-    batch.settle(&write, id)?;
+    if format == FORMAT {
+        batch.settle(&write, id)?;
+    }
+    write.clear_pending(id)?;
     write.commit()?;
-    Ok(batch.deeds.len() as u64)
+    Ok(if format == FORMAT { batch.deeds.len() as u64 } else { 0 })
 }
 
 impl Batch {

@@ -7,6 +7,9 @@ use std::process::Command;
 
 use crate::support::*;
 
+// Changes in one batch, so that a pull has several.
+const BATCH: &str = "25";
+
 /// A client before and after a day of work, with something of every kind of change.
 struct Days {
     client: Tree,
@@ -97,7 +100,8 @@ fn at_every_step(flags: &[&str], fault: &str, stride: usize, mut judge: impl FnM
         let program = Program::new();
         copy(&template.repo(), &program.repo());
         let mut command = program.command(&pull);
-        let ran = Ran::of(command.env("ARCHIVE_FAULT", format!("{fault}:{step}")).output().unwrap());
+        let fault_at = format!("{fault}:{step}");
+        let ran = Ran::of(command.env("ARCHIVE_FAULT", fault_at).env("ARCHIVE_BATCH", BATCH).output().unwrap());
         if ran.status == 0 {
             return faults;
         }
@@ -192,7 +196,8 @@ fn a_power_cut_at_any_step_loses_nothing_that_was_committed() {
         std::os::unix::fs::symlink("mounted/repo", program.repo()).unwrap();
         assert!(Command::new("sync").arg("-f").arg(program.repo()).status().unwrap().success());
         let mut command = program.command(["pull", "-q", root.to_str().unwrap()]);
-        let mut pull = command.env("ARCHIVE_FAULT", format!("stop:{step}")).spawn().unwrap();
+        let fault = format!("stop:{step}");
+        let mut pull = command.env("ARCHIVE_FAULT", fault).env("ARCHIVE_BATCH", BATCH).spawn().unwrap();
         if wait_for_stop(&mut pull) {
             assert!(step > 100, "{step}");
             return;

@@ -207,6 +207,11 @@ impl Write<'_> {
         self.execute(sql, params![source.0, format, batch])
     }
 
+    /// Says something else of what a source was about to do.
+    pub fn restate_pending(&self, source: SourceId, format: i64) -> Result<()> {
+        self.execute("UPDATE pending SET format = ?2 WHERE source = ?1", params![source.0, format])
+    }
+
     /// Forgets what a source was about to do: it is done.
     pub fn clear_pending(&self, source: SourceId) -> Result<()> {
         self.execute("DELETE FROM pending WHERE source = ?1", params![source.0])

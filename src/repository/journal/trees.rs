@@ -32,8 +32,8 @@ impl Trees {
         })
     }
 
-    /// Carries out a batch's deeds and waits until that is on the disk; `again` when it may have been begun before.
-    /// Adds a row for each stray that was in the way; returns the paths where they were.
+    /// Carries out a batch's deeds; `again` when it may have been begun before. Adds a row for each stray that was in the
+    /// way; returns the paths where they were.
     pub fn carry_out(&mut self, batch: &mut Batch, again: bool) -> Result<Vec<AbsPath>> {
         let mut found = Strays { paths: Vec::new(), rows: Vec::new() };
         for deed in &batch.deeds {
@@ -50,10 +50,6 @@ impl Trees {
             }
         }
         batch.rows.extend(found.rows);
-        if !batch.deeds.is_empty() {
-            // What the index is about to say must not outlive a power cut that the trees don't.
-            self.staging.dir().sync_file_system().on_server("can't sync the trees")?;
-        }
         Ok(found.paths)
     }
 

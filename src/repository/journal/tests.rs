@@ -1,0 +1,101 @@
+//! What a power cut leaves, made by hand: no other way to lose what a file system was not told to keep.
+
+use std::path::PathBuf;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::entry::Kind;
+
+struct Repo {
+    _place: TempDir,
+    repository: Repository,
+    index: Index,
+    name: SourceName,
+    source: SourceId,
+    staging: Arc<Staging>,
+}
+
+impl Repo {
+    fn new() -> Repo {
+        let place = tempfile::tempdir().unwrap();
+        let repository = Repository::open_or_create(&place.path().join("repo")).unwrap();
+        let mut index = repository.index().unwrap();
+        let name = SourceName::new("host").unwrap();
+        let source = index.enter_source(&name).unwrap();
+        let staging = Arc::new(Staging::open(repository.staging(&name).unwrap()).unwrap());
+        Repo { _place: place, repository, index, name, source, staging }
+    }
+
+    // One new file, received and named so.
+    fn batch(&self, name: &str) -> Batch {
+        let entry = Entry {
+            name: Name::new(name).unwrap(),
+            kind: Kind::File,
+            size: 0,
+            mtime: 0,
+            ctime: 0,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            inode: None,
+            device: 0,
+            target: Vec::new(),
+            attributes: None,
+        };
+        let (staged, _) = self.staging.create().unwrap();
+        let change = Deed::Change { directory: 0, name: entry.name.clone(), old: Old::None, new: New::Staged(staged) };
+        let begin =
+            Row::Begin { directory: 0, entry: Box::new(entry), hash: Some([7; 32]), archive_name: None, flags: 0 };
+        let directories = vec![AbsPath::new(&b"/d"[..]).unwrap()];
+        Batch { run: 1, directories, deeds: vec![change], rows: vec![begin] }
+    }
+
+    fn carry_out(&mut self, batch: &mut Batch, then: Then) {
+        let mut journal =
+            Journal::open(&self.repository, (self.source, &self.name), Arc::clone(&self.staging)).unwrap();
+        journal.carry_out(&mut self.index, batch, then, |_| Ok(())).unwrap();
+    }
+
+    fn placed(&self, name: &str) -> PathBuf {
+        self.repository.dir().join("snapshot/host/d").join(name)
+    }
+
+    fn versions(&self) -> usize {
+        self.index.versions_with(&[7; 32], 9).unwrap().len()
+    }
+}
+
+#[test]
+fn a_move_that_a_power_cut_undid_is_done_again_and_its_row_is_not() {
+    let mut repo = Repo::new();
+    let mut batch = repo.batch("f");
+    repo.carry_out(&mut batch, Then::More);
+    let Deed::Change { new: New::Staged(staged), .. } = &batch.deeds[0] else { panic!("no file") };
+    let staged = repo.repository.dir().join("staging/host").join(staged.to_string());
+    std::fs::rename(repo.placed("f"), staged).unwrap();
+    assert_eq!(recover(&repo.repository, &mut repo.index, &repo.name).unwrap(), 0);
+    assert!(repo.placed("f").exists());
+    assert_eq!(repo.versions(), 1);
+    assert!(repo.index.pending(repo.source).unwrap().is_none());
+}
+
+#[test]
+fn a_batch_of_which_the_index_knows_nothing_is_finished_with_its_rows() {
+    let mut repo = Repo::new();
+    let batch = repo.batch("f");
+    batch.record(&mut repo.index, repo.source).unwrap();
+    assert_eq!(recover(&repo.repository, &mut repo.index, &repo.name).unwrap(), 1);
+    assert!(repo.placed("f").exists());
+    assert_eq!(repo.versions(), 1);
+}
+
+#[test]
+fn after_the_last_batch_nothing_is_pending() {
+    let mut repo = Repo::new();
+    for (name, then, pending) in [("f", Then::More, true), ("g", Then::Nothing, false)] {
+        let mut batch = repo.batch(name);
+        repo.carry_out(&mut batch, then);
+        assert_eq!(repo.index.pending(repo.source).unwrap().is_some(), pending);
+    }
+}
