@@ -171,7 +171,7 @@ impl Dropping {
         self.journal.carry_out(index, &mut batch, then, |_| Ok(()))?;
         self.emptied.extend(batch.deeds.into_iter().filter_map(|deed| match deed {
             Deed::Drop { directory, .. } => Some(directory),
-            Deed::Change { .. } | Deed::Keep { .. } => None,
+            Deed::Fill { .. } | Deed::Change { .. } | Deed::Keep { .. } => None,
         }));
         Ok(())
     }

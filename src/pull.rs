@@ -33,6 +33,7 @@ use crate::repository::index::{Index, SourceId};
 use crate::repository::journal::recover;
 use crate::repository::lock::Lock;
 use crate::repository::room::Room;
+use crate::repository::staging::Tray;
 use crate::repository::{Repository, random_key};
 use crate::source::{RemoteKind, Source};
 
@@ -53,6 +54,9 @@ mod receiving;
 
 // How long to wait before connecting again.
 const PAUSE: Duration = Duration::from_secs(1);
+
+// From how many entries on it costs less to move the files of a new directory together.
+const WORTH_A_TRAY: u64 = 8;
 
 /// How to pull, beyond what the source says.
 #[derive(Clone, Debug, Default)]
@@ -150,17 +154,22 @@ struct Directory {
     /// What the listing asks for, and how much of that was done just as listed.
     steps: AtomicU64,
     done: AtomicU64,
+    /// Where its files gather, when it is new here.
+    tray: Tray,
 }
 
 impl Directory {
     /// One that is not listed itself.
     fn new(path: AbsPath) -> Directory {
         let (steps, done) = (AtomicU64::new(0), AtomicU64::new(0));
-        Directory { path, inode: 0, listed_whole: false, content: OnceLock::new(), steps, done }
+        let tray = Tray::closed();
+        Directory { path, inode: 0, listed_whole: false, content: OnceLock::new(), steps, done, tray }
     }
 
-    fn listed(Announced { path, inode, complete, .. }: Announced) -> Directory {
-        Directory { inode, listed_whole: complete, ..Directory::new(path) }
+    /// One of which nothing is here yet when it is new.
+    fn listed(Announced { path, inode, entries, complete, .. }: Announced, is_new: bool) -> Directory {
+        let tray = if is_new && entries >= WORTH_A_TRAY { Tray::new() } else { Tray::closed() };
+        Directory { inode, listed_whole: complete, tray, ..Directory::new(path) }
     }
 
     /// These are the digests of all that is in it, which come to be known once.

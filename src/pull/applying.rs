@@ -15,7 +15,7 @@ use super::placing::Placing;
 use super::receiving::path_of;
 use super::{Directory, Run};
 use crate::entry::{Attributes, Hash, Kind, Version};
-use crate::error::Result;
+use crate::error::{OnServer, Result};
 use crate::fault;
 use crate::path::AbsPath;
 use crate::queue::{Nothing, Receiver};
@@ -45,6 +45,7 @@ pub fn apply(
     let gathering = Gathering {
         placing: Placing::open(run, staging)?,
         journal: Journal::open(run.repository, (run.source_id, &run.source.name), Arc::clone(staging))?,
+        staging,
         contents,
         released,
         finished: Vec::new(),
@@ -69,6 +70,7 @@ fn clear_flags(run: &Run<'_>, index: &mut Index, roots: &[AbsPath]) -> Result<()
 struct Gathering<'a> {
     placing: Placing<'a>,
     journal: Journal,
+    staging: &'a Staging,
     contents: &'a Contents,
     released: &'a Sender<Released>,
     // Tasks that are done once the rows are committed, with the content that is in place then.
@@ -212,11 +214,15 @@ impl Gathering<'_> {
     fn commit(&mut self, run: &Run<'_>, index: &mut Index, then: Then) -> Result<()> {
         let mut batch = self.placing.take_batch();
         let directories = self.directories.drain(..);
+        let staging = self.staging;
         let strays = self.journal.carry_out(index, &mut batch, then, |write| {
             // The last reference to a directory says that all of it is done.
-            for directory in directories.filter_map(Arc::into_inner).filter(|directory| directory.listed_whole) {
-                let id = write.enter_directory(run.source_id, &directory.path)?;
-                write.remember_fingerprint(id, directory.settled(), directory.inode)?;
+            for directory in directories.filter_map(Arc::into_inner) {
+                if directory.listed_whole {
+                    let id = write.enter_directory(run.source_id, &directory.path)?;
+                    write.remember_fingerprint(id, directory.settled(), directory.inode)?;
+                }
+                staging.clear_tray(directory.tray).on_server("can't clear the staging area")?;
             }
             Ok(())
         })?;

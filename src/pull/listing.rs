@@ -343,7 +343,11 @@ impl Listing<'_> {
                 (None, None) => Wish::All,
             },
         );
-        let directory = Arc::new(Directory::listed(announced));
+        let is_new = match (self.remembered.index, remembered) {
+            (Some((index, _)), Some(id)) => index.current_after(id, None, 1)?.is_empty(),
+            _ => true,
+        };
+        let directory = Arc::new(Directory::listed(announced, is_new));
         match moved {
             Some((versions, digests)) => self.take_moved(directory, versions, digests),
             None => {

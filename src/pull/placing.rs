@@ -19,7 +19,7 @@ use crate::repository::dirs::{Dir, Metadata, OpenTree};
 use crate::repository::index::Index;
 use crate::repository::journal::{Batch, Deed, Looks, New, Old, Row};
 use crate::repository::place::Place;
-use crate::repository::staging::{Staged, Staging};
+use crate::repository::staging::{Staged, StagedName, Staging};
 use crate::source::{ArchiveWhat, HashWhere, LinkWhen};
 
 const WHAT: &str = "can't look at the trees";
@@ -40,7 +40,9 @@ pub(super) struct Placing<'a> {
     numbers: HashMap<*const Directory, u32>,
     taken: HashSet<(u32, Name)>,
     // Where contents are in staging that the index does not know yet; only with hashing on the server.
-    arriving: HashMap<Hash, Name>,
+    arriving: HashMap<Hash, StagedName>,
+    // How many files of each directory's tray are in the batch.
+    trays: HashMap<u32, (Arc<Directory>, u64)>,
 }
 
 /// A version of a file that is about to begin.
@@ -84,6 +86,7 @@ impl<'a> Placing<'a> {
             numbers: HashMap::new(),
             taken: HashSet::new(),
             arriving: HashMap::new(),
+            trays: HashMap::new(),
         })
     }
 
@@ -104,6 +107,11 @@ impl<'a> Placing<'a> {
         self.numbers.clear();
         self.taken.clear();
         self.arriving.clear();
+        let fills = self.trays.drain().filter_map(|(number, (directory, files))| {
+            directory.tray.close(files).map(|tray| Deed::Fill { directory: number, tray })
+        });
+        // Before anything else comes to be in those directories.
+        self.batch.deeds.splice(0..0, fills);
         // What is open may be about to be replaced.
         self.snapshot.forget_all();
         std::mem::replace(&mut self.batch, Batch { run: self.run.number, ..Batch::default() })
@@ -184,11 +192,11 @@ impl<'a> Placing<'a> {
                 None => Old::None,
             };
             let staged = self.staging.create_symlink(entry).on_server(WHAT)?;
-            self.change(directory, &entry.name, gone, New::Staged(staged));
+            self.change(directory, &entry.name, gone, New::Staged(staged.into()));
             return Ok(old.archive_name.clone());
         }
         let staged = self.staging.create_symlink(entry).on_server(WHAT)?;
-        self.change(directory, &entry.name, gone, New::Staged(staged));
+        self.change(directory, &entry.name, gone, New::Staged(staged.into()));
         if self.run.source.settings.archive != ArchiveWhat::All {
             return Ok(None);
         }
@@ -206,7 +214,7 @@ impl<'a> Placing<'a> {
             && (same_mtime || settings.link == LinkWhen::Content)
             && let Some(found) = self.find_old(&file)?
         {
-            self.staging.dir().unlink(&staged.name).on_server(WHAT)?;
+            self.staging.unlink(&staged.name).on_server(WHAT)?;
             return self.same_content(file, found);
         }
         // Where nothing was hashed before it came, what came may be here already.
@@ -214,7 +222,7 @@ impl<'a> Placing<'a> {
             if settings.link != LinkWhen::Never
                 && let Some(linked) = self.link(index, &file)?
             {
-                self.staging.dir().unlink(&staged.name).on_server(WHAT)?;
+                self.staging.unlink(&staged.name).on_server(WHAT)?;
                 self.run.tally.progress.linked.add(1);
                 self.run.tally.progress.bytes_linked.add(file.entry.size);
                 return self.place(&file, linked);
@@ -233,7 +241,8 @@ impl<'a> Placing<'a> {
             return self.same_content(file, found).map(|()| true);
         }
         if hash == hash_of_nothing() {
-            let (staged, empty) = self.staging.create().on_server(WHAT)?;
+            let tray = &file.directory.tray;
+            let (staged, empty) = self.staging.put(tray, &file.entry.name, Dir::create_file).on_server(WHAT)?;
             self.staging.dress(&empty, file.entry).on_server(WHAT)?;
             return self.place(&file, staged).map(|()| true);
         }
@@ -304,7 +313,7 @@ impl<'a> Placing<'a> {
     fn copy_of_itself(&mut self, file: &NewFile<'_>) -> Result<()> {
         let old = self.open_old(file)?;
         let staged = self.staging.copy(&old, file.entry).on_server(WHAT)?;
-        self.place(file, staged)
+        self.place(file, staged.into())
     }
 
     fn open_old(&mut self, file: &NewFile<'_>) -> Result<File> {
@@ -319,26 +328,27 @@ impl<'a> Placing<'a> {
     }
 
     // A name in staging with the content that is here already.
-    fn bring(&mut self, index: &Index, file: &NewFile<'_>) -> Result<Option<Name>> {
+    fn bring(&mut self, index: &Index, file: &NewFile<'_>) -> Result<Option<StagedName>> {
         if self.run.source.settings.link != LinkWhen::Never
             && let Some(linked) = self.link(index, file)?
         {
             return Ok(Some(linked));
         }
         let copy = |placing: &Self, dir: &Dir, name: &Name| {
-            dir.open_file(name).ok().and_then(|from| placing.staging.copy(&from, file.entry).ok())
+            dir.open_file(name).ok().and_then(|from| placing.staging.copy(&from, file.entry).ok()).map(StagedName::from)
         };
         self.first_place(index, file, copy)
     }
 
     // A further name, in staging, of an inode that has the content.
-    fn link(&mut self, index: &Index, file: &NewFile<'_>) -> Result<Option<Name>> {
+    fn link(&mut self, index: &Index, file: &NewFile<'_>) -> Result<Option<StagedName>> {
         let exact = self.run.source.settings.link == LinkWhen::Exact;
         self.first_place(index, file, |placing, dir, name| {
             let fits = !exact || dir.metadata(name).is_ok_and(|found| placing.looks_as(&found, file.entry));
-            let staged = placing.staging.free_name();
+            let link = |to: &Dir, to_name: &Name| dir.link(name, to, to_name);
             // EMLINK, above all: the file system gives an inode no further name. Then another inode will do.
-            (fits && dir.link(name, placing.staging.dir(), &staged).is_ok()).then_some(staged)
+            let linked = fits.then(|| placing.staging.put(&file.directory.tray, &file.entry.name, link));
+            linked.and_then(|linked| linked.ok()).map(|(staged, ())| staged)
         })
     }
 
@@ -347,10 +357,11 @@ impl<'a> Placing<'a> {
         &mut self,
         index: &Index,
         file: &NewFile<'_>,
-        mut serve: impl FnMut(&Self, &Dir, &Name) -> Option<Name>,
-    ) -> Result<Option<Name>> {
+        mut serve: impl FnMut(&Self, &Dir, &Name) -> Option<StagedName>,
+    ) -> Result<Option<StagedName>> {
         if let Some(staged) = self.arriving.get(&file.hash)
-            && let Some(served) = serve(self, self.staging.dir(), staged)
+            && let Ok(dir) = self.staging.directory_of(staged)
+            && let Some(served) = serve(self, &dir, &staged.name)
         {
             return Ok(Some(served));
         }
@@ -370,7 +381,7 @@ impl<'a> Placing<'a> {
         Ok(None)
     }
 
-    fn place(&mut self, file: &NewFile<'_>, staged: Name) -> Result<()> {
+    fn place(&mut self, file: &NewFile<'_>, staged: StagedName) -> Result<()> {
         let name = &file.entry.name;
         let (gone, retired) = match file.old {
             Some(_) if file.drop_old => match self.look(file.directory, name)? {
@@ -382,8 +393,11 @@ impl<'a> Placing<'a> {
         };
         let kept = self.archive_new(file, Some(&staged))?;
         let carried = file.old.filter(|_| file.drop_old).and_then(|old| old.archive_name.clone());
-        self.change(file.directory, name, gone, New::Staged(staged));
         let number = self.number(file.directory);
+        if staged.tray.is_some() {
+            self.trays.entry(number).or_insert_with(|| (Arc::clone(file.directory), 0)).1 += 1;
+        }
+        self.change(file.directory, name, gone, New::Staged(staged));
         self.batch.rows.extend(file.old.map(|old| Row::End { id: old.id, archive_name: retired }));
         self.row(file.directory, file.begin(number, carried.or(kept)));
         Ok(())
@@ -391,12 +405,12 @@ impl<'a> Placing<'a> {
 
     // With `archive = "all"`, a file is in the archive from the moment it is received. Its content is in staging, or
     // else in the snapshot.
-    fn archive_new(&mut self, file: &NewFile<'_>, staged: Option<&Name>) -> Result<Option<Name>> {
+    fn archive_new(&mut self, file: &NewFile<'_>, staged: Option<&StagedName>) -> Result<Option<Name>> {
         if self.run.source.settings.archive != ArchiveWhat::All || file.drop_old {
             return Ok(None);
         }
         let (dir, from) = match staged {
-            Some(staged) => (self.staging.dir().clone(), staged),
+            Some(staged) => (self.staging.directory_of(staged).on_server(WHAT)?, &staged.name),
             None => (self.snapshot.directory(&file.directory.path).on_server(WHAT)?, &file.entry.name),
         };
         let linked = match self.run.source.settings.link {

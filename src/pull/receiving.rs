@@ -21,7 +21,7 @@ use crate::path::{AbsPath, Name};
 use crate::queue::{Receiver, Sender};
 use crate::remote::{Arrived, Base, FileState, MOST_COMPARED_BYTES, ReadError, Wanted};
 use crate::repository::dirs::Dir;
-use crate::repository::staging::{Staged, Staging, partial_name};
+use crate::repository::staging::{Staged, StagedName, Staging, partial_name};
 
 const WHAT: &str = "can't write into the staging area";
 
@@ -226,7 +226,7 @@ impl Inbox<'_> {
         if once && self.run.client.is_far() && self.has_come(&hash) {
             return self.release(Released::Claimed(task, Claim { hash, proof: None }));
         }
-        let content = Received::whole((bytes, hash), &task.entry, self.staging)?;
+        let content = Received::whole((bytes, hash), &task, self.staging)?;
         self.contents.lead_arrived(&mut task, content.hash);
         self.hand_on(finish(self.run, task, content, state, true, self.staging)?)
     }
@@ -266,7 +266,7 @@ impl Inbox<'_> {
         let is_other = claimed.is_some_and(|claimed| claimed != content.hash);
         if is_other || is_carried_on && !is_as_claimed(&task, &content.hash) {
             // What was here of it was spoilt, or of another file: all of it is fetched.
-            self.staging.dir().unlink(&content.name).on_server(WHAT)?;
+            self.staging.unlink(&content.name).on_server(WHAT)?;
             task.whole = true;
             return self.release(Released::Missing(task));
         }
@@ -288,15 +288,16 @@ impl Inbox<'_> {
 
 /// A file that has arrived, in staging.
 struct Received {
-    name: Name,
+    name: StagedName,
     file: File,
     hash: Hash,
     size: u64,
 }
 
 impl Received {
-    fn whole((bytes, hash): (&[u8], Hash), entry: &Entry, staging: &Staging) -> Result<Received> {
-        let (name, mut file) = staging.create().on_server(WHAT)?;
+    fn whole((bytes, hash): (&[u8], Hash), task: &FileTask, staging: &Staging) -> Result<Received> {
+        let FileTask { directory, entry, .. } = task;
+        let (name, mut file) = staging.put(&directory.tray, &entry.name, Dir::create_file).on_server(WHAT)?;
         match entry.attributes.as_ref().and_then(|attributes| attributes.data.as_deref()) {
             None => file.write_all(bytes),
             Some(data) => write_between_holes(&file, bytes, data),
@@ -413,7 +414,7 @@ impl Receiving {
     }
 
     fn end(self) -> Received {
-        Received { name: self.name, file: self.file, hash: *self.hasher.finalize().as_bytes(), size: self.size }
+        Received { name: self.name.into(), file: self.file, hash: *self.hasher.finalize().as_bytes(), size: self.size }
     }
 
     fn discard(self, staging: &Staging) -> Result<()> {

@@ -13,7 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use filetime::FileTime;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag, open, openat, openat2, readlinkat, renameat2};
+use nix::fcntl::{
+    AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag, open, openat, openat2, readlinkat, renameat, renameat2,
+};
 use nix::sys::stat::{FileStat, Mode, SFlag, UtimensatFlags, fchmod, fstatat, mkdirat, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, LinkatFlags, Uid, UnlinkatFlags, fchown, fchownat, linkat, symlinkat, syncfs, unlinkat};
@@ -176,6 +178,12 @@ impl Dir {
     pub fn rename(&self, name: &Name, to: &Dir, to_name: &Name) -> nix::Result<()> {
         fault::step()?;
         renameat2(self, name.as_bytes(), to, to_name.as_bytes(), RenameFlags::RENAME_NOREPLACE)
+    }
+
+    /// Moves a directory to where nothing is, or an empty directory: see rename(2). Overwrites nothing else.
+    pub fn rename_directory(&self, name: &Name, to: &Dir, to_name: &Name) -> nix::Result<()> {
+        fault::step()?;
+        renameat(self, name.as_bytes(), to, to_name.as_bytes())
     }
 
     /// Removes a name that is no directory's.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Repository;
 use super::index::{Index, NewVersion, SourceId, Write};
-use super::staging::Staging;
+use super::staging::{StagedName, Staging};
 use crate::entry::{DirectoryId, Entry, Hash, flags, mode_on_disk};
 use crate::error::{Error, Kind as ErrorKind, OnServer, Result};
 use crate::path::{AbsPath, Name, SourceName};
@@ -24,8 +24,8 @@ use trees::Trees;
 
 // The encoding of a batch, postcard's with the types below, and that of one whose rows are in the index already. Another
 // one can't be read.
-const FORMAT: i64 = 2;
-const SETTLED: i64 = 3;
+const FORMAT: i64 = 3;
+const SETTLED: i64 = 4;
 
 /// What is done at once: to the trees first, then to the index.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -43,6 +43,14 @@ pub struct Batch {
 /// One change to the trees.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub enum Deed {
+    /// A tray of staging becomes a directory of the snapshot, if that is empty or missing. Then the changes that place its
+    /// files are done; otherwise each places one.
+    Fill {
+        /// The client's directory.
+        directory: u32,
+        /// The tray's name in staging.
+        tray: Name,
+    },
     /// A name in the snapshot becomes something else.
     Change {
         /// The client's directory.
@@ -101,7 +109,7 @@ pub enum New {
     /// Nothing.
     None,
     /// What has this name in staging.
-    Staged(Name),
+    Staged(StagedName),
     /// A directory; with these permission bits, and this owner where one can be given.
     Directory(Option<Looks>),
     /// The same file with other metadata.
@@ -310,7 +318,9 @@ impl Batch {
     fn is_sound(&self) -> bool {
         let known = |directory: &u32| (*directory as usize) < self.directories.len();
         let deeds = self.deeds.iter().all(|deed| match deed {
-            Deed::Change { directory, .. } | Deed::Keep { directory, .. } => known(directory),
+            Deed::Fill { directory, .. } | Deed::Change { directory, .. } | Deed::Keep { directory, .. } => {
+                known(directory)
+            }
             Deed::Drop { .. } => true,
         });
         deeds && self.rows.iter().all(|row| !matches!(row, Row::Begin { directory, .. } if !known(directory)))

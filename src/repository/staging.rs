@@ -9,6 +9,10 @@ use super::dirs::{Dir, copy_content, set_file_metadata};
 use crate::entry::{Entry, Hash, mode_on_disk};
 use crate::path::{AbsPath, Name};
 
+mod tray;
+
+pub use tray::{StagedName, Tray};
+
 /// The name in staging of a file that may be carried on by a later run: of what it is a part.
 pub fn partial_name(path: &AbsPath, size: u64, mtime: i64) -> Name {
     let key = [path.as_bytes(), &[0], &size.to_le_bytes(), &mtime.to_le_bytes()].concat();
@@ -28,6 +32,7 @@ const PARTIAL: &str = "partial-";
 pub struct Staging {
     dir: Dir,
     next: AtomicU64,
+    open_trays: tray::OpenTrays,
     // Whom new files belong to by themselves; `None` where owners can't be given anyway.
     born_to: Option<(u32, u32)>,
 }
@@ -36,7 +41,7 @@ pub struct Staging {
 #[derive(Debug)]
 pub struct Staged {
     /// Its name in the staging area.
-    pub name: Name,
+    pub name: StagedName,
     /// BLAKE3 of what was received.
     pub hash: Hash,
     /// Bytes received.
@@ -52,13 +57,24 @@ impl Staging {
         let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
         let inherits = own.mode & 0o2000 != 0;
         let born_to = uid.is_root().then_some((uid.as_raw(), if inherits { own.gid } else { gid.as_raw() }));
-        Ok(Staging { dir, next: AtomicU64::new(0), born_to })
+        Ok(Staging { dir, next: AtomicU64::new(0), open_trays: tray::OpenTrays::default(), born_to })
     }
 
     /// Removes what an interrupted run left in it, when nothing is pending any more; but for what can be carried on.
     pub fn clear(&self) -> nix::Result<()> {
         let names = self.dir.names()?;
-        names.iter().filter(|name| !is_partial(name)).try_for_each(|name| self.dir.unlink(name))
+        names.iter().filter(|name| !is_partial(name)).try_for_each(|name| self.remove(name))
+    }
+
+    fn remove(&self, name: &Name) -> nix::Result<()> {
+        match self.dir.unlink(name) {
+            Err(Errno::EISDIR) => {
+                let tray = self.dir.open(name.as_bytes())?;
+                tray.names()?.iter().try_for_each(|name| tray.unlink(name))?;
+                self.dir.remove_dir(name)
+            }
+            other => other,
+        }
     }
 
     /// Removes parts of files that no complete run had any use for.
@@ -121,6 +137,11 @@ impl Staging {
         copy_content(from, &to)?;
         self.dress(&to, entry)?;
         Ok(name)
+    }
+
+    /// Removes something from the area.
+    pub fn unlink(&self, staged: &StagedName) -> nix::Result<()> {
+        self.directory_of(staged)?.unlink(&staged.name)
     }
 
     /// The area's directory.

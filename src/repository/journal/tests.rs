@@ -44,7 +44,8 @@ impl Repo {
             attributes: None,
         };
         let (staged, _) = self.staging.create().unwrap();
-        let change = Deed::Change { directory: 0, name: entry.name.clone(), old: Old::None, new: New::Staged(staged) };
+        let change =
+            Deed::Change { directory: 0, name: entry.name.clone(), old: Old::None, new: New::Staged(staged.into()) };
         let begin =
             Row::Begin { directory: 0, entry: Box::new(entry), hash: Some([7; 32]), archive_name: None, flags: 0 };
         let directories = vec![AbsPath::new(&b"/d"[..]).unwrap()];
@@ -72,7 +73,7 @@ fn a_move_that_a_power_cut_undid_is_done_again_and_its_row_is_not() {
     let mut batch = repo.batch("f");
     repo.carry_out(&mut batch, Then::More);
     let Deed::Change { new: New::Staged(staged), .. } = &batch.deeds[0] else { panic!("no file") };
-    let staged = repo.repository.dir().join("staging/host").join(staged.to_string());
+    let staged = repo.repository.dir().join("staging/host").join(staged.name.to_string());
     std::fs::rename(repo.placed("f"), staged).unwrap();
     assert_eq!(recover(&repo.repository, &mut repo.index, &repo.name).unwrap(), 0);
     assert!(repo.placed("f").exists());

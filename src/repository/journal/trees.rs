@@ -1,5 +1,6 @@
 //! Carrying deeds out. Nothing is ever written over: what is unexpectedly in the way moves to the archive.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -11,7 +12,7 @@ use crate::path::{AbsPath, Name, SourceName};
 use crate::repository::Repository;
 use crate::repository::archive::Archive;
 use crate::repository::dirs::{Dir, OpenTree, set_file_metadata};
-use crate::repository::staging::Staging;
+use crate::repository::staging::{StagedName, Staging};
 
 const WHAT: &str = "can't change the trees";
 
@@ -20,6 +21,8 @@ pub struct Trees {
     snapshot: OpenTree,
     archive: Archive,
     staging: Arc<Staging>,
+    // Trays of the batch that were moved as a whole.
+    moved: HashSet<Name>,
 }
 
 impl Trees {
@@ -29,6 +32,7 @@ impl Trees {
             snapshot: OpenTree::new(repository.snapshot(source)?),
             archive: Archive::new(repository.archive(source)?),
             staging,
+            moved: HashSet::new(),
         })
     }
 
@@ -36,8 +40,12 @@ impl Trees {
     /// way; returns the paths where they were.
     pub fn carry_out(&mut self, batch: &mut Batch, again: bool) -> Result<Vec<AbsPath>> {
         let mut found = Strays { paths: Vec::new(), rows: Vec::new() };
+        self.moved.clear();
         for deed in &batch.deeds {
             match deed {
+                Deed::Fill { directory, tray } => {
+                    self.fill(&batch.directories[*directory as usize], tray, &mut found)?;
+                }
                 Deed::Change { directory, name, old, new } => {
                     self.change(&batch.directories[*directory as usize], name, (old, new), again, &mut found)?;
                 }
@@ -66,10 +74,9 @@ impl Trees {
         again: bool,
         strays: &mut Strays,
     ) -> Result<()> {
-        if let (true, New::Staged(staged)) = (again, new)
-            && self.staging.dir().metadata(staged) == Err(Errno::ENOENT)
+        if let New::Staged(staged) = new
+            && self.is_placed(staged, again)
         {
-            // It is in its place already; what was there before went first.
             return Ok(());
         }
         let dir = match new {
@@ -98,6 +105,40 @@ impl Trees {
         }
     }
 
+    // Moves a tray to where its directory is to be. One that has gone was moved before.
+    fn fill(&mut self, path: &AbsPath, tray: &Name, strays: &mut Strays) -> Result<()> {
+        let Some((parent, name)) = path.split() else { return Ok(()) };
+        let Ok(filled) = self.staging.tray(tray) else { return Ok(()) };
+        let dir = self.directory(&parent, strays)?;
+        if let Ok(empty) = dir.metadata(&name)
+            && empty.kind == Kind::Dir
+        {
+            if nix::unistd::geteuid().is_root() {
+                filled.set_own_owner(empty.uid, empty.gid).on_server(WHAT)?;
+            }
+            filled.set_own_mode(empty.mode | 0o700).on_server(WHAT)?;
+        }
+        match self.staging.move_tray(tray, &dir, &name) {
+            Ok(()) => {
+                self.snapshot.forget(path);
+                self.moved.insert(tray.clone());
+                Ok(())
+            }
+            // Something is there. It stays, and each file finds its own place.
+            Err(Errno::EEXIST | Errno::ENOTEMPTY | Errno::ENOTDIR | Errno::EBUSY) => Ok(()),
+            Err(errno) => Err(errno).on_server(WHAT),
+        }
+    }
+
+    // With its tray, or by an earlier attempt: what was there before went first.
+    fn is_placed(&self, staged: &StagedName, again: bool) -> bool {
+        let is_gone = || {
+            let found = self.staging.directory_of(staged).and_then(|dir| dir.metadata(&staged.name));
+            found == Err(Errno::ENOENT)
+        };
+        staged.tray.as_ref().is_some_and(|tray| self.moved.contains(tray)) || again && is_gone()
+    }
+
     // Done already, or missing, if the snapshot has another inode there.
     fn retire(&mut self, path: &AbsPath, dir: &Dir, name: &Name, (archived, inode): (&Name, (u64, u64))) -> Result<()> {
         if !dir.metadata(name).is_ok_and(|found| found.inode == inode) {
@@ -118,12 +159,19 @@ impl Trees {
         }
     }
 
-    fn place(&mut self, path: &AbsPath, dir: &Dir, name: &Name, staged: &Name, strays: &mut Strays) -> Result<()> {
-        let staging = Arc::clone(&self.staging);
-        match staging.dir().rename(staged, dir, name) {
+    fn place(
+        &mut self,
+        path: &AbsPath,
+        dir: &Dir,
+        name: &Name,
+        staged: &StagedName,
+        strays: &mut Strays,
+    ) -> Result<()> {
+        let from = self.staging.directory_of(staged).on_server(WHAT)?;
+        match from.rename(&staged.name, dir, name) {
             Err(Errno::EEXIST) => {
                 self.clear(path, dir, name, strays)?;
-                staging.dir().rename(staged, dir, name).on_server(WHAT)
+                from.rename(&staged.name, dir, name).on_server(WHAT)
             }
             other => other.on_server(WHAT),
         }

@@ -1,0 +1,153 @@
+//! Trays: directories of the staging area in which the files of one new directory gather under their own names, so that
+//! all of it can be moved into the snapshot at once.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::Staging;
+use crate::path::Name;
+use crate::repository::dirs::Dir;
+
+// How many trays are kept open.
+const MOST_OPEN: usize = 64;
+
+/// The tray of one client directory. It takes files until it is closed.
+#[derive(Debug)]
+pub struct Tray(Mutex<State>);
+
+#[derive(Debug)]
+enum State {
+    Unmade,
+    Open { name: Name, files: u64 },
+    // With its name, if it was ever made.
+    Closed(Option<Name>),
+}
+
+impl Tray {
+    /// One for a directory that the snapshot does not have.
+    pub fn new() -> Tray {
+        Tray(Mutex::new(State::Unmade))
+    }
+
+    /// One that takes nothing.
+    pub fn closed() -> Tray {
+        Tray(Mutex::new(State::Closed(None)))
+    }
+
+    /// Takes no more files from now on. Returns its name in staging if `files` are all that it ever took.
+    pub fn close(&self, files: u64) -> Option<Name> {
+        let mut state = self.state();
+        match std::mem::replace(&mut *state, State::Closed(None)) {
+            State::Open { name, files: taken } => {
+                *state = State::Closed(Some(name.clone()));
+                (taken == files).then_some(name)
+            }
+            State::Closed(name) => {
+                *state = State::Closed(name);
+                None
+            }
+            State::Unmade => None,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The name of something in staging.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StagedName {
+    /// The tray that it is in; `None` for what is in the area itself.
+    pub tray: Option<Name>,
+    /// Its name there: a number, or in a tray the one that it is to have.
+    pub name: Name,
+}
+
+impl From<Name> for StagedName {
+    fn from(name: Name) -> StagedName {
+        StagedName { tray: None, name }
+    }
+}
+
+/// Trays that are held open.
+pub(super) type OpenTrays = Mutex<HashMap<Name, Dir>>;
+
+impl Staging {
+    /// Has something made in a tray under its own name, or else in the area under a number.
+    pub fn put<T>(
+        &self,
+        tray: &Tray,
+        name: &Name,
+        make: impl Fn(&Dir, &Name) -> nix::Result<T>,
+    ) -> nix::Result<(StagedName, T)> {
+        let mut state = tray.state();
+        if let State::Unmade = *state {
+            let name = self.free_name();
+            self.dir.create_dir(&name, 0o700)?;
+            *state = State::Open { name, files: 0 };
+        }
+        if let State::Open { name: tray, files } = &mut *state {
+            match make(&self.tray(tray)?, name) {
+                // Of two attempts at one file the first is there still.
+                Err(Errno::EEXIST) => {}
+                made => {
+                    let made = made?;
+                    *files += 1;
+                    return Ok((StagedName { tray: Some(tray.clone()), name: name.clone() }, made));
+                }
+            }
+        }
+        drop(state);
+        let number = self.free_name();
+        let made = make(&self.dir, &number)?;
+        Ok((number.into(), made))
+    }
+
+    /// The directory that something is in.
+    pub fn directory_of(&self, staged: &StagedName) -> nix::Result<Dir> {
+        staged.tray.as_ref().map_or(Ok(self.dir.clone()), |tray| self.tray(tray))
+    }
+
+    /// Opens a tray.
+    pub fn tray(&self, name: &Name) -> nix::Result<Dir> {
+        let mut open = self.open_trays();
+        if let Some(tray) = open.get(name) {
+            return Ok(tray.clone());
+        }
+        let tray = self.dir.open(name.as_bytes())?;
+        if open.len() >= MOST_OPEN {
+            open.clear();
+        }
+        open.insert(name.clone(), tray.clone());
+        Ok(tray)
+    }
+
+    /// Moves a tray to where nothing is, or an empty directory.
+    pub fn move_tray(&self, name: &Name, to: &Dir, to_name: &Name) -> nix::Result<()> {
+        self.dir.rename_directory(name, to, to_name)?;
+        self.open_trays().remove(name);
+        Ok(())
+    }
+
+    /// Removes what is left of a tray whose files have all been taken out, or that was moved.
+    pub fn clear_tray(&self, tray: Tray) -> nix::Result<()> {
+        let (State::Open { name, .. } | State::Closed(Some(name))) =
+            tray.0.into_inner().unwrap_or_else(PoisonError::into_inner)
+        else {
+            return Ok(());
+        };
+        self.open_trays().remove(&name);
+        match self.dir.remove_dir(&name) {
+            Ok(()) | Err(Errno::ENOENT | Errno::ENOTEMPTY | Errno::EEXIST) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    fn open_trays(&self) -> MutexGuard<'_, HashMap<Name, Dir>> {
+        self.open_trays.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
