@@ -17,10 +17,22 @@ const MANY: usize = 8;
 
 /// Makes a queue that holds things of up to `most` altogether, each as much as `weigh` says.
 pub fn bounded<T>(most: usize, weigh: fn(&T) -> usize) -> (Sender<T>, Receiver<T>) {
-    let state = State { items: VecDeque::new(), weight: 0, senders: 1, blocked: 0, taker: Taker::Busy, closed: false };
-    let (filled, room) = (Condvar::new(), Condvar::new());
-    let shared = Arc::new(Shared { state: Mutex::new(state), filled, room, most, weigh });
-    (Sender { shared: Arc::clone(&shared) }, Receiver { shared, batch: RefCell::default() })
+    let shared = Shared::new(most, weigh);
+    (Sender { lanes: vec![Arc::clone(&shared)], lane: |_| 0 }, Receiver { shared, batch: RefCell::default() })
+}
+
+/// Makes a queue of several lanes, each with a receiver of its own, that together hold things of up to `most`. What has
+/// the same number by `lane` comes by the same lane, and in order.
+pub fn bounded_lanes<T>(
+    lanes: usize,
+    most: usize,
+    weigh: fn(&T) -> usize,
+    lane: fn(&T) -> usize,
+) -> (Sender<T>, Vec<Receiver<T>>) {
+    let lanes: Vec<_> = (0..lanes).map(|_| Shared::new(most / lanes, weigh)).collect();
+    let receivers =
+        lanes.iter().map(|shared| Receiver { shared: Arc::clone(shared), batch: RefCell::default() }).collect();
+    (Sender { lanes, lane }, receivers)
 }
 
 /// Makes a queue that holds `most` things.
@@ -44,7 +56,8 @@ pub enum Nothing {
 /// An end to put things in. The queue ends with the last of them.
 #[derive(Debug)]
 pub struct Sender<T> {
-    shared: Arc<Shared<T>>,
+    lanes: Vec<Arc<Shared<T>>>,
+    lane: fn(&T) -> usize,
 }
 
 /// The end to take things out, for one thread. Without it nothing can be put in any more.
@@ -91,14 +104,15 @@ enum Taker {
 impl<T> Sender<T> {
     /// Puts something in; waits while the queue is full.
     pub fn send(&self, item: T) -> Result<(), Closed> {
-        let weight = (self.shared.weigh)(&item);
-        let mut state = self.shared.lock();
+        let shared = &self.lanes[(self.lane)(&item) % self.lanes.len()];
+        let weight = (shared.weigh)(&item);
+        let mut state = shared.lock();
         // Something that is heavier than all else goes in alone.
-        while !state.closed && state.weight > 0 && state.weight + weight > self.shared.most {
+        while !state.closed && state.weight > 0 && state.weight + weight > shared.most {
             state.blocked += 1;
             // Nothing more can come before the taker takes.
-            self.shared.wake_taker(&mut state, true);
-            state = self.shared.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+            shared.wake_taker(&mut state, true);
+            state = shared.room.wait(state).unwrap_or_else(PoisonError::into_inner);
             state.blocked -= 1;
         }
         if state.closed {
@@ -106,7 +120,7 @@ impl<T> Sender<T> {
         }
         state.items.push_back(item);
         state.weight += weight;
-        self.shared.wake_taker(&mut state, false);
+        shared.wake_taker(&mut state, false);
         Ok(())
     }
 }
@@ -173,6 +187,12 @@ impl<T> Closer<T> {
 }
 
 impl<T> Shared<T> {
+    fn new(most: usize, weigh: fn(&T) -> usize) -> Arc<Shared<T>> {
+        let state =
+            State { items: VecDeque::new(), weight: 0, senders: 1, blocked: 0, taker: Taker::Busy, closed: false };
+        Arc::new(Shared { state: Mutex::new(state), filled: Condvar::new(), room: Condvar::new(), most, weigh })
+    }
+
     fn lock(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -236,17 +256,19 @@ impl<T> State<T> {
 
 impl<T> Clone for Sender<T> {
     fn clone(&self) -> Sender<T> {
-        self.shared.lock().senders += 1;
-        Sender { shared: Arc::clone(&self.shared) }
+        self.lanes.iter().for_each(|shared| shared.lock().senders += 1);
+        Sender { lanes: self.lanes.clone(), lane: self.lane }
     }
 }
 
 impl<T> Drop for Sender<T> {
     fn drop(&mut self) {
-        let mut state = self.shared.lock();
-        state.senders -= 1;
-        if state.senders == 0 {
-            self.shared.filled.notify_all();
+        for shared in &self.lanes {
+            let mut state = shared.lock();
+            state.senders -= 1;
+            if state.senders == 0 {
+                shared.filled.notify_all();
+            }
         }
     }
 }
@@ -281,6 +303,26 @@ mod tests {
                 assert_eq!(next, [20_000; 4]);
             });
         }
+    }
+
+    #[test]
+    fn each_lane_gets_its_numbers_in_order_and_ends_with_the_senders() {
+        let (sender, receivers) = bounded_lanes(3, 30, |_| 1, |item: &usize| *item % 7);
+        thread::scope(|scope| {
+            let other = sender.clone();
+            scope.spawn(move || (0..7_000).try_for_each(|item| sender.send(item)).unwrap());
+            scope.spawn(move || other.send(7_000).unwrap());
+            let takers: Vec<_> = receivers
+                .into_iter()
+                .map(|receiver| scope.spawn(move || receiver.iter().collect::<Vec<_>>()))
+                .collect();
+            for (lane, taker) in takers.into_iter().enumerate() {
+                let mut taken = taker.join().unwrap();
+                taken.retain(|item| *item != 7_000);
+                let expected: Vec<_> = (0..7_000).filter(|item| item % 7 % 3 == lane).collect();
+                assert_eq!(taken, expected);
+            }
+        });
     }
 
     #[test]

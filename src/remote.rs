@@ -390,6 +390,8 @@ pub enum Arrived {
         id: u64,
         /// Its content.
         bytes: Vec<u8>,
+        /// BLAKE3 of it.
+        hash: Hash,
         /// What the open file's metadata was after the last byte.
         state: FileState,
     },
@@ -426,6 +428,20 @@ pub enum Arrived {
 }
 
 impl Arrived {
+    /// [`Wanted::id`].
+    pub fn id(&self) -> u64 {
+        match *self {
+            Arrived::Data { id, .. }
+            | Arrived::Hole { id, .. }
+            | Arrived::Here { id, .. }
+            | Arrived::Whole { id, .. }
+            | Arrived::Same { id, .. }
+            | Arrived::Restart { id }
+            | Arrived::End { id, .. }
+            | Arrived::Failed { id, .. } => id,
+        }
+    }
+
     /// About how many bytes of memory it takes.
     pub fn weight(&self) -> usize {
         size_of::<Arrived>()

@@ -164,6 +164,8 @@ impl Contents {
     pub fn lead_arrived(&self, task: &mut FileTask, hash: Hash) {
         let key = Key::Hash(hash);
         self.lock().tasks.entry(key).or_insert_with(|| {
+            // Of most it is the only one, and many of them wait to be applied.
+            task.leads.reserve_exact(1);
             task.leads.push(key);
             Vec::new()
         });

@@ -12,9 +12,9 @@ use super::dispatch::{Dispatch, Onward, Ways};
 use super::failure::Failure;
 use super::hashing::{Deciding, hash, rejoin};
 use super::listing::{Remembered, list};
-use super::receiving::{Expected, Fetch, receive};
+use super::receiving::{Expected, Fetch, lane, lanes, receive};
 use crate::error::{OnServer, Result};
-use crate::queue::{Receiver, Sender, bounded, bounded_by_number};
+use crate::queue::{Receiver, Sender, bounded_by_number, bounded_lanes};
 use crate::remote::{Arrived, Wanted};
 use crate::repository::staging::Staging;
 
@@ -22,7 +22,7 @@ use crate::repository::staging::Staging;
 const QUEUE: usize = 2 * 1024;
 
 // What may wait to be applied: more than arrives while a batch is written to the disk, or all would wait for the disk.
-const CHANGES: usize = 8 * 1024;
+const CHANGES: usize = 4 * 1024;
 
 // Bytes of content that may wait for the staging area, and as many again that are about to be written there.
 const MOST_ARRIVED: usize = 2 << 20;
@@ -40,7 +40,7 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
     thread::scope(|scope| {
         let (hashing, tasks) = bounded_by_number(QUEUE);
         let (wanted, to_read) = bounded_by_number(QUEUE);
-        let (arrived, to_receive) = bounded(MOST_ARRIVED, Arrived::weight);
+        let (arrived, to_receive) = bounded_lanes(lanes(), MOST_ARRIVED, Arrived::weight, lane);
         let (changes, to_apply) = bounded_by_number(CHANGES);
         // Holds what waits for others, of which there are no more than the other queues let through.
         let (released, to_rejoin) = unbounded();
@@ -51,10 +51,15 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
 
         let (received, same, rejoin_ways) = (onward.changes.clone(), released.clone(), ways.clone());
         let stage = |name: &str| thread::Builder::new().name(name.to_owned());
-        let started = [
-            stage("receiving").spawn_scoped(scope, move || {
+        for to_receive in to_receive {
+            let (received, same) = (received.clone(), same.clone());
+            let started = stage("receiving").spawn_scoped(scope, move || {
                 failure.watch(|| receive(run, staging, expected, &to_receive, contents, (&received, &same)))
-            }),
+            });
+            failure.watch(|| started.map(drop).on_server("can't start a thread"));
+        }
+        drop((received, same));
+        let started = [
             stage("applying")
                 .spawn_scoped(scope, move || failure.watch(|| apply(run, staging, contents, &to_apply, &released))),
             stage("reading").spawn_scoped(scope, move || failure.watch(|| read_files(run, &to_read, &arrived))),

@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use archive_helper::protocol::MAX_SENT;
 use crossbeam_channel::Sender as Unbounded;
 
-use super::Run;
 use super::change::{Change, aborted};
 use super::contents::{Claim, Contents, FileTask, Key, Released};
+use super::{Directory, Run};
 use crate::entry::{Entry, Extent, Hash, Kind, Version};
 use crate::error::{OnServer, Result};
 use crate::fault;
@@ -47,8 +47,17 @@ struct Part {
     size: u64,
 }
 
+/// Where a file is written that comes in pieces.
+enum Target {
+    Part(Part),
+    New(Arc<Directory>, Name),
+}
+
 // How much of an earlier version is copied at once.
 const COPY: usize = 256 * 1024;
+
+// How many threads write at most.
+const MOST_LANES: usize = 4;
 
 // What a hole is hashed by.
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
@@ -133,15 +142,34 @@ impl Expected {
         tasks.get(&id).and_then(|asked| asked.base.clone())
     }
 
-    fn part(&self, id: u64) -> Option<Part> {
+    fn target(&self, id: u64) -> Target {
         let tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        tasks.get(&id).and_then(|asked| asked.part.clone())
+        let Asked { task, part, .. } = tasks.get(&id).expect("the reader sends nothing of a file that is answered");
+        match part {
+            Some(part) => Target::Part(part.clone()),
+            None => Target::New(Arc::clone(&task.directory), task.entry.name.clone()),
+        }
     }
 }
 
 /// The client's path of a file.
 pub fn path_of(task: &FileTask) -> AbsPath {
     task.directory.path.join(&task.entry.name).expect("the client's helper lists no path that is too long")
+}
+
+/// How many threads write at once what arrives: as there are processors, but one file system takes only so many at a
+/// time.
+pub fn lanes() -> usize {
+    std::thread::available_parallelism().map_or(1, |count| count.get().min(MOST_LANES))
+}
+
+/// Which of them takes something: the same one for all of a file, and for all of one content, so that whoever hears of
+/// a content that has come finds it.
+pub fn lane(arrived: &Arrived) -> usize {
+    match arrived {
+        Arrived::Whole { hash, .. } | Arrived::Same { hash, .. } => usize::from(hash[0]),
+        other => other.id() as usize,
+    }
 }
 
 /// Writes what arrives into staging, until nothing more comes.
@@ -180,7 +208,7 @@ impl Inbox<'_> {
                 self.begun(id)?.skip(length, run)
             }
             Arrived::Here { id, offset, length } => self.here(id, Extent { offset, length }),
-            Arrived::Whole { id, bytes, state } => self.whole(id, &bytes, state),
+            Arrived::Whole { id, bytes, hash, state } => self.whole(id, (&bytes, hash), state),
             Arrived::Same { id, hash } => {
                 let claim = Claim { hash, proof: None };
                 self.release(Released::Claimed(self.expected.take(id), claim))
@@ -197,7 +225,7 @@ impl Inbox<'_> {
     fn begun(&mut self, id: u64) -> Result<&mut Receiving> {
         match self.receiving.entry(id) {
             Slot::Occupied(begun) => Ok(begun.into_mut()),
-            Slot::Vacant(free) => Ok(free.insert(Receiving::begin(self.staging, self.expected.part(id))?)),
+            Slot::Vacant(free) => Ok(free.insert(Receiving::begin(self.staging, self.expected.target(id))?)),
         }
     }
 
@@ -218,16 +246,15 @@ impl Inbox<'_> {
         self.begun(id)?.copy(base, extent, run)
     }
 
-    fn whole(&mut self, id: u64, bytes: &[u8], state: FileState) -> Result<()> {
+    fn whole(&mut self, id: u64, (bytes, hash): (&[u8], Hash), state: FileState) -> Result<()> {
         self.run.room.take(bytes.len() as u64)?;
         let Asked { mut task, once, .. } = self.expected.take_asked(id);
         self.count(bytes.len() as u64);
-        let hash = *blake3::hash(bytes).as_bytes();
         if once && self.run.client.is_far() && self.has_come(&hash) {
             return self.release(Released::Claimed(task, Claim { hash, proof: None }));
         }
         let content = Received::whole((bytes, hash), &task, self.staging)?;
-        self.contents.lead_arrived(&mut task, content.hash);
+        self.contents.lead_arrived(&mut task, hash);
         self.hand_on(finish(self.run, task, content, state, true, self.staging)?)
     }
 
@@ -238,15 +265,18 @@ impl Inbox<'_> {
 
     fn restart(&mut self, id: u64) -> Result<()> {
         self.discard(id)?;
-        let afresh = self.expected.part(id).map(|part| Part { size: 0, ..part });
-        self.receiving.insert(id, Receiving::begin(self.staging, afresh)?);
+        let target = match self.expected.target(id) {
+            Target::Part(part) => Target::Part(Part { size: 0, ..part }),
+            new => new,
+        };
+        self.receiving.insert(id, Receiving::begin(self.staging, target)?);
         Ok(())
     }
 
     fn end(&mut self, id: u64, state: FileState, consistent: bool, claimed: Option<Hash>) -> Result<()> {
         let begun = match self.receiving.remove(&id) {
             Some(begun) => begun,
-            None => Receiving::begin(self.staging, self.expected.part(id))?,
+            None => Receiving::begin(self.staging, self.expected.target(id))?,
         };
         let (mut task, is_carried_on) = (self.expected.take(id), begun.is_carried_on);
         match begun.trouble {
@@ -327,7 +357,7 @@ fn write_between_holes(mut file: &File, bytes: &[u8], data: &[Extent]) -> std::i
 
 /// A file of which some has arrived.
 struct Receiving {
-    name: Name,
+    name: StagedName,
     file: File,
     hasher: blake3::Hasher,
     size: u64,
@@ -347,16 +377,20 @@ enum Trouble {
 }
 
 impl Receiving {
-    fn begin(staging: &Staging, part: Option<Part>) -> Result<Receiving> {
-        let Some(Part { name, size }) = part else {
-            let (name, file) = staging.create().on_server(WHAT)?;
-            let hasher = blake3::Hasher::new();
-            return Ok(Receiving { name, file, hasher, size: 0, is_carried_on: false, base: None, trouble: None });
-        };
-        let mut file = staging.open_partial(&name, size).on_server(WHAT)?;
+    fn begin(staging: &Staging, target: Target) -> Result<Receiving> {
         let mut hasher = blake3::Hasher::new();
-        // Leaves the file's position at its end.
-        hasher.update_reader(&mut file).on_server(WHAT)?;
+        let (name, file, size) = match target {
+            Target::New(directory, name) => {
+                let (name, file) = staging.put(&directory.tray, &name, Dir::create_file).on_server(WHAT)?;
+                (name, file, 0)
+            }
+            Target::Part(Part { name, size }) => {
+                let mut file = staging.open_partial(&name, size).on_server(WHAT)?;
+                // Leaves the file's position at its end.
+                hasher.update_reader(&mut file).on_server(WHAT)?;
+                (name.into(), file, size)
+            }
+        };
         Ok(Receiving { name, file, hasher, size, is_carried_on: size > 0, base: None, trouble: None })
     }
 
@@ -414,11 +448,11 @@ impl Receiving {
     }
 
     fn end(self) -> Received {
-        Received { name: self.name.into(), file: self.file, hash: *self.hasher.finalize().as_bytes(), size: self.size }
+        Received { name: self.name, file: self.file, hash: *self.hasher.finalize().as_bytes(), size: self.size }
     }
 
     fn discard(self, staging: &Staging) -> Result<()> {
-        staging.dir().unlink(&self.name).on_server(WHAT)
+        staging.unlink(&self.name).on_server(WHAT)
     }
 }
 

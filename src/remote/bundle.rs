@@ -121,7 +121,10 @@ impl Bundles<'_> {
 fn whole(wanted: Wanted, bytes: Vec<u8>) -> Result<Arrived> {
     let Wanted { id, size, mtime, uid, .. } = wanted;
     match bytes.len() as u64 == size {
-        true => Ok(Arrived::Whole { id, bytes, state: FileState { size, mtime, uid } }),
+        true => {
+            let hash = *blake3::hash(&bytes).as_bytes();
+            Ok(Arrived::Whole { id, bytes, hash, state: FileState { size, mtime, uid } })
+        }
         false => Err(nonsense("a file has another size than the client said")),
     }
 }

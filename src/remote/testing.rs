@@ -40,19 +40,6 @@ impl Got {
     }
 }
 
-fn id(arrived: &Arrived) -> u64 {
-    match *arrived {
-        Arrived::Data { id, .. }
-        | Arrived::Hole { id, .. }
-        | Arrived::Here { id, .. }
-        | Arrived::Restart { id }
-        | Arrived::End { id, .. }
-        | Arrived::Failed { id, .. }
-        | Arrived::Whole { id, .. }
-        | Arrived::Same { id, .. } => id,
-    }
-}
-
 /// Runs `read` with these files, all of which wait for it, and collects what comes; `see` sees each piece first.
 pub(super) fn collect<T: Send>(
     files: Vec<Wanted>,
@@ -68,7 +55,7 @@ pub(super) fn collect<T: Send>(
         let mut got = HashMap::<u64, Got>::new();
         for arrived in arrived.iter() {
             see(&arrived);
-            got.entry(id(&arrived)).or_default().take(arrived);
+            got.entry(arrived.id()).or_default().take(arrived);
         }
         (reading.join().unwrap(), got)
     })

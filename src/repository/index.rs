@@ -49,7 +49,7 @@ const CHECKPOINT_PAGES: i64 = 8192;
 // Kilobytes of pages that one connection may keep in memory: of most, of which a pull has several, and of the one that
 // writes, whose inserts go to places all over the database.
 const CACHE_KIB: i64 = 2 * 1024;
-const WRITING_CACHE_KIB: i64 = 16 * 1024;
+const WRITING_CACHE_KIB: i64 = 12 * 1024;
 
 /// A source's number in the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -224,12 +224,16 @@ fn a_first_pull_may_be_killed_at_every_step() {
     for step in (1..).step_by(4) {
         let program = Program::new();
         let mut command = program.command(["pull", root.to_str().unwrap()]);
-        let ran = Ran::of(command.env("ARCHIVE_FAULT", format!("kill:{step}")).output().unwrap());
+        // Every other time so that a batch ends amid the directory.
+        let batch = if step % 8 == 1 { "7" } else { "1000" };
+        let fault = format!("kill:{step}");
+        let ran = Ran::of(command.env("ARCHIVE_FAULT", fault).env("ARCHIVE_BATCH", batch).output().unwrap());
         // A child that was about to start may hold the lock for a moment longer.
         program.pull_local(&root, &["--lock-wait", "10s"]);
         assert_same(&root, &program.snapshot("localhost", &root));
         program.assert_index_is_right();
         assert_eq!(program.archived("localhost", &root), [""; 0], "step {step}");
+        assert_eq!(fs::read_dir(program.repo().join("staging/localhost")).unwrap().count(), 0, "step {step}");
         if ran.status == 0 {
             assert!(step > 40, "{step}");
             return;

@@ -6,6 +6,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::entry::Kind;
+use crate::repository::dirs::Dir;
+use crate::repository::staging::Tray;
 
 struct Repo {
     _place: TempDir,
@@ -52,6 +54,16 @@ impl Repo {
         Batch { run: 1, directories, deeds: vec![change], rows: vec![begin] }
     }
 
+    // The same in a tray, which becomes the directory.
+    fn tray_batch(&self, name: &str) -> Batch {
+        let mut batch = self.batch(name);
+        let (tray, own) = (Tray::new(), Name::new(name).unwrap());
+        let (staged, _) = self.staging.put(&tray, &own, Dir::create_file).unwrap();
+        let change = Deed::Change { directory: 0, name: own, old: Old::None, new: New::Staged(staged) };
+        batch.deeds = vec![Deed::Fill { directory: 0, tray: tray.close(1).unwrap() }, change];
+        batch
+    }
+
     fn carry_out(&mut self, batch: &mut Batch, then: Then) {
         let mut journal =
             Journal::open(&self.repository, (self.source, &self.name), Arc::clone(&self.staging)).unwrap();
@@ -79,6 +91,32 @@ fn a_move_that_a_power_cut_undid_is_done_again_and_its_row_is_not() {
     assert!(repo.placed("f").exists());
     assert_eq!(repo.versions(), 1);
     assert!(repo.index.pending(repo.source).unwrap().is_none());
+}
+
+#[test]
+fn a_tray_that_a_power_cut_put_back_is_moved_again() {
+    let mut repo = Repo::new();
+    let mut batch = repo.tray_batch("f");
+    repo.carry_out(&mut batch, Then::More);
+    let Deed::Fill { tray, .. } = &batch.deeds[0] else { panic!("no tray") };
+    let tray = repo.repository.dir().join("staging/host").join(tray.to_string());
+    assert!(repo.placed("f").exists() && !tray.exists());
+    std::fs::rename(repo.placed("f").parent().unwrap(), tray).unwrap();
+    recover(&repo.repository, &mut repo.index, &repo.name).unwrap();
+    assert!(repo.placed("f").exists());
+    assert_eq!(repo.versions(), 1);
+}
+
+#[test]
+fn where_something_is_each_file_of_a_tray_finds_its_own_place() {
+    let mut repo = Repo::new();
+    let stray = repo.placed("stray");
+    std::fs::create_dir_all(stray.parent().unwrap()).unwrap();
+    std::fs::write(&stray, b"somebody's").unwrap();
+    let mut batch = repo.tray_batch("f");
+    repo.carry_out(&mut batch, Then::Nothing);
+    assert!(repo.placed("f").exists());
+    assert_eq!(std::fs::read(stray).unwrap(), b"somebody's");
 }
 
 #[test]

@@ -151,3 +151,72 @@ impl Staging {
         self.open_trays.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn staging() -> (tempfile::TempDir, Staging) {
+        let place = tempfile::tempdir().unwrap();
+        let staging = Staging::open(Dir::open_base(place.path()).unwrap()).unwrap();
+        (place, staging)
+    }
+
+    fn name(text: &str) -> Name {
+        Name::new(text).unwrap()
+    }
+
+    #[test]
+    fn a_tray_is_moved_with_all_that_it_took_or_not_at_all() {
+        let (place, staging) = staging();
+        let (whole, part) = (Tray::new(), Tray::new());
+        for tray in [&whole, &part] {
+            staging.put(tray, &name("a"), Dir::create_file).unwrap();
+            staging.put(tray, &name("b"), Dir::create_file).unwrap();
+        }
+        assert_eq!(part.close(1), None);
+        let moved = whole.close(2).unwrap();
+        std::fs::create_dir(place.path().join("empty")).unwrap();
+        staging.move_tray(&moved, staging.dir(), &name("empty")).unwrap();
+        assert!(place.path().join("empty/a").exists() && place.path().join("empty/b").exists());
+    }
+
+    #[test]
+    fn a_closed_tray_takes_nothing_and_a_taken_name_gets_a_number() {
+        let (_place, staging) = staging();
+        let tray = Tray::new();
+        let (first, _) = staging.put(&tray, &name("a"), Dir::create_file).unwrap();
+        assert_eq!(first.name, name("a"));
+        let (again, _) = staging.put(&tray, &name("a"), Dir::create_file).unwrap();
+        assert_eq!(again.tray, None);
+        assert!(tray.close(1).is_some());
+        let (late, _) = staging.put(&tray, &name("b"), Dir::create_file).unwrap();
+        assert_eq!(late.tray, None);
+        assert_eq!(tray.close(1), None);
+    }
+
+    #[test]
+    fn a_tray_is_moved_over_nothing() {
+        let (place, staging) = staging();
+        let tray = Tray::new();
+        staging.put(&tray, &name("a"), Dir::create_file).unwrap();
+        let moved = tray.close(1).unwrap();
+        std::fs::create_dir(place.path().join("full")).unwrap();
+        std::fs::write(place.path().join("full/x"), b"somebody's").unwrap();
+        std::fs::write(place.path().join("file"), b"somebody's").unwrap();
+        for there in ["full", "file"] {
+            assert!(staging.move_tray(&moved, staging.dir(), &name(there)).is_err());
+        }
+        assert_eq!(std::fs::read(place.path().join("full/x")).unwrap(), b"somebody's");
+        assert_eq!(std::fs::read(place.path().join("file")).unwrap(), b"somebody's");
+    }
+
+    #[test]
+    fn what_a_crash_left_of_trays_is_cleared() {
+        let (place, staging) = staging();
+        staging.put(&Tray::new(), &name("a"), Dir::create_file).unwrap();
+        staging.create().unwrap();
+        staging.clear().unwrap();
+        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
+    }
+}
