@@ -41,6 +41,8 @@ pub(super) struct Placing<'a> {
     taken: HashSet<(u32, Name)>,
     // Where contents are in staging that the index does not know yet; only with hashing on the server.
     arriving: HashMap<Hash, StagedName>,
+    // Where content was found last, and the directory there: that of many files in a row is one.
+    found_in: Option<(Place, Dir)>,
     // How many files of each directory's tray are in the batch.
     trays: HashMap<u32, (Arc<Directory>, u64)>,
 }
@@ -86,6 +88,7 @@ impl<'a> Placing<'a> {
             numbers: HashMap::new(),
             taken: HashSet::new(),
             arriving: HashMap::new(),
+            found_in: None,
             trays: HashMap::new(),
         })
     }
@@ -107,6 +110,7 @@ impl<'a> Placing<'a> {
         self.numbers.clear();
         self.taken.clear();
         self.arriving.clear();
+        self.found_in = None;
         let fills = self.trays.drain().filter_map(|(number, (directory, files))| {
             directory.tray.close(files).map(|tray| Deed::Fill { directory: number, tray })
         });
@@ -368,17 +372,26 @@ impl<'a> Placing<'a> {
         for (skipped, limit) in [(0, 1), (1, MOST_CANDIDATES)] {
             for located in index.versions_with(&file.hash, limit)?.into_iter().skip(skipped) {
                 for place in Place::all_of(&located) {
-                    let found = place.look(self.run.repository).ok();
                     let fits = |found: &Metadata| found.kind == Kind::File && found.size == file.entry.size;
-                    let served =
-                        found.filter(|(_, found)| fits(found)).and_then(|(dir, _)| serve(self, &dir, &place.name));
-                    if served.is_some() {
-                        return Ok(served);
+                    if let Ok(dir) = self.directory_of(&place)
+                        && dir.metadata(&place.name).is_ok_and(|found| fits(&found))
+                        && let Some(served) = serve(self, &dir, &place.name)
+                    {
+                        return Ok(Some(served));
                     }
                 }
             }
         }
         Ok(None)
+    }
+
+    fn directory_of(&mut self, place: &Place) -> nix::Result<Dir> {
+        if let Some((_, dir)) = self.found_in.as_ref().filter(|(last, _)| last.is_beside(place)) {
+            return Ok(dir.clone());
+        }
+        let dir = place.open_directory(self.run.repository)?;
+        self.found_in = Some((place.clone(), dir.clone()));
+        Ok(dir)
     }
 
     fn place(&mut self, file: &NewFile<'_>, staged: StagedName) -> Result<()> {

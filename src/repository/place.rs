@@ -87,6 +87,11 @@ impl Place {
         }
     }
 
+    /// True when both are in the same directory of the same tree.
+    pub fn is_beside(&self, other: &Place) -> bool {
+        (self.tree, &self.source, &self.directory) == (other.tree, &other.source, &other.directory)
+    }
+
     /// Its directory and what is there now.
     pub fn look(&self, repository: &Repository) -> nix::Result<(Dir, Metadata)> {
         let dir = self.open_directory(repository)?;
