@@ -8,7 +8,8 @@
 //! - `BENCH_ONLY`: one of `small`, `large`, `changed`, `renamed`, `second`, `far`, `thin`, `limited`, `hosts`, `million`,
 //!   `others` (tar, rclone, rdiff-backup and rsnapshot, as far as they are installed) and `growth`;
 //! - `BENCH_ROUNDS`: how often everything is done, 6 unless set; medians are shown;
-//! - `BENCH_FS=ext4`: targets on ext4 in image files below `BENCH_DIR` (the temporary directory), instead of tmpfs.
+//! - `BENCH_FS=ext4`: targets on ext4 in image files below `BENCH_DIR` (the temporary directory), instead of tmpfs; rows
+//!   of their own.
 
 mod chart;
 mod data;
@@ -19,6 +20,7 @@ mod place;
 mod sshd;
 mod table;
 mod tools;
+mod watch;
 
 use std::path::Path;
 
@@ -66,8 +68,8 @@ fn main() -> Result<()> {
         rounds: rounds.unwrap_or(if quick { 1 } else { 6 }),
         quick,
     };
-    let of = format!("{}, on {}", bench.tools.versions()?, bench.places.description());
-    println!("{of}");
+    let of = bench.tools.versions()?;
+    println!("{of}, on {}", bench.places.description());
     bench.run()?;
     println!("\n{}", bench.table);
     match quick {
@@ -276,10 +278,10 @@ impl Bench {
     // One tool after the other, for three such trees at a time are too much for many a machine's memory.
     fn million_files(&mut self) -> Result<()> {
         let count = self.scaled(1 << 20);
-        let (client, near) = (self.places.for_client()?, How::default());
+        let (client, near, onto) = (self.places.for_client()?, How::default(), self.places.suffix());
         data::even_files(client.path(), count, 1024)?;
-        let first = format!("first pull of {} files of 1 KiB", grouped(count));
-        let again = format!("{} files, nothing changed", grouped(count));
+        let first = format!("first pull of {} files of 1 KiB{onto}", grouped(count));
+        let again = format!("{} files, nothing changed{onto}", grouped(count));
         let rows = [(&first, 0.6), (&again, 0.35)];
         {
             let target = self.places.fresh()?;
@@ -316,6 +318,7 @@ impl Bench {
         targets: &Targets,
         how: &How,
     ) -> Result<tools::Ran> {
+        let row = &format!("{row}{}", self.places.suffix());
         let pull_by_rsync = || self.tools.rsync(client.path(), targets.rsync.path(), how);
         let pull_by_archive = || self.tools.archive(client.path(), targets.archive.path(), how);
         let (by_rsync, by_archive) = if round.is_multiple_of(2) {

@@ -66,6 +66,14 @@ impl Places {
         }
     }
 
+    /// What tells rows of this kind from those of the usual one.
+    pub fn suffix(&self) -> &'static str {
+        match self.kind {
+            Kind::Ext4 => ", onto ext4",
+            Kind::Directory | Kind::Tmpfs => "",
+        }
+    }
+
     /// A new place to pull into.
     pub fn fresh(&self) -> Result<Place> {
         self.make(self.kind)

@@ -7,14 +7,31 @@ use anyhow::{Context, Result};
 
 use crate::tools::Ran;
 
-// Between these the README has the table.
-const BEGIN: &str = "<!-- bench -->\n";
-const END: &str = "<!-- /bench -->\n";
+/// One of the two tables that the README has of the same workloads, between comments of this name.
+struct Shown {
+    name: &'static str,
+    head: &'static str,
+    row: fn(&Row) -> String,
+}
 
-const HEAD: &str = "\
+const SHOWN: [Shown; 2] = [
+    Shown {
+        name: "bench",
+        head: "\
 | workload | rsync | archive | ratio | aim | rsync received | archive received | archive memory |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
-";
+",
+        row: Row::times,
+    },
+    Shown {
+        name: "client",
+        head: "\
+| workload | rsync: user time | memory | archive: user time | memory |
+| --- | ---: | ---: | ---: | ---: |
+",
+        row: Row::on_client,
+    },
+];
 
 /// What was measured, a row for each workload.
 #[derive(Default)]
@@ -26,10 +43,28 @@ pub struct Table {
 struct Row {
     workload: String,
     aim: f64,
-    rsync: Vec<f64>,
-    archive: Vec<f64>,
-    received: [u64; 2],
+    rsync: Pulls,
+    archive: Pulls,
+}
+
+/// What pulls by one program took.
+#[derive(Default)]
+struct Pulls {
+    seconds: Vec<f64>,
+    received: u64,
     peak_kib: u64,
+    client_seconds: Vec<f64>,
+    client_peak_kib: u64,
+}
+
+impl Pulls {
+    fn add(&mut self, ran: &Ran) {
+        self.seconds.push(ran.seconds);
+        self.received = self.received.max(ran.received);
+        self.peak_kib = self.peak_kib.max(ran.watched.peak_kib);
+        self.client_seconds.push(ran.watched.client_seconds);
+        self.client_peak_kib = self.client_peak_kib.max(ran.watched.client_peak_kib);
+    }
 }
 
 impl Table {
@@ -37,34 +72,30 @@ impl Table {
     pub fn rsync(&mut self, workload: &str, aim: f64, ran: &Ran) {
         let row = self.row(workload);
         row.aim = aim;
-        row.rsync.push(ran.seconds);
-        row.received[0] = row.received[0].max(ran.received);
+        row.rsync.add(ran);
     }
 
     /// Adds a pull by archive.
     pub fn archive(&mut self, workload: &str, ran: &Ran) {
-        let row = self.row(workload);
-        row.archive.push(ran.seconds);
-        row.received[1] = row.received[1].max(ran.received);
-        row.peak_kib = row.peak_kib.max(ran.peak_kib);
+        self.row(workload).archive.add(ran);
     }
 
-    /// Puts the table into a README below a line that says of what it is. Rows that were not measured now stay, if they
-    /// are of the same machine and programs.
+    /// Puts the tables into a README, the first below a line that says of what it is. Rows that were not measured now
+    /// stay, if they are of the same machine and programs.
     pub fn keep(&self, readme: &Path, of: &str) -> Result<()> {
-        let text = std::fs::read_to_string(readme).context("README.md")?;
-        let (before, rest) = text.split_once(BEGIN).context("README.md has no place for the table")?;
-        let (old, after) = rest.split_once(END).context("README.md has no end of the table")?;
-        let of = format!("{of}:");
-        let old: Vec<&str> =
-            if old.contains(&of) { old.lines().filter(|line| is_row(line)).collect() } else { Vec::new() };
-        let measured = |line: &str| self.rows.iter().find(|row| row.workload.trim() == workload_of(line));
-        let is_kept = |row: &&Row| old.iter().any(|line| row.workload.trim() == workload_of(line));
-        let mut rows: Vec<String> =
-            old.iter().map(|line| measured(line).map_or_else(|| (*line).to_owned(), Row::to_string)).collect();
-        rows.extend(self.rows.iter().filter(|row| !is_kept(row)).map(Row::to_string));
-        let table = format!("{HEAD}{}\n", rows.join("\n"));
-        std::fs::write(readme, format!("{before}{BEGIN}\n{of}\n\n{table}\n{END}{after}")).context("README.md")
+        let is_same = std::fs::read_to_string(readme).context("README.md")?.contains(of);
+        for shown in &SHOWN {
+            let old = between(readme, shown.name)?;
+            let is_row = |line: &&str| line.starts_with("| ") && !shown.head.contains(*line);
+            let old: Vec<&str> = old.lines().filter(|line| is_same && is_row(line)).collect();
+            let measured = |line: &str| self.rows.iter().find(|row| row.workload == workload_of(line));
+            let is_kept = |row: &&Row| old.iter().any(|line| row.workload == workload_of(line));
+            let kept = old.iter().map(|line| measured(line).map_or_else(|| (*line).to_owned(), shown.row));
+            let rows: Vec<String> = kept.chain(self.rows.iter().filter(|row| !is_kept(row)).map(shown.row)).collect();
+            let of = if shown.name == "bench" { format!("\n{of}:\n") } else { String::new() };
+            keep_between(readme, shown.name, &format!("{of}\n{}{}\n", shown.head, rows.join("\n")))?;
+        }
+        Ok(())
     }
 
     fn row(&mut self, workload: &str) -> &mut Row {
@@ -78,18 +109,34 @@ impl Table {
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(HEAD)?;
-        self.rows.iter().try_for_each(|row| writeln!(f, "{row}"))
+        for shown in &SHOWN {
+            writeln!(f, "{}", shown.head.trim_end())?;
+            self.rows.iter().try_for_each(|row| writeln!(f, "{}", (shown.row)(row)))?;
+            writeln!(f)?;
+        }
+        Ok(())
     }
 }
 
-impl fmt::Display for Row {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (rsync, archive) = (median(&self.rsync), median(&self.archive));
-        let megabytes = self.received.map(|bytes| bytes as f64 / 1e6);
-        write!(f, "| {} | {rsync:.2} s | {archive:.2} s | {:.2} ", self.workload.trim(), archive / rsync)?;
-        write!(f, "| {:.2} | {:.1} MB | {:.1} MB ", self.aim, megabytes[0], megabytes[1])?;
-        write!(f, "| {} MiB |", self.peak_kib / 1024)
+impl Row {
+    fn times(&self) -> String {
+        let Row { workload, aim, rsync, archive } = self;
+        let (by_rsync, by_archive) = (median(&rsync.seconds), median(&archive.seconds));
+        let megabytes = [rsync, archive].map(|pulls| pulls.received as f64 / 1e6);
+        format!(
+            "| {workload} | {by_rsync:.2} s | {by_archive:.2} s | {:.2} | {aim:.2} | {:.1} MB | {:.1} MB | {} MiB |",
+            by_archive / by_rsync,
+            megabytes[0],
+            megabytes[1],
+            archive.peak_kib / 1024,
+        )
+    }
+
+    fn on_client(&self) -> String {
+        let took = [&self.rsync, &self.archive].map(|pulls| {
+            format!("{:.2} s | {} MiB", median(&pulls.client_seconds), pulls.client_peak_kib.div_ceil(1024))
+        });
+        format!("| {} | {} |", self.workload, took.join(" | "))
     }
 }
 
@@ -99,14 +146,21 @@ pub fn keep_between(readme: &Path, name: &str, new: &str) -> Result<()> {
         return Ok(());
     }
     let text = std::fs::read_to_string(readme).context("README.md")?;
-    let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- /{name} -->\n"));
-    let (before, rest) = text.split_once(&begin).with_context(|| format!("README.md has no `{}`", begin.trim()))?;
-    let (_, after) = rest.split_once(&end).with_context(|| format!("README.md has no `{}`", end.trim()))?;
-    std::fs::write(readme, format!("{before}{begin}{new}\n{end}{after}")).context("README.md")
+    let (before, _, after) = parts(&text, name)?;
+    std::fs::write(readme, format!("{before}{new}\n{after}")).context("README.md")
 }
 
-fn is_row(line: &str) -> bool {
-    line.starts_with("| ") && !HEAD.contains(line)
+fn between(readme: &Path, name: &str) -> Result<String> {
+    let text = std::fs::read_to_string(readme).context("README.md")?;
+    parts(&text, name).map(|(_, between, _)| between.to_owned())
+}
+
+// What is before, between and behind the comments of a name, which stay with what is around them.
+fn parts<'a>(text: &'a str, name: &str) -> Result<(&'a str, &'a str, &'a str)> {
+    let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- /{name} -->\n"));
+    let from = text.find(&begin).with_context(|| format!("README.md has no `{}`", begin.trim()))? + begin.len();
+    let to = text.find(&end).with_context(|| format!("README.md has no `{}`", end.trim()))?;
+    Ok((&text[..from], &text[from..to], &text[to..]))
 }
 
 fn workload_of(line: &str) -> &str {

@@ -4,12 +4,13 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::sshd::{HOST, Sshd};
+use crate::watch::{Watched, watch};
 
 /// Over which line to pull, and how.
 #[derive(Clone, Copy)]
@@ -42,8 +43,8 @@ pub struct Tools {
 pub struct Ran {
     /// Wall-clock time.
     pub seconds: f64,
-    /// The largest resident size of the process, without those that it started.
-    pub peak_kib: u64,
+    /// What it and the client's processes took.
+    pub watched: Watched,
     /// Bytes that came from the client.
     pub received: u64,
     summary: Value,
@@ -179,33 +180,17 @@ impl Tools {
         let started = Instant::now();
         let mut child = command.spawn().with_context(|| format!("{command:?}"))?;
         let (pid, over) = (child.id(), AtomicBool::new(false));
-        let (status, seconds, peak_kib) = std::thread::scope(|scope| {
-            let watching = scope.spawn(|| watch_memory(pid, &over));
+        let (status, seconds, watched) = std::thread::scope(|scope| {
+            let watching = scope.spawn(|| watch(pid, &over));
             let status = child.wait();
             let seconds = started.elapsed().as_secs_f64();
             over.store(true, Ordering::Relaxed);
-            (status, seconds, watching.join().unwrap_or(0))
+            (status, seconds, watching.join().unwrap_or_default())
         });
         let said = std::fs::read_to_string(&err)?;
         ensure!(status?.success(), "{command:?} failed:\n{said}");
         let last = std::fs::read_to_string(&out)?.lines().last().map(serde_json::from_str);
         let summary = last.and_then(|parsed| parsed.ok()).unwrap_or(Value::Null);
-        Ok(Ran { seconds, peak_kib, received: 0, summary })
+        Ok(Ran { seconds, watched, received: 0, summary })
     }
-}
-
-// The kernel keeps the peak itself, and shows it as long as the process lives.
-fn watch_memory(pid: u32, over: &AtomicBool) -> u64 {
-    let mut peak = 0;
-    while !over.load(Ordering::Relaxed) {
-        peak = peak.max(peak_kib(pid).unwrap_or(0));
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    peak
-}
-
-fn peak_kib(pid: u32) -> Option<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse().ok()
 }
