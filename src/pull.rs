@@ -168,7 +168,7 @@ impl Directory {
 
     /// One of which nothing is here yet when it is new.
     fn listed(Announced { path, inode, entries, complete, .. }: Announced, is_new: bool) -> Directory {
-        let tray = if is_new && entries >= WORTH_A_TRAY { Tray::new() } else { Tray::closed() };
+        let tray = if is_new && entries >= WORTH_A_TRAY { Tray::default() } else { Tray::closed() };
         Directory { inode, listed_whole: complete, tray, ..Directory::new(path) }
     }
 

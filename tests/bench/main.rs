@@ -319,8 +319,14 @@ impl Bench {
         how: &How,
     ) -> Result<tools::Ran> {
         let row = &format!("{row}{}", self.places.suffix());
-        let pull_by_rsync = || self.tools.rsync(client.path(), targets.rsync.path(), how);
-        let pull_by_archive = || self.tools.archive(client.path(), targets.archive.path(), how);
+        let pull_by_rsync = || {
+            self.places.settle();
+            self.tools.rsync(client.path(), targets.rsync.path(), how)
+        };
+        let pull_by_archive = || {
+            self.places.settle();
+            self.tools.archive(client.path(), targets.archive.path(), how)
+        };
         let (by_rsync, by_archive) = if round.is_multiple_of(2) {
             let by_rsync = pull_by_rsync()?;
             (by_rsync, pull_by_archive()?)

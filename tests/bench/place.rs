@@ -66,6 +66,13 @@ impl Places {
         }
     }
 
+    /// Waits until nothing of what was pulled is still on its way to a disk, where it would slow the next pull down.
+    pub fn settle(&self) {
+        if self.kind == Kind::Ext4 {
+            nix::unistd::sync();
+        }
+    }
+
     /// What tells rows of this kind from those of the usual one.
     pub fn suffix(&self) -> &'static str {
         match self.kind {

@@ -54,7 +54,7 @@ struct Pulls {
     received: u64,
     peak_kib: u64,
     client_seconds: Vec<f64>,
-    client_peak_kib: u64,
+    client_peak_kib: Vec<f64>,
 }
 
 impl Pulls {
@@ -63,7 +63,7 @@ impl Pulls {
         self.received = self.received.max(ran.received);
         self.peak_kib = self.peak_kib.max(ran.watched.peak_kib);
         self.client_seconds.push(ran.watched.client_seconds);
-        self.client_peak_kib = self.client_peak_kib.max(ran.watched.client_peak_kib);
+        self.client_peak_kib.push(ran.watched.client_peak_kib as f64);
     }
 }
 
@@ -134,7 +134,8 @@ impl Row {
 
     fn on_client(&self) -> String {
         let took = [&self.rsync, &self.archive].map(|pulls| {
-            format!("{:.2} s | {} MiB", median(&pulls.client_seconds), pulls.client_peak_kib.div_ceil(1024))
+            let (seconds, mebibytes) = (median(&pulls.client_seconds), median(&pulls.client_peak_kib) / 1024.0);
+            format!("{seconds:.2} s | {mebibytes:.0} MiB")
         });
         format!("| {} | {} |", self.workload, took.join(" | "))
     }

@@ -57,7 +57,7 @@ impl Repo {
     // The same in a tray, which becomes the directory.
     fn tray_batch(&self, name: &str) -> Batch {
         let mut batch = self.batch(name);
-        let (tray, own) = (Tray::new(), Name::new(name).unwrap());
+        let (tray, own) = (Tray::default(), Name::new(name).unwrap());
         let (staged, _) = self.staging.put(&tray, &own, Dir::create_file).unwrap();
         let change = Deed::Change { directory: 0, name: own, old: Old::None, new: New::Staged(staged) };
         batch.deeds = vec![Deed::Fill { directory: 0, tray: tray.close(1).unwrap() }, change];

@@ -15,23 +15,22 @@ use crate::repository::dirs::Dir;
 const MOST_OPEN: usize = 64;
 
 /// The tray of one client directory. It takes files until it is closed.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Tray(Mutex<State>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 enum State {
+    #[default]
     Unmade,
-    Open { name: Name, files: u64 },
+    Open {
+        name: Name,
+        files: u64,
+    },
     // With its name, if it was ever made.
     Closed(Option<Name>),
 }
 
 impl Tray {
-    /// One for a directory that the snapshot does not have.
-    pub fn new() -> Tray {
-        Tray(Mutex::new(State::Unmade))
-    }
-
     /// One that takes nothing.
     pub fn closed() -> Tray {
         Tray(Mutex::new(State::Closed(None)))
@@ -169,7 +168,7 @@ mod tests {
     #[test]
     fn a_tray_is_moved_with_all_that_it_took_or_not_at_all() {
         let (place, staging) = staging();
-        let (whole, part) = (Tray::new(), Tray::new());
+        let (whole, part) = (Tray::default(), Tray::default());
         for tray in [&whole, &part] {
             staging.put(tray, &name("a"), Dir::create_file).unwrap();
             staging.put(tray, &name("b"), Dir::create_file).unwrap();
@@ -184,7 +183,7 @@ mod tests {
     #[test]
     fn a_closed_tray_takes_nothing_and_a_taken_name_gets_a_number() {
         let (_place, staging) = staging();
-        let tray = Tray::new();
+        let tray = Tray::default();
         let (first, _) = staging.put(&tray, &name("a"), Dir::create_file).unwrap();
         assert_eq!(first.name, name("a"));
         let (again, _) = staging.put(&tray, &name("a"), Dir::create_file).unwrap();
@@ -198,7 +197,7 @@ mod tests {
     #[test]
     fn a_tray_is_moved_over_nothing() {
         let (place, staging) = staging();
-        let tray = Tray::new();
+        let tray = Tray::default();
         staging.put(&tray, &name("a"), Dir::create_file).unwrap();
         let moved = tray.close(1).unwrap();
         std::fs::create_dir(place.path().join("full")).unwrap();
@@ -214,7 +213,7 @@ mod tests {
     #[test]
     fn what_a_crash_left_of_trays_is_cleared() {
         let (place, staging) = staging();
-        staging.put(&Tray::new(), &name("a"), Dir::create_file).unwrap();
+        staging.put(&Tray::default(), &name("a"), Dir::create_file).unwrap();
         staging.create().unwrap();
         staging.clear().unwrap();
         assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
