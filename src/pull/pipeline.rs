@@ -1,4 +1,4 @@
-//! Joins the stages of a pull: one thread each, bounded queues between them.
+//! Joins the stages of a pull: a thread for each, or several, and bounded queues between them.
 
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -16,6 +16,7 @@ use super::receiving::{Expected, Fetch, lane, lanes, receive};
 use crate::error::{OnServer, Result};
 use crate::queue::{Receiver, Sender, bounded_by_number, bounded_lanes};
 use crate::remote::{Arrived, Wanted};
+use crate::repository::journal::recover;
 use crate::repository::staging::Staging;
 
 // Files that may wait before a stage, and as many again in it; each is a few hundred bytes.
@@ -29,6 +30,8 @@ const MOST_ARRIVED: usize = 2 << 20;
 
 /// Runs all stages to their end; the first error of any ends them all.
 pub(super) fn run(run: &Run<'_>) -> Result<()> {
+    // An earlier attempt may have been broken off.
+    recover(run.repository, &mut run.repository.index()?, &run.source.name)?;
     let staging = Staging::open(run.repository.staging(&run.source.name)?).on_server("can't open the staging area")?;
     staging.clear().on_server("can't clear the staging area")?;
     let staging = Arc::new(staging);

@@ -43,8 +43,9 @@ pub(super) struct Placing<'a> {
     arriving: HashMap<Hash, StagedName>,
     // Where content was found last, and the directory there: that of many files in a row is one.
     found_in: Option<(Place, Dir)>,
-    // How many files of each directory's tray are in the batch.
+    // How many files of each directory's tray are in the batch, and behind which deed a directory is there.
     trays: HashMap<u32, (Arc<Directory>, u64)>,
+    made: HashMap<AbsPath, usize>,
 }
 
 /// A version of a file that is about to begin.
@@ -90,6 +91,7 @@ impl<'a> Placing<'a> {
             arriving: HashMap::new(),
             found_in: None,
             trays: HashMap::new(),
+            made: HashMap::new(),
         })
     }
 
@@ -111,14 +113,32 @@ impl<'a> Placing<'a> {
         self.taken.clear();
         self.arriving.clear();
         self.found_in = None;
-        let fills = self.trays.drain().filter_map(|(number, (directory, files))| {
-            directory.tray.close(files).map(|tray| Deed::Fill { directory: number, tray })
-        });
-        // Before anything else comes to be in those directories.
-        self.batch.deeds.splice(0..0, fills);
+        self.close_trays();
+        self.made.clear();
         // What is open may be about to be replaced.
         self.snapshot.forget_all();
         std::mem::replace(&mut self.batch, Batch { run: self.run.number, ..Batch::default() })
+    }
+
+    // Each is moved as soon as its directory is there, before anything else comes to be in it.
+    fn close_trays(&mut self) {
+        let mut fills = Vec::new();
+        for (number, (directory, files)) in self.trays.drain() {
+            if let Some(tray) = directory.tray.close(files) {
+                let at = self.made.get(&directory.path).map_or(0, |deed| deed + 1);
+                fills.push((at, Deed::Fill { directory: number, tray }));
+            }
+        }
+        fills.sort_by_key(|(at, _)| *at);
+        let mut fills = fills.into_iter().peekable();
+        let deeds = std::mem::take(&mut self.batch.deeds);
+        for (at, deed) in deeds.into_iter().enumerate() {
+            while let Some((_, fill)) = fills.next_if(|(before, _)| *before == at) {
+                self.batch.deeds.push(fill);
+            }
+            self.batch.deeds.push(deed);
+        }
+        self.batch.deeds.extend(fills.map(|(_, fill)| fill));
     }
 
     /// Plans a row for something that is in a directory.
@@ -176,7 +196,11 @@ impl<'a> Placing<'a> {
         let as_before = old.is_some_and(|old| {
             old.entry.kind == Kind::Dir && !old.has(flags::REBUILT) && Looks::of(&old.entry, self.owned) == looks
         });
-        Ok(self.change(directory, &entry.name, gone, New::Directory((!as_before).then_some(looks))))
+        self.change(directory, &entry.name, gone, New::Directory((!as_before).then_some(looks)));
+        if let Some(path) = directory.path.join(&entry.name) {
+            self.made.insert(path, self.batch.deeds.len() - 1);
+        }
+        Ok(None)
     }
 
     // `same` is the old version of a symlink that leads to where it did.

@@ -43,7 +43,7 @@ pub struct Batch {
 /// One change to the trees.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub enum Deed {
-    /// A tray of staging becomes a directory of the snapshot, if that is empty or missing. Then the changes that place its
+    /// A tray of staging becomes a directory of the snapshot, if that is there and empty. Then the changes that place its
     /// files are done; otherwise each places one.
     Fill {
         /// The client's directory.
@@ -302,12 +302,14 @@ pub fn recover(repository: &Repository, index: &mut Index, source: &SourceName) 
     })?;
     let staging = Arc::new(Staging::open(repository.staging(source)?).on_server("can't open the staging area")?);
     let mut journal = Journal::open(repository, (id, source), staging)?;
+    if format == SETTLED {
+        // But for what may still be found in the way.
+        batch.rows.clear();
+    }
     journal.trees.carry_out(&mut batch, true)?;
     journal.sync()?;
     let write = index.write()?;
-    if format == FORMAT {
-        batch.settle(&write, id)?;
-    }
+    batch.settle(&write, id)?;
     write.clear_pending(id)?;
     write.commit()?;
     Ok(if format == FORMAT { batch.deeds.len() as u64 } else { 0 })

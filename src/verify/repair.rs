@@ -51,6 +51,7 @@ impl<'a> Repair<'a> {
         misplaced: HashMap<Hash, Place>,
     ) -> Result<Repair<'a>> {
         let staging = Staging::open(repository.staging(source)?).on_server(WHAT)?;
+        staging.clear().on_server(WHAT)?;
         let damaged = Archive::new(repository.damaged(source)?);
         Ok(Repair { repository, source, staging: Arc::new(staging), damaged, link, misplaced })
     }

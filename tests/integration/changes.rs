@@ -169,6 +169,21 @@ fn what_the_index_does_not_know_is_moved_away_never_overwritten() {
 }
 
 #[test]
+fn a_directory_in_the_place_of_a_symlink_is_filled_when_it_is_there() {
+    let many = |prefix: &'static str| (0..12).map(move |n| (format!("{prefix}{n}"), file(format!("{prefix} {n}"))));
+    let program = Program::new();
+    let client = Tree::new([("target", dir(many("t"))), ("p", link("target"))]);
+    program.pull_local(&client.root(), &[]);
+    client.put("p", dir(many("in").chain([("d".to_owned(), dir(many("deep")))])));
+    let ran = program.run(["pull", client.root().to_str().unwrap()]);
+    assert!(ran.status == 0 && !ran.stderr.contains("unknown"), "{}", ran.stderr);
+    assert_same(&client.root(), &program.snapshot("localhost", &client.root()));
+    assert_eq!(program.archived("localhost", &client.root()).len(), 1, "the symlink, once");
+    program.assert_index_is_right();
+    assert_eq!(program.run(["history", &format!("localhost:{}/p", client.root().display())]).stdout.lines().count(), 2);
+}
+
+#[test]
 fn owners_are_kept_when_the_server_may_give_files_away() {
     if !is_root() {
         return eprintln!("needs root, for it gives files to others");

@@ -129,7 +129,11 @@ fn a_repository_that_others_may_look_into_is_warned_of() {
 fn several_sources_are_pulled_at_the_same_time_each_for_itself() {
     let program = Program::new();
     let clients: Vec<Tree> = (0..6)
-        .map(|client| Tree::new((0..200).map(move |n| (format!("f{n}"), file(format!("{n} of {}", client % 3))))))
+        .map(|client| {
+            Tree::new(
+                (0..200).map(move |n| (format!("f{n}"), at(1_000_000_000, 0, file(format!("{n} of {}", client % 3))))),
+            )
+        })
         .collect();
     let mut config = String::new();
     for (number, client) in clients.iter().enumerate() {

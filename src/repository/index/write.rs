@@ -71,12 +71,14 @@ impl Index {
         self.execute(sql, params![run, ended.as_nanosecond() as i64, outcome.word(), counts])
     }
 
-    /// Writes a copy of the whole index, without its free pages, to a file that must not exist.
+    /// Writes a copy of the whole index, without its free pages, to a file that must not exist. What is pending now is no
+    /// business of whoever uses the copy later.
     pub fn copy_to(&self, path: &std::path::Path) -> Result<()> {
         use std::os::unix::ffi::OsStrExt;
-        let path = path.as_os_str().as_bytes();
-        let copied = self.connection.execute("VACUUM INTO CAST(?1 AS TEXT)", params![path]);
-        copied.map(drop).on_index("can't copy the index")
+        const WHAT: &str = "can't copy the index";
+        self.connection.execute("VACUUM INTO CAST(?1 AS TEXT)", params![path.as_os_str().as_bytes()]).on_index(WHAT)?;
+        let copy = rusqlite::Connection::open(path).on_index(WHAT)?;
+        copy.execute("DELETE FROM pending", params![]).map(drop).on_index(WHAT)
     }
 
     fn execute(&self, sql: &str, params: impl rusqlite::Params) -> Result<()> {

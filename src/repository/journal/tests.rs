@@ -57,6 +57,7 @@ impl Repo {
     // The same in a tray, which becomes the directory.
     fn tray_batch(&self, name: &str) -> Batch {
         let mut batch = self.batch(name);
+        std::fs::create_dir_all(self.placed("")).unwrap();
         let (tray, own) = (Tray::default(), Name::new(name).unwrap());
         let (staged, _) = self.staging.put(&tray, &own, Dir::create_file).unwrap();
         let change = Deed::Change { directory: 0, name: own, old: Old::None, new: New::Staged(staged) };
@@ -117,6 +118,52 @@ fn where_something_is_each_file_of_a_tray_finds_its_own_place() {
     repo.carry_out(&mut batch, Then::Nothing);
     assert!(repo.placed("f").exists());
     assert_eq!(std::fs::read(stray).unwrap(), b"somebody's");
+}
+
+#[test]
+fn what_was_placed_is_not_cleared_away_when_it_is_done_again() {
+    let mut repo = Repo::new();
+    let root = repo.repository.dir().join("snapshot/host");
+    std::fs::create_dir_all(&root).unwrap();
+    std::fs::write(root.join("d"), b"somebody's").unwrap();
+    let mut batch = repo.batch("f");
+    let name = Name::new("d").unwrap();
+    let looks = Some(Looks { mode: 0o700, owner: None });
+    batch.directories.push(AbsPath::root());
+    batch.deeds.insert(0, Deed::Change { directory: 1, name, old: Old::Clear, new: New::Directory(looks) });
+    repo.carry_out(&mut batch, Then::More);
+    assert!(repo.placed("f").exists());
+    assert_eq!(recover(&repo.repository, &mut repo.index, &repo.name).unwrap(), 0);
+    assert!(repo.placed("f").exists());
+    assert_eq!(repo.versions(), 1);
+}
+
+#[test]
+fn what_is_found_in_the_way_only_then_gets_its_row() {
+    let mut repo = Repo::new();
+    let mut batch = repo.batch("f");
+    repo.carry_out(&mut batch, Then::More);
+    let Deed::Change { new: New::Staged(staged), .. } = &batch.deeds[0] else { panic!("no file") };
+    let staged = repo.repository.dir().join("staging/host").join(staged.name.to_string());
+    std::fs::rename(repo.placed("f"), staged).unwrap();
+    std::fs::write(repo.placed("f"), b"somebody's").unwrap();
+    recover(&repo.repository, &mut repo.index, &repo.name).unwrap();
+    let hash = *blake3::hash(b"somebody's").as_bytes();
+    assert_eq!(repo.index.versions_with(&hash, 9).unwrap().len(), 1);
+    assert_eq!(repo.versions(), 1);
+}
+
+#[test]
+fn a_copy_of_the_index_has_nothing_pending() {
+    let mut repo = Repo::new();
+    let mut batch = repo.batch("f");
+    repo.carry_out(&mut batch, Then::More);
+    let copy = repo.repository.dir().join("copy");
+    std::fs::create_dir(&copy).unwrap();
+    repo.index.copy_to(&copy.join(crate::repository::index::FILE_NAME)).unwrap();
+    let copied = Index::open(&copy).unwrap();
+    assert!(copied.pending(repo.source).unwrap().is_none() && repo.index.pending(repo.source).unwrap().is_some());
+    assert_eq!(copied.versions_with(&[7; 32], 9).unwrap().len(), 1);
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Carrying deeds out. Nothing is ever written over: what is unexpectedly in the way moves to the archive.
+//! Carrying deeds out. Nothing is ever written over but an empty directory: what is unexpectedly in the way moves to the
+//! archive.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -44,7 +45,7 @@ impl Trees {
         for deed in &batch.deeds {
             match deed {
                 Deed::Fill { directory, tray } => {
-                    self.fill(&batch.directories[*directory as usize], tray, &mut found)?;
+                    self.fill(&batch.directories[*directory as usize], tray)?;
                 }
                 Deed::Change { directory, name, old, new } => {
                     self.change(&batch.directories[*directory as usize], name, (old, new), again, &mut found)?;
@@ -95,6 +96,8 @@ impl Trees {
                     dir.unlink(name).on_server(WHAT)?;
                 }
             }
+            // What is in a directory by now may be what was placed there.
+            Old::Clear if again && matches!(new, New::Directory(_)) && is_directory(&dir, name) => {}
             Old::Clear => self.clear(directory, &dir, name, strays)?,
         }
         match new {
@@ -105,26 +108,26 @@ impl Trees {
         }
     }
 
-    // Moves a tray to where its directory is to be. One that has gone was moved before.
-    fn fill(&mut self, path: &AbsPath, tray: &Name, strays: &mut Strays) -> Result<()> {
+    // Moves a tray to where its directory is, which is empty. One that has gone was moved before; where there is no
+    // directory, or something in it, each file finds its own place.
+    fn fill(&mut self, path: &AbsPath, tray: &Name) -> Result<()> {
         let Some((parent, name)) = path.split() else { return Ok(()) };
-        let Ok(filled) = self.staging.tray(tray) else { return Ok(()) };
-        let dir = self.directory(&parent, strays)?;
-        if let Ok(empty) = dir.metadata(&name)
-            && empty.kind == Kind::Dir
-        {
-            if nix::unistd::geteuid().is_root() {
-                filled.set_own_owner(empty.uid, empty.gid).on_server(WHAT)?;
-            }
-            filled.set_own_mode(empty.mode | 0o700).on_server(WHAT)?;
+        let parent = self.snapshot.directory_by(&parent, |base| base.open(parent.below_root()));
+        let (Ok(filled), Ok(parent)) = (self.staging.tray(tray), parent) else { return Ok(()) };
+        let Ok(empty) = parent.metadata(&name) else { return Ok(()) };
+        if empty.kind != Kind::Dir {
+            return Ok(());
         }
-        match self.staging.move_tray(tray, &dir, &name) {
+        if nix::unistd::geteuid().is_root() {
+            filled.set_own_owner(empty.uid, empty.gid).on_server(WHAT)?;
+        }
+        filled.set_own_mode(empty.mode | 0o700).on_server(WHAT)?;
+        match self.staging.move_tray(tray, &parent, &name) {
             Ok(()) => {
                 self.snapshot.forget(path);
                 self.moved.insert(tray.clone());
                 Ok(())
             }
-            // Something is there. It stays, and each file finds its own place.
             Err(Errno::EEXIST | Errno::ENOTEMPTY | Errno::ENOTDIR | Errno::EBUSY) => Ok(()),
             Err(errno) => Err(errno).on_server(WHAT),
         }
@@ -271,6 +274,10 @@ impl Trees {
 struct Strays {
     paths: Vec<AbsPath>,
     rows: Vec<Row>,
+}
+
+fn is_directory(dir: &Dir, name: &Name) -> bool {
+    dir.metadata(name).is_ok_and(|found| found.kind == Kind::Dir)
 }
 
 fn restate(dir: &Dir, name: &Name, looks: Looks, mtime: i64) -> Result<()> {
