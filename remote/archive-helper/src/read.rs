@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
-use xxhash_rust::xxh3::xxh3_128;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::outgoing::{Outgoing, UNPOISONED};
 use crate::protocol::{Bytes, MAX_BUNDLED, MAX_SENT, ReadAnswer, ReadOutcome, ReadRequest, Reply};
@@ -23,15 +23,15 @@ pub struct Readers {
     queue: Mutex<VecDeque<ReadRequest>>,
     filled: Condvar,
     outgoing: Arc<Outgoing>,
-    // Contents that went out and were wanted once, by their XXH3-128: enough to tell a client's own files apart, and
-    // the server believes no hash that it can't check.
-    sent: Mutex<HashSet<u128>>,
+    // Contents that went out and were wanted once, by their XXH3-64. What is taken for another by it is said to
+    // have the BLAKE3 that it has, which the server does not know then: it asks again.
+    sent: Mutex<HashSet<u64>>,
 }
 
-/// A file that was read, and the XXH3-128 of a content that is wanted once.
+/// A file that was read, and the XXH3-64 of a content that is wanted once.
 struct Read {
     answer: ReadAnswer,
-    mark: Option<u128>,
+    mark: Option<u64>,
 }
 
 impl Readers {
@@ -83,7 +83,7 @@ impl Readers {
     }
 }
 
-fn without_repetition(Read { mut answer, mark }: Read, sent: &mut HashSet<u128>) -> ReadAnswer {
+fn without_repetition(Read { mut answer, mark }: Read, sent: &mut HashSet<u64>) -> ReadAnswer {
     if let (Some(mark), ReadOutcome::Content(content)) = (mark, &answer.outcome) {
         if sent.contains(&mark) {
             answer.outcome = ReadOutcome::Sent(blake3::hash(content.as_bytes()).into());
@@ -97,7 +97,7 @@ fn without_repetition(Read { mut answer, mark }: Read, sent: &mut HashSet<u128>)
 fn read_one(request: &ReadRequest, buffer: &mut [u8]) -> Read {
     let answer = answer(request, buffer);
     let mark = match &answer.outcome {
-        ReadOutcome::Content(content) if request.once => Some(xxh3_128(content.as_bytes())),
+        ReadOutcome::Content(content) if request.once => Some(xxh3_64(content.as_bytes())),
         _ => None,
     };
     Read { answer, mark }
