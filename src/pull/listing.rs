@@ -330,8 +330,12 @@ impl Listing<'_> {
             _ => None,
         };
         let remembered = remembered.map(|(id, _)| id);
-        let moved = match trusted {
-            Some(index) => self.moved.find(index, &announced, remembered)?,
+        let is_new = match (self.remembered.index, remembered) {
+            (Some((index, _)), Some(id)) => index.current_after(id, None, 1)?.is_empty(),
+            _ => true,
+        };
+        let moved = match trusted.filter(|_| is_new) {
+            Some(index) => self.moved.find(index, &announced)?,
             None => None,
         };
         let moved = moved.filter(|(versions, _)| !versions.iter().any(|version| self.is_too_large(&version.entry)));
@@ -343,10 +347,6 @@ impl Listing<'_> {
                 (None, None) => Wish::All,
             },
         );
-        let is_new = match (self.remembered.index, remembered) {
-            (Some((index, _)), Some(id)) => index.current_after(id, None, 1)?.is_empty(),
-            _ => true,
-        };
         let directory = Arc::new(Directory::listed(announced, is_new));
         match moved {
             Some((versions, digests)) => self.take_moved(directory, versions, digests),

@@ -22,20 +22,14 @@ pub struct Moved {
 }
 
 impl Moved {
-    /// The versions in a directory that the index knows by another path, by name; `at` is what it has at this one.
+    /// The versions in a directory that is new at its path and that the index knows by another one, by name.
     pub fn find(
         &mut self,
         (index, source): (&Index, SourceId),
         announced: &Announced,
-        at: Option<DirectoryId>,
     ) -> Result<Option<(Vec<Version>, Digests)>> {
         let Announced { path, inode, fingerprint, entries, complete, .. } = announced;
         if !complete || *inode == 0 || !(1..=MOST_ENTRIES).contains(entries) {
-            return Ok(None);
-        }
-        if let Some(at) = at
-            && !index.current_after(at, None, 1)?.is_empty()
-        {
             return Ok(None);
         }
         let Some(known) = index.directory_with(source, *inode, fingerprint)? else { return Ok(None) };

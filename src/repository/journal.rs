@@ -170,7 +170,6 @@ pub enum Then {
 pub struct Journal {
     source: SourceId,
     trees: Trees,
-    staging: Arc<Staging>,
     // Deeds of the last batch may not be on the disk yet.
     is_pending: bool,
 }
@@ -182,8 +181,7 @@ impl Journal {
         (source, name): (SourceId, &SourceName),
         staging: Arc<Staging>,
     ) -> Result<Journal> {
-        let trees = Trees::open(repository, name, Arc::clone(&staging))?;
-        Ok(Journal { source, trees, staging, is_pending: false })
+        Ok(Journal { source, trees: Trees::open(repository, name, staging)?, is_pending: false })
     }
 
     /// Carries out a batch, and commits its rows along with what `also` writes. Returns the paths where something was in
@@ -198,14 +196,14 @@ impl Journal {
         let mut strays = Vec::new();
         if !batch.deeds.is_empty() {
             // The files that it places, and what the batch before it did.
-            self.sync()?;
+            self.trees.sync()?;
             batch.record(index, self.source)?;
             self.is_pending = true;
             strays = self.trees.carry_out(batch, false)?;
         }
         let ends = self.is_pending && then == Then::Nothing;
         if ends {
-            self.sync()?;
+            self.trees.sync()?;
         }
         let write = index.write()?;
         batch.settle(&write, self.source)?;
@@ -223,10 +221,6 @@ impl Journal {
     /// Removes a client's directory from the archive if nothing is in it, and then those above it.
     pub fn clear_archive(&mut self, directory: &AbsPath) -> Result<()> {
         self.trees.clear_archive(directory)
-    }
-
-    fn sync(&self) -> Result<()> {
-        self.staging.dir().sync_file_system().on_server("can't sync the repository's file system")
     }
 }
 
@@ -301,13 +295,13 @@ pub fn recover(repository: &Repository, index: &mut Index, source: &SourceName) 
             .hint("use the version of `archive` that began it, or run `archive index rebuild`")
     })?;
     let staging = Arc::new(Staging::open(repository.staging(source)?).on_server("can't open the staging area")?);
-    let mut journal = Journal::open(repository, (id, source), staging)?;
+    let mut trees = Trees::open(repository, source, staging)?;
     if format == SETTLED {
         // But for what may still be found in the way.
         batch.rows.clear();
     }
-    journal.trees.carry_out(&mut batch, true)?;
-    journal.sync()?;
+    trees.carry_out(&mut batch, true)?;
+    trees.sync()?;
     let write = index.write()?;
     batch.settle(&write, id)?;
     write.clear_pending(id)?;

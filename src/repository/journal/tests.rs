@@ -71,6 +71,13 @@ impl Repo {
         journal.carry_out(&mut self.index, batch, then, |_| Ok(())).unwrap();
     }
 
+    // What a power cut may do to a move.
+    fn put_back(&self, batch: &Batch, name: &str) {
+        let Deed::Change { new: New::Staged(staged), .. } = &batch.deeds[0] else { panic!("no file") };
+        let staged = self.repository.dir().join("staging/host").join(staged.name.to_string());
+        std::fs::rename(self.placed(name), staged).unwrap();
+    }
+
     fn placed(&self, name: &str) -> PathBuf {
         self.repository.dir().join("snapshot/host/d").join(name)
     }
@@ -85,9 +92,7 @@ fn a_move_that_a_power_cut_undid_is_done_again_and_its_row_is_not() {
     let mut repo = Repo::new();
     let mut batch = repo.batch("f");
     repo.carry_out(&mut batch, Then::More);
-    let Deed::Change { new: New::Staged(staged), .. } = &batch.deeds[0] else { panic!("no file") };
-    let staged = repo.repository.dir().join("staging/host").join(staged.name.to_string());
-    std::fs::rename(repo.placed("f"), staged).unwrap();
+    repo.put_back(&batch, "f");
     assert_eq!(recover(&repo.repository, &mut repo.index, &repo.name).unwrap(), 0);
     assert!(repo.placed("f").exists());
     assert_eq!(repo.versions(), 1);
@@ -143,9 +148,7 @@ fn what_is_found_in_the_way_only_then_gets_its_row() {
     let mut repo = Repo::new();
     let mut batch = repo.batch("f");
     repo.carry_out(&mut batch, Then::More);
-    let Deed::Change { new: New::Staged(staged), .. } = &batch.deeds[0] else { panic!("no file") };
-    let staged = repo.repository.dir().join("staging/host").join(staged.name.to_string());
-    std::fs::rename(repo.placed("f"), staged).unwrap();
+    repo.put_back(&batch, "f");
     std::fs::write(repo.placed("f"), b"somebody's").unwrap();
     recover(&repo.repository, &mut repo.index, &repo.name).unwrap();
     let hash = *blake3::hash(b"somebody's").as_bytes();

@@ -62,6 +62,11 @@ impl Trees {
         Ok(found.paths)
     }
 
+    /// Waits until all of that, and what is in staging, is on the disk.
+    pub fn sync(&self) -> Result<()> {
+        self.staging.dir().sync_file_system().on_server("can't sync the repository's file system")
+    }
+
     /// Removes a client's directory from the archive if nothing is in it, and then those above it.
     pub fn clear_archive(&mut self, directory: &AbsPath) -> Result<()> {
         self.archive.clear(directory).on_server(WHAT)

@@ -19,37 +19,25 @@ const MOST_OPEN: usize = 64;
 pub struct Tray(Mutex<State>);
 
 #[derive(Debug, Default)]
-enum State {
-    #[default]
-    Unmade,
-    Open {
-        name: Name,
-        files: u64,
-    },
-    // With its name, if it was ever made.
-    Closed(Option<Name>),
+struct State {
+    // Its name in staging, once it is made.
+    name: Option<Name>,
+    // How many it ever took.
+    files: u64,
+    is_closed: bool,
 }
 
 impl Tray {
     /// One that takes nothing.
     pub fn closed() -> Tray {
-        Tray(Mutex::new(State::Closed(None)))
+        Tray(Mutex::new(State { is_closed: true, ..State::default() }))
     }
 
-    /// Takes no more files from now on. Returns its name in staging if `files` are all that it ever took.
+    /// Takes no more files from now on. Returns its name in staging, the first time, if `files` are all that it ever took.
     pub fn close(&self, files: u64) -> Option<Name> {
         let mut state = self.state();
-        match std::mem::replace(&mut *state, State::Closed(None)) {
-            State::Open { name, files: taken } => {
-                *state = State::Closed(Some(name.clone()));
-                (taken == files).then_some(name)
-            }
-            State::Closed(name) => {
-                *state = State::Closed(name);
-                None
-            }
-            State::Unmade => None,
-        }
+        let was_closed = std::mem::replace(&mut state.is_closed, true);
+        state.name.clone().filter(|_| !was_closed && state.files == files)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -84,19 +72,15 @@ impl Staging {
         make: impl Fn(&Dir, &Name) -> nix::Result<T>,
     ) -> nix::Result<(StagedName, T)> {
         let mut state = tray.state();
-        if let State::Unmade = *state {
-            let name = self.free_name();
-            self.dir.create_dir(&name, 0o700)?;
-            *state = State::Open { name, files: 0 };
-        }
-        if let State::Open { name: tray, files } = &mut *state {
-            match make(&self.tray(tray)?, name) {
+        if !state.is_closed {
+            let tray = self.made(&mut state)?;
+            match make(&self.tray(&tray)?, name) {
                 // Of two attempts at one file the first is there still.
                 Err(Errno::EEXIST) => {}
                 made => {
                     let made = made?;
-                    *files += 1;
-                    return Ok((StagedName { tray: Some(tray.clone()), name: name.clone() }, made));
+                    state.files += 1;
+                    return Ok((StagedName { tray: Some(tray), name: name.clone() }, made));
                 }
             }
         }
@@ -104,6 +88,16 @@ impl Staging {
         let number = self.free_name();
         let made = make(&self.dir, &number)?;
         Ok((number.into(), made))
+    }
+
+    fn made(&self, state: &mut State) -> nix::Result<Name> {
+        if let Some(name) = &state.name {
+            return Ok(name.clone());
+        }
+        let name = self.free_name();
+        self.dir.create_dir(&name, 0o700)?;
+        state.name = Some(name.clone());
+        Ok(name)
     }
 
     /// The directory that something is in.
@@ -134,11 +128,7 @@ impl Staging {
 
     /// Removes what is left of a tray whose files have all been taken out, or that was moved.
     pub fn clear_tray(&self, tray: Tray) -> nix::Result<()> {
-        let (State::Open { name, .. } | State::Closed(Some(name))) =
-            tray.0.into_inner().unwrap_or_else(PoisonError::into_inner)
-        else {
-            return Ok(());
-        };
+        let Some(name) = tray.0.into_inner().unwrap_or_else(PoisonError::into_inner).name else { return Ok(()) };
         self.open_trays().remove(&name);
         match self.dir.remove_dir(&name) {
             Ok(()) | Err(Errno::ENOENT | Errno::ENOTEMPTY | Errno::EEXIST) => Ok(()),
