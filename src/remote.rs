@@ -48,6 +48,8 @@ const LARGE_FILES: usize = 1024;
 /// A connected client.
 pub struct Client {
     way: Way,
+    // Helpers that nobody talks to yet.
+    running: Mutex<Vec<(Input, Output)>>,
     traffic: Arc<Traffic>,
     bytes_per_second: Option<u64>,
     copy: CopyBy,
@@ -60,7 +62,7 @@ pub struct Client {
 }
 
 enum Way {
-    Ssh { session: ssh::Session, helper: probe::Installed, started: Mutex<Option<(Input, Output)>> },
+    Ssh { session: ssh::Session, helper: probe::Installed },
     Local { helper: child::Helper },
 }
 
@@ -88,12 +90,13 @@ impl Client {
     pub fn connect(ssh: Option<&Ssh>, options: &Options) -> Result<Client> {
         let traffic = Arc::new(Traffic::new(options.timeout));
         check_way(ssh, options.remote)?;
-        let way = match ssh {
-            None => Way::Local { helper: child::Helper::install()? },
+        let (way, running) = match ssh {
+            None => (Way::Local { helper: child::Helper::install()? }, Vec::new()),
             Some(ssh) => connect_ssh(ssh, options.helper_dir.as_deref(), traffic.clone())?,
         };
         Ok(Client {
             way,
+            running: Mutex::new(running),
             traffic,
             bytes_per_second: options.bytes_per_second,
             copy: options.copy,
@@ -112,35 +115,36 @@ impl Client {
         }
     }
 
-    /// Greets the helper that has run since the client was connected, or else one more.
-    pub fn first_conversation(&self) -> Result<Conversation> {
-        let Way::Ssh { started, .. } = &self.way else { return self.converse() };
-        let started = started.lock().unwrap_or_else(PoisonError::into_inner).take();
-        started.map_or_else(|| self.converse(), |ends| self.begin(ends))
+    /// Greets a helper that nobody has talked to yet.
+    pub fn converse(&self) -> Result<Conversation> {
+        self.greet(self.helper()?)
     }
 
-    /// Starts a helper and greets it.
-    pub fn converse(&self) -> Result<Conversation> {
+    // One that runs already, or else one more.
+    fn helper(&self) -> Result<(Input, Output)> {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        running.map_or_else(|| self.another_helper(), Ok)
+    }
+
+    fn another_helper(&self) -> Result<(Input, Output)> {
         match &self.way {
-            Way::Ssh { session, helper, .. } => self.begin(session.run(&helper.command())?),
-            Way::Local { helper } => {
-                Conversation::begin(helper.run(self.traffic.clone())?, CompressWhen::Never, Arc::default())
-            }
+            Way::Ssh { session, helper } => session.run(&helper.command()),
+            Way::Local { helper } => helper.run(self.traffic.clone()),
         }
     }
 
-    fn begin(&self, ends: (Input, Output)) -> Result<Conversation> {
-        Conversation::begin(ends, self.compress, Arc::clone(&self.is_slow))
+    fn greet(&self, helper: (Input, Output)) -> Result<Conversation> {
+        let compress = if matches!(self.way, Way::Ssh { .. }) { self.compress } else { CompressWhen::Never };
+        Conversation::begin(helper, compress, Arc::clone(&self.is_slow))
     }
 
-    // As many as fill the line, but for those that can't be had. How long the line is shows only now: the answer to the
-    // first channel of a connection may come late, for TCP waits with it for more to send.
+    // As many as fill the line, but for those that can't be had.
     fn converse_enough(&self) -> Result<Vec<Conversation>> {
-        let Way::Ssh { session, helper, .. } = &self.way else { return Ok(vec![self.converse()?]) };
-        let ends = session.run(&helper.command())?;
+        let first = self.helper()?;
         let mut all = std::thread::scope(|scope| {
-            let threads: Vec<_> = (1..self.channels()).map(|_| scope.spawn(|| self.converse())).collect();
-            let first = self.begin(ends)?;
+            let threads: Vec<_> =
+                (1..self.channels()).map(|_| scope.spawn(|| self.greet(self.another_helper()?))).collect();
+            let first = self.greet(first)?;
             let more = threads.into_iter().filter_map(|thread| thread.join().ok()?.ok());
             Ok([first].into_iter().chain(more).collect::<Vec<_>>())
         })?;
@@ -280,11 +284,11 @@ impl Client {
     }
 }
 
-fn connect_ssh(ssh: &Ssh, helper_dir: Option<&Path>, traffic: Arc<Traffic>) -> Result<Way> {
+fn connect_ssh(ssh: &Ssh, helper_dir: Option<&Path>, traffic: Arc<Traffic>) -> Result<(Way, Vec<(Input, Output)>)> {
     let session = ssh::Session::connect(ssh, traffic)?;
     let files = HelperFiles::new(helper_dir);
     match probe::find_and_start(&session, &files) {
-        Ok((helper, started)) => Ok(Way::Ssh { session, helper, started: Mutex::new(Some(started)) }),
+        Ok((helper, running)) => Ok((Way::Ssh { session, helper }, running)),
         Err(error) => {
             session.close();
             Err(error)

@@ -94,7 +94,7 @@ fn lead(run: &Run<'_>, ways: Ways<'_>) -> Result<()> {
         allow_missing: run.options.allow_missing,
     };
     let mut dispatch = Dispatch::new(run, &index, ways);
-    let conversation = run.client.first_conversation()?;
+    let conversation = run.client.converse()?;
     let roots = list(conversation, run.source, run.repository.id(), &remembered, run.tally, &mut dispatch)?;
     dispatch.finish(&roots)
 }

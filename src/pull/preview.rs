@@ -40,7 +40,7 @@ pub(super) fn preview(
         let hashes = source.settings.hash == HashWhere::Client;
         let mut preview = Preview { tally, index: known, doubtful: Vec::new(), hashes, removed_files: 0 };
         let remembered = Remembered { index: known, distrust: options.checksum, allow_missing: options.allow_missing };
-        let roots = list(client.first_conversation()?, source, id, &remembered, tally, &mut preview)?;
+        let roots = list(client.converse()?, source, id, &remembered, tally, &mut preview)?;
         preview.hash(client)?;
         match known {
             Some((index, id)) => guard_removals(index, id, source, &roots, preview.removed_files, None),

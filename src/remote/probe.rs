@@ -32,11 +32,20 @@ const OURS: &str = r#"ours() { set -- $(ls -ldn "$1" 2>/dev/null); [ "$3" = "$u"
 const OWN: &str =
     r#"own() { set -- $(ls -ldn "$1" 2>/dev/null); case $1 in d*) [ "$3" = "$u" ];; *) return 1;; esac; };"#;
 
+// What the line starts with that tells of a helper that was found.
+const FOUND: &str = "ARCHIVE-FOUND ";
+
 // What the line starts with that a probe ends with.
 const PROBED: &str = "ARCHIVE-PROBE ";
 
-// Has the shell become the helper that the script before it found.
-const START: &str = r#"; [ -z "$found" ] || exec "$found""#;
+// Has the shell become the helper that the script before it found, and tell no more.
+const START: &str = r#"[ -z "$found" ] || exec "$found"; "#;
+
+// A shell that becomes the helper whose path it is told.
+const WAIT: &str = r#"exec sh -c 'IFS= read -r f && exec "$f"'"#;
+
+// How long after the first channel the second is opened, when the first one's has arrived in a local network.
+const SECOND_START: Duration = Duration::from_millis(1);
 
 // How long a client may take to answer when it is only looked at.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -150,16 +159,38 @@ fn bring(session: &Session, files: &HelperFiles, probed: Probed) -> Result<Insta
     }
 }
 
-/// As [`find_or_install`], and the helper is running then: the streams are its own. Where our own is there already, that
-/// saves the two round trips of starting it by another command.
-pub fn find_and_start(session: &Session, files: &HelperFiles) -> Result<(Installed, (Input, Output))> {
+/// As [`find_or_install`], and helpers run then: the streams are theirs. Where our own was there already, that saves the
+/// round trips of starting them by other commands.
+///
+/// The second shell is started for the first one's sake: what sshd says on a new connection's first channel is held back
+/// until what it said before is acknowledged (Nagle's algorithm, RFC 896), which the TCP on this side puts off for 40 ms
+/// (RFC 1122, 4.2.3.2) unless it has something to send.
+pub fn find_and_start(session: &Session, files: &HelperFiles) -> Result<(Installed, Vec<(Input, Output)>)> {
     let name = HelperFiles::embedded().name;
-    let (mut input, output) = run_script(session, &format!("{}{START}", probe_script()), &name)?;
-    let probed = probed(&until_probed(&mut input)?)?;
-    let runs = probed.found.is_some();
-    let installed = bring(session, files, probed)?;
-    let ends = if runs { (input, output) } else { session.run(&installed.command())? };
-    Ok((installed, ends))
+    let (mut first, second) = std::thread::scope(|scope| {
+        let second = scope.spawn(|| {
+            std::thread::sleep(SECOND_START);
+            session.run(WAIT)
+        });
+        let first = run_script(session, &probe_script(START), &name);
+        // Not every sshd lets two sessions share a connection (MaxSessions).
+        let second = second.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).ok();
+        first.map(|first| (first, second))
+    })?;
+    let said = until_probed(&mut first.0)?;
+    let (installed, first) = match found(&said) {
+        Some(path) => (Installed { path }, first),
+        None => {
+            let installed = bring(session, files, probed(&said)?)?;
+            let first = session.run(&installed.command())?;
+            (installed, first)
+        }
+    };
+    let told = |(input, mut output): (Input, Output)| {
+        output.write_all(format!("{}\n", installed.path).as_bytes()).is_ok().then_some((input, output))
+    };
+    let second = second.and_then(told);
+    Ok((installed, second.into_iter().chain([first]).collect()))
 }
 
 // Not a byte of what follows is taken: the helper says it.
@@ -168,7 +199,7 @@ fn until_probed(input: &mut Input) -> Result<String> {
     while (said.len() as u64) < MOST_OUTPUT && input.read(&mut byte).map_err(|_| super::helper::gone())? > 0 {
         said.push(byte[0]);
         if byte == *b"\n" {
-            if said[line..].starts_with(PROBED.as_bytes()) {
+            if [FOUND, PROBED].iter().any(|mark| said[line..].starts_with(mark.as_bytes())) {
                 break;
             }
             line = said.len();
@@ -226,14 +257,15 @@ fn with_session<T>(ssh: &Ssh, work: impl FnOnce(&Session) -> Result<T>) -> Resul
 }
 
 fn probe(session: &Session, name: &str) -> Result<Probed> {
-    probed(&run(session, &probe_script(), name, &[])?)
+    probed(&run(session, &probe_script(""), name, &[])?)
 }
 
-fn probe_script() -> String {
+// `then` is done when it is known whether the helper is there.
+fn probe_script(then: &str) -> String {
     format!(
         "{OURS} u=$(id -u); found=; for d in {PLACES}; do f=$d/$0; \
          if ours \"$d\" && ours \"$f\" && [ \"$(\"$f\" --version 2>/dev/null)\" = \"{VERSION}\" ]; then \
-         found=$f; printf \"\\nARCHIVE-FOUND %s\\n\" \"$f\"; break; fi; done; \
+         found=$f; printf \"\\n{FOUND}%s\\n\" \"$f\"; break; fi; done; {then}\
          printf \"\\n{PROBED}%s %s\\n\" \"$(uname -s)\" \"$(uname -m)\""
     )
 }
@@ -242,7 +274,11 @@ fn probed(said: &str) -> Result<Probed> {
     let machine = marked(said, PROBED).ok_or_else(no_shell)?;
     let mut words = machine.split_whitespace().map(str::to_owned);
     let (Some(os), Some(arch)) = (words.next(), words.next()) else { return Err(no_shell()) };
-    Ok(Probed { os, arch, found: marked(said, "ARCHIVE-FOUND ").and_then(checked_path) })
+    Ok(Probed { os, arch, found: found(said) })
+}
+
+fn found(said: &str) -> Option<String> {
+    marked(said, FOUND).and_then(checked_path)
 }
 
 // Each attempt sends the file anew, for a directory that fills up has swallowed part of it.

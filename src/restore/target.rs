@@ -36,7 +36,7 @@ impl Target {
                 Err(errno) => Err(unusable(options, errno)),
             },
             To::There(client, _) => {
-                let mut conversation = client.first_conversation()?;
+                let mut conversation = client.converse()?;
                 conversation.requests.send(&Request::Restore(options.clone()))?;
                 conversation.requests.flush()?;
                 match reply(&mut conversation)? {

@@ -51,10 +51,11 @@ impl Hostile {
         // Each request is read whole, so that what comes `then` comes after the next one, not before it.
         let text = format!(
             "#!/bin/bash\nask() {{ n=$(head -c 4 | od -An -tu4); v=$(head -c 1 | od -An -tu1); head -c $((n - 1)) >/dev/null; }}\n\
-             start='; [ -z \"$found\" ] || exec \"$found\"'\n\
+             start='[ -z \"$found\" ] || exec \"$found\"; '\n\
              case \"$SSH_ORIGINAL_COMMAND\" in\ninternal-sftp) exec /usr/lib/openssh/sftp-server;;\n\
              *\"$start\"*) found=$(sh -c \"${{SSH_ORIGINAL_COMMAND/\"$start\"/}}\"); printf '%s\\n' \"$found\"; \
-             case $found in *ARCHIVE-FOUND*) SSH_ORIGINAL_COMMAND=\"exec 'archive-helper-found'\";; *) exit;; esac;;\nesac\n\
+             case $found in *ARCHIVE-FOUND*) SSH_ORIGINAL_COMMAND=\"exec 'archive-helper-found'\";; *) exit;; esac;;\n\
+             *'read -r f &&'*) read -r f || exit; SSH_ORIGINAL_COMMAND=\"exec '$f'\";;\nesac\n\
              case \"$SSH_ORIGINAL_COMMAND\" in\n\
              \"exec '\"*archive-helper-*) cd {says}; printf '\\033]0;x\\007' >&2; cat greeting; ask; reply=reply-$((v)); cat $reply; \
              [ -e $reply-then ] && ask && cat $reply-then; \
