@@ -90,6 +90,12 @@ pub struct Keys {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compress: Option<CompressWhen>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub channels: Option<AtOnce>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub writers: Option<AtOnce>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gather: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub remote: Option<RemoteKind>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub every: Option<Span>,
@@ -168,6 +174,35 @@ impl<'de> Deserialize<'de> for Percent {
 impl Serialize for Percent {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         serializer.serialize_str(&format!("{}%", self.0))
+    }
+}
+
+/// How many of something work at once: from 1 to 16.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "i64", into = "u8")]
+pub struct AtOnce(pub u8);
+
+impl TryFrom<i64> for AtOnce {
+    type Error = String;
+
+    fn try_from(number: i64) -> std::result::Result<AtOnce, String> {
+        let count = u8::try_from(number).ok().filter(|count| (1..=16).contains(count)).map(AtOnce);
+        count.ok_or_else(|| format!("`{number}` is not from 1 to 16"))
+    }
+}
+
+impl std::str::FromStr for AtOnce {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<AtOnce, String> {
+        let number = text.parse::<i64>().map_err(|_| format!("`{}` is no number", Escaped(text.as_bytes())))?;
+        number.try_into()
+    }
+}
+
+impl From<AtOnce> for u8 {
+    fn from(count: AtOnce) -> u8 {
+        count.0
     }
 }
 
@@ -369,6 +404,9 @@ impl Keys {
             copy: self.copy.or(defaults.copy),
             whole_file: self.whole_file.or(defaults.whole_file),
             compress: self.compress.or(defaults.compress),
+            channels: self.channels.or(defaults.channels),
+            writers: self.writers.or(defaults.writers),
+            gather: self.gather.or(defaults.gather),
             remote: self.remote.or(defaults.remote),
             every: self.every.or(defaults.every),
             keep: self.keep.or(defaults.keep),
@@ -385,6 +423,7 @@ impl Keys {
             copy: self.copy.or(Some(usual.copy)),
             whole_file: self.whole_file.or(Some(usual.whole_file)),
             compress: self.compress.or(Some(usual.compress)),
+            gather: self.gather.or(Some(usual.gather)),
             archive: self.archive.or(Some(usual.archive)),
             link: self.link.or(Some(usual.link)),
             max_delete: self.max_delete.or(Some(Percent(usual.max_delete))),
@@ -426,6 +465,9 @@ impl Keys {
             copy: self.copy.unwrap_or_default(),
             whole_file: self.whole_file.unwrap_or(usual.whole_file),
             compress: self.compress.unwrap_or_default(),
+            channels: self.channels.map(|count| count.0),
+            writers: self.writers.map(|count| count.0),
+            gather: self.gather.unwrap_or(usual.gather),
             remote: self.remote,
             every: self.every.as_ref().map(|span| span.0),
             keep: self.keep.as_ref().map(KeepKeys::policy),

@@ -55,8 +55,8 @@ mod receiving;
 // How long to wait before connecting again.
 const PAUSE: Duration = Duration::from_secs(1);
 
-// From how many entries on it costs less to move the files of a new directory together.
-const WORTH_A_TRAY: u64 = 8;
+// From how many entries on it costs less to move the files of a new directory together. What tests pull is small.
+const WORTH_A_TRAY: u64 = if cfg!(debug_assertions) { 2 } else { 8 };
 
 /// How to pull, beyond what the source says.
 #[derive(Clone, Debug, Default)]
@@ -166,9 +166,9 @@ impl Directory {
         Directory { path, inode: 0, listed_whole: false, content: OnceLock::new(), steps, done, tray }
     }
 
-    /// One of which nothing is here yet when it is new.
-    fn listed(Announced { path, inode, entries, complete, .. }: Announced, is_new: bool) -> Directory {
-        let tray = if is_new && entries >= WORTH_A_TRAY { Tray::default() } else { Tray::closed() };
+    /// One whose files are to gather, when they are many enough.
+    fn listed(Announced { path, inode, entries, complete, .. }: Announced, gathers: bool) -> Directory {
+        let tray = if gathers && entries >= WORTH_A_TRAY { Tray::default() } else { Tray::closed() };
         Directory { inode, listed_whole: complete, tray, ..Directory::new(path) }
     }
 
@@ -359,7 +359,7 @@ fn with_retries(
 fn with_client(
     source: &Source,
     options: &Options,
-    one_channel: bool,
+    alone: bool,
     facts: &mut Facts,
     work: impl FnOnce(&Client) -> Result<()>,
 ) -> Result<()> {
@@ -370,7 +370,7 @@ fn with_client(
         copy: source.settings.copy,
         compress: source.settings.compress,
         timeout: source.settings.timeout,
-        one_channel,
+        channels: if alone { Some(1) } else { source.settings.channels },
     };
     let client = Client::connect(source.ssh.as_ref(), &how)?;
     facts.remote = Some(client.kind());

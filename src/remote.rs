@@ -56,7 +56,7 @@ pub struct Client {
     compress: CompressWhen,
     // Set when the line is slower than a compressor.
     is_slow: Arc<AtomicBool>,
-    one_channel: bool,
+    channels: Option<u8>,
     // How many helpers send small files.
     senders: AtomicUsize,
 }
@@ -81,8 +81,8 @@ pub struct Options {
     pub compress: CompressWhen,
     /// How long the client may stay silent when it owes an answer.
     pub timeout: Duration,
-    /// Small files are to come over one channel, however far the client is.
-    pub one_channel: bool,
+    /// Over how many channels small files are to come; else as many as fill the line.
+    pub channels: Option<u8>,
 }
 
 impl Client {
@@ -102,7 +102,7 @@ impl Client {
             copy: options.copy,
             compress: options.compress,
             is_slow: Arc::new(AtomicBool::new(options.compress == CompressWhen::Always)),
-            one_channel: options.one_channel,
+            channels: options.channels,
             senders: AtomicUsize::new(0),
         })
     }
@@ -251,8 +251,10 @@ impl Client {
 
     fn channels(&self) -> usize {
         match &self.way {
-            Way::Ssh { session, .. } if !self.one_channel => spread::channels(session.round_trip()),
-            Way::Ssh { .. } | Way::Local { .. } => 1,
+            Way::Ssh { session, .. } => {
+                self.channels.map_or_else(|| spread::channels(session.round_trip()), usize::from)
+            }
+            Way::Local { .. } => 1,
         }
     }
 

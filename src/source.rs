@@ -161,6 +161,12 @@ pub struct Settings {
     pub whole_file: bool,
     /// When what the helper sends is compressed.
     pub compress: CompressWhen,
+    /// Over how many channels small files come; `None` takes as many as fill the line.
+    pub channels: Option<u8>,
+    /// How many threads write what arrives; `None` takes as many as there are processors, but not too many.
+    pub writers: Option<u8>,
+    /// Move the files of a new directory into the snapshot together.
+    pub gather: bool,
     /// How to reach the client; `None` takes the best that works.
     pub remote: Option<RemoteKind>,
     /// How often `--due` pulls it; `None` makes it always due.
@@ -188,6 +194,9 @@ impl Default for Settings {
             copy: CopyBy::default(),
             whole_file: false,
             compress: CompressWhen::default(),
+            channels: None,
+            writers: None,
+            gather: true,
             remote: None,
             every: None,
             keep: None,

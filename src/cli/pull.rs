@@ -13,7 +13,7 @@ use super::Context;
 use super::reach::Reach;
 use super::signals::heed_signals;
 use super::target::Target;
-use crate::config::{Config, Percent, Room, read_patterns, refuse_overlap};
+use crate::config::{AtOnce, Config, Percent, Room, read_patterns, refuse_overlap};
 use crate::error::{Error, Result};
 use crate::pull::{self, Options, last_good_start};
 use crate::remote::check_way;
@@ -100,6 +100,15 @@ pub struct Args {
     /// When what the helper sends is compressed; unless told otherwise, when the line is slow
     #[arg(short = 'z', long, value_name = "WHEN", num_args = 0..=1, default_missing_value = "always", require_equals = true)]
     compress: Option<CompressFlag>,
+    /// Over how many channels of the connection small files come; else as many as fill the line, four at most
+    #[arg(long, value_name = "NUMBER")]
+    channels: Option<AtOnce>,
+    /// How many threads write the files of one source; else one for each processor, four at most
+    #[arg(long, value_name = "NUMBER")]
+    writers: Option<AtOnce>,
+    /// Move every file into the snapshot by itself, those of a new directory too, instead of all of it at once
+    #[arg(long)]
+    no_gather: bool,
     /// How to reach the client; else the best way that works
     #[arg(long, value_name = "WAY")]
     remote: Option<RemoteFlag>,
@@ -321,6 +330,9 @@ fn override_settings(source: &mut Source, args: &Args) -> Result<()> {
     settings.copy = args.copy.map_or(settings.copy, copy_of);
     settings.whole_file |= args.whole_file;
     settings.compress = args.compress.map_or(settings.compress, compress_of);
+    settings.channels = args.channels.map(u8::from).or(settings.channels);
+    settings.writers = args.writers.map(u8::from).or(settings.writers);
+    settings.gather &= !args.no_gather;
     settings.remote = args.remote.map(remote_of).or(settings.remote);
     if let Some(ssh) = &mut source.ssh {
         args.reach.apply(ssh);

@@ -131,7 +131,7 @@ fn restore_to_host(
         copy: host.settings.copy,
         compress: host.settings.compress,
         timeout: host.settings.timeout,
-        one_channel: true,
+        channels: Some(1),
     };
     let client = Client::connect(host.ssh.as_ref(), &how)?;
     stop.watch(client.line());

@@ -90,6 +90,7 @@ pub fn list(
         next: 0,
         kernel_file_system_told: false,
         max_file_size: source.settings.max_file_size,
+        gather: source.settings.gather,
         too_large: 0,
     };
     listing.run(&source.paths)
@@ -130,6 +131,7 @@ struct Listing<'a> {
     next: u64,
     kernel_file_system_told: bool,
     max_file_size: Option<u64>,
+    gather: bool,
     too_large: u64,
 }
 
@@ -347,7 +349,7 @@ impl Listing<'_> {
                 (None, None) => Wish::All,
             },
         );
-        let directory = Arc::new(Directory::listed(announced, is_new));
+        let directory = Arc::new(Directory::listed(announced, is_new && self.gather));
         match moved {
             Some((versions, digests)) => self.take_moved(directory, versions, digests),
             None => {

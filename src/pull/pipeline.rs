@@ -43,7 +43,9 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
     thread::scope(|scope| {
         let (hashing, tasks) = bounded_by_number(QUEUE);
         let (wanted, to_read) = bounded_by_number(QUEUE);
-        let (arrived, to_receive) = bounded_lanes(lanes(), MOST_ARRIVED, Arrived::weight, lane);
+        let writers = lanes(run.source.settings.writers);
+        tracing::debug!(writers, "writes what arrives");
+        let (arrived, to_receive) = bounded_lanes(writers, MOST_ARRIVED, Arrived::weight, lane);
         let (changes, to_apply) = bounded_by_number(CHANGES);
         // Holds what waits for others, of which there are no more than the other queues let through.
         let (released, to_rejoin) = unbounded();

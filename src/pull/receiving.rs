@@ -14,7 +14,7 @@ use crossbeam_channel::Sender as Unbounded;
 use super::change::{Change, aborted};
 use super::contents::{Claim, Contents, FileTask, Key, Released};
 use super::{Directory, Run};
-use crate::entry::{Entry, Extent, Hash, Kind, Version};
+use crate::entry::{Entry, Extent, Hash, Kind, Version, mode_on_disk};
 use crate::error::{OnServer, Result};
 use crate::fault;
 use crate::path::{AbsPath, Name};
@@ -157,10 +157,11 @@ pub fn path_of(task: &FileTask) -> AbsPath {
     task.directory.path.join(&task.entry.name).expect("the client's helper lists no path that is too long")
 }
 
-/// How many threads write at once what arrives: as there are processors, but one file system takes only so many at a
-/// time.
-pub fn lanes() -> usize {
-    std::thread::available_parallelism().map_or(1, |count| count.get().min(MOST_LANES))
+/// How many threads write at once what arrives: unless told otherwise as there are processors, but one file system takes
+/// only so many at a time.
+pub fn lanes(writers: Option<u8>) -> usize {
+    let usual = || std::thread::available_parallelism().map_or(1, |count| count.get().min(MOST_LANES));
+    writers.map_or_else(usual, usize::from)
 }
 
 /// Which of them takes something: the same one for all of a file, and for all of one content, so that whoever hears of
@@ -327,7 +328,8 @@ struct Received {
 impl Received {
     fn whole((bytes, hash): (&[u8], Hash), task: &FileTask, staging: &Staging) -> Result<Received> {
         let FileTask { directory, entry, .. } = task;
-        let (name, mut file) = staging.put(&directory.tray, &entry.name, Dir::create_file).on_server(WHAT)?;
+        let create = |dir: &Dir, name: &Name| dir.create_file_as(name, mode_on_disk(entry));
+        let (name, mut file) = staging.put(&directory.tray, &entry.name, create).on_server(WHAT)?;
         match entry.attributes.as_ref().and_then(|attributes| attributes.data.as_deref()) {
             None => file.write_all(bytes),
             Some(data) => write_between_holes(&file, bytes, data),

@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use nix::fcntl::{
     AtFlags, OFlag, OpenHow, RenameFlags, ResolveFlag, open, openat, openat2, readlinkat, renameat, renameat2,
 };
-use nix::sys::stat::{FileStat, Mode, SFlag, UtimensatFlags, fchmod, fstatat, mkdirat, utimensat};
+use nix::sys::stat::{FileStat, Mode, SFlag, UtimensatFlags, fchmod, fstat, fstatat, mkdirat, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, LinkatFlags, Uid, UnlinkatFlags, fchown, fchownat, linkat, symlinkat, syncfs, unlinkat};
 
@@ -127,15 +127,21 @@ impl Dir {
     pub fn open_file(&self, name: &Name) -> nix::Result<File> {
         let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
         let fd = openat(self, name.as_bytes(), flags, Mode::empty())?;
-        let is_file = nix::sys::stat::fstat(&fd)?.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits();
+        let is_file = fstat(&fd)?.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits();
         if is_file { Ok(File::from(fd)) } else { Err(Errno::EINVAL) }
     }
 
     /// Creates a file that was not there, mode 0600, to write and read.
     pub fn create_file(&self, name: &Name) -> nix::Result<File> {
+        self.create_file_as(name, 0o600)
+    }
+
+    /// Creates a file that was not there, to write and read, with those of the permission bits `mode` that the process's
+    /// umask and the directory's default ACL leave it.
+    pub fn create_file_as(&self, name: &Name, mode: u32) -> nix::Result<File> {
         fault::step()?;
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-        openat(self, name.as_bytes(), flags, Mode::from_bits_truncate(0o600)).map(File::from)
+        openat(self, name.as_bytes(), flags, Mode::from_bits_truncate(mode)).map(File::from)
     }
 
     /// Opens a file of the repository's own, such as a lock; never one in the trees.
@@ -205,7 +211,7 @@ impl Dir {
 
     /// Tells of this directory.
     pub fn own_metadata(&self) -> nix::Result<Metadata> {
-        nix::sys::stat::fstat(self).map(|stat| metadata_of(&stat))
+        fstat(self).map(|stat| metadata_of(&stat))
     }
 
     /// Sets the permission bits of this directory.
@@ -318,7 +324,10 @@ pub fn set_file_metadata(file: &File, mode: u32, mtime: i64, owner: Option<(u32,
     if let Some((uid, gid)) = owner {
         fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
     }
-    fchmod(file, Mode::from_bits_truncate(mode))?;
+    // It costs less to look than to set what is so already.
+    if fstat(file)?.st_mode & 0o7777 != mode {
+        fchmod(file, Mode::from_bits_truncate(mode))?;
+    }
     let (seconds, nanoseconds) = (mtime.div_euclid(1_000_000_000), mtime.rem_euclid(1_000_000_000));
     filetime::set_file_handle_times(file, None, Some(FileTime::from_unix_time(seconds, nanoseconds as u32)))
 }

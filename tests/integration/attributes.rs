@@ -111,13 +111,14 @@ fn sparse(path: &Path, size: u64, pieces: &[(u64, &[u8])]) {
 
 #[test]
 fn holes_cost_nothing_on_the_wire_and_on_disk() {
-    for over_ssh in [false, true] {
+    // Once with offsets that take more than 32 bits.
+    for (over_ssh, size) in [(false, 1 << 29), (true, 9 << 29)] {
         let (sshd, program) = (Sshd::new(), Program::new());
         let client = Tree::new([("none", file("x"))]);
         let noise = vec![7; 1 << 20];
-        sparse(&client.path("big"), 6 << 30, &[(1 << 20, b"begin"), (3 << 30, &noise)]);
-        sparse(&client.path("ends"), 1 << 30, &[(0, b"first"), ((1 << 30) - 4, b"last")]);
-        sparse(&client.path("hollow"), 1 << 29, &[]);
+        sparse(&client.path("big"), size, &[(1 << 20, b"begin"), (size - (1 << 27), &noise)]);
+        sparse(&client.path("ends"), 1 << 28, &[(0, b"first"), ((1 << 28) - 4, b"last")]);
+        sparse(&client.path("hollow"), 1 << 28, &[]);
         sparse(&client.path("small"), 100_000, &[(50_000, b"middle")]);
         let summary = match over_ssh {
             true => program.pull_well(&sshd, &client.root(), &[]),

@@ -19,6 +19,8 @@ fn mistakes_are_told_with_line_and_column() {
         ("[source.a]\nhash = 'both'", "2:8", "unknown variant `both`"),
         ("[source.a]\nevery = 'soon'", "2:9", "`soon` is no duration"),
         ("[source.a]\nmax_delete = '200%'", "2:14", "is no share"),
+        ("[source.a]\nwriters = 0", "2:11", "`0` is not from 1 to 16"),
+        ("[source.a]\nchannels = 17", "2:12", "`17` is not from 1 to 16"),
         ("[defaults]\nkeep = { dayly = 3 }", "2:10", "unknown field `dayly`"),
         ("[source.a\n", "1:10", ""),
         ("[source.'a/b']\npaths = ['/a']", "1:9", "can't name a source"),
@@ -30,6 +32,19 @@ fn mistakes_are_told_with_line_and_column() {
         ran.refused(2, &[&format!("{path}:{place}: "), words]);
     }
     program.run(["--config", "/no/such/file", "config", "check"]).refused(2, &["/no/such/file"]);
+}
+
+#[test]
+fn as_many_threads_write_as_were_asked_for() {
+    let (program, client) = (Program::new(), Tree::new([("a", file("a"))]));
+    let config = configured(&program, &format!("[source.a]\npaths = ['{}']\nwriters = 3\n", client.root().display()));
+    for (flags, writers) in [(&[][..], 3), (&["--writers", "2"], 2)] {
+        let ran = program.run([&["--config", &config, "pull", "a", "-vv"], flags].concat());
+        ran.well();
+        assert!(ran.stderr.contains(&format!("writers={writers}")), "{}", ran.stderr);
+    }
+    let ran = program.run(["pull", "--writers", "0", "/x"]);
+    assert!(ran.status == 2 && ran.stderr.contains("`0` is not from 1 to 16"), "{} {}", ran.status, ran.stderr);
 }
 
 #[test]

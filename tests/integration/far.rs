@@ -36,6 +36,18 @@ fn small_files_come_over_several_channels_and_each_content_is_kept_once() {
 }
 
 #[test]
+fn there_are_as_many_channels_as_were_asked_for() {
+    let (sshd, client) = (Sshd::new(), client());
+    for (line, channels) in [(25, "1"), (0, "3")] {
+        sshd.delay_line(line);
+        let target = format!("client:{}", client.root().display());
+        let ran = Program::new().pull(&sshd, [target.as_str(), "-vv", "--channels", channels]);
+        ran.well();
+        assert!(ran.stderr.contains(&format!("channels={channels}")), "{}", ran.stderr);
+    }
+}
+
+#[test]
 fn a_server_that_opens_few_channels_is_read_over_those() {
     let (sshd, client) = (Sshd::with("MaxSessions 4"), client());
     let (_, ran) = pull(&sshd, &client);

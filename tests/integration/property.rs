@@ -47,6 +47,8 @@ struct How {
     other_source: bool,
     hash_on_server: bool,
     archive_all: bool,
+    // Without what only makes it faster.
+    plain: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -88,9 +90,13 @@ fn deed() -> impl Strategy<Value = Deed> {
 }
 
 fn history() -> impl Strategy<Value = History> {
-    let how = (prop::bool::weighted(0.2), any::<bool>(), prop::bool::weighted(0.3));
-    let how =
-        how.prop_map(|(other_source, hash_on_server, archive_all)| How { other_source, hash_on_server, archive_all });
+    let how = (prop::bool::weighted(0.2), any::<bool>(), prop::bool::weighted(0.3), prop::bool::weighted(0.25));
+    let how = how.prop_map(|(other_source, hash_on_server, archive_all, plain)| How {
+        other_source,
+        hash_on_server,
+        archive_all,
+        plain,
+    });
     let steps = prop::collection::vec((prop::collection::vec(deed(), 1..20), how), 1..6);
     let link = prop::sample::select(vec!["content", "content", "exact", "never"]);
     (link, prop::bool::weighted(0.15), steps).prop_map(|(link, over_ssh, steps)| History { link, over_ssh, steps })
@@ -144,7 +150,10 @@ fn pull(program: &Program, sshd: Option<&Sshd>, client: &Tree, link: &str, how: 
     let name = if how.other_source { "two" } else { "one" };
     let hash = if how.hash_on_server { "server" } else { "client" };
     let archive = if how.archive_all { "all" } else { "replaced" };
-    let flags = ["--name", name, "--link", link, "--hash", hash, "--archive", archive, "--max-delete", "100"];
+    let mut flags = vec!["--name", name, "--link", link, "--hash", hash, "--archive", archive, "--max-delete", "100"];
+    if how.plain {
+        flags.extend(["--copy", "sftp", "--no-gather", "--writers", "1"]);
+    }
     for again in [false, true] {
         let summary = match sshd {
             Some(sshd) => program.pull_well(sshd, &client.root(), &flags),

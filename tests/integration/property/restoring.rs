@@ -41,7 +41,12 @@ type Step = (Vec<Deed>, Vec<Dressing>, How);
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let how = (any::<bool>(), prop::bool::weighted(0.3));
-    let how = how.prop_map(|(hash_on_server, archive_all)| How { other_source: false, hash_on_server, archive_all });
+    let how = how.prop_map(|(hash_on_server, archive_all)| How {
+        other_source: false,
+        hash_on_server,
+        archive_all,
+        plain: false,
+    });
     let step = (prop::collection::vec(deed(), 1..15), prop::collection::vec(dressing(), 0..10), how);
     prop::collection::vec(step, 1..6)
 }
