@@ -29,6 +29,9 @@ const MOST_BYTES: u64 = 256 << 20;
 // A batch is in memory, and in one row of the index while it is pending.
 const MOST_ATTRIBUTES: usize = 16 << 20;
 const MOST_AGE: Duration = Duration::from_secs(2);
+// From how many changes on a batch is carried out as soon as none is there to be added, while the client is at work: the
+// end has less to do then. A first pull, which has the most to write, does it in few large batches.
+const IDLE_BATCH: usize = 512;
 // How often an open batch that gets no more changes looks whether anybody waits for it to be committed.
 const IDLE: Duration = Duration::from_millis(10);
 
@@ -52,6 +55,7 @@ pub fn apply(
         directories: Vec::new(),
         changes: 0,
         most_changes: fault::most_changes(MOST_CHANGES),
+        idle_batch: if run.begins_anew { MOST_CHANGES } else { IDLE_BATCH },
         bytes: 0,
         attributes: 0,
         begun: None,
@@ -79,6 +83,7 @@ struct Gathering<'a> {
     directories: Vec<Arc<Directory>>,
     changes: usize,
     most_changes: usize,
+    idle_batch: usize,
     bytes: u64,
     attributes: usize,
     begun: Option<Instant>,
@@ -102,6 +107,9 @@ impl Gathering<'_> {
         let Some(begun) = self.begun else { return changes.recv().ok_or(Nothing::More) };
         if let Ok(change) = changes.try_recv() {
             return Ok(change);
+        }
+        if self.changes >= self.idle_batch {
+            return Err(Nothing::Yet);
         }
         loop {
             match changes.recv_timeout(IDLE) {

@@ -95,9 +95,19 @@ impl Archive {
 /// A client may have a directory of the very name that an archived file got. Such a directory has a `~` behind
 /// its name here.
 pub fn open_directory(base: &Dir, path: &AbsPath, create: bool) -> nix::Result<Dir> {
-    match base.open(path.below_root()) {
-        Err(Errno::ENOENT) if create => open_parts(base, path, create),
-        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => open_parts(base, path, create),
+    let missing = match base.open(path.below_root()) {
+        Err(missing @ (Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP)) => missing,
+        other => return other,
+    };
+    // Most of what is above it is there.
+    let (parent, name) = path.split().ok_or(missing)?;
+    let above = open_directory(base, &parent, create)?;
+    match above.open(name.as_bytes()) {
+        Err(Errno::ENOENT) if create && above.open(aside(&name).as_bytes()).is_err() => {
+            above.open_or_create(name.as_bytes())
+        }
+        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) if create => above.open_or_create(aside(&name).as_bytes()),
+        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => above.open(aside(&name).as_bytes()),
         other => other,
     }
 }
@@ -112,21 +122,6 @@ pub fn path_on_disk(base: &Dir, path: &AbsPath) -> AbsPath {
         let is_there = |name: &Name| above.join(name).is_some_and(|path| base.open(path.below_root()).is_ok());
         let name = if !is_there(&name) && is_there(&aside(&name)) { aside(&name) } else { name };
         above.join(&name).unwrap_or(above)
-    })
-}
-
-fn open_parts(base: &Dir, path: &AbsPath, create: bool) -> nix::Result<Dir> {
-    let parts = path.below_root().split(|&byte| byte == b'/').filter(|part| !part.is_empty());
-    parts.map(|part| Name::new(part).ok_or(Errno::EINVAL)).try_fold(base.clone(), |dir, name| {
-        let name = name?;
-        match dir.open(name.as_bytes()) {
-            Err(Errno::ENOENT) if create && dir.open(aside(&name).as_bytes()).is_err() => {
-                dir.open_or_create(name.as_bytes())
-            }
-            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) if create => dir.open_or_create(aside(&name).as_bytes()),
-            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => dir.open(aside(&name).as_bytes()),
-            other => other,
-        }
     })
 }
 
