@@ -333,7 +333,7 @@ impl Listing<'_> {
         };
         let remembered = remembered.map(|(id, _)| id);
         let is_new = match (self.remembered.index, remembered) {
-            (Some(_), Some(_)) if kept.as_ref().is_some_and(|kept| kept.len() > 0) => false,
+            (Some(_), Some(_)) if kept.as_ref().is_some_and(|kept| !kept.is_empty()) => false,
             (Some((index, _)), Some(id)) => index.current_after(id, None, 1)?.is_empty(),
             _ => true,
         };

@@ -1,18 +1,17 @@
 //! Files on their way from the client: asked for here, written into staging and hashed as they arrive.
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
-use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{ErrorKind, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use archive_helper::protocol::MAX_SENT;
 use crossbeam_channel::Sender as Unbounded;
 
 use super::change::{Change, aborted};
-use super::contents::{Claim, Contents, FileTask, Key, Released};
+use super::contents::{Claim, Contents, FileTask, Key, Released, Turn};
 use super::{Directory, Run};
 use crate::entry::{Entry, Extent, Hash, Kind, Version, mode_on_disk};
 use crate::error::{OnServer, Result};
@@ -21,6 +20,7 @@ use crate::path::{AbsPath, Name};
 use crate::queue::{Receiver, Sender};
 use crate::remote::{Arrived, Base, FileState, MOST_COMPARED_BYTES, ReadError, Wanted};
 use crate::repository::dirs::Dir;
+use crate::repository::index::Index;
 use crate::repository::staging::{Staged, StagedName, Staging, partial_name};
 
 const WHAT: &str = "can't write into the staging area";
@@ -182,8 +182,8 @@ pub fn receive(
     contents: &Contents,
     (changes, released): (&Sender<Change>, &Unbounded<Released>),
 ) -> Result<()> {
-    let (receiving, come) = (HashMap::new(), HashSet::new());
-    let mut inbox = Inbox { run, staging, expected, contents, changes, released, receiving, come };
+    let receiving = HashMap::new();
+    let mut inbox = Inbox { run, staging, expected, contents, changes, released, receiving, index: None };
     arrived.iter().try_for_each(|arrival| inbox.take(arrival))
 }
 
@@ -195,9 +195,8 @@ struct Inbox<'a> {
     changes: &'a Sender<Change>,
     released: &'a Unbounded<Released>,
     receiving: HashMap<u64, Receiving>,
-    // What has come whole, and was wanted once; only with several helpers, each of which sends it. As many as a helper
-    // remembers itself, by half of their hashes: what is taken for another is asked for again.
-    come: HashSet<[u8; 16]>,
+    // Opened when there are several helpers.
+    index: Option<Index>,
 }
 
 impl Inbox<'_> {
@@ -251,17 +250,28 @@ impl Inbox<'_> {
         self.run.room.take(bytes.len() as u64)?;
         let Asked { mut task, once, .. } = self.expected.take_asked(id);
         self.count(bytes.len() as u64);
-        if once && self.run.client.is_far() && self.has_come(&hash) {
-            return self.release(Released::Claimed(task, Claim { hash, proof: None }));
+        if once && self.run.client.is_far() {
+            let Some(first) = self.first_of(task, hash)? else { return Ok(()) };
+            task = first;
         }
         let content = Received::whole((bytes, hash), &task, self.staging)?;
         self.contents.lead_arrived(&mut task, hash);
         self.hand_on(finish(self.run, task, content, state, true, self.staging)?)
     }
 
-    fn has_come(&mut self, hash: &Hash) -> bool {
-        let half = *hash.first_chunk().expect("a hash is longer");
-        self.come.contains(&half) || self.come.len() < MAX_SENT && !self.come.insert(half)
+    // Each of several helpers sends a content, so this one may be here, or under way to be: then this copy of it counts
+    // for nothing, and `None` comes back.
+    fn first_of(&mut self, task: FileTask, hash: Hash) -> Result<Option<FileTask>> {
+        let index = match &self.index {
+            Some(index) => index,
+            None => self.index.insert(self.run.repository.index()?),
+        };
+        let is_here = || index.source_sent(self.run.source_id, &hash);
+        match self.contents.lead_claim(task, Claim { hash, proof: None }, is_here)? {
+            Turn::Lead(task) => Ok(Some(task)),
+            Turn::Wait => Ok(None),
+            Turn::Known(task, hash) => self.hand_on(Change::Known(task, hash)).map(|()| None),
+        }
     }
 
     fn restart(&mut self, id: u64) -> Result<()> {

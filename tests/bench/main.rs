@@ -155,7 +155,15 @@ impl Bench {
         let what = format!("first pull of 2 files of {} MiB", size >> 20);
         for round in 0..self.rounds {
             let targets = self.targets()?;
-            self.compare((&what, 1.0), round, &client, &targets, &How::default())?;
+            let by_archive = self.compare((&what, 1.0), round, &client, &targets, &How::default())?;
+            drop(targets);
+            let target = self.places.fresh()?;
+            self.places.settle();
+            let by_cat = self.tools.cat(client.path(), target.path())?;
+            let row = format!("{what}; instead of rsync, ssh cat");
+            eprintln!("round {}: {row}: {:.2} s", round + 1, by_cat.seconds);
+            self.table.rsync(&row, 1.1, &by_cat);
+            self.table.archive(&row, &by_archive);
         }
         Ok(())
     }

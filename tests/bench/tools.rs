@@ -115,6 +115,14 @@ impl Tools {
         Ok(Ran { received: ran.count("bytes_received"), ..ran })
     }
 
+    /// Reads all files of a directory through ssh into one file: as fast as ssh can bring their bytes.
+    pub fn cat(&self, client: &Path, target: &Path) -> Result<Ran> {
+        let mut command = Command::new("sh");
+        let ssh = format!("ssh -F {} {HOST}", self.sshd.config.display());
+        command.arg("-c").arg(format!("{ssh} 'cat {}/*' > {}/all", client.display(), target.display()));
+        self.run(command)
+    }
+
     /// Pulls directories of numbers by rsync, so many at a time.
     pub fn rsync_hosts(&self, client: &Path, target: &Path, hosts: u64, jobs: u64) -> Result<Ran> {
         let numbers: String = (0..hosts).map(|host| format!("{host}\n")).collect();
