@@ -92,6 +92,8 @@ pub struct Keys {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub channels: Option<AtOnce>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub readers: Option<AtOnce>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub writers: Option<AtOnce>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gather: Option<bool>,
@@ -405,6 +407,7 @@ impl Keys {
             whole_file: self.whole_file.or(defaults.whole_file),
             compress: self.compress.or(defaults.compress),
             channels: self.channels.or(defaults.channels),
+            readers: self.readers.or(defaults.readers),
             writers: self.writers.or(defaults.writers),
             gather: self.gather.or(defaults.gather),
             remote: self.remote.or(defaults.remote),
@@ -466,6 +469,7 @@ impl Keys {
             whole_file: self.whole_file.unwrap_or(usual.whole_file),
             compress: self.compress.unwrap_or_default(),
             channels: self.channels.map(|count| count.0),
+            readers: self.readers.map(|count| count.0),
             writers: self.writers.map(|count| count.0),
             gather: self.gather.unwrap_or(usual.gather),
             remote: self.remote,

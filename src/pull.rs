@@ -371,6 +371,7 @@ fn with_client(
         compress: source.settings.compress,
         timeout: source.settings.timeout,
         channels: if alone { Some(1) } else { source.settings.channels },
+        readers: source.settings.readers,
     };
     let client = Client::connect(source.ssh.as_ref(), &how)?;
     facts.remote = Some(client.kind());

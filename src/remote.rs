@@ -5,7 +5,7 @@
 //! blocking sockets: the asynchronous part ends at [`ssh`].
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -83,6 +83,8 @@ pub struct Options {
     pub timeout: Duration,
     /// Over how many channels small files are to come; else as many as fill the line.
     pub channels: Option<u8>,
+    /// How many threads of a helper read; else as many as there are processors, but not too many.
+    pub readers: Option<u8>,
 }
 
 impl Client {
@@ -91,8 +93,8 @@ impl Client {
         let traffic = Arc::new(Traffic::new(options.timeout));
         check_way(ssh, options.remote)?;
         let (way, running) = match ssh {
-            None => (Way::Local { helper: child::Helper::install()? }, Vec::new()),
-            Some(ssh) => connect_ssh(ssh, options.helper_dir.as_deref(), traffic.clone())?,
+            None => (Way::Local { helper: child::Helper::install(options.readers)? }, Vec::new()),
+            Some(ssh) => connect_ssh(ssh, options, traffic.clone())?,
         };
         Ok(Client {
             way,
@@ -286,9 +288,9 @@ impl Client {
     }
 }
 
-fn connect_ssh(ssh: &Ssh, helper_dir: Option<&Path>, traffic: Arc<Traffic>) -> Result<(Way, Vec<(Input, Output)>)> {
-    let session = ssh::Session::connect(ssh, traffic)?;
-    let files = HelperFiles::new(helper_dir);
+fn connect_ssh(ssh: &Ssh, options: &Options, traffic: Arc<Traffic>) -> Result<(Way, Vec<(Input, Output)>)> {
+    let session = ssh::Session::connect(ssh, traffic, options.readers)?;
+    let files = HelperFiles::new(options.helper_dir.as_deref());
     match probe::find_and_start(&session, &files) {
         Ok((helper, running)) => Ok((Way::Ssh { session, helper }, running)),
         Err(error) => {

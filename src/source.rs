@@ -163,6 +163,8 @@ pub struct Settings {
     pub compress: CompressWhen,
     /// Over how many channels small files come; `None` takes as many as fill the line.
     pub channels: Option<u8>,
+    /// How many threads of the helper read on the client; `None` takes as many as it has processors, but not too many.
+    pub readers: Option<u8>,
     /// How many threads write what arrives; `None` takes as many as there are processors, but not too many.
     pub writers: Option<u8>,
     /// Move the files of a new directory into the snapshot together.
@@ -195,6 +197,7 @@ impl Default for Settings {
             whole_file: false,
             compress: CompressWhen::default(),
             channels: None,
+            readers: None,
             writers: None,
             gather: true,
             remote: None,

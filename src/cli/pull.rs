@@ -103,6 +103,9 @@ pub struct Args {
     /// Over how many channels of the connection small files come; else as many as fill the line, four at most
     #[arg(long, value_name = "NUMBER")]
     channels: Option<AtOnce>,
+    /// How many threads read on a client; else one for each of its processors, four at most
+    #[arg(long, value_name = "NUMBER")]
+    readers: Option<AtOnce>,
     /// How many threads write the files of one source; else one for each processor, four at most
     #[arg(long, value_name = "NUMBER")]
     writers: Option<AtOnce>,
@@ -331,6 +334,7 @@ fn override_settings(source: &mut Source, args: &Args) -> Result<()> {
     settings.whole_file |= args.whole_file;
     settings.compress = args.compress.map_or(settings.compress, compress_of);
     settings.channels = args.channels.map(u8::from).or(settings.channels);
+    settings.readers = args.readers.map(u8::from).or(settings.readers);
     settings.writers = args.writers.map(u8::from).or(settings.writers);
     settings.gather &= !args.no_gather;
     settings.remote = args.remote.map(remote_of).or(settings.remote);

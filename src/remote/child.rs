@@ -6,6 +6,8 @@ use std::os::fd::AsRawFd;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use archive_helper::protocol::THREADS_VARIABLE;
+
 use super::probe;
 use super::stream::{Ends, Input, Output, Traffic};
 use crate::error::{OnServer, Result};
@@ -14,17 +16,18 @@ use crate::error::{OnServer, Result};
 #[derive(Debug)]
 pub struct Helper {
     program: File,
+    readers: Option<u8>,
     children: Mutex<Vec<Child>>,
 }
 
 impl Helper {
-    /// Puts the helper into memory.
-    pub fn install() -> Result<Helper> {
+    /// Puts the helper into memory, to read with so many threads.
+    pub fn install(readers: Option<u8>) -> Result<Helper> {
         const WHAT: &str = "can't put the helper into memory";
         let memory = rustix::fs::memfd_create("archive-helper", rustix::fs::MemfdFlags::CLOEXEC);
         let mut program = File::from(memory.map_err(std::io::Error::from).on_server(WHAT)?);
         program.write_all(probe::embedded()).on_server(WHAT)?;
-        Ok(Helper { program, children: Mutex::default() })
+        Ok(Helper { program, readers, children: Mutex::default() })
     }
 
     /// Starts it.
@@ -34,6 +37,7 @@ impl Helper {
             .stdin(Stdio::from(stdin))
             .stdout(Stdio::from(stdout))
             .stderr(Stdio::null())
+            .envs(self.readers.map(|readers| (THREADS_VARIABLE, readers.to_string())))
             .spawn()
             .on_server("can't start the helper")?;
         self.children.lock().unwrap_or_else(PoisonError::into_inner).push(child);

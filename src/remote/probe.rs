@@ -42,7 +42,7 @@ const PROBED: &str = "ARCHIVE-PROBE ";
 const START: &str = r#"[ -z "$found" ] || exec "$found"; "#;
 
 // A shell that becomes the helper whose path it is told.
-const WAIT: &str = r#"exec sh -c 'IFS= read -r f && exec "$f"'"#;
+const WAIT: &str = r#"sh -c 'IFS= read -r f && exec "$f"'"#;
 
 // How long after the first channel the second is opened, when the first one's has arrived in a local network.
 const SECOND_START: Duration = Duration::from_millis(1);
@@ -94,9 +94,9 @@ struct Probed {
 }
 
 impl Installed {
-    /// The command that runs it.
+    /// The word that runs it.
     pub fn command(&self) -> String {
-        format!("exec {}", quoted(&self.path))
+        quoted(&self.path)
     }
 }
 
@@ -250,7 +250,7 @@ pub fn accounts(session: &Session) -> Result<(String, String)> {
 }
 
 fn with_session<T>(ssh: &Ssh, work: impl FnOnce(&Session) -> Result<T>) -> Result<T> {
-    let session = Session::connect(ssh, Arc::new(Traffic::new(TIMEOUT)))?;
+    let session = Session::connect(ssh, Arc::new(Traffic::new(TIMEOUT)), None)?;
     let done = work(&session);
     session.close();
     done
@@ -331,7 +331,7 @@ fn run_for(session: &Session, most: u64, script: &str, argument: &str, stdin: &[
 }
 
 fn run_script(session: &Session, script: &str, argument: &str) -> Result<(Input, Output)> {
-    session.run(&format!("exec sh -c {} {}", quoted(script), quoted(argument)))
+    session.run(&format!("sh -c {} {}", quoted(script), quoted(argument)))
 }
 
 fn marked<'a>(output: &'a str, mark: &str) -> Option<&'a str> {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use archive_helper::protocol::THREADS_VARIABLE;
 use openssh::{ControlPersist, KnownHosts, SessionBuilder, Stdio};
 use tokio::runtime::Runtime;
 
@@ -42,6 +43,7 @@ pub struct Session {
     session: Arc<openssh::Session>,
     children: Mutex<Vec<openssh::Child<Arc<openssh::Session>>>>,
     traffic: Arc<Traffic>,
+    readers: Option<u8>,
     // The shortest that was seen; nanoseconds.
     round_trip: AtomicU64,
     // Holds the control socket and the generated configuration; removed when the connection is closed.
@@ -49,8 +51,9 @@ pub struct Session {
 }
 
 impl Session {
-    /// Connects. Never asks anything: what would need an answer is an error with advice.
-    pub fn connect(ssh: &Ssh, traffic: Arc<Traffic>) -> Result<Session> {
+    /// Connects, so that helpers read with so many threads. Never asks anything: what would need an answer is an error with
+    /// advice.
+    pub fn connect(ssh: &Ssh, traffic: Arc<Traffic>, readers: Option<u8>) -> Result<Session> {
         if ssh.host.starts_with('-') || ssh.host.is_empty() {
             return Err(Error::usage(format_args!("`{}` is no host", Escaped(ssh.host.as_bytes())))
                 .hint("write `[USER@]HOST:PATH`"));
@@ -67,13 +70,16 @@ impl Session {
         let session = runtime.block_on(builder.connect_mux(&ssh.host)).map_err(|error| unreachable(ssh, error))?;
         tracing::debug!(host = %Escaped(ssh.host.as_bytes()), "connected");
         let (session, children, round_trip) = (Arc::new(session), Mutex::default(), AtomicU64::new(u64::MAX));
-        Ok(Session { runtime, session, children, traffic, round_trip, _directory: directory })
+        Ok(Session { runtime, session, children, traffic, readers, round_trip, _directory: directory })
     }
 
-    /// Runs a command line in the client's login shell; returns its standard output and input.
-    pub fn run(&self, command: &str) -> Result<(Input, Output)> {
+    /// Has the client's login shell become a program with its arguments, a shell's words; returns its standard output and
+    /// input.
+    pub fn run(&self, words: &str) -> Result<(Input, Output)> {
+        let variable = self.readers.map(|readers| format!("env {THREADS_VARIABLE}={readers} ")).unwrap_or_default();
+        let command = format!("exec {variable}{words}");
         tracing::trace!(command, "runs on the client");
-        self.start(openssh::Session::to_raw_command(self.session.clone(), command))
+        self.start(openssh::Session::to_raw_command(self.session.clone(), &command))
     }
 
     /// Starts a subsystem of sshd.

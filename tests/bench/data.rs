@@ -20,6 +20,16 @@ pub fn small_files(directory: &Path, count: u64) -> io::Result<u64> {
     Ok(bytes)
 }
 
+/// Makes so many names, a thousand of each file of this size.
+pub fn linked_files(directory: &Path, count: u64, size: u64) -> io::Result<()> {
+    let files = count.div_ceil(1000);
+    even_files(directory, files, size)?;
+    for number in files..count {
+        fs::hard_link(file(directory, number % files)?, file(directory, number)?)?;
+    }
+    Ok(())
+}
+
 /// Gives one file in a hundred other content, another hundredth each round; returns how many.
 pub fn change_some(directory: &Path, count: u64, round: u64) -> io::Result<u64> {
     let chosen: Vec<u64> = (0..count).filter(|number| number % 100 == round % 100).collect();

@@ -18,32 +18,39 @@ impl Bench {
     pub fn growth(&mut self) -> Result<()> {
         let most = self.scaled(1_000_000);
         let counts: Vec<u64> = [1000, 10_000, 100_000, 1_000_000].into_iter().filter(|count| *count <= most).collect();
-        let charts = [self.by_files(&counts)?, self.by_runs(self.scaled(100_000), &[1, 10, 100, 1000])?];
+        let charts = [self.by_files(&counts, most * 10)?, self.by_runs(self.scaled(100_000), &[1, 10, 100, 1000])?];
         if !self.quick {
             std::fs::write(DRAWING, drawing(&charts))?;
         }
         Ok(())
     }
 
-    fn by_files(&self, counts: &[u64]) -> Result<Chart> {
+    // The most files are names of fewer inodes, or they would not fit into memory twice; archive alone pulls those.
+    fn by_files(&self, counts: &[u64], linked: u64) -> Result<Chart> {
         let names = ["rsync, first pull", "archive, first pull", "rsync, nothing changed", "archive, nothing changed"];
         let mut lines = names.map(|name| (name.to_owned(), Vec::new())).to_vec();
+        let mut note = |count: u64, line: usize, ran: Ran| {
+            let memory = ran.watched.peak_kib >> 10;
+            eprintln!("{count} files: {}: {:.2} s, {memory} MiB", lines[line].0, ran.seconds);
+            lines[line].1.push((count as f64, ran.seconds));
+        };
+        let near = How::default();
         for &count in counts {
-            let (client, near) = (self.places.for_client()?, How::default());
+            let client = self.places.for_client()?;
             data::even_files(client.path(), count, 1024)?;
-            let mut note = |line: usize, ran: Ran| {
-                eprintln!("{count} files: {}: {:.2} s", lines[line].0, ran.seconds);
-                lines[line].1.push((count as f64, ran.seconds));
-            };
             // One after the other, for both trees at a time may be too much for the memory.
             let target = self.places.fresh()?;
-            note(0, self.tools.rsync(client.path(), target.path(), &near)?);
-            note(2, self.tools.rsync(client.path(), target.path(), &near)?);
+            note(count, 0, self.tools.rsync(client.path(), target.path(), &near)?);
+            note(count, 2, self.tools.rsync(client.path(), target.path(), &near)?);
             drop(target);
             let target = self.places.fresh()?;
-            note(1, self.tools.archive(client.path(), target.path(), &near)?);
-            note(3, self.tools.archive(client.path(), target.path(), &near)?);
+            note(count, 1, self.tools.archive(client.path(), target.path(), &near)?);
+            note(count, 3, self.tools.archive(client.path(), target.path(), &near)?);
         }
+        let (client, target) = (self.places.for_client()?, self.places.fresh()?);
+        data::linked_files(client.path(), linked, 1024)?;
+        note(linked, 1, self.tools.archive(client.path(), target.path(), &near)?);
+        note(linked, 3, self.tools.archive(client.path(), target.path(), &near)?);
         Ok(Chart { title: "Pulls of files of 1 KiB".to_owned(), across: "files".to_owned(), lines })
     }
 

@@ -93,6 +93,26 @@ fn what_a_login_shell_prints_is_skipped() {
 }
 
 #[test]
+fn every_helper_is_told_how_many_threads_are_to_read() {
+    let (sshd, program, client) = (Sshd::new(), Program::new(), small());
+    let (script, log) = (sshd.path("logging"), sshd.path("commands"));
+    let text = format!(
+        "#!/bin/sh\nprintf '%s\\n' \"$SSH_ORIGINAL_COMMAND\" >>{}\nexec sh -c \"$SSH_ORIGINAL_COMMAND\"\n",
+        log.display()
+    );
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let config = fs::read_to_string(sshd.path("sshd_config")).unwrap();
+    fs::write(sshd.path("sshd_config"), format!("{config}ForceCommand {}\n", script.display())).unwrap();
+    for flags in [&["--readers", "3"][..], &["--readers", "3", "--checksum"]] {
+        program.pull_well(&sshd, &client.root(), flags);
+    }
+    let commands = fs::read_to_string(log).unwrap();
+    assert!(commands.lines().count() > 4, "{commands}");
+    assert!(commands.lines().all(|line| line.starts_with("exec env ARCHIVE_HELPER_THREADS=3 ")), "{commands}");
+}
+
+#[test]
 fn it_can_be_looked_at_brought_and_removed_by_hand() {
     let (sshd, program) = (Sshd::new(), Program::new());
     let config = sshd.config();

@@ -25,6 +25,9 @@ pub use stream::{
 /// The bytes that begin the helper's output: unprintable, so that no login message is taken for them.
 pub const MAGIC: [u8; 8] = [0x00, 0xff, 0x1e, b'A', b'R', b'C', 0x1f, 0xfe];
 
+/// The environment variable that says how many threads of the helper work at a time, from 1 to 16.
+pub const THREADS_VARIABLE: &str = "ARCHIVE_HELPER_THREADS";
+
 /// The exact build that both sides must agree on.
 pub const VERSION: &str = concat!("archive-helper ", env!("CARGO_PKG_VERSION"), " protocol 4");
 

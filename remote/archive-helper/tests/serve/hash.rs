@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use archive_helper::protocol::*;
 use rustix::fs::{CWD, Mode};
 
-use crate::client::{Helper, make, request, temp};
+use crate::client::{Helper, command, make, request, temp};
 
 const KEY: Hash = [42; 32];
 
@@ -28,6 +28,19 @@ fn hashes_are_those_of_blake3_and_proofs_keyed() {
             assert_eq!(hashed.outcome, HashOutcome::Done { hash, proof }, "{name}");
         }
     }
+}
+
+#[test]
+fn as_many_threads_hash_as_the_environment_says() {
+    let (_temp, top) = temp();
+    make(&top, &["small"]);
+    let threads = |told: &str| {
+        let mut helper = Helper::run(command().env(THREADS_VARIABLE, told));
+        helper.hash(vec![request(1, &top.join("small"), false)]);
+        fs::read_dir(format!("/proc/{}/task", helper.child.id())).unwrap().count()
+    };
+    assert_eq!((threads("5"), threads("16")), (threads("1") + 4, threads("1") + 15));
+    assert_eq!((threads("0"), threads("17")), (threads("none"), threads("none")));
 }
 
 #[test]
