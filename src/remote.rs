@@ -42,6 +42,10 @@ use helper::Conversation;
 use probe::HelperFiles;
 use stream::{Input, Output, Traffic};
 
+// The most channels for small files: sshd lets ten sessions share a connection (MaxSessions), and listing, hashing, large
+// files and SFTP need one each.
+const MOST_CHANNELS: usize = 6;
+
 // How many files may wait for SFTP.
 const LARGE_FILES: usize = 1024;
 
@@ -119,7 +123,8 @@ impl Client {
 
     /// Greets a helper that nobody has talked to yet.
     pub fn converse(&self) -> Result<Conversation> {
-        self.greet(self.helper()?)
+        let helper = self.helper()?;
+        self.greet_one(helper)
     }
 
     // One that runs already, or else one more.
@@ -135,6 +140,23 @@ impl Client {
         }
     }
 
+    // One that does not answer may never have come to run.
+    fn greet_one(&self, helper: (Input, Output)) -> Result<Conversation> {
+        self.greet(helper).or_else(|_| self.greet(self.another_helper()?))
+    }
+
+    fn converse_if_let(&self) -> Result<Conversation> {
+        match &self.way {
+            Way::Ssh { session, helper } => self.greet(session.run_if_let(&helper.command())?),
+            Way::Local { .. } => self.converse(),
+        }
+    }
+
+    // Gives the sessions of helpers that nobody will need to whoever needs one now: there may be few (MaxSessions).
+    fn dismiss_idle(&self) {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     fn greet(&self, helper: (Input, Output)) -> Result<Conversation> {
         let compress = if matches!(self.way, Way::Ssh { .. }) { self.compress } else { CompressWhen::Never };
         Conversation::begin(helper, compress, Arc::clone(&self.is_slow))
@@ -144,9 +166,8 @@ impl Client {
     fn converse_enough(&self) -> Result<Vec<Conversation>> {
         let first = self.helper()?;
         let mut all = std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                (1..self.channels()).map(|_| scope.spawn(|| self.greet(self.another_helper()?))).collect();
-            let first = self.greet(first)?;
+            let threads: Vec<_> = (1..self.channels()).map(|_| scope.spawn(|| self.converse_if_let())).collect();
+            let first = self.greet_one(first)?;
             let more = threads.into_iter().filter_map(|thread| thread.join().ok()?.ok());
             Ok([first].into_iter().chain(more).collect::<Vec<_>>())
         })?;
@@ -219,6 +240,9 @@ impl Client {
     }
 
     fn read_by_sftp(&self, session: &ssh::Session, wanted: &Receiver<Wanted>, arrived: &Sender<Arrived>) -> Result<()> {
+        if !self.streams() {
+            self.dismiss_idle();
+        }
         let (input, output) = session.subsystem("sftp")?;
         let options = sftp::Options { bytes_per_second: self.bytes_per_second };
         let lost = |error: sftp::Broken| match error {
@@ -232,7 +256,10 @@ impl Client {
     /// The lists of the client's users and groups, in the manner of passwd(5) and group(5).
     pub fn accounts(&self) -> Result<(String, String)> {
         match &self.way {
-            Way::Ssh { session, .. } => probe::accounts(session),
+            Way::Ssh { session, .. } => {
+                self.dismiss_idle();
+                probe::accounts(session)
+            }
             Way::Local { .. } => {
                 let read = |path: &str| fs_err::read_to_string(path).on_server("can't tell who is who");
                 Ok((read("/etc/passwd")?, read("/etc/group")?))
@@ -254,7 +281,8 @@ impl Client {
     fn channels(&self) -> usize {
         match &self.way {
             Way::Ssh { session, .. } => {
-                self.channels.map_or_else(|| spread::channels(session.round_trip()), usize::from)
+                let asked = self.channels.map(|channels| usize::from(channels).min(MOST_CHANNELS));
+                asked.unwrap_or_else(|| spread::channels(session.round_trip()))
             }
             Way::Local { .. } => 1,
         }

@@ -105,11 +105,9 @@ impl Gathering<'_> {
 
     fn next(&self, changes: &Receiver<Change>) -> std::result::Result<Change, Nothing> {
         let Some(begun) = self.begun else { return changes.recv().ok_or(Nothing::More) };
-        if let Ok(change) = changes.try_recv() {
-            return Ok(change);
-        }
-        if self.changes >= self.idle_batch {
-            return Err(Nothing::Yet);
+        match changes.try_recv() {
+            Err(Nothing::Yet) if self.changes < self.idle_batch => {}
+            received => return received,
         }
         loop {
             match changes.recv_timeout(IDLE) {

@@ -170,18 +170,29 @@ pub fn find_and_start(session: &Session, files: &HelperFiles) -> Result<(Install
     let (mut first, second) = std::thread::scope(|scope| {
         let second = scope.spawn(|| {
             std::thread::sleep(SECOND_START);
-            session.run(WAIT)
+            session.run_if_let(WAIT)
         });
-        let first = run_script(session, &probe_script(START), &name);
-        // Not every sshd lets two sessions share a connection (MaxSessions).
+        let run_first = || run_script(session, &probe_script(START), &name);
+        let first = run_first();
+        // Not every sshd lets two sessions share a connection (MaxSessions); then it is the first that counts.
         let second = second.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).ok();
-        first.map(|first| (first, second))
+        match (first, second) {
+            (Ok(first), second) => Ok((first, second)),
+            (Err(error), None) => Err(error),
+            (Err(_), Some(second)) => {
+                drop(second);
+                run_first().map(|first| (first, None))
+            }
+        }
     })?;
     let said = until_probed(&mut first.0)?;
     let (installed, first) = match found(&said) {
         Some(path) => (Installed { path }, first),
         None => {
-            let installed = bring(session, files, probed(&said)?)?;
+            // It may be where its path can't be shown to anybody.
+            let is_there = marked(&said, FOUND).is_some();
+            let probed = if is_there { probe(session, &name)? } else { probed(&said)? };
+            let installed = bring(session, files, probed)?;
             let first = session.run(&installed.command())?;
             (installed, first)
         }

@@ -21,6 +21,11 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 // The longest path of a control directory for which the socket's own still fits (see unix(7)).
 const MOST_CONTROL_PATH: usize = 55;
 
+// How long to wait with asking again for a channel that was refused.
+const ANOTHER_TRY: Duration = Duration::from_millis(200);
+
+type Command = openssh::OwningCommand<Arc<openssh::Session>>;
+
 const PREFIX: &str = "archive-ssh-";
 
 // After how long a directory that nobody removed is of a process that was killed.
@@ -76,15 +81,24 @@ impl Session {
     /// Has the client's login shell become a program with its arguments, a shell's words; returns its standard output and
     /// input.
     pub fn run(&self, words: &str) -> Result<(Input, Output)> {
+        self.start(|| self.command(words))
+    }
+
+    /// As [`run`](Session::run), but asks only once.
+    pub fn run_if_let(&self, words: &str) -> Result<(Input, Output)> {
+        self.try_start(self.command(words))?
+    }
+
+    fn command(&self, words: &str) -> Command {
         let variable = self.readers.map(|readers| format!("env {THREADS_VARIABLE}={readers} ")).unwrap_or_default();
         let command = format!("exec {variable}{words}");
         tracing::trace!(command, "runs on the client");
-        self.start(openssh::Session::to_raw_command(self.session.clone(), &command))
+        openssh::Session::to_raw_command(self.session.clone(), command)
     }
 
     /// Starts a subsystem of sshd.
     pub fn subsystem(&self, name: &str) -> Result<(Input, Output)> {
-        self.start(openssh::Session::to_subsystem(self.session.clone(), name))
+        self.start(|| openssh::Session::to_subsystem(self.session.clone(), name))
     }
 
     /// How long the client takes to answer, by the fastest of its answers so far.
@@ -95,20 +109,37 @@ impl Session {
         }
     }
 
-    fn start(&self, mut command: openssh::OwningCommand<Arc<openssh::Session>>) -> Result<(Input, Output)> {
+    // What is refused may be had as soon as a session that has just been ended is gone.
+    fn start(&self, command: impl Fn() -> Command) -> Result<(Input, Output)> {
+        match self.try_start(command())? {
+            Ok(streams) => Ok(streams),
+            Err(error) if self.traffic.is_shut_down() => Err(error),
+            Err(_) => {
+                std::thread::sleep(ANOTHER_TRY);
+                self.try_start(command())?
+            }
+        }
+    }
+
+    // The inner error says that it was refused.
+    fn try_start(&self, mut command: Command) -> Result<Result<(Input, Output)>> {
         let (ends, stdin, stdout) = Ends::new()?;
         command.stdin(Stdio::from(stdin)).stdout(Stdio::from(stdout)).stderr(Stdio::null());
         let timeout = Some(self.traffic.timeout()).filter(|timeout| !timeout.is_zero()).unwrap_or(Duration::MAX);
         let asked = Instant::now();
         let spawned = self.runtime.block_on(async { tokio::time::timeout(timeout, command.spawn()).await });
-        let child =
-            spawned.map_err(|_| Error::new(Kind::Unreachable, "the client stopped answering"))?.map_err(|error| {
-                Error::new(Kind::Unreachable, format_args!("can't start a command on the client: {}", reason(&error)))
-            })?;
+        let spawned = spawned.map_err(|_| Error::new(Kind::Unreachable, "the client stopped answering"))?;
+        let child = match spawned {
+            Ok(child) => child,
+            Err(error) => {
+                let what = format_args!("can't start a command on the client: {}", reason(&error));
+                return Ok(Err(Error::new(Kind::Unreachable, what)));
+            }
+        };
         // The answer is sshd's own, that the channel is open: no process is waited for.
         self.round_trip.fetch_min(asked.elapsed().as_nanos().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
         self.children.lock().unwrap_or_else(PoisonError::into_inner).push(child);
-        ends.counted(self.traffic.clone())
+        ends.counted(self.traffic.clone()).map(Ok)
     }
 
     /// Ends the connection and whatever still runs over it.

@@ -110,6 +110,24 @@ fn sparse(path: &Path, size: u64, pieces: &[(u64, &[u8])]) {
 }
 
 #[test]
+fn permission_bits_are_the_clients_whatever_the_umask() {
+    let modes = [0o400, 0o600, 0o644, 0o666, 0o777];
+    let client = Tree::new(modes.map(|mode| (format!("{mode:o}"), crate::support::mode(mode, file("content")))));
+    for umask in ["0", "022", "077"] {
+        let (sshd, program) = (Sshd::new(), Program::new());
+        let mut command = Command::new("sh");
+        command.args(["-c", "umask \"$0\"; exec \"$@\"", umask]).arg(env!("CARGO_BIN_EXE_archive"));
+        command.arg("--repo").arg(program.repo()).args(["pull", "--link", "exact", "-F"]).arg(sshd.config());
+        let ran = Ran::of(command.arg(format!("client:{}", client.root().display())).output().unwrap());
+        ran.well();
+        for mode in modes {
+            let copy = program.snapshot("client", &client.path(format!("{mode:o}"))).metadata().unwrap();
+            assert_eq!(copy.mode() & 0o7777, mode | 0o600, "{mode:o} by umask {umask}");
+        }
+    }
+}
+
+#[test]
 fn holes_cost_nothing_on_the_wire_and_on_disk() {
     // Once with offsets that take more than 32 bits.
     for (over_ssh, size) in [(false, 1 << 29), (true, 9 << 29)] {

@@ -55,6 +55,28 @@ fn a_server_that_opens_few_channels_is_read_over_those() {
 }
 
 #[test]
+fn many_channels_leave_some_for_what_else_there_is() {
+    let (sshd, client) = (Sshd::new(), client());
+    client.put("large", file(vec![7; 300_000]));
+    let target = format!("client:{}", client.root().display());
+    Program::new().pull(&sshd, [target.as_str(), "--channels", "16", "--retries", "0"]).well();
+}
+
+#[test]
+fn a_server_that_opens_two_or_one_is_enough_for_what_needs_no_more() {
+    let client = client();
+    let target = format!("client:{}", client.root().display());
+    let two = Sshd::with("MaxSessions 2");
+    Program::new().pull(&two, [target.as_str(), "--copy", "sftp", "--hash", "server", "--retries", "0"]).well();
+    let (one, program) = (Sshd::with("MaxSessions 1"), Program::new());
+    program.pull_local(&client.root(), &["--name", "client"]);
+    // The second finds the helper there.
+    for _ in 0..2 {
+        program.pull(&one, [target.as_str(), "--retries", "0"]).well();
+    }
+}
+
+#[test]
 fn who_needs_a_channel_gets_it_in_the_next_attempt() {
     // Listing and small files take all that there are, and a large file comes by SFTP.
     let (sshd, client) = (Sshd::with("MaxSessions 4"), client());
