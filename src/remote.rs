@@ -52,7 +52,7 @@ const LARGE_FILES: usize = 1024;
 /// A connected client.
 pub struct Client {
     way: Way,
-    // Helpers that nobody talks to yet.
+    // Helpers that nobody talks to yet; the last is used first.
     running: Mutex<Vec<(Input, Output)>>,
     traffic: Arc<Traffic>,
     bytes_per_second: Option<u64>,
@@ -100,7 +100,7 @@ impl Client {
             None => (Way::Local { helper: child::Helper::install(options.readers)? }, Vec::new()),
             Some(ssh) => connect_ssh(ssh, options, traffic.clone())?,
         };
-        Ok(Client {
+        let client = Client {
             way,
             running: Mutex::new(running),
             traffic,
@@ -110,7 +110,11 @@ impl Client {
             is_slow: Arc::new(AtomicBool::new(options.compress == CompressWhen::Always)),
             channels: options.channels,
             senders: AtomicUsize::new(0),
-        })
+        };
+        if !client.streams() {
+            client.dismiss_spare();
+        }
+        Ok(client)
     }
 
     /// How the client is reached.
@@ -152,9 +156,11 @@ impl Client {
         }
     }
 
-    // Gives the sessions of helpers that nobody will need to whoever needs one now: there may be few (MaxSessions).
-    fn dismiss_idle(&self) {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    // Leaves its session to who needs one more, for there may be few (MaxSessions); the helper used first stays.
+    fn dismiss_spare(&self) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let spare = running.len().saturating_sub(1);
+        running.drain(..spare);
     }
 
     fn greet(&self, helper: (Input, Output)) -> Result<Conversation> {
@@ -242,9 +248,6 @@ impl Client {
     }
 
     fn read_by_sftp(&self, session: &ssh::Session, wanted: &Receiver<Wanted>, arrived: &Sender<Arrived>) -> Result<()> {
-        if !self.streams() {
-            self.dismiss_idle();
-        }
         let (input, output) = session.subsystem("sftp")?;
         let options = sftp::Options { bytes_per_second: self.bytes_per_second };
         let lost = |error: sftp::Broken| match error {
@@ -259,7 +262,7 @@ impl Client {
     pub fn accounts(&self) -> Result<(String, String)> {
         match &self.way {
             Way::Ssh { session, .. } => {
-                self.dismiss_idle();
+                self.dismiss_spare();
                 probe::accounts(session)
             }
             Way::Local { .. } => {

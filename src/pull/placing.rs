@@ -269,8 +269,7 @@ impl<'a> Placing<'a> {
             return self.same_content(file, found).map(|()| true);
         }
         if hash == hash_of_nothing() {
-            let tray = &file.directory.tray;
-            let (staged, empty) = self.staging.put(tray, &file.entry.name, Dir::create_file).on_server(WHAT)?;
+            let (staged, empty) = self.staging.create_for(&file.directory.tray, file.entry).on_server(WHAT)?;
             self.staging.dress(&empty, file.entry).on_server(WHAT)?;
             return self.place(&file, staged).map(|()| true);
         }

@@ -13,7 +13,7 @@ use crossbeam_channel::Sender as Unbounded;
 use super::change::{Change, aborted};
 use super::contents::{Claim, Contents, FileTask, Key, Released, Turn};
 use super::{Directory, Run};
-use crate::entry::{Entry, Extent, Hash, Kind, Version, mode_on_disk};
+use crate::entry::{Entry, Extent, Hash, Kind, Version};
 use crate::error::{OnServer, Result};
 use crate::fault;
 use crate::path::{AbsPath, Name};
@@ -338,8 +338,7 @@ struct Received {
 impl Received {
     fn whole((bytes, hash): (&[u8], Hash), task: &FileTask, staging: &Staging) -> Result<Received> {
         let FileTask { directory, entry, .. } = task;
-        let create = |dir: &Dir, name: &Name| dir.create_file_as(name, mode_on_disk(entry));
-        let (name, mut file) = staging.put(&directory.tray, &entry.name, create).on_server(WHAT)?;
+        let (name, mut file) = staging.create_for(&directory.tray, entry).on_server(WHAT)?;
         match entry.attributes.as_ref().and_then(|attributes| attributes.data.as_deref()) {
             None => file.write_all(bytes),
             Some(data) => write_between_holes(&file, bytes, data),

@@ -24,8 +24,6 @@ const MOST_CONTROL_PATH: usize = 55;
 // How long to wait with asking again for a channel that was refused.
 const ANOTHER_TRY: Duration = Duration::from_millis(200);
 
-type Command = openssh::OwningCommand<Arc<openssh::Session>>;
-
 const PREFIX: &str = "archive-ssh-";
 
 // After how long a directory that nobody removed is of a process that was killed.
@@ -38,6 +36,8 @@ Host *
   ServerAliveCountMax 3
   Ciphers ^aes128-gcm@openssh.com,aes256-gcm@openssh.com
 ";
+
+type Command = openssh::OwningCommand<Arc<openssh::Session>>;
 
 // Every one that was made by this process.
 static CONTROL_DIRECTORIES: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());

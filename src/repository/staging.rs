@@ -101,6 +101,13 @@ impl Staging {
         }
     }
 
+    /// Creates the file of an entry, in its directory's tray if that takes it. What else it has on disk [`dress`] gives it.
+    ///
+    /// [`dress`]: Staging::dress
+    pub fn create_for(&self, tray: &Tray, entry: &Entry) -> nix::Result<(StagedName, File)> {
+        self.put(tray, &entry.name, |dir, name| dir.create_file_as(name, mode_on_disk(entry)))
+    }
+
     /// Gives a file that was just created here the metadata that an entry has on disk.
     pub fn dress(&self, file: &File, entry: &Entry) -> std::io::Result<()> {
         let owner = self.born_to.map(|born_to| (born_to, (entry.uid, entry.gid)));

@@ -16,15 +16,15 @@ use crate::stack::{Place, Stack};
 use crate::system::Errno;
 use crate::visit::{self, Found, Visitor};
 
+// More would only be in each other's way.
+const MOST_THREADS: usize = 16;
+
 /// How many threads work at a time: as many as the environment says, or else as there are processors, four at most.
 pub fn threads() -> usize {
     let told = env::var(protocol::THREADS_VARIABLE).ok().and_then(|text| text.parse().ok());
     let usual = || thread::available_parallelism().map_or(1, |threads| threads.get().min(4));
     told.filter(|threads| (1..=MOST_THREADS).contains(threads)).unwrap_or_else(usual)
 }
-
-// More would only be in each other's way.
-const MOST_THREADS: usize = 16;
 
 /// A walk under way.
 pub struct Walking {
