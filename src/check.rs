@@ -30,8 +30,16 @@ pub fn check(repository: &Repository, report: &dyn Report) -> Result<u64> {
     }
     sources.sort();
     sources.dedup();
-    let problems = sources.iter().map(|source| check_source(repository, &mut index, source, report));
-    problems.map(|found| found.map(|found| found.count)).sum()
+    let mut count = 0;
+    for source in &sources {
+        count += check_source(repository, &mut index, source, report)?.count;
+    }
+    let wrong = index.count_wrong_contents()?;
+    if wrong > 0 {
+        let hint = "run `archive index rebuild`";
+        report.error(format_args!("the index looks for the contents of {wrong} versions where they are not: {hint}"));
+    }
+    Ok(count + wrong)
 }
 
 /// What is not as the index says.

@@ -78,9 +78,11 @@ fn the_options_in_archive_1_are_those_of_the_program() {
 
 #[test]
 fn the_schema_in_archive_tree_5_is_that_of_the_index() {
-    let schema = fs::read_to_string(file("src/repository/index/schema.sql")).unwrap();
-    let statements = schema.split_once('\n').map_or("", |(_comment, statements)| statements);
-    must_hold("man/archive-tree.5", "schema", &statements.replace('\\', "\\e"));
+    for part in ["schema", "contents"] {
+        let schema = fs::read_to_string(file(&format!("src/repository/index/{part}.sql"))).unwrap();
+        let statements = schema.split_once('\n').map_or("", |(_comment, statements)| statements);
+        must_hold("man/archive-tree.5", part, &statements.replace('\\', "\\e"));
+    }
 }
 
 #[test]

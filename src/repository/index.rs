@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use crate::entry::{Digests, DirectoryId, Entry, Fingerprint, Hash, Inode, Kind, Version, flags};
+use crate::entry::{Digests, DirectoryId, Entry, Fingerprint, Inode, Kind, Version, flags};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::path::{AbsPath, Name, SourceName};
 
 mod attributes;
+mod contents;
 mod facts;
 mod verified;
 mod write;
@@ -27,11 +28,13 @@ pub const FILE_NAME: &str = "index.sqlite";
 
 const SCHEMA: &str = include_str!("index/schema.sql");
 
+const CONTENTS: &str = include_str!("index/contents.sql");
+
 // Came later; a program that doesn't know of them does without.
 const ADDITIONS: &str = include_str!("index/additions.sql");
 
 // Stands in the database's header; a database with another one is of another program or a newer format.
-const USER_VERSION: i64 = 3;
+const USER_VERSION: i64 = 4;
 
 // What the second format has that the first had not. Nothing is known of attributes yet: everything is listed again.
 const TO_FORMAT_2: &str = "ALTER TABLE version ADD COLUMN attributes INTEGER REFERENCES attributes; \
@@ -39,6 +42,12 @@ const TO_FORMAT_2: &str = "ALTER TABLE version ADD COLUMN attributes INTEGER REF
 
 // The third computes fingerprints in another way.
 const TO_FORMAT_3: &str = "UPDATE directory SET fingerprint = NULL; PRAGMA user_version = 3";
+
+// The fourth has tables for what was found by two indexes of `version`.
+const TO_FORMAT_4: &str = "INSERT INTO content SELECT substr(hash, 1, 8), id FROM version \
+                           WHERE kind = 0 AND hash IS NOT NULL ORDER BY 1, 2; \
+                           INSERT INTO size SELECT DISTINCT size FROM version WHERE kind = 0; \
+                           DROP INDEX version_by_hash; DROP INDEX version_by_size; PRAGMA user_version = 4";
 
 // How long to wait for another process, or thread, that writes.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -78,7 +87,7 @@ impl Index {
         let index = Index { connection };
         match index.format()? {
             0 => create_schema(index.connection),
-            1 | 2 => bring_up_to_date(index),
+            1..USER_VERSION => bring_up_to_date(index),
             USER_VERSION => {
                 index.connection.execute_batch(ADDITIONS).on_index("can't open the index")?;
                 Ok(index)
@@ -261,19 +270,6 @@ impl Index {
         Ok(count)
     }
 
-    /// True when some file of this size is known, of whatever source and age.
-    pub fn knows_size(&self, size: u64) -> Result<bool> {
-        let sql = "SELECT 1 FROM version WHERE kind = 0 AND size = ?1 LIMIT 1";
-        self.one(sql, params![size as i64], |_| Ok(())).map(|found| found.is_some())
-    }
-
-    /// True when this source itself once sent this content.
-    pub fn source_sent(&self, source: SourceId, hash: &Hash) -> Result<bool> {
-        let sql = "SELECT 1 FROM version JOIN directory ON directory.id = version.directory \
-                   WHERE kind = 0 AND substr(hash, 1, 8) = ?1 AND hash = ?2 AND source = ?3 LIMIT 1";
-        self.one(sql, params![&hash[..8], &hash[..], source.0], |_| Ok(())).map(|found| found.is_some())
-    }
-
     /// True when the fingerprint that is kept of a directory is not that of its current versions: a pull could take
     /// for unchanged what it is not.
     pub fn has_wrong_fingerprint(&self, directory: DirectoryId) -> Result<bool> {
@@ -390,6 +386,7 @@ fn create_schema(mut connection: Connection) -> Result<Index> {
         let version: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         if version == 0 {
             transaction.execute_batch(SCHEMA)?;
+            transaction.execute_batch(CONTENTS)?;
             transaction.execute_batch(ADDITIONS)?;
             transaction.pragma_update(None, "user_version", USER_VERSION)?;
         }
@@ -404,7 +401,7 @@ fn bring_up_to_date(mut index: Index) -> Result<Index> {
         let transaction = index.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         // Another process may have been faster.
         let version: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        for (before, change) in [(1, TO_FORMAT_2), (2, TO_FORMAT_3)] {
+        for (before, change) in [(1, TO_FORMAT_2), (2, TO_FORMAT_3), (3, CONTENTS), (3, TO_FORMAT_4)] {
             if version <= before {
                 transaction.execute_batch(change)?;
             }

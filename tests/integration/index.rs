@@ -235,11 +235,51 @@ fn a_lost_index_is_asked_for_not_made_up() {
     assert_eq!(program.pull_local(&client.root(), &[])["copied"], 0);
 }
 
+// What the third format had instead of tables of contents and sizes.
+const AS_FORMAT_3: &str = "DROP TABLE content; DROP TABLE new_content; DROP TABLE size; \
+                           CREATE INDEX version_by_hash ON version (substr(hash, 1, 8)) WHERE kind = 0; \
+                           CREATE INDEX version_by_size ON version (size) WHERE kind = 0; PRAGMA user_version = 3";
+
+#[test]
+fn contents_of_an_older_index_are_found() {
+    let program = Program::new();
+    let client = Tree::new([("a", file("content")), ("b", file("other")), ("below", dir([("c", file(""))]))]);
+    program.pull_local(&client.root(), &[]);
+    let index = rusqlite::Connection::open(program.repo().join("index.sqlite")).unwrap();
+    index.execute_batch(AS_FORMAT_3).unwrap();
+    drop(index);
+    // Another program may look first, and may only look.
+    let hash = blake3::hash(b"content").to_hex();
+    let found = program.run(["find", "--hash", &hash]);
+    found.well();
+    assert!(found.stdout.contains("/a"), "{}", found.stdout);
+    program.assert_index_is_right();
+    client.put("copy", file("content"));
+    let summary = program.pull_local(&client.root(), &[]);
+    assert_eq!((&summary["copied"], &summary["linked"]), (&0.into(), &1.into()), "{summary}");
+    program.assert_index_is_right();
+}
+
+#[test]
+fn a_content_that_would_not_be_found_is_told() {
+    let (program, client) = (Program::new(), Tree::new([("a", file("a")), ("b", file("b"))]));
+    program.pull_local(&client.root(), &[]);
+    let index = rusqlite::Connection::open(program.repo().join("index.sqlite")).unwrap();
+    index.execute_batch("DELETE FROM content; DELETE FROM new_content").unwrap();
+    drop(index);
+    let ran = program.run(["index", "check"]);
+    assert!(ran.status == 1 && ran.stderr.contains("contents of 2 versions"), "{} {}", ran.status, ran.stderr);
+    // What it advises helps.
+    program.run(["index", "rebuild"]).well();
+    program.assert_index_is_right();
+}
+
 #[test]
 fn an_index_with_other_fingerprints_is_brought_up_to_date() {
     let (program, client) = (Program::new(), Tree::new([("a", file("a")), ("below", dir([("b", file("b"))]))]));
     program.pull_local(&client.root(), &[]);
     let index = rusqlite::Connection::open(program.repo().join("index.sqlite")).unwrap();
+    index.execute_batch(AS_FORMAT_3).unwrap();
     index.execute_batch("UPDATE directory SET fingerprint = randomblob(16); PRAGMA user_version = 2").unwrap();
     drop(index);
     program.assert_index_is_right();

@@ -1,10 +1,10 @@
-//! Questions to the index that span directories and sources: places of a content, runs, totals.
+//! Questions to the index that span directories and sources: runs, totals.
 
 use jiff::Timestamp;
 use rusqlite::params;
 
 use super::{COLUMNS, Index, OnIndex, SourceId, path_of, version_of};
-use crate::entry::{DirectoryId, Hash, Version};
+use crate::entry::{DirectoryId, Version};
 use crate::error::Result;
 use crate::path::{AbsPath, SourceName};
 
@@ -17,6 +17,17 @@ pub struct Located {
     pub directory: AbsPath,
     /// The version.
     pub version: Version,
+}
+
+impl Located {
+    pub(super) fn of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Located> {
+        let source: String = row.get(20)?;
+        Ok(Located {
+            version: version_of(row)?,
+            source: SourceName::new(&source).map_err(|_| rusqlite::Error::InvalidQuery)?,
+            directory: path_of(row.get_ref(21)?)?,
+        })
+    }
 }
 
 /// One run.
@@ -54,27 +65,6 @@ pub struct Stats {
 }
 
 impl Index {
-    /// Versions with this content, newest first, at most `limit`.
-    pub fn versions_with(&self, hash: &Hash, limit: u32) -> Result<Vec<Located>> {
-        self.versions_with_before(hash, i64::MAX, limit)
-    }
-
-    /// As [`versions_with`](Index::versions_with), those whose number is below `before`.
-    pub fn versions_with_before(&self, hash: &Hash, before: i64, limit: u32) -> Result<Vec<Located>> {
-        let sql = located(
-            "kind = 0 AND substr(hash, 1, 8) = ?1 AND hash = ?2 AND version.id < ?4 ORDER BY version.id DESC LIMIT ?3",
-        );
-        self.all(&sql, params![&hash[..8], &hash[..], limit, before], located_of)
-    }
-
-    /// Calls `each` with every version whose hash lies between two, both included.
-    pub fn each_with_hash(&self, from: &Hash, to: &Hash, each: &mut dyn FnMut(Located) -> Result<()>) -> Result<()> {
-        let sql = located(
-            "kind = 0 AND substr(hash, 1, 8) BETWEEN ?1 AND ?2 AND hash BETWEEN ?3 AND ?4 ORDER BY hash, version.id",
-        );
-        self.each(&sql, params![&from[..8], &to[..8], &from[..], &to[..]], each)
-    }
-
     /// Calls `each` with every version there is, by source, directory and name.
     pub fn each_version(&self, each: &mut dyn FnMut(Located) -> Result<()>) -> Result<()> {
         self.each(&located("true ORDER BY source.name, directory.path, version.name, from_run"), params![], each)
@@ -167,7 +157,7 @@ impl Index {
         })
     }
 
-    fn each(
+    pub(super) fn each(
         &self,
         sql: &str,
         params: impl rusqlite::Params,
@@ -177,26 +167,17 @@ impl Index {
         let mut query = self.connection.prepare(sql).on_index(WHAT)?;
         let mut rows = query.query(params).on_index(WHAT)?;
         while let Some(row) = rows.next().on_index(WHAT)? {
-            each(located_of(row).on_index(WHAT)?)?;
+            each(Located::of(row).on_index(WHAT)?)?;
         }
         Ok(())
     }
 }
 
-fn located(condition: &str) -> String {
+pub(super) fn located(condition: &str) -> String {
     format!(
         "SELECT {COLUMNS}, source.name, directory.path FROM version JOIN directory ON directory.id = version.directory \
          JOIN source ON source.id = directory.source WHERE {condition}"
     )
-}
-
-fn located_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Located> {
-    let source: String = row.get(20)?;
-    Ok(Located {
-        version: version_of(row)?,
-        source: SourceName::new(&source).map_err(|_| rusqlite::Error::InvalidQuery)?,
-        directory: path_of(row.get_ref(21)?)?,
-    })
 }
 
 pub(super) fn timestamp(nanoseconds: i64) -> Timestamp {

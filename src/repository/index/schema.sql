@@ -52,7 +52,5 @@ CREATE TABLE pending (
 );
 CREATE UNIQUE INDEX version_current ON version (directory, name) WHERE until_run IS NULL;
 CREATE INDEX version_span ON version (directory, name, until_run, from_run) WHERE until_run IS NOT NULL;
-CREATE INDEX version_by_hash ON version (substr(hash, 1, 8)) WHERE kind = 0;
-CREATE INDEX version_by_size ON version (size) WHERE kind = 0;
 CREATE INDEX version_attributes ON version (attributes) WHERE attributes IS NOT NULL;
 CREATE INDEX version_unreadable ON version (directory) WHERE flags & 2;

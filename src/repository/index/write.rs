@@ -1,20 +1,24 @@
 //! Writing to the index: what one batch of changes did, in one transaction.
 
+use std::cell::Cell;
+
 use jiff::Timestamp;
 use rusqlite::{Transaction, TransactionBehavior, params};
 
 use super::{Index, OnIndex, SourceId, digests_of, kind_number};
-use crate::entry::{Digests, DirectoryId, Entry, Hash, Listed};
+use crate::entry::{Digests, DirectoryId, Entry, Hash, Kind, Listed};
 use crate::error::{OnServer, Result};
 use crate::fault;
 use crate::path::{AbsPath, Name, SourceName};
 use crate::report::{Outcome, Summary};
 
-const WHAT: &str = "can't write the index";
+pub(super) const WHAT: &str = "can't write the index";
 
 /// A transaction under way: nothing of it lasts until [`commit`](Write::commit).
 pub struct Write<'a> {
     pub(super) transaction: Transaction<'a>,
+    // The first and the last version whose content was entered.
+    pub(super) entered: Cell<Option<(i64, i64)>>,
 }
 
 /// A version that is to be current from now on.
@@ -38,7 +42,7 @@ impl Index {
     /// Begins a transaction that may write; waits for another process's to end.
     pub fn write(&mut self) -> Result<Write<'_>> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).on_index(WHAT)?;
-        Ok(Write { transaction })
+        Ok(Write { transaction, entered: Cell::default() })
     }
 
     /// The number of a source, which is given one if it has none.
@@ -75,7 +79,7 @@ impl Index {
     /// business of whoever uses the copy later.
     pub fn copy_to(&self, path: &std::path::Path) -> Result<()> {
         use std::os::unix::ffi::OsStrExt;
-        const WHAT: &str = "can't copy the index";
+        pub(super) const WHAT: &str = "can't copy the index";
         self.connection.execute("VACUUM INTO CAST(?1 AS TEXT)", params![path.as_os_str().as_bytes()]).on_index(WHAT)?;
         let copy = rusqlite::Connection::open(path).on_index(WHAT)?;
         copy.execute("DELETE FROM pending", params![]).map(drop).on_index(WHAT)
@@ -90,6 +94,7 @@ impl Write<'_> {
     /// Makes everything since [`Index::write`] last.
     pub fn commit(self) -> Result<()> {
         fault::step().on_server(WHAT)?;
+        self.settle_contents()?;
         self.transaction.commit().on_index(WHAT)
     }
 
@@ -139,11 +144,17 @@ impl Write<'_> {
                 until_run,
                 self.attributes_of(entry)?,
             ],
-        )
+        )?;
+        if entry.kind == Kind::File {
+            self.enter_content(self.transaction.last_insert_rowid(), entry.size, *hash)
+        } else {
+            Ok(())
+        }
     }
 
     /// Gives a current version other metadata, without making another version of it.
     pub fn refresh(&self, id: i64, entry: &Entry, hash: Option<Hash>, flags: u32) -> Result<()> {
+        self.change_content(id, entry, hash)?;
         let sql = "UPDATE version SET size = ?2, mtime = ?3, ctime = ?4, mode = ?5, uid = ?6, gid = ?7, \
                    inode_device = ?8, inode_number = ?9, hash = ?10, flags = ?11, attributes = ?12 WHERE id = ?1";
         self.execute(
@@ -222,6 +233,7 @@ impl Write<'_> {
     /// Forgets a version whose place no longer exists. Content is never forgotten by this: it is not there.
     pub fn delete(&self, id: i64) -> Result<()> {
         self.execute("DELETE FROM examined WHERE version = ?1", params![id])?;
+        self.leave_content(id)?;
         self.execute("DELETE FROM version WHERE id = ?1", params![id])
     }
 
@@ -235,6 +247,7 @@ impl Write<'_> {
         self.execute("DELETE FROM pending", params![])?;
         self.execute("DELETE FROM examined", params![])?;
         self.execute("DELETE FROM version", params![])?;
+        self.delete_contents()?;
         self.execute("DELETE FROM attributes", params![])?;
         self.execute("DELETE FROM listed", params![])?;
         self.execute("DELETE FROM directory", params![])
