@@ -16,11 +16,11 @@ const MOST_UNPACKED: usize = 8 << 20;
 // What is unpacked at once.
 const STEP: usize = 256 * 1024;
 
-// Below how many bytes a second a compressor is faster than a line; after how many it is no slow one, and after how long a
-// wait for less it is. A hiccup is shorter.
+// Below how many bytes a second a compressor is faster than a line; after how many it may be no slow one, and after how
+// long a wait for less it is. A hiccup is shorter, or what comes after it makes up for it.
 const SLOW: f64 = 12e6;
 const ENOUGH: u64 = 384 * 1024;
-const LONG: Duration = Duration::from_millis(100);
+const LONG: Duration = Duration::from_millis(500);
 
 /// Frames from a Zstandard stream.
 pub struct Unpacker {
@@ -122,10 +122,11 @@ impl Line {
         };
         self.waited += waited;
         let bytes = received - before;
-        if self.waited >= LONG && (bytes as f64) < self.waited.as_secs_f64() * self.slow {
+        let looks_slow = (bytes as f64) < self.waited.as_secs_f64() * self.slow;
+        if looks_slow && self.waited >= LONG {
             self.is_slow.store(true, Ordering::Relaxed);
         }
-        if bytes >= ENOUGH {
+        if !looks_slow && bytes >= ENOUGH {
             self.is_judged = true;
             (self.before, self.waited) = (Some(received), Duration::ZERO);
         }
@@ -199,16 +200,31 @@ mod tests {
             let mut slow = 0;
             // The first frame may be late for other reasons.
             line.add(0, Duration::from_secs(9), owed);
-            for frame in 1..=20 {
+            for frame in 1..=100 {
                 line.add(frame * 100_000, Duration::from_millis(milliseconds), owed);
                 slow += u64::from(line.turns_out_slow());
             }
             (slow, line.is_judged())
         };
         assert_eq!(judged(80, CompressWhen::Auto, true), (1, true));
+        assert_eq!(judged(10, CompressWhen::Auto, true), (1, true), "10 MB/s");
+        assert_eq!(judged(6, CompressWhen::Auto, true), (0, true), "17 MB/s");
         assert_eq!(judged(1, CompressWhen::Auto, true), (0, true));
         assert_eq!(judged(80, CompressWhen::Auto, false), (0, false), "nothing was asked for");
         assert_eq!(judged(80, CompressWhen::Never, true), (0, true));
         assert_eq!(judged(80, CompressWhen::Always, true), (0, true));
+    }
+
+    #[test]
+    fn a_hiccup_makes_no_line_slow() {
+        let mut line = Line::new(CompressWhen::Auto, Arc::default());
+        line.add(0, Duration::ZERO, true);
+        let mut received = 0;
+        for frame in 0..2000 {
+            received += 40_000;
+            line.add(received, Duration::from_millis(if frame % 200 == 100 { 250 } else { 1 }), true);
+        }
+        assert!(!line.is_slow());
+        assert!(line.is_judged());
     }
 }
