@@ -311,6 +311,7 @@ impl Inbox<'_> {
             task.whole = true;
             return self.release(Released::Missing(task));
         }
+        self.staging.permit(&content.file, &task.entry).on_server(WHAT)?;
         self.hand_on(finish(self.run, task, content, state, consistent, self.staging)?)
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use archive_helper::protocol::{MAGIC, MAX_CHATTER, Reply, Request, VERSION, read_frame, write_frame};
+use archive_helper::protocol::{MAGIC, MAX_CHATTER, Reply, Request, VERSION, read_frame_into, write_frame};
 
 use super::packing::{Line, Unpacker};
 use super::stream::{Input, Output};
@@ -25,6 +25,8 @@ pub struct Conversation {
 /// The replies of a helper.
 pub struct Replies {
     input: BufReader<Input>,
+    // Memory of the last one.
+    frame: Vec<u8>,
     unpacker: Option<Unpacker>,
     line: Line,
     owes: bool,
@@ -50,7 +52,8 @@ impl Conversation {
             requests.send(&Request::Pack)?;
         }
         let line = Line::new(compress, is_slow);
-        Ok(Conversation { replies: Replies { input, unpacker: None, line, owes: false }, requests })
+        let replies = Replies { input, frame: Vec::new(), unpacker: None, line, owes: false };
+        Ok(Conversation { replies, requests })
     }
 }
 
@@ -62,7 +65,7 @@ impl Replies {
                 return Ok(Some(reply));
             }
             let started = Instant::now();
-            let reply = read_frame(&mut self.input).map_err(lost)?;
+            let reply = read_frame_into(&mut self.input, &mut self.frame).map_err(lost)?;
             self.line.add(self.input.get_ref().received(), started.elapsed(), self.owes);
             let Some(Reply::Packed(bytes)) = reply else { return Ok(reply) };
             let unpacker = match &mut self.unpacker {

@@ -318,15 +318,22 @@ impl AsFd for Dir {
     }
 }
 
-/// Gives an open file its permission bits, its mtime in nanoseconds and, if stated, its owner.
-pub fn set_file_metadata(file: &File, mode: u32, mtime: i64, owner: Option<(u32, u32)>) -> io::Result<()> {
+/// Gives an open file its permission bits.
+pub fn set_file_mode(file: &File, mode: u32) -> nix::Result<()> {
+    fault::step()?;
+    fchmod(file, Mode::from_bits_truncate(mode))
+}
+
+/// Which permission bits an open file has.
+pub fn file_mode(file: &File) -> nix::Result<u32> {
+    fstat(file).map(|stat| stat.st_mode & 0o7777)
+}
+
+/// Gives an open file its mtime in nanoseconds and, if stated, its owner.
+pub fn set_file_metadata(file: &File, mtime: i64, owner: Option<(u32, u32)>) -> io::Result<()> {
     fault::step()?;
     if let Some((uid, gid)) = owner {
         fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
-    }
-    // It costs less to look than to set what is so already.
-    if fstat(file)?.st_mode & 0o7777 != mode {
-        fchmod(file, Mode::from_bits_truncate(mode))?;
     }
     let (seconds, nanoseconds) = (mtime.div_euclid(1_000_000_000), mtime.rem_euclid(1_000_000_000));
     filetime::set_file_handle_times(file, None, Some(FileTime::from_unix_time(seconds, nanoseconds as u32)))

@@ -1,11 +1,11 @@
 //! The staging area of one source: files that are being received, before anything points at them.
 
 use std::fs::File;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use nix::errno::Errno;
 
-use super::dirs::{Dir, copy_content, set_file_metadata};
+use super::dirs::{Dir, copy_content, file_mode, set_file_metadata, set_file_mode};
 use crate::entry::{Entry, Hash, mode_on_disk};
 use crate::path::{AbsPath, Name};
 
@@ -35,6 +35,8 @@ pub struct Staging {
     open_trays: tray::OpenTrays,
     // Whom new files belong to by themselves; `None` where owners can't be given anyway.
     born_to: Option<(u32, u32)>,
+    // Permission bits that new files were seen to get, as no umask or default ACL takes them away.
+    granted: AtomicU32,
 }
 
 /// A file that was received whole, with its metadata set.
@@ -57,7 +59,8 @@ impl Staging {
         let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
         let inherits = own.mode & 0o2000 != 0;
         let born_to = uid.is_root().then_some((uid.as_raw(), if inherits { own.gid } else { gid.as_raw() }));
-        Ok(Staging { dir, next: AtomicU64::new(0), open_trays: tray::OpenTrays::default(), born_to })
+        let (next, open_trays, granted) = (AtomicU64::new(0), tray::OpenTrays::default(), AtomicU32::new(0));
+        Ok(Staging { dir, next, open_trays, born_to, granted })
     }
 
     /// Removes what an interrupted run left in it, when nothing is pending any more; but for what can be carried on.
@@ -101,18 +104,33 @@ impl Staging {
         }
     }
 
-    /// Creates the file of an entry, in its directory's tray if that takes it. What else it has on disk [`dress`] gives it.
+    /// Creates the file of an entry, in its directory's tray if that takes it, with its permission bits. What else it has
+    /// on disk [`dress`] gives it.
     ///
     /// [`dress`]: Staging::dress
     pub fn create_for(&self, tray: &Tray, entry: &Entry) -> nix::Result<(StagedName, File)> {
-        self.put(tray, &entry.name, |dir, name| dir.create_file_as(name, mode_on_disk(entry)))
+        let mode = mode_on_disk(entry);
+        let (staged, file) = self.put(tray, &entry.name, |dir, name| dir.create_file_as(name, mode))?;
+        // It costs less to look than to set what is so already, and still less to know.
+        if mode & !self.granted.load(Ordering::Relaxed) != 0 {
+            match file_mode(&file)? == mode {
+                true => drop(self.granted.fetch_or(mode, Ordering::Relaxed)),
+                false => set_file_mode(&file, mode)?,
+            }
+        }
+        Ok((staged, file))
     }
 
-    /// Gives a file that was just created here the metadata that an entry has on disk.
+    /// Gives a file in the area the mtime and owner that an entry has on disk.
     pub fn dress(&self, file: &File, entry: &Entry) -> std::io::Result<()> {
         let owner = self.born_to.map(|born_to| (born_to, (entry.uid, entry.gid)));
         let other = owner.filter(|(born_to, wanted)| born_to != wanted).map(|(_, wanted)| wanted);
-        set_file_metadata(file, mode_on_disk(entry), entry.mtime, other)
+        set_file_metadata(file, entry.mtime, other)
+    }
+
+    /// Gives a file that was not created for an entry the entry's permission bits.
+    pub fn permit(&self, file: &File, entry: &Entry) -> nix::Result<()> {
+        set_file_mode(file, mode_on_disk(entry))
     }
 
     /// A name that nothing in the area has.
@@ -142,6 +160,7 @@ impl Staging {
     pub fn copy(&self, from: &File, entry: &Entry) -> std::io::Result<Name> {
         let (name, to) = self.create()?;
         copy_content(from, &to)?;
+        self.permit(&to, entry)?;
         self.dress(&to, entry)?;
         Ok(name)
     }

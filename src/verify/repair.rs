@@ -150,6 +150,7 @@ impl<'a> Repair<'a> {
         let Some(hash) = version.hash.filter(|_| entry.kind == Kind::File) else { return Ok(None) };
         if entry.size == 0 {
             let (name, file) = self.staging.create().on_server(WHAT)?;
+            self.staging.permit(&file, entry).on_server(WHAT)?;
             self.staging.dress(&file, entry).on_server(WHAT)?;
             return Ok(Some(Good { name, from: None }));
         }

@@ -20,6 +20,10 @@ const SILENCE: Duration = Duration::from_secs(ALIVE_SECONDS);
 const BUNDLE: usize = 256;
 // What an answer weighs, in bytes.
 const ANSWER: usize = 48;
+// Up to how many bytes frames are put together, to be written at once: copying a larger one costs more than its write.
+const TOGETHER: usize = 64 * 1024;
+// How much memory of frames that are written is kept for others: as many frames as may wait.
+const MOST_SPARE: usize = 8;
 
 /// The queue in front of the one thread that writes.
 #[derive(Default)]
@@ -27,16 +31,35 @@ pub struct Outgoing {
     queue: Mutex<Queue>,
     filled: Condvar,
     room: Condvar,
+    // What fresh memory costs is more than to write to it.
+    spare: Mutex<Vec<Vec<u8>>>,
 }
 
 #[derive(Default)]
 struct Queue {
-    frames: Vec<u8>,
+    frames: Frames,
     answers: Vec<Hashed>,
     answered: u64,
     writer: Writer,
     senders_waiting: usize,
     packs: bool,
+}
+
+/// Whole frames, small ones put together.
+#[derive(Default)]
+struct Frames {
+    pieces: Vec<Vec<u8>>,
+    bytes: usize,
+}
+
+impl Frames {
+    fn push(&mut self, frame: Vec<u8>) {
+        self.bytes += frame.len();
+        match self.pieces.last_mut() {
+            Some(last) if last.len() + frame.len() <= TOGETHER => last.extend_from_slice(&frame),
+            _ => self.pieces.push(frame),
+        }
+    }
 }
 
 // What the writing thread is to be woken for.
@@ -51,20 +74,28 @@ enum Writer {
 impl Outgoing {
     /// Queues a reply. Waits while too much is queued.
     pub fn send(&self, reply: &Reply) {
-        let mut frame = Vec::new();
-        protocol::write_frame(&mut frame, reply).expect("every reply is made to fit a frame");
-        self.push(&frame);
+        self.push(protocol::encode(reply, Vec::new()).expect("every reply is made to fit a frame"));
+    }
+
+    /// As [`send`](Outgoing::send), for one that fills a frame.
+    pub fn send_large(&self, reply: &Reply) {
+        self.push(protocol::encode(reply, self.spare()).expect("every reply is made to fit a frame"));
+    }
+
+    /// Memory for a large frame.
+    pub fn spare(&self) -> Vec<u8> {
+        self.spare.lock().expect(UNPOISONED).pop().unwrap_or_default()
     }
 
     /// Queues a whole frame. Waits while too much is queued.
-    pub fn push(&self, frame: &[u8]) {
+    pub fn push(&self, frame: Vec<u8>) {
         let mut queue = self.lock();
-        while queue.frames.len() > LIMIT {
+        while queue.frames.bytes > LIMIT {
             queue.senders_waiting += 1;
             queue = self.room.wait(queue).expect(UNPOISONED);
             queue.senders_waiting -= 1;
         }
-        queue.frames.extend_from_slice(frame);
+        queue.frames.push(frame);
         self.wake_writer(queue);
     }
 
@@ -87,38 +118,40 @@ impl Outgoing {
 
     /// Writes what is queued, for ever, or until `output` fails.
     pub fn write_to(&self, output: &mut impl Write) -> io::Result<()> {
-        let mut frames = Vec::new();
         let (mut last_write, mut packer) = (None, None);
         loop {
-            frames.clear();
-            let answers = self.take(&mut frames, last_write);
-            if frames.is_empty() && answers.is_empty() {
-                protocol::write_frame(&mut frames, &Reply::Alive)?;
+            let (mut frames, answers) = self.take(last_write);
+            if frames.bytes == 0 && answers.is_empty() {
+                frames.push(protocol::encode(&Reply::Alive, Vec::new())?);
             }
             for bundle in answers.chunks(BUNDLE) {
-                protocol::write_frame(&mut frames, &Reply::Hashed(bundle.to_vec()))?;
+                frames.push(protocol::encode(&Reply::Hashed(bundle.to_vec()), Vec::new())?);
             }
+            let mut pieces = frames.pieces;
             if self.lock().packs {
                 let packer = match &mut packer {
                     Some(packer) => packer,
                     none => none.insert(Packer::new()?),
                 };
-                packer.pack(&mut frames)?;
+                pieces = packer.pack(&pieces)?;
             }
-            output.write_all(&frames)?;
+            pieces.iter().try_for_each(|piece| output.write_all(piece))?;
             output.flush()?;
             last_write = Some(Instant::now());
+            let mut spare = self.spare.lock().expect(UNPOISONED);
+            spare.extend(pieces.into_iter().filter(|piece| piece.len() > TOGETHER));
+            spare.truncate(MOST_SPARE);
         }
     }
 
-    // Waits for something to write, though not for ever; what was queued lands in `frames`, which must be empty.
-    fn take(&self, frames: &mut Vec<u8>, last_write: Option<Instant>) -> Vec<Hashed> {
+    // Waits for something to write, though not for ever.
+    fn take(&self, last_write: Option<Instant>) -> (Frames, Vec<Hashed>) {
         let mut queue = self.lock();
         queue.writer = Writer::Idle;
         queue = self.filled.wait_timeout_while(queue, SILENCE, |queue| queue.weight() == 0).expect(UNPOISONED).0;
         if queue.weight() == 0 {
             queue.writer = Writer::Busy;
-            return Vec::new();
+            return Default::default();
         }
         while let Some(pause) = last_write.and_then(|last| PAUSE.checked_sub(last.elapsed())) {
             if queue.weight() >= ENOUGH {
@@ -128,12 +161,11 @@ impl Outgoing {
             queue = self.filled.wait_timeout(queue, pause).expect(UNPOISONED).0;
         }
         queue.writer = Writer::Busy;
-        mem::swap(&mut queue.frames, frames);
         queue.answered += queue.answers.len() as u64;
         if queue.senders_waiting > 0 {
             self.room.notify_all();
         }
-        mem::take(&mut queue.answers)
+        (mem::take(&mut queue.frames), mem::take(&mut queue.answers))
     }
 
     // A call that wakes nobody costs a system call all the same.
@@ -157,7 +189,7 @@ impl Outgoing {
 
 impl Queue {
     fn weight(&self) -> usize {
-        self.frames.len() + self.answers.len() * ANSWER
+        self.frames.bytes + self.answers.len() * ANSWER
     }
 }
 

@@ -26,16 +26,16 @@ impl Packer {
         Ok(Packer { encoder })
     }
 
-    /// Packs whole frames into other frames, and puts these in their place.
-    pub fn pack(&mut self, frames: &mut Vec<u8>) -> io::Result<()> {
-        self.encoder.write_all(frames)?;
+    /// Packs whole frames into other frames.
+    pub fn pack(&mut self, frames: &[Vec<u8>]) -> io::Result<Vec<Vec<u8>>> {
+        frames.iter().try_for_each(|frame| self.encoder.write_all(frame))?;
         self.encoder.flush()?;
-        frames.clear();
-        for piece in self.encoder.get_ref().chunks(MAX_BUNDLED as usize) {
+        let packed = self.encoder.get_ref().chunks(MAX_BUNDLED as usize).map(|piece| {
             let bytes = Bytes::new(piece).expect("a piece is not larger than what may be sent");
-            protocol::write_frame(frames, &Reply::Packed(bytes))?;
-        }
+            protocol::encode(&Reply::Packed(bytes), Vec::new())
+        });
+        let packed = packed.collect();
         self.encoder.get_mut().clear();
-        Ok(())
+        packed
     }
 }

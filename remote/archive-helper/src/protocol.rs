@@ -465,16 +465,30 @@ pub fn write_greeting(output: &mut impl Write) -> io::Result<()> {
 
 /// Writes one frame: the body's length as a little-endian `u32`, then the body.
 pub fn write_frame<T: Serialize>(output: &mut impl Write, message: &T) -> io::Result<()> {
-    let body = postcard::to_stdvec(message).map_err(io::Error::other)?;
-    if body.len() > MAX_FRAME {
+    output.write_all(&encode(message, Vec::new())?)
+}
+
+/// Encodes one frame, in the memory of a vector that is not needed any more. A message that is too large is
+/// `InvalidInput`.
+pub fn encode<T: Serialize>(message: &T, mut frame: Vec<u8>) -> io::Result<Vec<u8>> {
+    frame.clear();
+    frame.extend_from_slice(&[0; 4]);
+    let mut frame = postcard::to_extend(message, frame).map_err(io::Error::other)?;
+    let length = frame.len() - 4;
+    if length > MAX_FRAME {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the frame would be too large"));
     }
-    output.write_all(&(body.len() as u32).to_le_bytes())?;
-    output.write_all(&body)
+    frame[..4].copy_from_slice(&(length as u32).to_le_bytes());
+    Ok(frame)
 }
 
 /// Reads one frame; `None` when the stream ends before it. Bad frames are `InvalidData`.
 pub fn read_frame<T: DeserializeOwned>(input: &mut impl Read) -> io::Result<Option<T>> {
+    read_frame_into(input, &mut Vec::new())
+}
+
+/// As [`read_frame`], by way of memory that is kept for the next one.
+pub fn read_frame_into<T: DeserializeOwned>(input: &mut impl Read, memory: &mut Vec<u8>) -> io::Result<Option<T>> {
     let mut length = [0; 4];
     if input.read(&mut length[..1])? == 0 {
         return Ok(None);
@@ -484,9 +498,12 @@ pub fn read_frame<T: DeserializeOwned>(input: &mut impl Read) -> io::Result<Opti
     if length > MAX_FRAME {
         return Err(invalid("a frame is too large"));
     }
-    let mut body = vec![0; length];
-    input.read_exact(&mut body)?;
-    decode(&body).map(Some)
+    if memory.len() < length {
+        memory.resize(length, 0);
+    }
+    let body = &mut memory[..length];
+    input.read_exact(body)?;
+    decode(body).map(Some)
 }
 
 /// Decodes a frame's body, all of it.

@@ -8,7 +8,7 @@ use std::thread;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::outgoing::{Outgoing, UNPOISONED};
-use crate::protocol::{Bytes, MAX_BUNDLED, MAX_SENT, ReadAnswer, ReadOutcome, ReadRequest, Reply};
+use crate::protocol::{Bytes, MAX_SENT, ReadAnswer, ReadOutcome, ReadRequest, Reply};
 use crate::system::{Errno, File, Metadata};
 use crate::walk;
 
@@ -56,9 +56,8 @@ impl Readers {
 
     // What is sent waits for room in the queue of outgoing frames, so no more than a frame a thread is in memory.
     fn work(&self) {
-        let mut buffer = vec![0; MAX_BUNDLED as usize];
         loop {
-            let files: Vec<Read> = self.next().iter().map(|request| read_one(request, &mut buffer)).collect();
+            let files: Vec<Read> = self.next().iter().map(read_one).collect();
             self.send(files);
         }
     }
@@ -67,7 +66,7 @@ impl Readers {
     fn send(&self, files: Vec<Read>) {
         let mut sent = self.sent.lock().expect(UNPOISONED);
         let answers = files.into_iter().map(|file| without_repetition(file, &mut sent)).collect();
-        self.outgoing.send(&Reply::Read(answers));
+        self.outgoing.send_large(&Reply::Read(answers));
     }
 
     fn next(&self) -> Vec<ReadRequest> {
@@ -94,8 +93,8 @@ fn without_repetition(Read { mut answer, mark }: Read, sent: &mut HashSet<u64>) 
     answer
 }
 
-fn read_one(request: &ReadRequest, buffer: &mut [u8]) -> Read {
-    let answer = answer(request, buffer);
+fn read_one(request: &ReadRequest) -> Read {
+    let answer = answer(request);
     let mark = match &answer.outcome {
         ReadOutcome::Content(content) if request.once => Some(xxh3_64(content.as_bytes())),
         _ => None,
@@ -103,8 +102,8 @@ fn read_one(request: &ReadRequest, buffer: &mut [u8]) -> Read {
     Read { answer, mark }
 }
 
-fn answer(request: &ReadRequest, buffer: &mut [u8]) -> ReadAnswer {
-    let outcome = match read(request, buffer) {
+fn answer(request: &ReadRequest) -> ReadAnswer {
+    let outcome = match read(request) {
         Ok(Some(content)) => ReadOutcome::Content(content),
         Ok(None) | Err(Errno::LOOP | Errno::NXIO) => ReadOutcome::Changed,
         Err(Errno::NOENT | Errno::NOTDIR) => ReadOutcome::Vanished,
@@ -114,15 +113,14 @@ fn answer(request: &ReadRequest, buffer: &mut [u8]) -> ReadAnswer {
 }
 
 // `None` if the file is not as it was listed, before or after it was read.
-fn read(request: &ReadRequest, buffer: &mut [u8]) -> Result<Option<Bytes>, Errno> {
+fn read(request: &ReadRequest) -> Result<Option<Bytes>, Errno> {
     let file = File::open(&request.path)?;
     if !is_as_listed(&file.metadata()?, request) {
         return Ok(None);
     }
-    let size = request.size as usize;
-    let length = file.read(&mut buffer[..size])?;
-    let whole = length == size && is_as_listed(&file.metadata()?, request);
-    Ok(Bytes::new(&buffer[..size]).filter(|_| whole))
+    let (mut content, size) = (Vec::new(), request.size as usize);
+    let whole = file.read_onto(&mut content, size, 0)? == size && is_as_listed(&file.metadata()?, request);
+    Ok(Bytes::new(content).filter(|_| whole))
 }
 
 fn is_as_listed(metadata: &Metadata, request: &ReadRequest) -> bool {
@@ -143,7 +141,7 @@ mod tests {
         let path = AbsPath::new(path.as_os_str().as_bytes()).unwrap();
         let Metadata { mtime, uid, .. } = Metadata::of(&path).unwrap();
         let listed = ReadRequest { id: 1, path, size: 7, mtime, uid, once: false };
-        let outcome = |request: &ReadRequest| answer(request, &mut [0; 100]).outcome;
+        let outcome = |request: &ReadRequest| answer(request).outcome;
         assert_eq!(outcome(&listed), ReadOutcome::Content(Bytes::new(&b"content"[..]).unwrap()));
         for (size, mtime) in [(6, mtime), (8, mtime), (7, mtime + 1)] {
             assert_eq!(outcome(&ReadRequest { size, mtime, ..listed.clone() }), ReadOutcome::Changed);

@@ -105,10 +105,9 @@ impl Streamers {
     }
 
     fn stream_on(&self) {
-        let mut frame = Vec::new();
         loop {
             let request = self.streaming.next();
-            let outcome = match self.pieces(&request, &mut frame) {
+            let outcome = match self.pieces(&request) {
                 Ok(true) => StreamOutcome::Done,
                 Ok(false) | Err(Errno::LOOP | Errno::NXIO) => StreamOutcome::Changed,
                 Err(Errno::NOENT | Errno::NOTDIR) => StreamOutcome::Vanished,
@@ -119,7 +118,7 @@ impl Streamers {
     }
 
     // False if the file is not as it was listed, before or after it was read.
-    fn pieces(&self, request: &StreamRequest, frame: &mut Vec<u8>) -> Result<bool, Errno> {
+    fn pieces(&self, request: &StreamRequest) -> Result<bool, Errno> {
         let StreamRequest { id, path, size, mtime, uid, ranges } = request;
         let file = File::open(path)?;
         if !file.metadata()?.is_file_as_listed(*size, *mtime, *uid) {
@@ -129,9 +128,8 @@ impl Streamers {
             let mut left = *length;
             while left > 0 {
                 let count = left.min(MAX_BUNDLED);
-                if !read_piece(&file, *id, *offset + *length - left, count as usize, frame)? {
-                    return Ok(false);
-                }
+                let piece = read_piece(&file, *id, *offset + *length - left, count as usize, self.outgoing.spare())?;
+                let Some(frame) = piece else { return Ok(false) };
                 self.outgoing.push(frame);
                 left -= count;
             }
@@ -159,17 +157,15 @@ fn chunk(request: &ChunkRequest, each: impl FnMut(Chunk, &[u8])) -> Result<bool,
     Ok(total == *size && file.metadata()?.is_file_as_listed(*size, *mtime, *uid))
 }
 
-// Makes a frame with bytes of a file as `Reply::Piece` would be written; false if the file ends before.
-fn read_piece(file: &File, id: u64, offset: u64, count: usize, frame: &mut Vec<u8>) -> Result<bool, Errno> {
+// A frame with bytes of a file, as `Reply::Piece` would be written, in the memory of another; `None` if the file ends before.
+fn read_piece(file: &File, id: u64, offset: u64, count: usize, mut frame: Vec<u8>) -> Result<Option<Vec<u8>>, Errno> {
     frame.clear();
     frame.extend_from_slice(&[0; 4]);
-    let head = postcard::to_extend(&(PIECE, id, count), std::mem::take(frame));
-    *frame = head.expect("numbers always encode into memory");
-    let start = frame.len();
-    frame.resize(start + count, 0);
+    let mut frame = postcard::to_extend(&(PIECE, id, count), frame).expect("numbers always encode into memory");
+    let whole = file.read_onto(&mut frame, count, offset)? == count;
     let length = (frame.len() - 4) as u32;
     frame[..4].copy_from_slice(&length.to_le_bytes());
-    Ok(file.read_at(&mut frame[start..], offset)? == count)
+    Ok(whole.then_some(frame))
 }
 
 #[cfg(test)]
@@ -183,12 +179,11 @@ mod tests {
         let temp = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(temp.path(), b"some content").unwrap();
         let file = File::open(&AbsPath::new(temp.path().as_os_str().as_bytes()).unwrap()).unwrap();
-        let mut frame = Vec::new();
-        assert!(read_piece(&file, 300, 5, 7, &mut frame).unwrap());
+        let frame = read_piece(&file, 300, 5, 7, b"old".to_vec()).unwrap();
         let mut expected = Vec::new();
         let bytes = Bytes::new(&b"content"[..]).unwrap();
         protocol::write_frame(&mut expected, &Reply::Piece(Piece { id: 300, bytes })).unwrap();
-        assert_eq!(frame, expected);
-        assert!(!read_piece(&file, 300, 6, 7, &mut frame).unwrap());
+        assert_eq!(frame, Some(expected));
+        assert_eq!(read_piece(&file, 300, 6, 7, Vec::new()).unwrap(), None);
     }
 }

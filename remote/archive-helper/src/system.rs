@@ -329,18 +329,21 @@ impl File {
 }
 
 impl File {
-    /// As [`read`](File::read), from this offset on.
-    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match rustix::io::pread(&self.0, &mut buffer[filled..], offset + filled as u64) {
+    /// Adds to `buffer` so many bytes from `offset` on, or less if the file ends before; how many.
+    pub fn read_onto(&self, buffer: &mut Vec<u8>, length: usize, offset: u64) -> Result<usize, Errno> {
+        let start = buffer.len();
+        // No memory is written that is about to be overwritten.
+        buffer.reserve_exact(length);
+        while buffer.len() < start + length {
+            let filled = buffer.len() - start;
+            match rustix::io::pread(&self.0, spare_capacity(buffer), offset + filled as u64) {
                 Ok(0) => break,
-                Ok(length) => filled += length,
-                Err(Errno::INTR) => {}
+                Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno),
             }
         }
-        Ok(filled)
+        buffer.truncate(start + length);
+        Ok(buffer.len() - start)
     }
 
     /// The first piece of data at or after `offset`; `None` when there is none any more.

@@ -65,8 +65,8 @@ impl Walking {
                         Wish::Nothing | Wish::All => None,
                     };
                     match changes {
-                        Some(frame) => self.outgoing.push(&frame),
-                        None => listing.each_frame(directory, of, |frame| self.outgoing.push(&frame)),
+                        Some(frame) => self.outgoing.push(frame),
+                        None => listing.each_frame(directory, of, |frame| self.outgoing.push(frame)),
                     }
                 })
             };

@@ -18,6 +18,12 @@ use crate::error::Result;
 const TURN: i64 = if cfg!(debug_assertions) { 16 } else { 4096 };
 const RANGES: i64 = 32;
 
+// How many versions a transaction keeps before it enters them.
+const MOST_KEPT: usize = 1 << 16;
+
+// The first bytes of a hash.
+type Head = [u8; 8];
+
 impl Index {
     /// True when some file of this size is or was known, of whatever source and age.
     pub fn knows_size(&self, size: u64) -> Result<bool> {
@@ -79,14 +85,26 @@ impl Index {
     }
 }
 
+/// What a transaction is about to enter. All of it at once, in order, is less work.
+#[derive(Default)]
+pub(super) struct Found {
+    heads: Vec<(Head, i64)>,
+    sizes: Vec<i64>,
+}
+
 impl Write<'_> {
     /// Has a new version of a file found by its content and size.
-    pub(super) fn enter_content(&self, version: i64, size: u64, hash: Option<Hash>) -> Result<()> {
-        self.enter_size(size)?;
-        let Some(hash) = hash else { return Ok(()) };
-        let (first, _) = self.entered.get().unwrap_or((version, version));
-        self.entered.set(Some((first, version)));
-        self.execute("INSERT INTO new_content (head, version) VALUES (?1, ?2)", params![head_of(&hash), version])
+    pub(super) fn keep_content(&self, version: i64, size: u64, hash: Option<Hash>) -> Result<()> {
+        let mut found = self.found.borrow_mut();
+        found.sizes.push(size as i64);
+        found.heads.extend(hash.map(|hash| (head_of(&hash), version)));
+        match found.sizes.len() < MOST_KEPT {
+            true => Ok(()),
+            false => {
+                drop(found);
+                self.enter_contents()
+            }
+        }
     }
 
     /// Has a version, which is about to get another size and hash, found by them; only if it does get others.
@@ -94,19 +112,18 @@ impl Write<'_> {
         if entry.kind != Kind::File {
             return Ok(());
         }
-        self.enter_size(entry.size)?;
-        let sql = "SELECT hash IS ?2 FROM version WHERE id = ?1";
+        let sql = "SELECT size = ?2 AND hash IS ?3 FROM version WHERE id = ?1";
         let mut query = self.transaction.prepare_cached(sql).on_index(WHAT)?;
-        if query.query_row(params![version, hash], |row| row.get(0)).on_index(WHAT)? {
+        if query.query_row(params![version, entry.size as i64, hash], |row| row.get(0)).on_index(WHAT)? {
             return Ok(());
         }
         self.leave_content(version)?;
-        let Some(hash) = hash else { return Ok(()) };
-        self.execute("INSERT INTO content (head, version) VALUES (?1, ?2)", params![head_of(&hash), version])
+        self.keep_content(version, entry.size, hash)
     }
 
     /// Has a version no longer found by its content.
     pub(super) fn leave_content(&self, version: i64) -> Result<()> {
+        self.enter_contents()?;
         for table in ["content", "new_content"] {
             let sql = format!(
                 "DELETE FROM {table} WHERE version = ?1 AND head = (SELECT substr(hash, 1, 8) FROM version WHERE id = ?1)"
@@ -118,16 +135,27 @@ impl Write<'_> {
 
     /// Has nothing found any more.
     pub(super) fn delete_contents(&self) -> Result<()> {
+        self.enter_contents()?;
         ["content", "new_content", "size"]
             .into_iter()
             .try_for_each(|table| self.execute(&format!("DELETE FROM {table}"), params![]))
     }
 
-    /// Carries ranges over whose turn it is.
-    pub(super) fn settle_contents(&self) -> Result<()> {
-        let Some((first, last)) = self.entered.get() else { return Ok(()) };
-        let turns = first / TURN + 1..=last / TURN;
-        turns.take(RANGES as usize).try_for_each(|turn| self.carry_over(turn % RANGES))
+    /// Enters what was kept for it, and carries ranges over whose turn it is.
+    pub(super) fn enter_contents(&self) -> Result<()> {
+        let Found { mut heads, mut sizes } = self.found.take();
+        sizes.sort_unstable();
+        sizes.dedup();
+        let mut enter =
+            self.transaction.prepare_cached("INSERT OR IGNORE INTO size (bytes) VALUES (?1)").on_index(WHAT)?;
+        sizes.iter().try_for_each(|size| enter.execute(params![size]).map(drop)).on_index(WHAT)?;
+        let Some(last) = heads.iter().map(|(_, version)| *version).max() else { return Ok(()) };
+        let before = last - heads.len() as i64;
+        heads.sort_unstable();
+        let sql = "INSERT INTO new_content (head, version) VALUES (?1, ?2)";
+        let mut enter = self.transaction.prepare_cached(sql).on_index(WHAT)?;
+        heads.iter().try_for_each(|(head, version)| enter.execute(params![head, version]).map(drop)).on_index(WHAT)?;
+        (before / TURN + 1..=last / TURN).take(RANGES as usize).try_for_each(|turn| self.carry_over(turn % RANGES))
     }
 
     fn carry_over(&self, range: i64) -> Result<()> {
@@ -141,14 +169,10 @@ impl Write<'_> {
         self.execute(sql, params![from, until])?;
         self.execute("DELETE FROM new_content WHERE head >= ?1 AND head < ?2", params![from, until])
     }
-
-    fn enter_size(&self, size: u64) -> Result<()> {
-        self.execute("INSERT OR IGNORE INTO size (bytes) VALUES (?1)", params![size as i64])
-    }
 }
 
-fn head_of(hash: &Hash) -> &[u8] {
-    &hash[..8]
+fn head_of(hash: &Hash) -> Head {
+    *hash.first_chunk().expect("a hash is longer")
 }
 
 #[cfg(test)]

@@ -1,10 +1,15 @@
 //! Writing to the index: what one batch of changes did, in one transaction.
 
-use std::cell::Cell;
+use std::cell::RefCell;
+use std::ffi::c_int;
+use std::path::Path;
+use std::time::Duration;
 
 use jiff::Timestamp;
-use rusqlite::{Transaction, TransactionBehavior, params};
+use rusqlite::backup::Backup;
+use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
+use super::contents::Found;
 use super::{Index, OnIndex, SourceId, digests_of, kind_number};
 use crate::entry::{Digests, DirectoryId, Entry, Hash, Kind, Listed};
 use crate::error::{OnServer, Result};
@@ -17,8 +22,8 @@ pub(super) const WHAT: &str = "can't write the index";
 /// A transaction under way: nothing of it lasts until [`commit`](Write::commit).
 pub struct Write<'a> {
     pub(super) transaction: Transaction<'a>,
-    // The first and the last version whose content was entered.
-    pub(super) entered: Cell<Option<(i64, i64)>>,
+    // Versions that are to be found by their content from now on, and sizes that are known.
+    pub(super) found: RefCell<Found>,
 }
 
 /// A version that is to be current from now on.
@@ -42,7 +47,7 @@ impl Index {
     /// Begins a transaction that may write; waits for another process's to end.
     pub fn write(&mut self) -> Result<Write<'_>> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).on_index(WHAT)?;
-        Ok(Write { transaction, entered: Cell::default() })
+        Ok(Write { transaction, found: RefCell::default() })
     }
 
     /// The number of a source, which is given one if it has none.
@@ -75,13 +80,17 @@ impl Index {
         self.execute(sql, params![run, ended.as_nanosecond() as i64, outcome.word(), counts])
     }
 
-    /// Writes a copy of the whole index, without its free pages, to a file that must not exist. What is pending now is no
-    /// business of whoever uses the copy later.
-    pub fn copy_to(&self, path: &std::path::Path) -> Result<()> {
-        use std::os::unix::ffi::OsStrExt;
-        pub(super) const WHAT: &str = "can't copy the index";
-        self.connection.execute("VACUUM INTO CAST(?1 AS TEXT)", params![path.as_os_str().as_bytes()]).on_index(WHAT)?;
-        let copy = rusqlite::Connection::open(path).on_index(WHAT)?;
+    /// Writes a copy of the whole index to a file that must not exist. What is pending now is no business of whoever uses the
+    /// copy later.
+    pub fn copy_to(&self, path: &Path) -> Result<()> {
+        const WHAT: &str = "can't copy the index";
+        let mut copy = Connection::open(path).on_index(WHAT)?;
+        // All of it in one step, as it is at this moment, whatever others write meanwhile.
+        let copied = Backup::new(&self.connection, &mut copy)
+            .and_then(|backup| backup.run_to_completion(c_int::MAX, Duration::from_millis(20), None));
+        copied.on_index(WHAT)?;
+        // It is one file then, with no log beside it.
+        copy.pragma_update(None, "journal_mode", "DELETE").on_index(WHAT)?;
         copy.execute("DELETE FROM pending", params![]).map(drop).on_index(WHAT)
     }
 
@@ -94,7 +103,7 @@ impl Write<'_> {
     /// Makes everything since [`Index::write`] last.
     pub fn commit(self) -> Result<()> {
         fault::step().on_server(WHAT)?;
-        self.settle_contents()?;
+        self.enter_contents()?;
         self.transaction.commit().on_index(WHAT)
     }
 
@@ -146,10 +155,9 @@ impl Write<'_> {
             ],
         )?;
         if entry.kind == Kind::File {
-            self.enter_content(self.transaction.last_insert_rowid(), entry.size, *hash)
-        } else {
-            Ok(())
+            self.keep_content(self.transaction.last_insert_rowid(), entry.size, *hash)?;
         }
+        Ok(())
     }
 
     /// Gives a current version other metadata, without making another version of it.

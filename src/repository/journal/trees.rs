@@ -12,7 +12,7 @@ use crate::error::{OnServer, Result};
 use crate::path::{AbsPath, Name, SourceName};
 use crate::repository::Repository;
 use crate::repository::archive::Archive;
-use crate::repository::dirs::{Dir, OpenTree, set_file_metadata};
+use crate::repository::dirs::{Dir, OpenTree, set_file_metadata, set_file_mode};
 use crate::repository::staging::{StagedName, Staging};
 
 const WHAT: &str = "can't change the trees";
@@ -287,7 +287,10 @@ fn is_directory(dir: &Dir, name: &Name) -> bool {
 
 fn restate(dir: &Dir, name: &Name, looks: Looks, mtime: i64) -> Result<()> {
     match dir.open_file(name) {
-        Ok(file) => set_file_metadata(&file, looks.mode, mtime, looks.owner).on_server(WHAT),
+        Ok(file) => {
+            set_file_metadata(&file, mtime, looks.owner).on_server(WHAT)?;
+            set_file_mode(&file, looks.mode).on_server(WHAT)
+        }
         // Somebody removed it since it was looked at; the next pull says so.
         Err(Errno::ENOENT) => Ok(()),
         Err(errno) => Err(errno).on_server(WHAT),
