@@ -81,18 +81,19 @@ pub fn pull(repository: Option<&Repository>, source: &Source, options: &Options,
     let started = Instant::now();
     report.begin(&source.name, None);
     let tally = Tally { progress: Progress::default(), report };
-    let mut facts = Facts::default();
+    // The last one that closes the index brings all of its log to the disk, so it stays open until the end is remembered.
+    let (mut facts, mut index) = (Facts::default(), None);
     let result = match (repository, options.dry_run) {
         (repository, true) => preview::preview(repository, source, options, &tally, &mut facts),
-        (Some(repository), false) => run(repository, source, options, &tally, &mut facts),
+        (Some(repository), false) => run(repository, source, options, &tally, &mut facts, &mut index),
         (None, false) => Err(Error::usage("a pull needs a repository").hint("name one with `--repo DIR`")),
     };
     if let Err(error) = &result {
         tally.error(error);
     }
     let mut summary = tally.summary(source, options, &facts, result.as_ref().err(), started);
-    if let (Some(repository), Some(run)) = (repository, facts.run)
-        && let Err(error) = remember_end(repository, run, &summary)
+    if let (Some(mut index), Some(run)) = (index, facts.run)
+        && let Err(error) = index.end_run(run, Timestamp::now(), summary.outcome, &summary)
     {
         tally.error(&error);
         summary = tally.summary(source, options, &facts, Some(&error), started);
@@ -263,12 +264,13 @@ fn run(
     options: &Options,
     tally: &Tally<'_>,
     facts: &mut Facts,
+    opened: &mut Option<Index>,
 ) -> Result<()> {
     let _lock = Lock::source(repository, &source.name, options.lock_wait)?;
-    let mut index = repository.index()?;
+    let index = opened.insert(repository.index()?);
     refuse_without_index(repository, source, index.source_id(&source.name)?)?;
     let source_id = index.enter_source(&source.name)?;
-    let finished = recover(repository, &mut index, &source.name)?;
+    let finished = recover(repository, index, &source.name)?;
     if finished > 0 {
         tally.notice(format_args!("finished {finished} changes that an interrupted run had begun"));
     }
@@ -301,7 +303,7 @@ fn run(
         })
     })?;
     if tally.has_changed()
-        && let Err(error) = keep_copy_of_index(repository, source, &index)
+        && let Err(error) = keep_copy_of_index(repository, source, index)
     {
         tally.warn(format_args!("no copy of the index was kept: {error}"));
     }
@@ -384,10 +386,6 @@ fn with_client(
         Some(stopped) if result.is_err() => Err(stopped),
         _ => result,
     }
-}
-
-fn remember_end(repository: &Repository, run: i64, summary: &Summary) -> Result<()> {
-    repository.index()?.end_run(run, Timestamp::now(), summary.outcome, summary)
 }
 
 // A lost index costs the exact metadata of shared inodes; a copy not older than a day or so keeps that loss small.
