@@ -34,12 +34,19 @@ pub fn check(repository: &Repository, report: &dyn Report) -> Result<u64> {
     for source in &sources {
         count += check_source(repository, &mut index, source, report)?.count;
     }
+    Ok(count + mend_contents(&mut index, report)?)
+}
+
+// What versions are found by can be told anew from them.
+fn mend_contents(index: &mut Index, report: &dyn Report) -> Result<u64> {
     let wrong = index.count_wrong_contents()?;
     if wrong > 0 {
-        let hint = "run `archive index rebuild`";
-        report.error(format_args!("the index looks for the contents of {wrong} versions where they are not: {hint}"));
+        let write = index.write()?;
+        write.restore_contents()?;
+        write.commit()?;
+        report.error(format_args!("the index looked for contents at {wrong} wrong places; that is mended"));
     }
-    Ok(count + wrong)
+    Ok(wrong)
 }
 
 /// What is not as the index says.

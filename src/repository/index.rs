@@ -44,10 +44,7 @@ const TO_FORMAT_2: &str = "ALTER TABLE version ADD COLUMN attributes INTEGER REF
 const TO_FORMAT_3: &str = "UPDATE directory SET fingerprint = NULL; PRAGMA user_version = 3";
 
 // The fourth has tables for what was found by two indexes of `version`.
-const TO_FORMAT_4: &str = "INSERT INTO content SELECT substr(hash, 1, 8), id FROM version \
-                           WHERE kind = 0 AND hash IS NOT NULL ORDER BY 1, 2; \
-                           INSERT INTO size SELECT DISTINCT size FROM version WHERE kind = 0; \
-                           DROP INDEX version_by_hash; DROP INDEX version_by_size; PRAGMA user_version = 4";
+const TO_FORMAT_4: &str = "DROP INDEX version_by_hash; DROP INDEX version_by_size; PRAGMA user_version = 4";
 
 // How long to wait for another process, or thread, that writes.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -401,7 +398,9 @@ fn bring_up_to_date(mut index: Index) -> Result<Index> {
         let transaction = index.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         // Another process may have been faster.
         let version: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        for (before, change) in [(1, TO_FORMAT_2), (2, TO_FORMAT_3), (3, CONTENTS), (3, TO_FORMAT_4)] {
+        let [contents, sizes] = contents::FROM_VERSIONS;
+        let to_format_4 = [CONTENTS, contents, sizes, TO_FORMAT_4].map(|change| (3, change));
+        for (before, change) in [(1, TO_FORMAT_2), (2, TO_FORMAT_3)].into_iter().chain(to_format_4) {
             if version <= before {
                 transaction.execute_batch(change)?;
             }

@@ -1,7 +1,7 @@
 //! The staging area of one source: files that are being received, before anything points at them.
 
 use std::fs::File;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
 
@@ -35,8 +35,9 @@ pub struct Staging {
     open_trays: tray::OpenTrays,
     // Whom new files belong to by themselves; `None` where owners can't be given anyway.
     born_to: Option<(u32, u32)>,
-    // Permission bits that new files were seen to get, as no umask or default ACL takes them away.
-    granted: AtomicU32,
+    // The permission bits, one bit for each of their 512 sets, that new files were seen to get just as asked for: what
+    // the process's umask and ACLs of the file system make of others is another matter.
+    granted: [AtomicU64; 8],
 }
 
 /// A file that was received whole, with its metadata set.
@@ -59,7 +60,7 @@ impl Staging {
         let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
         let inherits = own.mode & 0o2000 != 0;
         let born_to = uid.is_root().then_some((uid.as_raw(), if inherits { own.gid } else { gid.as_raw() }));
-        let (next, open_trays, granted) = (AtomicU64::new(0), tray::OpenTrays::default(), AtomicU32::new(0));
+        let (next, open_trays, granted) = (AtomicU64::new(0), tray::OpenTrays::default(), Default::default());
         Ok(Staging { dir, next, open_trays, born_to, granted })
     }
 
@@ -112,9 +113,10 @@ impl Staging {
         let mode = mode_on_disk(entry);
         let (staged, file) = self.put(tray, &entry.name, |dir, name| dir.create_file_as(name, mode))?;
         // It costs less to look than to set what is so already, and still less to know.
-        if mode & !self.granted.load(Ordering::Relaxed) != 0 {
+        let (granted, bit) = (&self.granted[mode as usize / 64], 1 << (mode % 64));
+        if granted.load(Ordering::Relaxed) & bit == 0 {
             match file_mode(&file)? == mode {
-                true => drop(self.granted.fetch_or(mode, Ordering::Relaxed)),
+                true => drop(granted.fetch_or(bit, Ordering::Relaxed)),
                 false => set_file_mode(&file, mode)?,
             }
         }

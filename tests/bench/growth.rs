@@ -100,6 +100,7 @@ fn make_up_runs(index: &Path, made: u64, wanted: u64) -> Result<u64> {
             [run as i64 % 1000 + 48],
         )?;
         let number = transaction.last_insert_rowid();
+        let newest: i64 = transaction.query_row("SELECT max(id) FROM version", [], |row| row.get(0))?;
         // As if each had been replaced by what is there, with a content of its own.
         transaction.execute(
             "INSERT INTO version (directory, name, kind, size, mtime, ctime, mode, uid, gid, hash, from_run, until_run, archive_name, flags) \
@@ -107,6 +108,8 @@ fn make_up_runs(index: &Path, made: u64, wanted: u64) -> Result<u64> {
              CAST(name || '.' || ?1 AS BLOB), 0 FROM version WHERE until_run IS NULL AND kind = 0 AND id % 100 = ?1 % 100",
             [number],
         )?;
+        let sql = "INSERT INTO content SELECT substr(hash, 1, 8), id FROM version WHERE id > ?1 ORDER BY 1";
+        transaction.execute(sql, [newest])?;
     }
     transaction.commit()?;
     Ok(made.max(wanted))

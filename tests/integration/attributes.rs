@@ -112,7 +112,12 @@ fn sparse(path: &Path, size: u64, pieces: &[(u64, &[u8])]) {
 #[test]
 fn permission_bits_are_the_clients_whatever_the_umask() {
     let modes = [0o400, 0o600, 0o644, 0o666, 0o777];
-    let client = Tree::new(modes.map(|mode| (format!("{mode:o}"), crate::support::mode(mode, file("content")))));
+    // Several of each, for what comes of one is remembered, and large ones, which come another way.
+    let kinds = ["1", "2", "3", "large"].iter().flat_map(|kind| modes.map(|mode| (*kind, mode)));
+    let files: Vec<_> = kinds.map(|(kind, mode)| (format!("{mode:o}-{kind}"), mode)).collect();
+    let content = |name: &str| if name.ends_with("large") { "large".repeat(100_000) } else { name.to_owned() };
+    let client =
+        Tree::new(files.iter().map(|(name, mode)| (name.clone(), crate::support::mode(*mode, file(content(name))))));
     for umask in ["0", "022", "077"] {
         let (sshd, program) = (Sshd::new(), Program::new());
         let mut command = Command::new("sh");
@@ -120,9 +125,9 @@ fn permission_bits_are_the_clients_whatever_the_umask() {
         command.arg("--repo").arg(program.repo()).args(["pull", "--link", "exact", "-F"]).arg(sshd.config());
         let ran = Ran::of(command.arg(format!("client:{}", client.root().display())).output().unwrap());
         ran.well();
-        for mode in modes {
-            let copy = program.snapshot("client", &client.path(format!("{mode:o}"))).metadata().unwrap();
-            assert_eq!(copy.mode() & 0o7777, mode | 0o600, "{mode:o} by umask {umask}");
+        for (name, mode) in &files {
+            let copy = program.snapshot("client", &client.path(name)).metadata().unwrap();
+            assert_eq!(copy.mode() & 0o7777, mode | 0o600, "{name} by umask {umask}");
         }
     }
 }

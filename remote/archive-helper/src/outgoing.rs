@@ -22,7 +22,7 @@ const BUNDLE: usize = 256;
 const ANSWER: usize = 48;
 // Up to how many bytes frames are put together, to be written at once: copying a larger one costs more than its write.
 const TOGETHER: usize = 64 * 1024;
-// How much memory of frames that are written is kept for others: as many frames as may wait.
+// How many frames' memory is kept for others once they are written: what may wait, if it is made of them.
 const MOST_SPARE: usize = 8;
 
 /// The queue in front of the one thread that writes.
@@ -31,8 +31,8 @@ pub struct Outgoing {
     queue: Mutex<Queue>,
     filled: Condvar,
     room: Condvar,
-    // What fresh memory costs is more than to write to it.
-    spare: Mutex<Vec<Vec<u8>>>,
+    // Memory of written frames, once it is known that somebody has a use for it: fresh memory costs more than to write to it.
+    spare: Mutex<Option<Vec<Vec<u8>>>>,
 }
 
 #[derive(Default)]
@@ -82,9 +82,8 @@ impl Outgoing {
         self.push(protocol::encode(reply, self.spare()).expect("every reply is made to fit a frame"));
     }
 
-    /// Memory for a large frame.
-    pub fn spare(&self) -> Vec<u8> {
-        self.spare.lock().expect(UNPOISONED).pop().unwrap_or_default()
+    fn spare(&self) -> Vec<u8> {
+        self.spare.lock().expect(UNPOISONED).get_or_insert_default().pop().unwrap_or_default()
     }
 
     /// Queues a whole frame. Waits while too much is queued.
@@ -138,9 +137,10 @@ impl Outgoing {
             pieces.iter().try_for_each(|piece| output.write_all(piece))?;
             output.flush()?;
             last_write = Some(Instant::now());
-            let mut spare = self.spare.lock().expect(UNPOISONED);
-            spare.extend(pieces.into_iter().filter(|piece| piece.len() > TOGETHER));
-            spare.truncate(MOST_SPARE);
+            if let Some(spare) = &mut *self.spare.lock().expect(UNPOISONED) {
+                spare.extend(pieces.into_iter().filter(|piece| piece.len() > TOGETHER));
+                spare.truncate(MOST_SPARE);
+            }
         }
     }
 

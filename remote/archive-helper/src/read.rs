@@ -54,7 +54,7 @@ impl Readers {
         queue.iter().map(|request| request.size).sum()
     }
 
-    // What is sent waits for room in the queue of outgoing frames, so no more than a frame a thread is in memory.
+    // What is sent waits for room in the queue of outgoing frames, so beside it no more than a frame a thread is in memory.
     fn work(&self) {
         loop {
             let files: Vec<Read> = self.next().iter().map(read_one).collect();
@@ -119,7 +119,7 @@ fn read(request: &ReadRequest) -> Result<Option<Bytes>, Errno> {
         return Ok(None);
     }
     let (mut content, size) = (Vec::new(), request.size as usize);
-    let whole = file.read_onto(&mut content, size, 0)? == size && is_as_listed(&file.metadata()?, request);
+    let whole = file.read_onto(&mut content, size)? == size && is_as_listed(&file.metadata()?, request);
     Ok(Bytes::new(content).filter(|_| whole))
 }
 

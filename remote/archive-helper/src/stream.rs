@@ -21,6 +21,9 @@ const CHUNKS: usize = 4096;
 // The number of `Reply::Piece` among its enum's variants.
 const PIECE: u32 = 12;
 
+// What its frame has before the bytes, at most.
+const PIECE_HEAD: usize = 32;
+
 /// The threads that chunk and that stream, and the queues in front of them.
 pub struct Streamers {
     chunking: Jobs<ChunkRequest>,
@@ -128,7 +131,7 @@ impl Streamers {
             let mut left = *length;
             while left > 0 {
                 let count = left.min(MAX_BUNDLED);
-                let piece = read_piece(&file, *id, *offset + *length - left, count as usize, self.outgoing.spare())?;
+                let piece = read_piece(&file, *id, *offset + *length - left, count as usize)?;
                 let Some(frame) = piece else { return Ok(false) };
                 self.outgoing.push(frame);
                 left -= count;
@@ -157,12 +160,12 @@ fn chunk(request: &ChunkRequest, each: impl FnMut(Chunk, &[u8])) -> Result<bool,
     Ok(total == *size && file.metadata()?.is_file_as_listed(*size, *mtime, *uid))
 }
 
-// A frame with bytes of a file, as `Reply::Piece` would be written, in the memory of another; `None` if the file ends before.
-fn read_piece(file: &File, id: u64, offset: u64, count: usize, mut frame: Vec<u8>) -> Result<Option<Vec<u8>>, Errno> {
-    frame.clear();
+// A frame with bytes of a file, as `Reply::Piece` would be written; `None` if the file ends before.
+fn read_piece(file: &File, id: u64, offset: u64, count: usize) -> Result<Option<Vec<u8>>, Errno> {
+    let mut frame = Vec::with_capacity(count + PIECE_HEAD);
     frame.extend_from_slice(&[0; 4]);
     let mut frame = postcard::to_extend(&(PIECE, id, count), frame).expect("numbers always encode into memory");
-    let whole = file.read_onto(&mut frame, count, offset)? == count;
+    let whole = file.read_onto_at(&mut frame, count, offset)? == count;
     let length = (frame.len() - 4) as u32;
     frame[..4].copy_from_slice(&length.to_le_bytes());
     Ok(whole.then_some(frame))
@@ -179,11 +182,13 @@ mod tests {
         let temp = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(temp.path(), b"some content").unwrap();
         let file = File::open(&AbsPath::new(temp.path().as_os_str().as_bytes()).unwrap()).unwrap();
-        let frame = read_piece(&file, 300, 5, 7, b"old".to_vec()).unwrap();
+        let frame = read_piece(&file, 300, 5, 7).unwrap();
         let mut expected = Vec::new();
         let bytes = Bytes::new(&b"content"[..]).unwrap();
         protocol::write_frame(&mut expected, &Reply::Piece(Piece { id: 300, bytes })).unwrap();
         assert_eq!(frame, Some(expected));
-        assert_eq!(read_piece(&file, 300, 6, 7, Vec::new()).unwrap(), None);
+        assert_eq!(read_piece(&file, 300, 6, 7).unwrap(), None);
+        // What comes after it in the file is none of it.
+        assert!(read_piece(&file, 300, 5, 4).unwrap().is_some_and(|frame| frame.ends_with(b"cont")));
     }
 }

@@ -141,6 +141,27 @@ impl From<Stat> for Metadata {
     }
 }
 
+// Reads until `buffer`, to which `read` adds behind so many bytes that are read, has got its length. No memory is written
+// that is about to be overwritten.
+fn fill(
+    buffer: &mut Vec<u8>,
+    length: usize,
+    read: impl Fn(&mut Vec<u8>, usize) -> Result<usize, Errno>,
+) -> Result<usize, Errno> {
+    let start = buffer.len();
+    buffer.reserve_exact(length);
+    while buffer.len() < start + length {
+        let filled = buffer.len() - start;
+        match read(buffer, filled) {
+            Ok(0) => break,
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    buffer.truncate(start + length);
+    Ok(buffer.len() - start)
+}
+
 fn kind_of(file_type: FileType) -> Option<Kind> {
     match file_type {
         FileType::RegularFile => Some(Kind::File),
@@ -329,21 +350,16 @@ impl File {
 }
 
 impl File {
-    /// Adds to `buffer` so many bytes from `offset` on, or less if the file ends before; how many.
-    pub fn read_onto(&self, buffer: &mut Vec<u8>, length: usize, offset: u64) -> Result<usize, Errno> {
-        let start = buffer.len();
-        // No memory is written that is about to be overwritten.
-        buffer.reserve_exact(length);
-        while buffer.len() < start + length {
-            let filled = buffer.len() - start;
-            match rustix::io::pread(&self.0, spare_capacity(buffer), offset + filled as u64) {
-                Ok(0) => break,
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(errno) => return Err(errno),
-            }
-        }
-        buffer.truncate(start + length);
-        Ok(buffer.len() - start)
+    /// Adds the next so many bytes to `buffer`, or less if the file ends before; how many.
+    pub fn read_onto(&self, buffer: &mut Vec<u8>, length: usize) -> Result<usize, Errno> {
+        fill(buffer, length, |buffer, _| rustix::io::read(&self.0, spare_capacity(buffer)))
+    }
+
+    /// As [`read_onto`](File::read_onto), from this offset on.
+    pub fn read_onto_at(&self, buffer: &mut Vec<u8>, length: usize, offset: u64) -> Result<usize, Errno> {
+        let read =
+            |buffer: &mut Vec<u8>, filled| rustix::io::pread(&self.0, spare_capacity(buffer), offset + filled as u64);
+        fill(buffer, length, read)
     }
 
     /// The first piece of data at or after `offset`; `None` when there is none any more.

@@ -19,7 +19,13 @@ const TURN: i64 = if cfg!(debug_assertions) { 16 } else { 4096 };
 const RANGES: i64 = 32;
 
 // How many versions a transaction keeps before it enters them.
-const MOST_KEPT: usize = 1 << 16;
+const MOST_KEPT: usize = if cfg!(debug_assertions) { 32 } else { 1 << 16 };
+
+/// What fills empty tables of contents and sizes.
+pub(super) const FROM_VERSIONS: [&str; 2] = [
+    "INSERT INTO content SELECT substr(hash, 1, 8), id FROM version WHERE kind = 0 AND hash IS NOT NULL ORDER BY 1, 2",
+    "INSERT INTO size SELECT DISTINCT size FROM version WHERE kind = 0",
+];
 
 // The first bytes of a hash.
 type Head = [u8; 8];
@@ -71,17 +77,17 @@ impl Index {
         self.each(&sql, params![head_of(from), head_of(to), &from[..], &to[..]], each)
     }
 
-    /// How many versions can't be found by their content, or are found by one that is not theirs.
+    /// How many versions are not found by their content, and how many are by one that is not theirs.
     pub fn count_wrong_contents(&self) -> Result<u64> {
-        let sql = "SELECT count(*) FROM \
-                   (SELECT substr(hash, 1, 8), id FROM version WHERE kind = 0 AND hash IS NOT NULL \
-                    EXCEPT SELECT head, version FROM content EXCEPT SELECT head, version FROM new_content)";
-        let lost = self.one(sql, params![], |row| row.get::<_, i64>(0))?;
-        let sql = "SELECT count(*) FROM \
-                   (SELECT head, version FROM content UNION ALL SELECT head, version FROM new_content) \
-                   LEFT JOIN version ON id = version WHERE id IS NULL OR head IS NOT substr(hash, 1, 8)";
-        let strange = self.one(sql, params![], |row| row.get::<_, i64>(0))?;
-        Ok((lost.unwrap_or(0) + strange.unwrap_or(0)) as u64)
+        let lost = "SELECT count(*) FROM version WHERE kind = 0 AND hash IS NOT NULL \
+                    AND NOT EXISTS (SELECT 1 FROM content WHERE head = substr(hash, 1, 8) AND content.version = id) \
+                    AND NOT EXISTS (SELECT 1 FROM new_content WHERE head = substr(hash, 1, 8) AND new_content.version = id)";
+        let strange = "SELECT count(*) FROM \
+                       (SELECT head, version FROM content UNION ALL SELECT head, version FROM new_content) \
+                       LEFT JOIN version ON id = version WHERE id IS NULL OR head IS NOT substr(hash, 1, 8)";
+        let count =
+            |sql: &str| self.one(sql, params![], |row| row.get::<_, i64>(0)).map(|count| count.unwrap_or(0) as u64);
+        Ok(count(lost)? + count(strange)?)
     }
 }
 
@@ -90,6 +96,16 @@ impl Index {
 pub(super) struct Found {
     heads: Vec<(Head, i64)>,
     sizes: Vec<i64>,
+    // The first and the last number that new versions, of whatever kind, got meanwhile.
+    numbers: Option<(i64, i64)>,
+}
+
+impl Found {
+    /// A new version has this number.
+    pub(super) fn count(&mut self, version: i64) {
+        let (first, _) = self.numbers.unwrap_or((version, version));
+        self.numbers = Some((first, version));
+    }
 }
 
 impl Write<'_> {
@@ -133,6 +149,12 @@ impl Write<'_> {
         Ok(())
     }
 
+    /// Has every version found by its content and size, whatever it was found by before.
+    pub fn restore_contents(&self) -> Result<()> {
+        self.delete_contents()?;
+        FROM_VERSIONS.iter().try_for_each(|sql| self.execute(sql, params![]))
+    }
+
     /// Has nothing found any more.
     pub(super) fn delete_contents(&self) -> Result<()> {
         self.enter_contents()?;
@@ -143,19 +165,20 @@ impl Write<'_> {
 
     /// Enters what was kept for it, and carries ranges over whose turn it is.
     pub(super) fn enter_contents(&self) -> Result<()> {
-        let Found { mut heads, mut sizes } = self.found.take();
+        let Found { mut heads, mut sizes, numbers } = self.found.take();
         sizes.sort_unstable();
         sizes.dedup();
         let mut enter =
             self.transaction.prepare_cached("INSERT OR IGNORE INTO size (bytes) VALUES (?1)").on_index(WHAT)?;
         sizes.iter().try_for_each(|size| enter.execute(params![size]).map(drop)).on_index(WHAT)?;
-        let Some(last) = heads.iter().map(|(_, version)| *version).max() else { return Ok(()) };
-        let before = last - heads.len() as i64;
         heads.sort_unstable();
-        let sql = "INSERT INTO new_content (head, version) VALUES (?1, ?2)";
+        // A row that is there already does no harm.
+        let sql = "INSERT OR IGNORE INTO new_content (head, version) VALUES (?1, ?2)";
         let mut enter = self.transaction.prepare_cached(sql).on_index(WHAT)?;
         heads.iter().try_for_each(|(head, version)| enter.execute(params![head, version]).map(drop)).on_index(WHAT)?;
-        (before / TURN + 1..=last / TURN).take(RANGES as usize).try_for_each(|turn| self.carry_over(turn % RANGES))
+        let Some((first, last)) = numbers else { return Ok(()) };
+        let turns = (first - 1) / TURN + 1..=last / TURN;
+        turns.take(RANGES as usize).try_for_each(|turn| self.carry_over(turn % RANGES))
     }
 
     fn carry_over(&self, range: i64) -> Result<()> {
@@ -165,7 +188,8 @@ impl Write<'_> {
             Ok(until) => vec![until],
             Err(_) => vec![u8::MAX; 9],
         };
-        let sql = "INSERT INTO content SELECT head, version FROM new_content WHERE head >= ?1 AND head < ?2 ORDER BY head, version";
+        let sql = "INSERT OR IGNORE INTO content SELECT head, version FROM new_content \
+                   WHERE head >= ?1 AND head < ?2 ORDER BY head, version";
         self.execute(sql, params![from, until])?;
         self.execute("DELETE FROM new_content WHERE head >= ?1 AND head < ?2", params![from, until])
     }
@@ -246,7 +270,10 @@ mod tests {
         hashes.chunks(37).for_each(|some| fixture.enter(some));
         let (new, old) = (fixture.count("new_content"), fixture.count("content"));
         assert_eq!(new + old, 3000);
-        assert!(old > 0 && new > 0 && new <= TURN * RANGES, "{new} are new, {old} are not");
+        assert!(old > 0 && new > 0, "{new} are new, {old} are not");
+        // Every range has had its turn by then.
+        let late = format!("new_content WHERE version <= 3000 - 37 - {}", TURN * RANGES);
+        assert_eq!(fixture.count(&late), 0);
         for (number, hash) in hashes.iter().enumerate() {
             assert_eq!(fixture.found(hash, i64::MAX, 9), [number as i64 + 1]);
             assert!(fixture.index.source_sent(fixture.source, hash).unwrap());
@@ -288,7 +315,7 @@ mod tests {
         for id in 1..=1000 {
             match id % 4 {
                 0 => write.delete(id).unwrap(),
-                1 => write.refresh(id, &file("changed"), Some(hash(5000 + id as u64)), 0).unwrap(),
+                1 => write.refresh(id, &Entry { size: 8, ..file("changed") }, Some(hash(5000 + id as u64)), 0).unwrap(),
                 2 => write.refresh(id, &file("same"), Some(hash(id as u64 - 1)), 0).unwrap(),
                 _ => write.refresh(id, &file("lost"), None, 0).unwrap(),
             }
@@ -300,8 +327,31 @@ mod tests {
             let after = fixture.found(&hash(5000 + id as u64), i64::MAX, 9);
             assert_eq!(after, if id % 4 == 1 { vec![id] } else { vec![] });
         }
+        assert!(fixture.index.knows_size(8).unwrap() && !fixture.index.knows_size(9).unwrap());
         assert_eq!(fixture.index.count_wrong_contents().unwrap(), 0);
-        fixture.index.connection.execute_batch("UPDATE version SET hash = zeroblob(32) WHERE id = 1").unwrap();
-        assert_eq!(fixture.index.count_wrong_contents().unwrap(), 2, "one is lost, one is strange");
+    }
+
+    #[test]
+    fn what_is_wrong_is_counted_and_put_right() {
+        let mut fixture = Fixture::new();
+        (0..100).for_each(|turn| fixture.enter(&(turn * 10..turn * 10 + 10).map(hash).collect::<Vec<_>>()));
+        let spoil = "UPDATE version SET hash = zeroblob(32), size = 9 WHERE id IN (1, 1000)";
+        fixture.index.connection.execute_batch(spoil).unwrap();
+        assert_eq!(fixture.index.count_wrong_contents().unwrap(), 4, "two are lost, two are strange");
+        let write = fixture.index.write().unwrap();
+        write.restore_contents().unwrap();
+        write.commit().unwrap();
+        assert_eq!(fixture.index.count_wrong_contents().unwrap(), 0);
+        assert_eq!(fixture.found(&[0; 32], i64::MAX, 9), [1000, 1]);
+        assert!(fixture.index.knows_size(7).unwrap() && fixture.index.knows_size(9).unwrap());
+        // What an older program left of a version, whose number another one has now, stops nobody.
+        let stale = [hash(7), hash(8)];
+        for table in ["content", "new_content"] {
+            let sql = format!("INSERT INTO {table} VALUES (?1, 1001), (?2, 1002)");
+            fixture.index.connection.execute(&sql, params![head_of(&stale[0]), head_of(&stale[1])]).unwrap();
+        }
+        fixture.enter(&stale);
+        (0..60).for_each(|_| fixture.enter(&(2000..2010).map(hash).collect::<Vec<_>>()));
+        assert_eq!(fixture.found(&hash(7), i64::MAX, 9), [1001, 8]);
     }
 }

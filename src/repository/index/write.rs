@@ -1,12 +1,10 @@
 //! Writing to the index: what one batch of changes did, in one transaction.
 
 use std::cell::RefCell;
-use std::ffi::c_int;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::time::Duration;
 
 use jiff::Timestamp;
-use rusqlite::backup::Backup;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
 use super::contents::Found;
@@ -80,17 +78,12 @@ impl Index {
         self.execute(sql, params![run, ended.as_nanosecond() as i64, outcome.word(), counts])
     }
 
-    /// Writes a copy of the whole index to a file that must not exist. What is pending now is no business of whoever uses the
-    /// copy later.
+    /// Writes a copy of the whole index, without its free pages, to a file that must not exist; fails if a page can't be
+    /// understood. What is pending now is no business of whoever uses the copy later.
     pub fn copy_to(&self, path: &Path) -> Result<()> {
         const WHAT: &str = "can't copy the index";
-        let mut copy = Connection::open(path).on_index(WHAT)?;
-        // All of it in one step, as it is at this moment, whatever others write meanwhile.
-        let copied = Backup::new(&self.connection, &mut copy)
-            .and_then(|backup| backup.run_to_completion(c_int::MAX, Duration::from_millis(20), None));
-        copied.on_index(WHAT)?;
-        // It is one file then, with no log beside it.
-        copy.pragma_update(None, "journal_mode", "DELETE").on_index(WHAT)?;
+        self.connection.execute("VACUUM INTO CAST(?1 AS TEXT)", params![path.as_os_str().as_bytes()]).on_index(WHAT)?;
+        let copy = Connection::open(path).on_index(WHAT)?;
         copy.execute("DELETE FROM pending", params![]).map(drop).on_index(WHAT)
     }
 
@@ -154,10 +147,9 @@ impl Write<'_> {
                 self.attributes_of(entry)?,
             ],
         )?;
-        if entry.kind == Kind::File {
-            self.keep_content(self.transaction.last_insert_rowid(), entry.size, *hash)?;
-        }
-        Ok(())
+        let id = self.transaction.last_insert_rowid();
+        self.found.borrow_mut().count(id);
+        if entry.kind == Kind::File { self.keep_content(id, entry.size, *hash) } else { Ok(()) }
     }
 
     /// Gives a current version other metadata, without making another version of it.
