@@ -3,12 +3,6 @@
 use crate::support::*;
 use std::fs;
 
-fn configured(program: &Program, text: &str) -> String {
-    let path = program.path("archive.toml");
-    fs::write(&path, text).unwrap();
-    path.to_str().unwrap().to_owned()
-}
-
 #[test]
 fn mistakes_are_told_with_line_and_column() {
     let program = Program::new();
@@ -27,7 +21,7 @@ fn mistakes_are_told_with_line_and_column() {
         ("[source.a]\npaths = ['/a', '/a/b']", "1:9", "overlap"),
         ("[source.a]\npaths = []", "1:9", "`paths` is empty"),
     ] {
-        let path = configured(&program, text);
+        let path = program.configured(text);
         let ran = program.run(["--config", &path, "config", "check"]);
         ran.refused(2, &[&format!("{path}:{place}: "), words]);
     }
@@ -37,7 +31,7 @@ fn mistakes_are_told_with_line_and_column() {
 #[test]
 fn as_many_threads_write_as_were_asked_for() {
     let (program, client) = (Program::new(), Tree::new([("a", file("a"))]));
-    let config = configured(&program, &format!("[source.a]\npaths = ['{}']\nwriters = 3\n", client.root().display()));
+    let config = program.configured(&format!("[source.a]\npaths = ['{}']\nwriters = 3\n", client.root().display()));
     for (flags, writers) in [(&[][..], 3), (&["--writers", "2"], 2)] {
         let ran = program.run([&["--config", &config, "pull", "a", "-vv"], flags].concat());
         ran.well();
@@ -59,7 +53,7 @@ fn sources_are_pulled_by_name_and_all_at_once() {
         one.root().display(),
         two.root().display(),
     );
-    let config = configured(&program, &text);
+    let config = program.configured(&text);
     program.run(["--config", &config, "pull", "far"]).well();
     assert_eq!(names(&program.snapshot("far", &one.root())), ["a"]);
     let all = program.run(["--json", "--config", &config, "pull", "--all"]);
@@ -106,7 +100,7 @@ fn files_are_found_where_they_belong_and_add_up() {
         "{shown}"
     );
     assert!(program.run(["config", "check"]).stdout.contains("right, 2 sources"));
-    let by_variable = configured(&program, "[source.three]\npaths = ['/three']\n");
+    let by_variable = program.configured("[source.three]\npaths = ['/three']\n");
     let ran = Ran::of(program.command(["config", "show"]).env("ARCHIVE_CONFIG", by_variable).output().unwrap());
     assert!(ran.stdout.contains("[source.three]") && !ran.stdout.contains("[source.one]"), "{}", ran.stdout);
     fs::write(home.join(".config/archive/conf.d/zz.toml"), "[source.two]\npaths = ['/again']\n").unwrap();
@@ -122,7 +116,7 @@ fn paths_start_at_the_file_that_names_them_or_at_home() {
         "repository = '~/backup'\n[source.a]\nexclude_from = 'left-out'\npaths = ['{}']\n",
         client.root().display()
     );
-    let path = configured(&program, &text);
+    let path = program.configured(&text);
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_archive"));
     command.env_clear().env("HOME", program.path("home")).current_dir("/").args(["--config", &path, "pull", "a"]);
     Ran::of(command.output().unwrap()).well();
@@ -139,7 +133,7 @@ fn a_mistake_in_one_source_does_not_keep_the_others_from_being_pulled() {
         "[source.bad]\npaths = ['/x']\nexclude_from = '/no/such/file'\n[source.settings]\nhash = 'server'\n[source.good]\npaths = ['{}']\n",
         client.root().display()
     );
-    let path = configured(&program, &text);
+    let path = program.configured(&text);
     let ran = program.run(["--config", &path, "pull", "--all"]);
     assert_eq!(ran.status, 2);
     assert!(ran.stderr.contains("bad: ") && ran.stderr.contains("/no/such/file"), "{}", ran.stderr);
@@ -153,9 +147,9 @@ fn what_is_shown_is_a_configuration_that_says_the_same() {
                 exclude_if_present = ['.no']\none_file_system = true\nhash = 'server'\narchive = 'all'\nlink = 'exact'\n\
                 max_delete = 10\nbwlimit = '1MiB'\nremote = 'helper'\nevery = '1d'\n\
                 keep = { last = 1, hourly = 2, daily = 3, weekly = 4, monthly = 5, yearly = 6, within = '30d' }\n";
-    let first = program.run(["--config", &configured(&program, text), "config", "show"]);
+    let first = program.run(["--config", &program.configured(text), "config", "show"]);
     first.well();
-    let second = program.run(["--config", &configured(&program, &first.stdout), "config", "show"]);
+    let second = program.run(["--config", &program.configured(&first.stdout), "config", "show"]);
     assert_eq!(first.stdout, second.stdout);
     for words in [
         "port = 2222",
@@ -178,7 +172,7 @@ fn a_path_of_a_configured_host_uses_its_settings_and_flags_count_more() {
         "[source.client]\npaths = ['/elsewhere']\nhost = 'other'\nssh_config = '{}'\nexclude = ['*.tmp']\nlink = 'never'\n",
         sshd.config().display()
     );
-    let config = configured(&program, &text);
+    let config = program.configured(&text);
     let target = format!("client:{}", client.root().display());
     program.run(["--config", &config, "pull", &target]).well();
     let snapshot = program.snapshot("client", &client.root());
@@ -198,7 +192,7 @@ fn only_what_is_due_is_pulled() {
         "[source.daily]\nevery = '1d'\npaths = ['{0}']\n[source.always]\npaths = ['{0}']\n",
         client.root().display()
     );
-    let config = configured(&program, &text);
+    let config = program.configured(&text);
     let due = || {
         program
             .run(["--json", "--config", &config, "pull", "--due"])

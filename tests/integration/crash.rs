@@ -220,16 +220,19 @@ fn a_power_cut_at_any_step_loses_nothing_that_was_committed() {
 #[test]
 fn files_gather_unless_they_are_not_to() {
     let client = Tree::new((0..9).map(|n| (format!("f{n}"), file(format!("content {n}")))));
-    let gathered = |flags: &[&str]| {
+    let gathered = |key: &str, flags: &[&str]| {
         (1..40).step_by(3).any(|step| {
             let program = Program::new();
-            let mut command = program.command(["pull", client.root().to_str().unwrap()]);
+            let source = format!("[source.localhost]\npaths = ['{}']\n{key}\n", client.root().display());
+            let config = program.configured(&source);
+            let mut command = program.command(["--config", &config, "pull", "localhost"]);
             command.args(flags).env("ARCHIVE_FAULT", format!("kill:{step}")).output().unwrap();
             let staged = fs::read_dir(program.repo().join("staging/localhost")).into_iter().flatten();
             staged.flatten().any(|staged| staged.path().is_dir())
         })
     };
-    assert!(gathered(&[]) && !gathered(&["--no-gather"]));
+    assert!(gathered("", &[]) && gathered("gather = true", &[]));
+    assert!(!gathered("", &["--no-gather"]) && !gathered("gather = false", &[]));
 }
 
 #[test]

@@ -107,8 +107,14 @@ fn every_helper_is_told_how_many_threads_are_to_read() {
     for flags in [&["--readers", "3"][..], &["--readers", "3", "--checksum"]] {
         program.pull_well(&sshd, &client.root(), flags);
     }
+    let config = program.configured(&format!(
+        "[source.client]\nhost = 'client'\nssh_config = '{}'\npaths = ['{}']\nreaders = 3\n",
+        sshd.config().display(),
+        client.root().display()
+    ));
+    program.run(["--config", &config, "pull", "client"]).well();
     let commands = fs::read_to_string(log).unwrap();
-    assert!(commands.lines().count() > 4, "{commands}");
+    assert!(commands.lines().count() > 6, "{commands}");
     assert!(commands.lines().all(|line| line.starts_with("exec env ARCHIVE_HELPER_THREADS=3 ")), "{commands}");
 }
 

@@ -1,6 +1,7 @@
 //! The program under test, in an environment of its own.
 
 use std::ffi::OsStr;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -64,6 +65,13 @@ impl Program {
             .env("TMPDIR", "/tmp");
         command.arg("--repo").arg(self.repo()).args(arguments).stdin(Stdio::null()).current_dir(self.dir.path());
         command
+    }
+
+    /// Writes a configuration; returns where it is.
+    pub fn configured(&self, text: &str) -> String {
+        let path = self.path("archive.toml");
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
     }
 
     /// Runs it with these arguments.
