@@ -31,7 +31,7 @@ enum IndexCommand {
         #[arg(required = true, value_name = "PATH")]
         paths: Vec<PathBuf>,
     },
-    /// Compare the trees with the index: names, kinds and sizes
+    /// Compare the trees with the index: names, kinds and sizes; mend how it finds contents
     Check,
     /// Show totals
     Stats,

@@ -92,7 +92,7 @@ fn attributes_stand_in_the_index_once_and_go_with_the_last_version() {
     let pull = || program.pull_local(&client.root(), &["--name", "client"]);
     pull();
     let count = || {
-        let index = rusqlite::Connection::open(program.repo().join("index.sqlite")).unwrap();
+        let index = program.index();
         index.query_row("SELECT count(*) FROM attributes", [], |row| row.get::<_, i64>(0)).unwrap()
     };
     assert_eq!(count(), 1);

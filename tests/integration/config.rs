@@ -202,7 +202,6 @@ fn only_what_is_due_is_pulled() {
             .collect::<Vec<_>>()
     };
     assert_eq!((due(), due()), (vec!["always".into(), "daily".into()], vec!["always".to_owned()]));
-    let index = rusqlite::Connection::open(program.repo().join("index.sqlite")).unwrap();
-    index.execute("UPDATE run SET started = started - 86400000000000", []).unwrap();
+    program.change_index("UPDATE run SET started = started - 86400000000000");
     assert_eq!(due(), ["always", "daily"]);
 }

@@ -151,8 +151,7 @@ fn checksum_finds_what_size_and_times_hide() {
     let before = rows();
     // As if the disk had lied: the index says something else than what the client has, under the same times.
     let sql = "UPDATE version SET hash = (SELECT hash FROM version WHERE name = x'67') WHERE name = x'66'";
-    let index = rusqlite::Connection::open(program.repo().join("index.sqlite")).unwrap();
-    assert_eq!(index.execute(sql, []).unwrap(), 1);
+    assert_eq!(program.index().execute(sql, []).unwrap(), 1);
     assert_eq!(program.pull_local(&client.root(), &[])["changed"], 0);
     assert_eq!(program.pull_local(&client.root(), &["--checksum"])["changed"], 1);
     assert_eq!(rows(), before + 1);

@@ -206,9 +206,7 @@ fn a_batch_that_can_not_be_read_is_said_and_a_rebuild_gets_over_it() {
     let client = Tree::new([("f", file("content"))]);
     program.pull_local(&client.root(), &[]);
     let spoil = "INSERT INTO pending VALUES (1, 1, x'ffffffff')";
-    let index = rusqlite::Connection::open(program.repo().join("index.sqlite")).unwrap();
-    index.execute(spoil, []).unwrap();
-    drop(index);
+    program.change_index(spoil);
     let root = client.root();
     program.run(["pull", "-q", root.to_str().unwrap()]).refused(1, &["can't be finished", "archive index rebuild"]);
     program.run(["index", "rebuild"]).well();
@@ -245,9 +243,7 @@ fn contents_of_an_older_index_are_found() {
     let program = Program::new();
     let client = Tree::new([("a", file("content")), ("b", file("other")), ("below", dir([("c", file(""))]))]);
     program.pull_local(&client.root(), &[]);
-    let index = rusqlite::Connection::open(program.repo().join("index.sqlite")).unwrap();
-    index.execute_batch(AS_FORMAT_3).unwrap();
-    drop(index);
+    program.change_index(AS_FORMAT_3);
     // Another program may look first, and may only look.
     let hash = blake3::hash(b"content").to_hex();
     let found = program.run(["find", "--hash", &hash]);
@@ -264,9 +260,7 @@ fn contents_of_an_older_index_are_found() {
 fn a_content_that_would_not_be_found_is_told() {
     let (program, client) = (Program::new(), Tree::new([("a", file("a")), ("b", file("b"))]));
     program.pull_local(&client.root(), &[]);
-    let index = rusqlite::Connection::open(program.repo().join("index.sqlite")).unwrap();
-    index.execute_batch("DELETE FROM content; DELETE FROM new_content").unwrap();
-    drop(index);
+    program.change_index("DELETE FROM content; DELETE FROM new_content");
     let ran = program.run(["index", "check"]);
     assert!(ran.status == 1 && ran.stderr.contains("2 wrong places"), "{} {}", ran.status, ran.stderr);
     program.run(["index", "check"]).well();
@@ -278,10 +272,8 @@ fn a_content_that_would_not_be_found_is_told() {
 fn an_index_with_other_fingerprints_is_brought_up_to_date() {
     let (program, client) = (Program::new(), Tree::new([("a", file("a")), ("below", dir([("b", file("b"))]))]));
     program.pull_local(&client.root(), &[]);
-    let index = rusqlite::Connection::open(program.repo().join("index.sqlite")).unwrap();
-    index.execute_batch(AS_FORMAT_3).unwrap();
-    index.execute_batch("UPDATE directory SET fingerprint = randomblob(16); PRAGMA user_version = 2").unwrap();
-    drop(index);
+    program.change_index(AS_FORMAT_3);
+    program.change_index("UPDATE directory SET fingerprint = randomblob(16); PRAGMA user_version = 2");
     program.assert_index_is_right();
     client.put("below/b", file("changed"));
     let summary = program.pull_local(&client.root(), &[]);
@@ -295,9 +287,7 @@ fn an_index_with_other_fingerprints_is_brought_up_to_date() {
 fn a_fingerprint_that_is_not_of_what_is_there_is_found() {
     let (program, client) = (Program::new(), Tree::new([("a", file("a"))]));
     program.pull_local(&client.root(), &[]);
-    let index = rusqlite::Connection::open(program.repo().join("index.sqlite")).unwrap();
-    index.execute_batch("UPDATE directory SET fingerprint = randomblob(16) WHERE fingerprint IS NOT NULL").unwrap();
-    drop(index);
+    program.change_index("UPDATE directory SET fingerprint = randomblob(16) WHERE fingerprint IS NOT NULL");
     let ran = program.run(["index", "check"]);
     assert!(ran.status == 1 && ran.stderr.contains("wrong fingerprint"), "{} {}", ran.status, ran.stderr);
     // What it advises helps.

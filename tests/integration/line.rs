@@ -259,11 +259,9 @@ fn a_directory_whose_own_entry_a_broken_run_did_not_reach_is_not_forgotten() {
     let client = Tree::new([("d", dir([("e", dir([("f", file("f"))]))])), ("g", file("g"))]);
     program.pull_local(&client.root(), &[]);
     // As a run leaves it that was cut off between a directory's entries and its own.
-    let index = rusqlite::Connection::open(program.repo().join("index.sqlite")).unwrap();
     let cut = "DELETE FROM version WHERE name IN (x'64', x'65'); UPDATE run SET outcome = NULL; \
                UPDATE directory SET fingerprint = NULL WHERE CAST(path AS TEXT) LIKE '%/d%'";
-    index.execute_batch(cut).unwrap();
-    drop(index);
+    program.change_index(cut);
     client.remove("d");
     program.pull_local(&client.root(), &[]);
     assert_same(&client.root(), &program.snapshot("localhost", &client.root()));

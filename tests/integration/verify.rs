@@ -125,7 +125,7 @@ fn samples_come_to_every_file_however_many_are_bad() {
     let client = Tree::new((0..20).map(|number| (format!("f{number:02}"), file(format!("content {number:02}")))));
     program.pull_local(&client.root(), &["--name", "laptop"]);
     // They come in the order in which they were entered.
-    let index = rusqlite::Connection::open(program.repo().join("index.sqlite")).unwrap();
+    let index = program.index();
     let mut entered = index.prepare("SELECT CAST(name AS TEXT) FROM version WHERE kind = 0 ORDER BY id").unwrap();
     let entered: Vec<String> = entered.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
     for number in [0, 1, 2, 19] {

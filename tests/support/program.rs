@@ -74,6 +74,16 @@ impl Program {
         path.to_str().unwrap().to_owned()
     }
 
+    /// The repository's index, opened without the program.
+    pub fn index(&self) -> rusqlite::Connection {
+        rusqlite::Connection::open(self.repo().join("index.sqlite")).unwrap()
+    }
+
+    /// Changes the index behind the program's back.
+    pub fn change_index(&self, sql: &str) {
+        self.index().execute_batch(sql).unwrap();
+    }
+
     /// Runs it with these arguments.
     pub fn run<I: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = I>) -> Ran {
         Ran::of(self.command(arguments).output().unwrap())

@@ -74,16 +74,17 @@ enum Writer {
 impl Outgoing {
     /// Queues a reply. Waits while too much is queued.
     pub fn send(&self, reply: &Reply) {
-        self.push(protocol::encode(reply, Vec::new()).expect("every reply is made to fit a frame"));
+        self.send_in(reply, Vec::new());
     }
 
     /// As [`send`](Outgoing::send), for one that fills a frame.
     pub fn send_large(&self, reply: &Reply) {
-        self.push(protocol::encode(reply, self.spare()).expect("every reply is made to fit a frame"));
+        let spare = self.spare.lock().expect(UNPOISONED).get_or_insert_default().pop();
+        self.send_in(reply, spare.unwrap_or_default());
     }
 
-    fn spare(&self) -> Vec<u8> {
-        self.spare.lock().expect(UNPOISONED).get_or_insert_default().pop().unwrap_or_default()
+    fn send_in(&self, reply: &Reply, memory: Vec<u8>) {
+        self.push(protocol::encode(reply, memory).expect("every reply is made to fit a frame"));
     }
 
     /// Queues a whole frame. Waits while too much is queued.

@@ -85,9 +85,7 @@ impl Index {
         let strange = "SELECT count(*) FROM \
                        (SELECT head, version FROM content UNION ALL SELECT head, version FROM new_content) \
                        LEFT JOIN version ON id = version WHERE id IS NULL OR head IS NOT substr(hash, 1, 8)";
-        let count =
-            |sql: &str| self.one(sql, params![], |row| row.get::<_, i64>(0)).map(|count| count.unwrap_or(0) as u64);
-        Ok(count(lost)? + count(strange)?)
+        Ok(self.count(lost)? + self.count(strange)?)
     }
 }
 
@@ -101,16 +99,20 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// A new version has this number.
-    pub(super) fn count(&mut self, version: i64) {
+    fn number(&mut self, version: i64) {
         let (first, _) = self.numbers.unwrap_or((version, version));
         self.numbers = Some((first, version));
     }
 }
 
 impl Write<'_> {
-    /// Has a new version of a file found by its content and size.
-    pub(super) fn keep_content(&self, version: i64, size: u64, hash: Option<Hash>) -> Result<()> {
+    /// Has a new version found by its content and size, if it is one of a file.
+    pub(super) fn keep_new(&self, version: i64, entry: &Entry, hash: Option<Hash>) -> Result<()> {
+        self.found.borrow_mut().number(version);
+        if entry.kind == Kind::File { self.keep_content(version, entry.size, hash) } else { Ok(()) }
+    }
+
+    fn keep_content(&self, version: i64, size: u64, hash: Option<Hash>) -> Result<()> {
         let mut found = self.found.borrow_mut();
         found.sizes.push(size as i64);
         found.heads.extend(hash.map(|hash| (head_of(&hash), version)));
@@ -128,9 +130,9 @@ impl Write<'_> {
         if entry.kind != Kind::File {
             return Ok(());
         }
-        let sql = "SELECT size = ?2 AND hash IS ?3 FROM version WHERE id = ?1";
+        let sql = "SELECT 1 FROM version WHERE id = ?1 AND (size <> ?2 OR hash IS NOT ?3)";
         let mut query = self.transaction.prepare_cached(sql).on_index(WHAT)?;
-        if query.query_row(params![version, entry.size as i64, hash], |row| row.get(0)).on_index(WHAT)? {
+        if !query.exists(params![version, entry.size as i64, hash]).on_index(WHAT)? {
             return Ok(());
         }
         self.leave_content(version)?;
@@ -244,7 +246,7 @@ mod tests {
         }
 
         fn count(&self, table: &str) -> i64 {
-            self.index.one(&format!("SELECT count(*) FROM {table}"), params![], |row| row.get(0)).unwrap().unwrap()
+            self.index.count(&format!("SELECT count(*) FROM {table}")).unwrap() as i64
         }
 
         fn found(&self, hash: &Hash, before: i64, limit: u32) -> Vec<i64> {

@@ -144,17 +144,21 @@ impl Index {
 
     /// Totals over the whole repository.
     pub fn stats(&self) -> Result<Stats> {
-        let count = |sql: &str| self.one(sql, params![], |row| row.get::<_, i64>(0)).map(|n| n.unwrap_or(0) as u64);
         let contents = "SELECT hash, max(size) AS size FROM version WHERE kind = 0 AND hash IS NOT NULL GROUP BY hash";
         Ok(Stats {
-            sources: count("SELECT count(*) FROM source")?,
-            runs: count("SELECT count(*) FROM run")?,
-            versions: count("SELECT count(*) FROM version")?,
-            current: count("SELECT count(*) FROM version WHERE until_run IS NULL")?,
-            contents: count(&format!("SELECT count(*) FROM ({contents})"))?,
-            bytes: count(&format!("SELECT coalesce(sum(size), 0) FROM ({contents})"))?,
-            index_bytes: count("SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()")?,
+            sources: self.count("SELECT count(*) FROM source")?,
+            runs: self.count("SELECT count(*) FROM run")?,
+            versions: self.count("SELECT count(*) FROM version")?,
+            current: self.count("SELECT count(*) FROM version WHERE until_run IS NULL")?,
+            contents: self.count(&format!("SELECT count(*) FROM ({contents})"))?,
+            bytes: self.count(&format!("SELECT coalesce(sum(size), 0) FROM ({contents})"))?,
+            index_bytes: self.count("SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()")?,
         })
+    }
+
+    /// What a question says that answers with one number.
+    pub(super) fn count(&self, sql: &str) -> Result<u64> {
+        self.one(sql, params![], |row| row.get::<_, i64>(0)).map(|count| count.unwrap_or(0) as u64)
     }
 
     pub(super) fn each(

@@ -9,7 +9,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
 use super::contents::Found;
 use super::{Index, OnIndex, SourceId, digests_of, kind_number};
-use crate::entry::{Digests, DirectoryId, Entry, Hash, Kind, Listed};
+use crate::entry::{Digests, DirectoryId, Entry, Hash, Listed};
 use crate::error::{OnServer, Result};
 use crate::fault;
 use crate::path::{AbsPath, Name, SourceName};
@@ -147,9 +147,7 @@ impl Write<'_> {
                 self.attributes_of(entry)?,
             ],
         )?;
-        let id = self.transaction.last_insert_rowid();
-        self.found.borrow_mut().count(id);
-        if entry.kind == Kind::File { self.keep_content(id, entry.size, *hash) } else { Ok(()) }
+        self.keep_new(self.transaction.last_insert_rowid(), entry, *hash)
     }
 
     /// Gives a current version other metadata, without making another version of it.
