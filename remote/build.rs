@@ -12,6 +12,9 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 // A ready-made helper to carry instead.
 const PREBUILT: &str = "ARCHIVE_HELPER_PREBUILT";
 
+// The helper compresses by one strategy of Zstandard's (lazy2); the others would be an eleventh of its size.
+const OTHER_STRATEGIES: [&str; 6] = ["DFAST", "GREEDY", "LAZY", "BTLAZY2", "BTOPT", "BTULTRA"];
+
 // Whatever the helper is made of. A path that does not exist would have it built every time.
 const PARTS: [&str; 5] =
     ["remote/build.rs", "remote/archive-helper/src", "remote/archive-helper/Cargo.toml", "Cargo.toml", "Cargo.lock"];
@@ -48,11 +51,15 @@ fn build() -> Result<PathBuf> {
     for (name, _) in env::vars_os().filter(|(name, _)| !is_kept(name)) {
         cargo.env_remove(name);
     }
-    // What has to be compiled is assembler code that no C library is needed for.
+    let exclude = |strategy| format!("-DZSTD_EXCLUDE_{strategy}_BLOCK_COMPRESSOR");
+    let mut flags: Vec<String> = OTHER_STRATEGIES.into_iter().map(exclude).collect();
+    // What has to be compiled needs nothing of a C library but what all have, unless it were fortified.
     let compiler = format!("CC_{}", triple.replace('-', "_"));
     if triple.ends_with("-musl") && env::var_os(&compiler).is_none() {
         cargo.env(compiler, "cc");
+        flags.push("-U_FORTIFY_SOURCE".into());
     }
+    cargo.env("CFLAGS", flags.join(" "));
     if triple.contains("linux") {
         cargo.env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
     }

@@ -5,6 +5,11 @@ use std::process::ExitCode;
 
 use archive_helper::{protocol, serve};
 
+// musl's own gives the memory of each buffer back to the kernel, and asks for it again.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     match arguments.iter().map(|argument| argument.to_str()).collect::<Vec<_>>()[..] {
