@@ -62,6 +62,12 @@ pub struct Remembered<'a> {
     pub allow_missing: bool,
 }
 
+impl Remembered<'_> {
+    fn knows_directories(&self) -> Result<bool> {
+        self.index.map_or(Ok(false), |(index, source)| index.knows_directories(source))
+    }
+}
+
 /// Has the client walk the source's roots, and calls `steps` for everything found. Returns the roots' paths.
 pub fn list(
     conversation: Conversation,
@@ -72,12 +78,15 @@ pub fn list(
     steps: &mut dyn Steps,
 ) -> Result<Vec<AbsPath>> {
     let Conversation { replies, mut requests } = conversation;
-    requests.send(&Request::Walk(walk(source, repository_id)?))?;
+    // Who would ask for all of each directory need not be asked, which is a round trip.
+    let wants_all = remembered.distrust || !remembered.knows_directories()?;
+    requests.send(&Request::Walk(walk(source, repository_id, wants_all)?))?;
     requests.flush()?;
     let listing = Listing {
         replies,
         requests,
         remembered,
+        wants_all,
         tally,
         steps,
         roots: Vec::new(),
@@ -96,7 +105,7 @@ pub fn list(
     listing.run(&source.paths)
 }
 
-fn walk(source: &Source, repository_id: &str) -> Result<Walk> {
+fn walk(source: &Source, repository_id: &str, all: bool) -> Result<Walk> {
     let settings = &source.settings;
     let markers = settings.exclude_if_present.iter().map(|name| {
         Name::new(name.as_bytes()).ok_or_else(|| {
@@ -111,6 +120,7 @@ fn walk(source: &Source, repository_id: &str) -> Result<Walk> {
         exclude_if_present: markers.collect::<Result<_>>()?,
         one_file_system: settings.one_file_system,
         repository: repository_id.to_owned(),
+        all,
     })
 }
 
@@ -118,6 +128,7 @@ struct Listing<'a> {
     replies: Replies,
     requests: Requests,
     remembered: &'a Remembered<'a>,
+    wants_all: bool,
     tally: &'a Tally<'a>,
     steps: &'a mut dyn Steps,
     roots: Vec<AbsPath>,
@@ -316,7 +327,7 @@ impl Listing<'_> {
             Some((index, source)) => index.directory(source, path)?,
             None => None,
         };
-        let trusted = self.remembered.index.filter(|_| complete && !self.remembered.distrust);
+        let trusted = self.remembered.index.filter(|_| complete && !self.wants_all);
         if trusted.is_some() && remembered.is_some_and(|(_, kept)| kept == Some(fingerprint)) {
             self.judge_directory(number, Wish::Nothing);
             self.tally.progress.listed.add(entries);
@@ -365,6 +376,9 @@ impl Listing<'_> {
     }
 
     fn judge_directory(&mut self, directory: u64, send: Wish) {
+        if self.wants_all {
+            return;
+        }
         self.verdict_bytes += if let Wish::Changes(kept) = &send { kept.as_bytes().len() } else { 0 };
         self.verdicts.push(Verdict { directory, send });
     }

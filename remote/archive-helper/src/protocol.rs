@@ -29,7 +29,7 @@ pub const MAGIC: [u8; 8] = [0x00, 0xff, 0x1e, b'A', b'R', b'C', 0x1f, 0xfe];
 pub const THREADS_VARIABLE: &str = "ARCHIVE_HELPER_THREADS";
 
 /// The exact build that both sides must agree on.
-pub const VERSION: &str = concat!("archive-helper ", env!("CARGO_PKG_VERSION"), " protocol 4");
+pub const VERSION: &str = concat!("archive-helper ", env!("CARGO_PKG_VERSION"), " protocol 5");
 
 /// How many bytes of a login shell's chatter may come before [`MAGIC`].
 pub const MAX_CHATTER: usize = 64 * 1024;
@@ -221,9 +221,11 @@ pub struct Walk {
     pub one_file_system: bool,
     /// The repository's id: a directory whose file `format` holds it is not entered.
     pub repository: String,
+    /// Send all entries of every directory: there will be no verdicts.
+    pub all: bool,
 }
 
-/// The server's answer to one [`Announced`] directory.
+/// The server's answer to one [`Announced`] directory, unless [`Walk::all`] was asked for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
     /// The number it was announced by.

@@ -53,8 +53,9 @@ impl Helper {
         read_frame(&mut self.output).unwrap().expect("the helper has more to say")
     }
 
-    /// Asks for a walk, answers what is announced by `wants`, and gathers what comes until the end.
+    /// Asks for a walk, answers what is announced by `wants` unless all was asked for, and gathers what comes until the end.
     pub fn walk(&mut self, walk: Walk, mut wants: impl FnMut(&Announced) -> bool) -> Walked {
+        let all = walk.all;
         self.ask(&Request::Walk(walk));
         let mut walked = Walked::default();
         loop {
@@ -65,7 +66,9 @@ impl Helper {
                         directory: announced.directory,
                         send: if wants(&announced) { Wish::All } else { Wish::Nothing },
                     };
-                    self.ask(&Request::Verdicts(vec![verdict]));
+                    if !all {
+                        self.ask(&Request::Verdicts(vec![verdict]));
+                    }
                     walked.announced.push(announced);
                 }
                 Reply::Entries(entries) => walked.frames.push(entries),

@@ -118,4 +118,8 @@ fn a_verdict_counts_once() {
     let verdicts = vec![Verdict { directory: 0, send: Wish::All }; 2];
     helper.ask(&Request::Verdicts(verdicts));
     helper.must_fail("verdict");
+    let mut helper = Helper::start();
+    helper.ask(&Request::Walk(Walk { all: true, ..walk_of(&[&top]) }));
+    helper.ask(&Request::Verdicts(vec![Verdict { directory: 0, send: Wish::All }]));
+    helper.must_fail("verdict");
 }

@@ -112,6 +112,15 @@ fn only_wanted_directories_are_sent() {
 }
 
 #[test]
+fn all_are_sent_without_a_verdict_when_all_was_asked_for() {
+    let (_temp, top) = temp();
+    make(&top, &["a/1", "b/2", "c/3"]);
+    let walked = Helper::start().walk(Walk { all: true, ..walk_of(&[&top]) }, |_| false);
+    walked.check_order();
+    assert_eq!(walked.names(&top), ["a", "a/1", "b", "b/2", "c", "c/3"]);
+}
+
+#[test]
 fn fingerprints_are_the_same_until_something_changes() {
     let (_temp, top) = temp();
     make(&top, &["a/1", "a/2", "b/3"]);
