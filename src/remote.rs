@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -55,12 +55,8 @@ pub struct Client {
     // Helpers that nobody talks to yet; the last is used first.
     running: Mutex<Vec<(Input, Output)>>,
     traffic: Arc<Traffic>,
-    bytes_per_second: Option<u64>,
-    copy: CopyBy,
-    compress: CompressWhen,
-    // Set when the line is slower than a compressor.
-    is_slow: Arc<AtomicBool>,
-    channels: Option<u8>,
+    options: Options,
+    verdict: Arc<packing::Verdict>,
     // How many helpers send small files.
     senders: AtomicUsize,
 }
@@ -91,6 +87,18 @@ pub struct Options {
     pub readers: Option<u8>,
 }
 
+impl Options {
+    // One pace can't be kept on several ways.
+    fn streams(&self) -> bool {
+        self.bytes_per_second.is_none() && self.copy == CopyBy::Auto
+    }
+
+    fn channels(&self, round_trip: Duration) -> usize {
+        let asked = self.channels.map(|channels| usize::from(channels).min(MOST_CHANNELS));
+        asked.unwrap_or_else(|| spread::channels(round_trip))
+    }
+}
+
 impl Client {
     /// Connects to a client through ssh, or to this machine.
     pub fn connect(ssh: Option<&Ssh>, options: &Options) -> Result<Client> {
@@ -104,11 +112,8 @@ impl Client {
             way,
             running: Mutex::new(running),
             traffic,
-            bytes_per_second: options.bytes_per_second,
-            copy: options.copy,
-            compress: options.compress,
-            is_slow: Arc::new(AtomicBool::new(options.compress == CompressWhen::Always)),
-            channels: options.channels,
+            options: options.clone(),
+            verdict: Arc::new(packing::Verdict::new(options.compress)),
             senders: AtomicUsize::new(0),
         };
         if !client.streams() {
@@ -133,8 +138,11 @@ impl Client {
 
     // One that runs already, or else one more.
     fn helper(&self) -> Result<(Input, Output)> {
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        running.map_or_else(|| self.another_helper(), Ok)
+        self.waiting().map_or_else(|| self.another_helper(), Ok)
+    }
+
+    fn waiting(&self) -> Option<(Input, Output)> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
 
     fn another_helper(&self) -> Result<(Input, Output)> {
@@ -150,9 +158,10 @@ impl Client {
     }
 
     fn converse_if_let(&self) -> Result<Conversation> {
-        match &self.way {
-            Way::Ssh { session, helper } => self.greet(session.run_if_let(&helper.command())?),
-            Way::Local { .. } => self.converse(),
+        match (&self.way, self.waiting()) {
+            (_, Some(helper)) => self.greet(helper),
+            (Way::Ssh { session, helper }, None) => self.greet(session.run_if_let(&helper.command())?),
+            (Way::Local { .. }, None) => self.converse(),
         }
     }
 
@@ -164,8 +173,8 @@ impl Client {
     }
 
     fn greet(&self, helper: (Input, Output)) -> Result<Conversation> {
-        let compress = if matches!(self.way, Way::Ssh { .. }) { self.compress } else { CompressWhen::Never };
-        Conversation::begin(helper, compress, Arc::clone(&self.is_slow))
+        let compress = if matches!(self.way, Way::Ssh { .. }) { self.options.compress } else { CompressWhen::Never };
+        Conversation::begin(helper, compress, Arc::clone(&self.verdict))
     }
 
     // As many as fill the line, but for those that can't be had.
@@ -179,6 +188,7 @@ impl Client {
         })?;
         // Opening them has told more of how long the line is: a near client that was busy is near after all.
         all.truncate(self.channels());
+        self.dismiss_spare();
         let channels = all.len();
         tracing::debug!(channels, "reads small files");
         self.senders.store(channels, Ordering::Relaxed);
@@ -192,7 +202,7 @@ impl Client {
             Way::Ssh { session, .. } if self.streams() => self.read_by_all(session, wanted, arrived),
             Way::Ssh { session, .. } => self.read_by_sftp(session, wanted, arrived),
             Way::Local { .. } => {
-                local::read_files(wanted, arrived, self.bytes_per_second, &|| self.traffic.is_shut_down());
+                local::read_files(wanted, arrived, self.options.bytes_per_second, &|| self.traffic.is_shut_down());
                 if self.traffic.is_shut_down() { Err(helper::gone()) } else { Ok(()) }
             }
         }
@@ -249,7 +259,7 @@ impl Client {
 
     fn read_by_sftp(&self, session: &ssh::Session, wanted: &Receiver<Wanted>, arrived: &Sender<Arrived>) -> Result<()> {
         let (input, output) = session.subsystem("sftp")?;
-        let options = sftp::Options { bytes_per_second: self.bytes_per_second };
+        let options = sftp::Options { bytes_per_second: self.options.bytes_per_second };
         let lost = |error: sftp::Broken| match error {
             sftp::Broken::Unwanted => Error::new(Kind::BrokenOff, error),
             error => Error::new(Kind::Unreachable, format_args!("the SFTP connection broke: {error}")),
@@ -274,8 +284,7 @@ impl Client {
 
     /// True when the helper sends content: small files whole, each content once; of large ones what is not known.
     pub fn streams(&self) -> bool {
-        // One pace can't be kept on several ways.
-        matches!(self.way, Way::Ssh { .. }) && self.bytes_per_second.is_none() && self.copy == CopyBy::Auto
+        matches!(self.way, Way::Ssh { .. }) && self.options.streams()
     }
 
     /// True when it is far away, and several of its helpers send content: each sends a content once.
@@ -285,10 +294,7 @@ impl Client {
 
     fn channels(&self) -> usize {
         match &self.way {
-            Way::Ssh { session, .. } => {
-                let asked = self.channels.map(|channels| usize::from(channels).min(MOST_CHANNELS));
-                asked.unwrap_or_else(|| spread::channels(session.round_trip()))
-            }
+            Way::Ssh { session, .. } => self.options.channels(session.round_trip()),
             Way::Local { .. } => 1,
         }
     }
@@ -324,7 +330,9 @@ impl Client {
 fn connect_ssh(ssh: &Ssh, options: &Options, traffic: Arc<Traffic>) -> Result<(Way, Vec<(Input, Output)>)> {
     let session = ssh::Session::connect(ssh, traffic, options.readers)?;
     let files = HelperFiles::new(options.helper_dir.as_deref());
-    match probe::find_and_start(&session, &files) {
+    // One is there for reading anyway, beside the one that lists.
+    let more = |round_trip| if options.streams() { options.channels(round_trip) - 1 } else { 0 };
+    match probe::find_and_start(&session, &files, more) {
         Ok((helper, running)) => Ok((Way::Ssh { session, helper }, running)),
         Err(error) => {
             session.close();

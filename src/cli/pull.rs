@@ -100,7 +100,7 @@ pub struct Args {
     /// When what the helper sends is compressed; unless told otherwise, when the line is slow
     #[arg(short = 'z', long, value_name = "WHEN", num_args = 0..=1, default_missing_value = "always", require_equals = true)]
     compress: Option<CompressFlag>,
-    /// Over how many channels of the connection small files come; else as many as fill the line, four at most
+    /// Over how many channels of the connection small files come; else as many as fill the line, five at most
     #[arg(long, value_name = "NUMBER")]
     channels: Option<AtOnce>,
     /// How many threads read on a client; else one for each of its processors, four at most

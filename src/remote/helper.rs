@@ -2,12 +2,11 @@
 
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use archive_helper::protocol::{MAGIC, MAX_CHATTER, Reply, Request, VERSION, read_frame_into, write_frame};
 
-use super::packing::{Line, Unpacker};
+use super::packing::{Line, Unpacker, Verdict};
 use super::stream::{Input, Output};
 use crate::error::{Error, Kind, Result};
 use crate::source::CompressWhen;
@@ -42,7 +41,7 @@ impl Conversation {
     pub(super) fn begin(
         (input, output): (Input, Output),
         compress: CompressWhen,
-        is_slow: Arc<AtomicBool>,
+        verdict: Arc<Verdict>,
     ) -> Result<Conversation> {
         let mut input = BufReader::with_capacity(BUFFER, input);
         skip_chatter(&mut input)?;
@@ -51,7 +50,7 @@ impl Conversation {
         if compress == CompressWhen::Always {
             requests.send(&Request::Pack)?;
         }
-        let line = Line::new(compress, is_slow);
+        let line = Line::new(compress, verdict);
         let replies = Replies { input, frame: Vec::new(), unpacker: None, line, owes: false };
         Ok(Conversation { replies, requests })
     }
@@ -66,7 +65,8 @@ impl Replies {
             }
             let started = Instant::now();
             let reply = read_frame_into(&mut self.input, &mut self.frame).map_err(lost)?;
-            self.line.add(self.input.get_ref().received(), started.elapsed(), self.owes);
+            let received = self.input.get_ref().received() - self.input.buffer().len() as u64;
+            self.line.add(received, started.elapsed(), self.owes);
             let Some(Reply::Packed(bytes)) = reply else { return Ok(reply) };
             let unpacker = match &mut self.unpacker {
                 Some(unpacker) => unpacker,

@@ -87,24 +87,37 @@ fn invalid(message: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, message)
 }
 
-/// What one stream tells of how fast the line is. All streams of a client compress, or none.
+/// What the streams of a client have found out about its line: all of them compress, or none.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    is_slow: AtomicBool,
+    is_fast: AtomicBool,
+}
+
+/// What one stream tells of how fast the line is.
 #[derive(Debug)]
 pub struct Line {
     judges: bool,
-    is_slow: Arc<AtomicBool>,
+    verdict: Arc<Verdict>,
     asked: bool,
     before: Option<u64>,
     waited: Duration,
-    is_judged: bool,
     // Below how many bytes a second of this stream the line is slow.
     slow: f64,
 }
 
+impl Verdict {
+    /// Nothing is known yet, unless it is settled.
+    pub fn new(compress: CompressWhen) -> Verdict {
+        Verdict { is_slow: AtomicBool::new(compress == CompressWhen::Always), is_fast: AtomicBool::default() }
+    }
+}
+
 impl Line {
-    /// Nothing is known yet, and need not be found out if it is settled; `is_slow` is what all streams of a client share.
-    pub fn new(compress: CompressWhen, is_slow: Arc<AtomicBool>) -> Line {
+    /// Nothing need be found out if it is settled; `verdict` is what all streams of a client share.
+    pub fn new(compress: CompressWhen, verdict: Arc<Verdict>) -> Line {
         let judges = compress == CompressWhen::Auto;
-        Line { judges, is_slow, asked: false, before: None, waited: Duration::ZERO, is_judged: !judges, slow: SLOW }
+        Line { judges, verdict, asked: false, before: None, waited: Duration::ZERO, slow: SLOW }
     }
 
     /// So many streams have the line together.
@@ -124,22 +137,22 @@ impl Line {
         let bytes = received - before;
         let looks_slow = (bytes as f64) < self.waited.as_secs_f64() * self.slow;
         if looks_slow && self.waited >= LONG {
-            self.is_slow.store(true, Ordering::Relaxed);
+            self.verdict.is_slow.store(true, Ordering::Relaxed);
         }
         if !looks_slow && bytes >= ENOUGH {
-            self.is_judged = true;
+            self.verdict.is_fast.store(true, Ordering::Relaxed);
             (self.before, self.waited) = (Some(received), Duration::ZERO);
         }
     }
 
     /// True when it is slower than a compressor.
     pub fn is_slow(&self) -> bool {
-        self.is_slow.load(Ordering::Relaxed)
+        self.verdict.is_slow.load(Ordering::Relaxed)
     }
 
-    /// True when it is known.
+    /// True when that is known.
     pub fn is_judged(&self) -> bool {
-        self.is_judged || self.is_slow()
+        !self.judges || self.verdict.is_fast.load(Ordering::Relaxed) || self.is_slow()
     }
 
     /// True once, when it is slower than a compressor.
@@ -213,6 +226,19 @@ mod tests {
         assert_eq!(judged(80, CompressWhen::Auto, false), (0, false), "nothing was asked for");
         assert_eq!(judged(80, CompressWhen::Never, true), (0, true));
         assert_eq!(judged(80, CompressWhen::Always, true), (0, true));
+    }
+
+    #[test]
+    fn what_one_stream_finds_out_all_know() {
+        let judged = |milliseconds: u64| {
+            let verdict = Arc::new(Verdict::new(CompressWhen::Auto));
+            let (mut one, other) = [(); 2].map(|()| Line::new(CompressWhen::Auto, verdict.clone())).into();
+            assert!(!other.is_judged());
+            (0..10).for_each(|frame| one.add(frame * 100_000, Duration::from_millis(milliseconds), true));
+            (other.is_judged(), other.is_slow())
+        };
+        assert_eq!(judged(1), (true, false));
+        assert_eq!(judged(80), (true, true));
     }
 
     #[test]

@@ -159,13 +159,17 @@ fn bring(session: &Session, files: &HelperFiles, probed: Probed) -> Result<Insta
     }
 }
 
-/// As [`find_or_install`], and helpers run then: the streams are theirs. Where our own was there already, that saves the
-/// round trips of starting them by other commands.
+/// As [`find_or_install`], and helpers run then, at least one: the streams are theirs. Where our own was there already, that
+/// saves the round trips of starting them by other commands. `more` says by the round trip for how many more to ask.
 ///
 /// The second shell is started for the first one's sake: what sshd says on a new connection's first channel is held back
 /// until what it said before is acknowledged (Nagle's algorithm, RFC 896), which the TCP on this side puts off for 40 ms
 /// (RFC 1122, 4.2.3.2) unless it has something to send.
-pub fn find_and_start(session: &Session, files: &HelperFiles) -> Result<(Installed, Vec<(Input, Output)>)> {
+pub fn find_and_start(
+    session: &Session,
+    files: &HelperFiles,
+    more: impl Fn(Duration) -> usize,
+) -> Result<(Installed, Vec<(Input, Output)>)> {
     let name = HelperFiles::embedded().name;
     let (mut first, second) = std::thread::scope(|scope| {
         let second = scope.spawn(|| {
@@ -185,10 +189,18 @@ pub fn find_and_start(session: &Session, files: &HelperFiles) -> Result<(Install
             }
         }
     })?;
-    let said = until_probed(&mut first.0)?;
+    let (said, mut waiting) = std::thread::scope(|scope| {
+        let more = if second.is_some() { more(session.round_trip()) } else { 0 };
+        let threads: Vec<_> = (0..more).map(|_| scope.spawn(|| session.run_if_let(WAIT))).collect();
+        let said = until_probed(&mut first.0)?;
+        let more = threads.into_iter().filter_map(|thread| thread.join().ok()?.ok());
+        Ok((said, more.chain(second).collect::<Vec<_>>()))
+    })?;
     let (installed, first) = match found(&said) {
         Some(path) => (Installed { path }, first),
         None => {
+            // Their sessions may be needed.
+            waiting.clear();
             // It may be where its path can't be shown to anybody.
             let is_there = marked(&said, FOUND).is_some();
             let probed = if is_there { probe(session, &name)? } else { probed(&said)? };
@@ -200,8 +212,8 @@ pub fn find_and_start(session: &Session, files: &HelperFiles) -> Result<(Install
     let told = |(input, mut output): (Input, Output)| {
         output.write_all(format!("{}\n", installed.path).as_bytes()).is_ok().then_some((input, output))
     };
-    let second = second.and_then(told);
-    Ok((installed, second.into_iter().chain([first]).collect()))
+    let waiting: Vec<_> = waiting.into_iter().filter_map(told).chain([first]).collect();
+    Ok((installed, waiting))
 }
 
 // Not a byte of what follows is taken: the helper says it.

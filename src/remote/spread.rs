@@ -16,10 +16,10 @@ const CHANNEL_WINDOW: u128 = 2 << 20;
 const FAR: Duration = Duration::from_millis(30);
 
 // How fast a line channels are opened for, bytes a second.
-const LINE: u128 = 150_000_000;
+const LINE: u128 = 200_000_000;
 
 // sshd lets ten sessions share a connection (MaxSessions), and others need some.
-const MOST_CHANNELS: u128 = 4;
+const MOST_CHANNELS: u128 = 5;
 
 // How many files may wait for a channel: its window's worth of small ones.
 const WAITING: usize = 1024;
@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn a_near_line_has_one_channel_and_none_has_many() {
         let channels = [0, 1, 10, 15, 28, 50, 300, 100_000].map(|ms| channels(Duration::from_millis(ms)));
-        assert_eq!(channels, [1, 1, 1, 1, 1, 4, 4, 4]);
+        assert_eq!(channels, [1, 1, 1, 1, 1, 5, 5, 5]);
     }
 
     #[test]

@@ -26,7 +26,7 @@ fn pull(sshd: &Sshd, client: &Tree) -> (Program, Ran) {
 fn small_files_come_over_several_channels_and_each_content_is_kept_once() {
     let (sshd, client) = (Sshd::new(), client());
     let (program, ran) = pull(&sshd, &client);
-    assert!(ran.stderr.contains("channels=4"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("channels=5"), "{}", ran.stderr);
     let summary = ran.summary();
     assert_eq!((&summary["copied"], &summary["linked"]), (&299.into(), &101.into()));
     let snapshot = program.snapshot("client", &client.root());
