@@ -15,6 +15,7 @@ use super::listing::{Remembered, list};
 use super::receiving::{Expected, Fetch, lane, lanes, receive};
 use crate::error::{OnServer, Result};
 use crate::queue::{Receiver, Sender, bounded_by_number, bounded_lanes};
+use crate::remote::helper::Conversation;
 use crate::remote::{Arrived, Wanted};
 use crate::repository::journal::recover;
 use crate::repository::staging::Staging;
@@ -40,6 +41,8 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
     let uses_old = run.client.streams() && !run.source.settings.whole_file;
     let snapshot = uses_old.then(|| run.repository.snapshot(&run.source.name)).transpose()?;
     let (staging, contents, expected, failure) = (&staging, &contents, &expected, &broken);
+    // Before reading begins, which takes all channels that it gets.
+    let lister = run.client.converse()?;
     thread::scope(|scope| {
         let (hashing, tasks) = bounded_by_number(QUEUE);
         let (wanted, to_read) = bounded_by_number(QUEUE);
@@ -76,7 +79,7 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
         for thread in started {
             failure.watch(|| thread.map(drop).on_server("can't start a thread"));
         }
-        failure.watch(|| lead(run, ways));
+        failure.watch(|| lead(run, lister, ways));
         contents.wait_until_finished();
         // Whoever decides again over tasks that waited is the last that could begin anything.
         let _ = end.send(Released::End);
@@ -88,7 +91,7 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
 }
 
 // The first two stages: list, and send every step on its way.
-fn lead(run: &Run<'_>, ways: Ways<'_>) -> Result<()> {
+fn lead(run: &Run<'_>, lister: Conversation, ways: Ways<'_>) -> Result<()> {
     let index = run.repository.index()?;
     let remembered = Remembered {
         index: Some((&index, run.source_id)),
@@ -96,8 +99,7 @@ fn lead(run: &Run<'_>, ways: Ways<'_>) -> Result<()> {
         allow_missing: run.options.allow_missing,
     };
     let mut dispatch = Dispatch::new(run, &index, ways);
-    let conversation = run.client.converse()?;
-    let roots = list(conversation, run.source, run.repository.id(), &remembered, run.tally, &mut dispatch)?;
+    let roots = list(lister, run.source, run.repository.id(), &remembered, run.tally, &mut dispatch)?;
     dispatch.finish(&roots)
 }
 

@@ -189,18 +189,17 @@ pub fn find_and_start(
             }
         }
     })?;
-    let (said, mut waiting) = std::thread::scope(|scope| {
+    let (said, mut more) = std::thread::scope(|scope| {
         let more = if second.is_some() { more(session.round_trip()) } else { 0 };
         let threads: Vec<_> = (0..more).map(|_| scope.spawn(|| session.run_if_let(WAIT))).collect();
         let said = until_probed(&mut first.0)?;
-        let more = threads.into_iter().filter_map(|thread| thread.join().ok()?.ok());
-        Ok((said, more.chain(second).collect::<Vec<_>>()))
+        Ok((said, threads.into_iter().filter_map(|thread| thread.join().ok()?.ok()).collect::<Vec<_>>()))
     })?;
     let (installed, first) = match found(&said) {
         Some(path) => (Installed { path }, first),
         None => {
             // Their sessions may be needed.
-            waiting.clear();
+            more.clear();
             // It may be where its path can't be shown to anybody.
             let is_there = marked(&said, FOUND).is_some();
             let probed = if is_there { probe(session, &name)? } else { probed(&said)? };
@@ -212,8 +211,8 @@ pub fn find_and_start(
     let told = |(input, mut output): (Input, Output)| {
         output.write_all(format!("{}\n", installed.path).as_bytes()).is_ok().then_some((input, output))
     };
-    let waiting: Vec<_> = waiting.into_iter().filter_map(told).chain([first]).collect();
-    Ok((installed, waiting))
+    let running = more.into_iter().chain(second).filter_map(told).chain([first]).collect();
+    Ok((installed, running))
 }
 
 // Not a byte of what follows is taken: the helper says it.
