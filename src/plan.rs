@@ -57,6 +57,24 @@ pub fn plan(listed: Vec<Entry>, remembered: Vec<Version>, distrust: bool) -> Vec
     steps
 }
 
+/// Puts the steps of what is listed into this order of places in the listing, unless it is empty, and those of what was
+/// removed before them; `None` when that is no order.
+pub fn in_order(steps: Vec<Step>, order: &[u16]) -> Option<Vec<Step>> {
+    if order.is_empty() {
+        return Some(steps);
+    }
+    let (mut ordered, listed): (Vec<_>, Vec<_>) =
+        steps.into_iter().partition(|step| matches!(step, Step::Removed { .. }));
+    let mut listed: Vec<_> = listed.into_iter().map(Some).collect();
+    if order.len() != listed.len() {
+        return None;
+    }
+    for &place in order {
+        ordered.push(listed.get_mut(usize::from(place))?.take()?);
+    }
+    Some(ordered)
+}
+
 fn compare(entry: Entry, old: Version, distrust: bool) -> Step {
     let was = &old.entry;
     if was.kind != entry.kind || was.size != entry.size || was.target != entry.target || was.device != entry.device {
@@ -67,4 +85,48 @@ fn compare(entry: Entry, old: Version, distrust: bool) -> Step {
         return Step::Touched { entry, old };
     }
     if *was != entry { Step::Restated { entry, old } } else { Step::Same }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::path::Name;
+
+    fn entry(name: &str) -> Entry {
+        Entry {
+            name: Name::new(name.as_bytes()).unwrap(),
+            kind: Kind::File,
+            size: 1,
+            mtime: 0,
+            ctime: 0,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            inode: None,
+            device: 0,
+            target: Vec::new(),
+            attributes: None,
+        }
+    }
+
+    fn names(steps: Option<Vec<Step>>) -> Option<Vec<String>> {
+        let name = |step: &Step| match step {
+            Step::New { entry } => entry.name.to_string(),
+            other => panic!("{other:?}"),
+        };
+        steps.map(|steps| steps.iter().map(name).collect())
+    }
+
+    #[test]
+    fn steps_come_in_the_order_that_was_asked_for_or_there_is_none() {
+        let ordered = |order: &[u16]| {
+            let listed = ["a", "b", "c"].map(entry).to_vec();
+            names(in_order(plan(listed, Vec::new(), false), order)).map(|names| names.concat())
+        };
+        assert_eq!(ordered(&[]).as_deref(), Some("abc"));
+        assert_eq!(ordered(&[2, 0, 1]).as_deref(), Some("cab"));
+        for none in [&[0, 1][..], &[0, 1, 1], &[0, 1, 3], &[0, 1, 2, 2]] {
+            assert_eq!(ordered(none), None, "{none:?}");
+        }
+    }
 }

@@ -126,7 +126,7 @@ fn every_message_stands_in_archive_helper_5_under_its_number() {
     let replies = [
         (Reply::Root(Root::Invalid), "Root"),
         (Reply::Directory(announced), "Directory"),
-        (Reply::Entries(Entries { directory: 0, entries: Vec::new(), last: true }), "Entries"),
+        (Reply::Entries(Entries { directory: 0, entries: Vec::new(), last: true, order: Vec::new() }), "Entries"),
         (Reply::Problem(Problem { path: path(), errno: 0 }), "Problem"),
         (Reply::Skipped(Skipped { path: path(), reason: SkipReason::Cache }), "Skipped"),
         (Reply::End, "End"),

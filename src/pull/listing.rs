@@ -15,7 +15,7 @@ use super::{Directory, Tally, merging};
 use crate::entry::{Digests, DirectoryId, Entry, Fingerprint, Hash, Version};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::path::{AbsPath, Escaped, Name};
-use crate::plan::{Step, plan};
+use crate::plan::{self, Step, plan};
 use crate::remote::helper::{Conversation, Replies, Requests, gone, nonsense};
 use crate::repository::index::{Index, SourceId};
 use crate::source::Source;
@@ -439,7 +439,7 @@ impl Listing<'_> {
         self.steps.planned(directory)
     }
 
-    fn entries(&mut self, Entries { directory: number, entries, last }: Entries) -> Result<()> {
+    fn entries(&mut self, Entries { directory: number, entries, last, order }: Entries) -> Result<()> {
         let awaited = self.awaited.get_mut(&number).ok_or_else(|| nonsense("entries came that nobody asked for"))?;
         let before = awaited.last.take();
         if entries.is_empty() && !last {
@@ -465,7 +465,8 @@ impl Listing<'_> {
             _ => Vec::new(),
         };
         self.tally.progress.listed.add(entries.len() as u64);
-        self.do_steps(&directory, plan(entries, remembered, self.remembered.distrust))?;
+        let steps = plan::in_order(plan(entries, remembered, self.remembered.distrust), &order);
+        self.do_steps(&directory, steps.ok_or_else(|| nonsense("a directory's entries are to be read in no order"))?)?;
         self.tally.report.progress(&self.tally.progress);
         if last {
             self.awaited_bytes -= self.awaited.remove(&number).map_or(0, |awaited| awaited.weight());

@@ -75,7 +75,11 @@ fn directory(number: u64, at: impl AsRef<[u8]>) -> Reply {
 }
 
 fn entries(directory: u64, entries: Vec<Entry>) -> Reply {
-    Reply::Entries(Entries { directory, entries, last: true })
+    in_order(directory, entries, &[])
+}
+
+fn in_order(directory: u64, entries: Vec<Entry>, order: &[u16]) -> Reply {
+    Reply::Entries(Entries { directory, entries, last: true, order: order.to_vec() })
 }
 
 /// The listing of one directory with these entries.
@@ -230,6 +234,9 @@ fn listings_that_contradict_themselves_are_refused() {
             after(&[entries(0, vec![file("a"), entry("a", Kind::Dir)]), Reply::End]),
         ),
         ("names out of order", after(&[entries(0, vec![file("b"), file("a")]), Reply::End])),
+        ("an order without one of them", after(&[in_order(0, vec![file("a"), file("b")], &[1]), Reply::End])),
+        ("an order with one twice", after(&[in_order(0, vec![file("a"), file("b")], &[1, 1]), Reply::End])),
+        ("an order of others", after(&[in_order(0, vec![file("a"), file("b")], &[1, 2]), Reply::End])),
         ("a directory twice", after(&[directory(1, "/root/data"), entries(0, vec![sized("kept", 4)]), Reply::End])),
         ("a number twice", after(&[directory(0, "/root/data/x"), Reply::End])),
         ("a number out of turn", after(&[directory(7, "/root/data/x"), Reply::End])),
@@ -496,7 +503,7 @@ fn a_million_entries_and_directories_take_no_memory() {
     let mut bytes = frames(&[root(), directory(0, "/root/data")]);
     for frame in 0..250 {
         let names = (0..4000).map(|n| entry(format!("{:07}", frame * 4000 + n), Kind::Fifo)).collect();
-        let part = Entries { directory: 0, entries: names, last: frame == 249 };
+        let part = Entries { directory: 0, entries: names, last: frame == 249, order: Vec::new() };
         bytes.extend(frames(&[Reply::Entries(part)]));
     }
     bytes.extend(frames(&[Reply::End]));

@@ -14,7 +14,7 @@ const OVERHEAD: usize = 256;
 const ENTRIES: u32 = 2;
 const CHANGES: u32 = 15;
 
-/// Entries in the order in which they were found, without attributes.
+/// Entries in the order of their inodes' numbers, without attributes.
 #[derive(Default)]
 pub struct Unsorted {
     encoded: Vec<u8>,
@@ -24,6 +24,7 @@ pub struct Unsorted {
 // Where an entry's bytes are, and how long its name is. Small, for a directory may have millions.
 struct Span {
     start: usize,
+    place: u32,
     length: u16,
     name: u8,
     sparse: bool,
@@ -47,12 +48,12 @@ fn name_of(entry: &[u8], length: usize) -> &[u8] {
 impl Unsorted {
     /// Adds an entry, which has no attributes yet; `sparse` says that it may have holes.
     pub fn push(&mut self, entry: &Entry, sparse: bool) {
-        let start = self.encoded.len();
+        let (start, place) = (self.encoded.len(), self.spans.len() as u32);
         let encoded = std::mem::take(&mut self.encoded);
         self.encoded = postcard::to_extend(entry, encoded).expect("an entry always encodes into memory");
         // Name and target, the long parts, come to 4350 bytes at most.
         let length = (self.encoded.len() - start) as u16;
-        self.spans.push(Span { start, length, name: entry.name.as_bytes().len() as u8, sparse });
+        self.spans.push(Span { start, place, length, name: entry.name.as_bytes().len() as u8, sparse });
     }
 
     /// Sorts the entries by name, drops all but one of equal names, and leaves `self` empty.
@@ -62,8 +63,8 @@ impl Unsorted {
         spans.dedup_by(|b, a| a.name(encoded) == b.name(encoded));
         let mut listing =
             Listing { encoded: Vec::with_capacity(encoded.len()), items: Vec::with_capacity(spans.len()) };
-        for Span { length, name, sparse, .. } in spans.iter() {
-            listing.items.push(Item { length: *length, name: *name, sparse: *sparse });
+        for Span { place, length, name, sparse, .. } in spans.iter() {
+            listing.items.push(Item { place: *place, length: *length, name: *name, sparse: *sparse });
         }
         spans.iter().for_each(|span| listing.encoded.extend_from_slice(span.entry(encoded)));
         self.clear();
@@ -87,8 +88,10 @@ pub struct Listing {
     items: Vec<Item>,
 }
 
-// One entry: how many bytes it takes, and how many of them its name; and whether it may have holes.
+// One entry: its place by its inode's number; how many bytes it takes, and how many of them its name; and whether it may
+// have holes.
 struct Item {
+    place: u32,
     length: u16,
     name: u8,
     sparse: bool,
@@ -130,17 +133,16 @@ impl Listing {
         mut attributes: impl FnMut(&[u8], bool) -> Option<Box<Attributes>>,
         mut each: impl FnMut(Vec<u8>),
     ) {
-        let (mut body, mut count) = (Vec::new(), 0);
-        for (item, entry) in self.each() {
-            if body.len() >= CHUNK || count == MAX_ENTRIES {
-                each(frame(directory, count, &body, false));
+        let (mut body, mut first) = (Vec::new(), 0);
+        for (at, (item, entry)) in self.each().enumerate() {
+            if body.len() >= CHUNK || at - first == MAX_ENTRIES {
+                each(frame(directory, &self.items[first..at], &body, false));
                 body.clear();
-                count = 0;
+                first = at;
             }
             body = item.add(entry, body, &mut attributes);
-            count += 1;
         }
-        each(frame(directory, count, &body, true));
+        each(frame(directory, &self.items[first..], &body, true));
     }
 
     /// The frame that tells how the entries differ from those that have these digests; `None` when all of them take
@@ -185,8 +187,19 @@ impl Item {
 }
 
 // The fields of `protocol::Entries`, in their order; the entries are encoded already.
-fn frame(directory: u64, count: usize, entries: &[u8], last: bool) -> Vec<u8> {
-    framed(&(ENTRIES, directory, count), entries, &[u8::from(last)])
+fn frame(directory: u64, items: &[Item], entries: &[u8], last: bool) -> Vec<u8> {
+    let end = postcard::to_stdvec(&(last, order(items))).expect("numbers always encode into memory");
+    framed(&(ENTRIES, directory, items.len()), entries, &end)
+}
+
+// Few enough for their places to be small numbers.
+fn order(items: &[Item]) -> Vec<u16> {
+    if items.is_sorted_by_key(|item| item.place) {
+        return Vec::new();
+    }
+    let mut order: Vec<u16> = (0..items.len() as u16).collect();
+    order.sort_unstable_by_key(|at| items[usize::from(*at)].place);
+    order
 }
 
 fn framed(head: &impl Serialize, entries: &[u8], end: &[u8]) -> Vec<u8> {
@@ -250,7 +263,7 @@ mod tests {
     #[test]
     fn frames_are_what_the_protocol_would_write() {
         let entries = vec![entry(b"a", 0), entry(&[b'b'; 127], 3), entry(&[b'c'; 128], 0), entry(&[0xff; 255], 4095)];
-        let reply = Reply::Entries(Entries { directory: 7, entries: entries.clone(), last: true });
+        let reply = Reply::Entries(Entries { directory: 7, entries: entries.clone(), last: true, order: Vec::new() });
         let mut expected = Vec::new();
         protocol::write_frame(&mut expected, &reply).unwrap();
         assert_eq!(frames(&listing(&entries)), [expected]);
@@ -260,8 +273,9 @@ mod tests {
     fn entries_come_sorted_without_duplicates() {
         let long = [b'b'; 130];
         let listing = listing(&[entry(b"b", 0), entry(&long, 0), entry(b"a", 1), entry(b"b", 0), entry(b"B", 0)]);
-        let sent = decode(&listing).remove(0).entries;
+        let Entries { entries: sent, order, .. } = decode(&listing).remove(0);
         assert_eq!(sent, [entry(b"B", 0), entry(b"a", 1), entry(b"b", 0), entry(&long, 0)]);
+        assert!(order == [2, 3, 1, 0] || order == [3, 1, 2, 0], "either `b` may be kept: {order:?}");
         assert_eq!(listing.entries(), 4);
         assert_eq!(listing.digests().fingerprint(), protocol::fingerprint(&sent));
     }
@@ -298,7 +312,7 @@ mod tests {
     #[test]
     fn nothing_is_one_last_frame() {
         let listing = listing(&[]);
-        assert_eq!(decode(&listing), [Entries { directory: 7, entries: Vec::new(), last: true }]);
+        assert_eq!(decode(&listing), [Entries { directory: 7, entries: Vec::new(), last: true, order: Vec::new() }]);
         assert_eq!(listing.digests().fingerprint(), protocol::fingerprint(&[]));
     }
 

@@ -371,6 +371,8 @@ pub struct Entries {
     pub entries: Vec<Entry>,
     /// True on the directory's last frame.
     pub last: bool,
+    /// In which order to read them: places in `entries`, each once, by inode numbers. Empty when they come in that order.
+    pub order: Vec<u16>,
 }
 
 /// A path that could not be listed, and why.

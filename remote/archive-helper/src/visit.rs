@@ -75,7 +75,8 @@ impl<'a> Visitor<'a> {
         visit.read(&mut self.buffer, &mut self.items);
         let skipped = visit.mark(&mut self.items);
         // In the order of inodes a disk reads fewest blocks.
-        self.items.list.sort_unstable_by_key(|item| item.inode);
+        let Items { names, list } = &mut self.items;
+        list.sort_unstable_by_key(|item| (item.inode, item.name(names)));
         for item in &self.items.list {
             visit.add(item, self.items.name(item), &mut self.entries);
         }

@@ -49,7 +49,7 @@ fn many_large_attributes_take_no_memory() {
             attributes.xattrs[0].value[..4].copy_from_slice(&(frame * 8 + n).to_le_bytes());
             with(attributes, entry(format!("{:07}", frame * 8 + n), Kind::Fifo))
         });
-        let part = Entries { directory: 0, entries: each.take(7).collect(), last: frame == 299 };
+        let part = Entries { directory: 0, entries: each.take(7).collect(), last: frame == 299, order: Vec::new() };
         bytes.extend(frames(&[Reply::Entries(part)]));
     }
     bytes.extend(frames(&[Reply::End]));

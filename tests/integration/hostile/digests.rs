@@ -37,7 +37,7 @@ fn changes_that_can_not_be_are_refused() {
         ("twice", walk(vec![both(), changes(0, &[], &[1], vec![more()]), changes(0, &[], &[1], vec![more()])])),
         ("and all entries", walk(vec![both(), changes(0, &[], &[1], vec![more()]), entries(0, vec![kept()])])),
         ("after some entries", {
-            let some = Reply::Entries(Entries { directory: 0, entries: vec![kept()], last: false });
+            let some = Reply::Entries(Entries { directory: 0, entries: vec![kept()], last: false, order: Vec::new() });
             walk(vec![both(), some, changes(0, &[], &[1], vec![more()])])
         }),
         (

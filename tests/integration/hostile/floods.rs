@@ -22,7 +22,12 @@ fn million(entry: impl Fn(String) -> Entry) -> Vec<u8> {
     let mut bytes = frames(&[root(), directory(0, "/root/data")]);
     for frame in 0..250 {
         let entries = (0..4000).map(|n| entry(format!("{:07}", frame * 4000 + n))).collect();
-        bytes.extend(frames(&[Reply::Entries(Entries { directory: 0, entries, last: frame == 249 })]));
+        bytes.extend(frames(&[Reply::Entries(Entries {
+            directory: 0,
+            entries,
+            last: frame == 249,
+            order: Vec::new(),
+        })]));
     }
     bytes.extend(frames(&[Reply::End]));
     bytes

@@ -121,6 +121,25 @@ fn all_are_sent_without_a_verdict_when_all_was_asked_for() {
 }
 
 #[test]
+fn entries_are_to_be_read_in_the_order_of_their_inodes() {
+    let (_temp, top) = temp();
+    let names = ["m", "c", "z", "a", "k", "b"];
+    make(&top, &names);
+    let walked = Helper::start().walk(walk_of(&[&top]), |_| true);
+    let Entries { entries, order, .. } = &walked.frames[0];
+    let inode = |place: &u16| {
+        let name = OsStr::from_bytes(entries[usize::from(*place)].name.as_bytes());
+        fs::symlink_metadata(top.join(name)).unwrap().ino()
+    };
+    let by_name: Vec<u16> = (0..6).collect();
+    let order = if order.is_empty() { &by_name } else { order };
+    assert!(order.iter().map(inode).is_sorted());
+    let mut each = order.clone();
+    each.sort_unstable();
+    assert_eq!(each, by_name);
+}
+
+#[test]
 fn fingerprints_are_the_same_until_something_changes() {
     let (_temp, top) = temp();
     make(&top, &["a/1", "a/2", "b/3"]);
