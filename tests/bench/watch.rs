@@ -1,6 +1,6 @@
 //! What processes take while a pull runs: read from /proc, for what a client's processes took nobody else can tell.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -21,9 +21,11 @@ pub struct Watched {
 /// Watches a process, and those on the client, until it is over.
 pub fn watch(pid: u32, over: &AtomicBool) -> Watched {
     let (mut peak_kib, mut clients) = (0, HashMap::new());
+    // They are none of this pull's, and looking takes time.
+    let others: HashSet<String> = processes().collect();
     while !over.load(Ordering::Relaxed) {
         peak_kib = peak(&pid.to_string()).unwrap_or(0).max(peak_kib);
-        for client in clients_processes() {
+        for client in processes().filter(|number| !others.contains(number) && is_client(number)) {
             if let (Some(peak), Some(ticks)) = (peak(&client), user_ticks(&client)) {
                 clients.insert(client, (peak, ticks));
             }
@@ -36,14 +38,14 @@ pub fn watch(pid: u32, over: &AtomicBool) -> Watched {
     Watched { peak_kib, client_peak_kib, client_seconds: ticks as f64 / a_second as f64 }
 }
 
-// Helpers, and what rsync starts to send. Only what is younger than this process is looked at, for looking takes time.
-fn clients_processes() -> Vec<String> {
-    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let numbers = processes.filter_map(|entry| entry.file_name().into_string().ok());
-    let is_younger = |number: &String| number.parse().is_ok_and(|number: u32| number > std::process::id());
-    numbers.filter(|number| is_younger(number) && is_client(number)).collect()
+// By their numbers.
+fn processes() -> impl Iterator<Item = String> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    names.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
+// Helpers, and what rsync starts to send.
 fn is_client(number: &str) -> bool {
     let process = Path::new("/proc").join(number);
     let name = std::fs::read_to_string(process.join("comm")).unwrap_or_default();
