@@ -9,6 +9,8 @@ BINARY = $(TARGET)/release/archive
 SHARE = $(DESTDIR)$(PREFIX)/share
 PAGES = $(wildcard man/*.[15])
 TEST_NEEDS = ssh:openssh-client sshd:openssh-server rsync:rsync setfattr:attr setfacl:acl setcap:libcap2-bin mkfs.ext4:e2fsprogs
+# Tests wait for ssh and disks most of the time.
+THREADS = $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$((n > 4 ? n : 4)))
 RUNNER = $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 
 .PHONY: build demo test test-long torture fuzz check bench man install clean help
@@ -25,7 +27,7 @@ demo: build ## pulls real files through a throw-away sshd, and shows what came o
 
 test: ## every test but the longest; installs what they need
 	tests/needs.sh $(TEST_NEEDS)
-	$(CARGO) $(RUNNER) --workspace --locked
+	NEXTEST_TEST_THREADS=$(THREADS) RUST_TEST_THREADS=$(THREADS) $(CARGO) $(RUNNER) --workspace --locked
 
 test-long: ## the longest tests
 	tests/needs.sh $(TEST_NEEDS)
