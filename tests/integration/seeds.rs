@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use archive_helper::protocol::{Request, Walk, write_frame};
+use archive_helper::protocol::{Reply, Request, Walk, read_frame, write_frame};
 
 #[path = "../fuzz/judge.rs"]
 mod judge;
@@ -34,4 +34,17 @@ fn what_the_judges_ask_for_can_be_had() {
     write_frame(&mut frame, &Request::Walk(Walk { roots: vec![b"/etc".to_vec()], ..Walk::default() })).unwrap();
     judge::frames(&frame);
     judge::config(b"[source.a]\npaths = ['/a']\n");
+}
+
+/// Those of other names were found by the fuzzer, and may be anything.
+#[test]
+fn seeds_made_by_hand_are_of_the_protocol_as_it_is() {
+    fn decodes<Message: serde::de::DeserializeOwned>(mut bytes: &[u8]) -> bool {
+        while let Ok(Some(_)) = read_frame::<Message>(&mut bytes) {}
+        bytes.is_empty()
+    }
+    let seed =
+        |name| fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/seeds/frames").join(name)).unwrap();
+    assert!(decodes::<Request>(&seed("walk")));
+    assert!(decodes::<Reply>(&seed("listing")) && decodes::<Reply>(&seed("hashed")));
 }
