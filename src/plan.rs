@@ -90,6 +90,7 @@ fn compare(entry: Entry, old: Version, distrust: bool) -> Step {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::entry::DirectoryId;
     use crate::path::Name;
 
     fn entry(name: &str) -> Entry {
@@ -109,23 +110,42 @@ mod tests {
         }
     }
 
-    fn names(steps: Option<Vec<Step>>) -> Option<Vec<String>> {
-        let name = |step: &Step| match step {
-            Step::New { entry } => entry.name.to_string(),
+    fn version(name: &str, size: u64) -> Version {
+        Version {
+            id: 1,
+            directory: DirectoryId(1),
+            entry: Entry { size, ..entry(name) },
+            hash: None,
+            from_run: 1,
+            until_run: None,
+            archive_name: None,
+            flags: 0,
+        }
+    }
+
+    fn told(step: &Step) -> String {
+        match step {
+            Step::New { entry } => format!("new {}", entry.name),
+            Step::Changed { entry, .. } => format!("changed {}", entry.name),
+            Step::Same => "same".to_owned(),
+            Step::Removed { old } => format!("removed {}", old.entry.name),
             other => panic!("{other:?}"),
-        };
-        steps.map(|steps| steps.iter().map(name).collect())
+        }
     }
 
     #[test]
     fn steps_come_in_the_order_that_was_asked_for_or_there_is_none() {
         let ordered = |order: &[u16]| {
-            let listed = ["a", "b", "c"].map(entry).to_vec();
-            names(in_order(plan(listed, Vec::new(), false), order)).map(|names| names.concat())
+            let listed = ["a", "c", "d", "f"].map(entry).to_vec();
+            let remembered = vec![version("b", 1), version("c", 2), version("d", 1), version("e", 1)];
+            let steps = in_order(plan(listed, remembered, false), order);
+            steps.map(|steps| steps.iter().map(told).collect::<Vec<_>>().join(", "))
         };
-        assert_eq!(ordered(&[]).as_deref(), Some("abc"));
-        assert_eq!(ordered(&[2, 0, 1]).as_deref(), Some("cab"));
-        for none in [&[0, 1][..], &[0, 1, 1], &[0, 1, 3], &[0, 1, 2, 2]] {
+        let in_names = "new a, removed b, changed c, same, removed e, new f";
+        assert_eq!(ordered(&[]).as_deref(), Some(in_names));
+        let in_inodes = "removed b, removed e, new f, new a, same, changed c";
+        assert_eq!(ordered(&[3, 0, 2, 1]).as_deref(), Some(in_inodes));
+        for none in [&[0, 1, 2][..], &[0, 1, 2, 2], &[0, 1, 2, 4], &[0, 1, 2, 3, 3]] {
             assert_eq!(ordered(none), None, "{none:?}");
         }
     }

@@ -284,7 +284,8 @@ fn run(
     let room = Room::new(repository, source.settings.min_free);
     room.check()?;
     let has_others = index.has_other_sources(source_id)?;
-    with_retries(source, options, tally, facts, |client| {
+    let reads = !index.knows_directories(source_id)?;
+    with_retries(source, options, reads, tally, facts, |client| {
         let (begins_empty, key) = (index.is_empty()?, random_key()?);
         pipeline::run(&Run {
             repository,
@@ -320,10 +321,11 @@ fn refuse_without_index(repository: &Repository, source: &Source, known: Option<
         .hint("run `archive index rebuild` first"))
 }
 
-/// Works, and when the line is lost connects again, as often as the source says.
+/// Works, and when the line is lost connects again, as often as the source says; `reads` as [`remote::Options::reads`].
 fn with_retries(
     source: &Source,
     options: &Options,
+    reads: bool,
     tally: &Tally<'_>,
     facts: &mut Facts,
     work: impl Fn(&Client) -> Result<()>,
@@ -331,9 +333,12 @@ fn with_retries(
     let mut left = source.settings.retries;
     loop {
         let reached = facts.remote.is_some();
-        // Whatever made the line break, several channels at a time are not to do so again.
-        let alone = left < source.settings.retries;
-        let error = match with_client(source, options, alone, facts, &work) {
+        let mut how = remote::Options { reads, ..how(source, options) };
+        if left < source.settings.retries {
+            // Whatever made the line break, several channels at a time are not to do so again.
+            how.channels = Some(1);
+        }
+        let error = match with_client(source, options, &how, facts, &work) {
             Ok(()) => break,
             Err(error) => error,
         };
@@ -357,25 +362,30 @@ fn with_retries(
     Ok(())
 }
 
-/// Connects, works, and closes the connection whatever came of the work.
-fn with_client(
-    source: &Source,
-    options: &Options,
-    alone: bool,
-    facts: &mut Facts,
-    work: impl FnOnce(&Client) -> Result<()>,
-) -> Result<()> {
-    let how = remote::Options {
+// How the source's settings have its client reached.
+fn how(source: &Source, options: &Options) -> remote::Options {
+    remote::Options {
         remote: source.settings.remote,
         helper_dir: options.helper_dir.clone(),
         bytes_per_second: source.settings.bwlimit,
         copy: source.settings.copy,
         compress: source.settings.compress,
         timeout: source.settings.timeout,
-        channels: if alone { Some(1) } else { source.settings.channels },
+        channels: source.settings.channels,
+        reads: false,
         readers: source.settings.readers,
-    };
-    let client = Client::connect(source.ssh.as_ref(), &how)?;
+    }
+}
+
+/// Connects, works, and closes the connection whatever came of the work.
+fn with_client(
+    source: &Source,
+    options: &Options,
+    how: &remote::Options,
+    facts: &mut Facts,
+    work: impl FnOnce(&Client) -> Result<()>,
+) -> Result<()> {
+    let client = Client::connect(source.ssh.as_ref(), how)?;
     facts.remote = Some(client.kind());
     options.stop.watch(client.line());
     let result = work(&client);

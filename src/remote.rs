@@ -56,7 +56,7 @@ pub struct Client {
     running: Mutex<Vec<(Input, Output)>>,
     traffic: Arc<Traffic>,
     options: Options,
-    verdict: Arc<packing::Verdict>,
+    line_speed: Arc<packing::LineSpeed>,
     // How many helpers send small files.
     senders: AtomicUsize,
 }
@@ -83,6 +83,8 @@ pub struct Options {
     pub timeout: Duration,
     /// Over how many channels small files are to come; else as many as fill the line.
     pub channels: Option<u8>,
+    /// Whether files will surely have to come, so that the channels are opened at once.
+    pub reads: bool,
     /// How many threads of a helper read; else as many as there are processors, but not too many.
     pub readers: Option<u8>,
 }
@@ -113,7 +115,7 @@ impl Client {
             running: Mutex::new(running),
             traffic,
             options: options.clone(),
-            verdict: Arc::new(packing::Verdict::new(options.compress)),
+            line_speed: Arc::new(packing::LineSpeed::new(options.compress)),
             senders: AtomicUsize::new(0),
         };
         if !client.streams() {
@@ -174,7 +176,7 @@ impl Client {
 
     fn greet(&self, helper: (Input, Output)) -> Result<Conversation> {
         let compress = if matches!(self.way, Way::Ssh { .. }) { self.options.compress } else { CompressWhen::Never };
-        Conversation::begin(helper, compress, Arc::clone(&self.verdict))
+        Conversation::begin(helper, compress, Arc::clone(&self.line_speed))
     }
 
     // As many as fill the line, but for those that can't be had.
@@ -188,7 +190,8 @@ impl Client {
         })?;
         // Opening them has told more of how long the line is: a near client that was busy is near after all.
         all.truncate(self.channels());
-        self.dismiss_spare();
+        // Nor is one needed then that waits to be talked to.
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).clear();
         let channels = all.len();
         tracing::debug!(channels, "reads small files");
         self.senders.store(channels, Ordering::Relaxed);
@@ -331,7 +334,7 @@ fn connect_ssh(ssh: &Ssh, options: &Options, traffic: Arc<Traffic>) -> Result<(W
     let session = ssh::Session::connect(ssh, traffic, options.readers)?;
     let files = HelperFiles::new(options.helper_dir.as_deref());
     // One is there for reading anyway, beside the one that lists.
-    let more = |round_trip| if options.streams() { options.channels(round_trip) - 1 } else { 0 };
+    let more = |round_trip| if options.reads && options.streams() { options.channels(round_trip) - 1 } else { 0 };
     match probe::find_and_start(&session, &files, more) {
         Ok((helper, running)) => Ok((Way::Ssh { session, helper }, running)),
         Err(error) => {
@@ -524,7 +527,7 @@ pub enum ReadError {
 }
 
 impl ReadError {
-    // See `Verdict::OtherOwner`.
+    // See `attempt::Verdict::OtherOwner`.
     fn other_owner() -> ReadError {
         ReadError::Refused("its owner changed while it was read".to_owned())
     }

@@ -132,6 +132,7 @@ fn restore_to_host(
         compress: host.settings.compress,
         timeout: host.settings.timeout,
         channels: Some(1),
+        reads: false,
         readers: None,
     };
     let client = Client::connect(host.ssh.as_ref(), &how)?;

@@ -181,6 +181,10 @@ impl Steps for Dispatch<'_> {
             None => Ok(()),
         }
     }
+
+    fn read_content(&self) -> bool {
+        true
+    }
 }
 
 impl<'a> Dispatch<'a> {

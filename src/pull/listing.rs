@@ -15,7 +15,7 @@ use super::{Directory, Tally, merging};
 use crate::entry::{Digests, DirectoryId, Entry, Fingerprint, Hash, Version};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::path::{AbsPath, Escaped, Name};
-use crate::plan::{self, Step, plan};
+use crate::plan::{Step, in_order, plan};
 use crate::remote::helper::{Conversation, Replies, Requests, gone, nonsense};
 use crate::repository::index::{Index, SourceId};
 use crate::source::Source;
@@ -50,6 +50,9 @@ pub trait Steps {
 
     /// Something could not be listed: what is remembered of it stays.
     fn unreadable(&mut self, path: &AbsPath) -> Result<()>;
+
+    /// Whether content is read, so that steps had better come in the order of the inodes' numbers than in that of names.
+    fn read_content(&self) -> bool;
 }
 
 /// What the listing is held against.
@@ -465,8 +468,9 @@ impl Listing<'_> {
             _ => Vec::new(),
         };
         self.tally.progress.listed.add(entries.len() as u64);
-        let steps = plan::in_order(plan(entries, remembered, self.remembered.distrust), &order);
-        self.do_steps(&directory, steps.ok_or_else(|| nonsense("a directory's entries are to be read in no order"))?)?;
+        let order = if self.steps.read_content() { &order[..] } else { &[] };
+        let steps = in_order(plan(entries, remembered, self.remembered.distrust), order);
+        self.do_steps(&directory, steps.ok_or_else(|| nonsense("an order of entries is none"))?)?;
         self.tally.report.progress(&self.tally.progress);
         if last {
             self.awaited_bytes -= self.awaited.remove(&number).map_or(0, |awaited| awaited.weight());

@@ -7,13 +7,13 @@ use archive_helper::protocol::{HashOutcome, HashRequest, MAX_HASHES, Reply, Requ
 
 use super::dispatch::{each_current, guard_removals};
 use super::listing::{Remembered, Steps, list};
-use super::{Directory, Facts, Options, Tally, refuse_without_index, with_client};
+use super::{Directory, Facts, Options, Tally, how, refuse_without_index, with_client};
 use crate::entry::{Entry, Hash, Kind, Version};
 use crate::error::Result;
 use crate::path::AbsPath;
 use crate::plan::Step;
-use crate::remote::Client;
 use crate::remote::helper::{Conversation, gone, nonsense};
+use crate::remote::{self, Client};
 use crate::report::Change;
 use crate::repository::Repository;
 use crate::repository::index::{Index, SourceId};
@@ -36,7 +36,8 @@ pub(super) fn preview(
         refuse_without_index(repository, source, known.map(|(_, id)| id))?;
     }
     let id = repository.map(Repository::id).unwrap_or_default();
-    with_client(source, options, true, facts, |client| {
+    let how = remote::Options { channels: Some(1), ..how(source, options) };
+    with_client(source, options, &how, facts, |client| {
         let hashes = source.settings.hash == HashWhere::Client;
         let mut preview = Preview { tally, index: known, doubtful: Vec::new(), hashes, removed_files: 0 };
         let remembered = Remembered { index: known, distrust: options.checksum, allow_missing: options.allow_missing };
@@ -94,6 +95,10 @@ impl Steps for Preview<'_> {
 
     fn unreadable(&mut self, _: &AbsPath) -> Result<()> {
         Ok(())
+    }
+
+    fn read_content(&self) -> bool {
+        false
     }
 }
 

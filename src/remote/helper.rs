@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use archive_helper::protocol::{MAGIC, MAX_CHATTER, Reply, Request, VERSION, read_frame_into, write_frame};
 
-use super::packing::{Line, Unpacker, Verdict};
+use super::packing::{Line, LineSpeed, Unpacker};
 use super::stream::{Input, Output};
 use crate::error::{Error, Kind, Result};
 use crate::source::CompressWhen;
@@ -41,7 +41,7 @@ impl Conversation {
     pub(super) fn begin(
         (input, output): (Input, Output),
         compress: CompressWhen,
-        verdict: Arc<Verdict>,
+        line_speed: Arc<LineSpeed>,
     ) -> Result<Conversation> {
         let mut input = BufReader::with_capacity(BUFFER, input);
         skip_chatter(&mut input)?;
@@ -50,7 +50,7 @@ impl Conversation {
         if compress == CompressWhen::Always {
             requests.send(&Request::Pack)?;
         }
-        let line = Line::new(compress, verdict);
+        let line = Line::new(compress, line_speed);
         let replies = Replies { input, frame: Vec::new(), unpacker: None, line, owes: false };
         Ok(Conversation { replies, requests })
     }

@@ -88,36 +88,37 @@ fn invalid(message: &'static str) -> io::Error {
 }
 
 /// What the streams of a client have found out about its line: all of them compress, or none.
-#[derive(Debug, Default)]
-pub struct Verdict {
+#[derive(Debug)]
+pub struct LineSpeed {
     is_slow: AtomicBool,
     is_fast: AtomicBool,
+}
+
+impl LineSpeed {
+    /// Nothing is known yet, unless it is settled.
+    pub fn new(compress: CompressWhen) -> LineSpeed {
+        LineSpeed { is_slow: AtomicBool::new(compress == CompressWhen::Always), is_fast: AtomicBool::default() }
+    }
 }
 
 /// What one stream tells of how fast the line is.
 #[derive(Debug)]
 pub struct Line {
     judges: bool,
-    verdict: Arc<Verdict>,
+    speed: Arc<LineSpeed>,
     asked: bool,
     before: Option<u64>,
     waited: Duration,
+    is_judged: bool,
     // Below how many bytes a second of this stream the line is slow.
     slow: f64,
 }
 
-impl Verdict {
-    /// Nothing is known yet, unless it is settled.
-    pub fn new(compress: CompressWhen) -> Verdict {
-        Verdict { is_slow: AtomicBool::new(compress == CompressWhen::Always), is_fast: AtomicBool::default() }
-    }
-}
-
 impl Line {
-    /// Nothing need be found out if it is settled; `verdict` is what all streams of a client share.
-    pub fn new(compress: CompressWhen, verdict: Arc<Verdict>) -> Line {
+    /// Nothing need be found out if it is settled; `speed` is what all streams of a client share.
+    pub fn new(compress: CompressWhen, speed: Arc<LineSpeed>) -> Line {
         let judges = compress == CompressWhen::Auto;
-        Line { judges, verdict, asked: false, before: None, waited: Duration::ZERO, slow: SLOW }
+        Line { judges, speed, asked: false, before: None, waited: Duration::ZERO, is_judged: !judges, slow: SLOW }
     }
 
     /// So many streams have the line together.
@@ -137,22 +138,26 @@ impl Line {
         let bytes = received - before;
         let looks_slow = (bytes as f64) < self.waited.as_secs_f64() * self.slow;
         if looks_slow && self.waited >= LONG {
-            self.verdict.is_slow.store(true, Ordering::Relaxed);
+            self.speed.is_slow.store(true, Ordering::Relaxed);
         }
         if !looks_slow && bytes >= ENOUGH {
-            self.verdict.is_fast.store(true, Ordering::Relaxed);
+            self.is_judged = true;
+            // What is fast for one stream alone is fast for all.
+            if bytes as f64 >= self.waited.as_secs_f64() * SLOW {
+                self.speed.is_fast.store(true, Ordering::Relaxed);
+            }
             (self.before, self.waited) = (Some(received), Duration::ZERO);
         }
     }
 
     /// True when it is slower than a compressor.
     pub fn is_slow(&self) -> bool {
-        self.verdict.is_slow.load(Ordering::Relaxed)
+        self.speed.is_slow.load(Ordering::Relaxed)
     }
 
     /// True when that is known.
     pub fn is_judged(&self) -> bool {
-        !self.judges || self.verdict.is_fast.load(Ordering::Relaxed) || self.is_slow()
+        self.is_judged || self.speed.is_fast.load(Ordering::Relaxed) || self.is_slow()
     }
 
     /// True once, when it is slower than a compressor.
@@ -209,7 +214,7 @@ mod tests {
     #[test]
     fn a_line_is_slow_when_its_bytes_are_waited_for() {
         let judged = |milliseconds: u64, when, owed| {
-            let mut line = Line::new(when, Arc::default());
+            let mut line = Line::new(when, Arc::new(LineSpeed::new(when)));
             let mut slow = 0;
             // The first frame may be late for other reasons.
             line.add(0, Duration::from_secs(9), owed);
@@ -231,19 +236,22 @@ mod tests {
     #[test]
     fn what_one_stream_finds_out_all_know() {
         let judged = |milliseconds: u64| {
-            let verdict = Arc::new(Verdict::new(CompressWhen::Auto));
-            let (mut one, other) = [(); 2].map(|()| Line::new(CompressWhen::Auto, verdict.clone())).into();
+            // Each has its part of it, but what one finds out of its part says nothing of the others'.
+            let speed = Arc::new(LineSpeed::new(CompressWhen::Auto));
+            let (mut one, other) = [(); 2].map(|()| Line::new(CompressWhen::Auto, speed.clone())).into();
             assert!(!other.is_judged());
+            one.share(5);
             (0..10).for_each(|frame| one.add(frame * 100_000, Duration::from_millis(milliseconds), true));
             (other.is_judged(), other.is_slow())
         };
         assert_eq!(judged(1), (true, false));
+        assert_eq!(judged(10), (false, false), "10 MB/s may be all that there is");
         assert_eq!(judged(80), (true, true));
     }
 
     #[test]
     fn a_hiccup_makes_no_line_slow() {
-        let mut line = Line::new(CompressWhen::Auto, Arc::default());
+        let mut line = Line::new(CompressWhen::Auto, Arc::new(LineSpeed::new(CompressWhen::Auto)));
         line.add(0, Duration::ZERO, true);
         let mut received = 0;
         for frame in 0..2000 {

@@ -35,6 +35,38 @@ fn small_files_come_over_several_channels_and_each_content_is_kept_once() {
     assert_eq!(inodes.len(), 299);
 }
 
+/// How many shells were started that wait for the helper's path: one that is always there, and one for each channel.
+fn waiting(ran: &Ran) -> usize {
+    ran.stderr.matches("IFS= read -r").count()
+}
+
+#[test]
+fn channels_are_opened_early_only_when_much_will_come() {
+    let (sshd, client, program) = (Sshd::new(), client(), Program::new());
+    sshd.delay_line(25);
+    let target = format!("client:{}", client.root().display());
+    let pull = |program: &Program| {
+        let ran = program.pull(&sshd, [target.as_str(), "-vvv"]);
+        ran.well();
+        ran
+    };
+    assert_eq!(waiting(&pull(&program)), 5);
+    assert_eq!(waiting(&pull(&program)), 1, "nothing is new");
+    sshd.delay_line(0);
+    assert_eq!(waiting(&pull(&Program::new())), 1, "it is near");
+}
+
+#[test]
+fn three_sessions_are_enough_for_small_files_at_the_first_attempt() {
+    let (sshd, client) = (Sshd::with("MaxSessions 3"), client());
+    sshd.delay_line(25);
+    let target = format!("client:{}", client.root().display());
+    // The second finds the helper there.
+    for _ in 0..2 {
+        Program::new().pull(&sshd, [target.as_str(), "--hash", "server", "--retries", "0"]).well();
+    }
+}
+
 #[test]
 fn there_are_as_many_channels_as_were_asked_for() {
     let (sshd, client) = (Sshd::new(), client());

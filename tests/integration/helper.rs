@@ -190,10 +190,13 @@ fn it_is_modest_and_gone_when_the_connection_is() {
     let wait = |until: &dyn Fn() -> bool| {
         let deadline = Instant::now() + Duration::from_secs(15);
         // What was so once counts, though it may be over when it is looked at again.
-        std::iter::repeat_with(until)
-            .inspect(|_| std::thread::sleep(Duration::from_millis(50)))
-            .take_while(|_| Instant::now() < deadline)
-            .any(|is_so| is_so)
+        while !until() {
+            if Instant::now() > deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        true
     };
     let modest = || running(&helper).into_iter().any(|pid| nice(pid).as_deref() == Some("10"));
     assert!(wait(&modest), "a helper runs at low priority while files are fetched");

@@ -1,4 +1,4 @@
-//! Directories that were announced: each waits for its verdict, those that are wanted for being sent.
+//! Directories that were announced: each waits for its verdict, unless all are wanted; those that are, for being sent.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard};
@@ -33,6 +33,7 @@ pub struct Held {
     state: Mutex<State>,
     room: Condvar,
     wanted: Condvar,
+    all: bool,
 }
 
 #[derive(Default)]
@@ -44,15 +45,26 @@ struct State {
 }
 
 impl Held {
+    /// With `all`, every listing is wanted, and none waits for a verdict.
+    pub fn new(all: bool) -> Held {
+        Held { all, ..Held::default() }
+    }
+
     /// Waits until there is room for what was listed, numbers it and lets `announce` queue the announcement.
     ///
     /// Numbers are queued in ascending order, and what is announced after this returns comes later.
     pub fn announce(&self, listed: Listed, announce: impl FnOnce(u64)) {
         self.reserve(listed.weight());
         let mut next = self.announcing.lock().expect(UNPOISONED);
-        // First held, then announced: the verdict may come at once.
-        self.lock().unjudged.insert(*next, listed);
-        announce(*next);
+        if self.all {
+            announce(*next);
+            self.lock().wanted.push_back((*next, Wish::All, listed));
+            self.wanted.notify_all();
+        } else {
+            // First held, then announced: the verdict may come at once.
+            self.lock().unjudged.insert(*next, listed);
+            announce(*next);
+        }
         *next += 1;
     }
 

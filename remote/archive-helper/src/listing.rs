@@ -333,6 +333,14 @@ mod tests {
     }
 
     #[test]
+    fn each_frame_has_the_order_of_its_own_entries() {
+        let backwards: Vec<Entry> = (0..5000).rev().map(|number| entry(format!("{number:05}").as_bytes(), 0)).collect();
+        let orders: Vec<_> = decode(&listing(&backwards)).into_iter().map(|frame| frame.order).collect();
+        let down = |count: u16| (0..count).rev().collect::<Vec<u16>>();
+        assert_eq!(orders, [down(4096), down(904)]);
+    }
+
+    #[test]
     fn attributes_go_with_their_entries_and_not_into_the_fingerprint() {
         let mut unsorted = Unsorted::default();
         let names = [vec![b'c'; 200], b"a".to_vec(), b"b".to_vec()];

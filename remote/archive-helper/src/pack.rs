@@ -5,6 +5,7 @@ use std::io::{self, Write};
 
 use zstd::stream::raw::CParameter;
 use zstd::stream::write::Encoder;
+use zstd::zstd_safe::Strategy;
 
 use crate::protocol::{self, Bytes, MAX_BUNDLED, PACK_WINDOW, Reply};
 
@@ -20,6 +21,8 @@ impl Packer {
     /// Begins the stream.
     pub fn new() -> io::Result<Packer> {
         let mut encoder = Encoder::new(Vec::new(), LEVEL)?;
+        // That of the level, and the only one that the program is built with: see `remote/build.rs`.
+        encoder.set_parameter(CParameter::Strategy(Strategy::ZSTD_lazy2))?;
         // Also what its tables take is little then.
         encoder.set_parameter(CParameter::WindowLog(PACK_WINDOW))?;
         encoder.include_contentsize(false)?;

@@ -284,7 +284,8 @@ pub struct ReadRequest {
 pub enum Reply {
     /// One for each root, in the order of [`Walk::roots`], before anything else of a walk.
     Root(Root),
-    /// A directory was listed; its entries wait for a [`Verdict`]. A directory is announced after its parent.
+    /// A directory was listed; its entries wait for a [`Verdict`], unless [`Walk::all`] was asked for. A directory is
+    /// announced after its parent.
     Directory(Announced),
     /// Entries of a directory that the server asked for, in ascending order of names.
     Entries(Entries),

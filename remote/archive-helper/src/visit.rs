@@ -74,7 +74,7 @@ impl<'a> Visitor<'a> {
         let mut visit = Visit::new(self, place, &directory);
         visit.read(&mut self.buffer, &mut self.items);
         let skipped = visit.mark(&mut self.items);
-        // In the order of inodes a disk reads fewest blocks.
+        // In the order of inodes a disk reads fewest blocks; of the names of one inode, the first counts.
         let Items { names, list } = &mut self.items;
         list.sort_unstable_by_key(|item| (item.inode, item.name(names)));
         for item in &self.items.list {

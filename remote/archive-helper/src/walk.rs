@@ -30,13 +30,12 @@ pub fn threads() -> usize {
 pub struct Walking {
     held: Held,
     outgoing: Arc<Outgoing>,
-    sends_all: bool,
 }
 
 impl Walking {
     /// Starts to walk.
     pub fn start(walk: protocol::Walk, outgoing: Arc<Outgoing>) -> io::Result<Arc<Walking>> {
-        let walking = Arc::new(Walking { held: Held::default(), outgoing, sends_all: walk.all });
+        let walking = Arc::new(Walking { held: Held::new(walk.all), outgoing });
         let walker = Arc::clone(&walking);
         thread::Builder::new().spawn(move || walker.run(walk))?;
         Ok(walking)
@@ -114,9 +113,6 @@ impl Walking {
         self.held.announce(Listed { place, listing }, |directory| {
             let announced = Announced { directory, path, inode, fingerprint, entries, complete };
             self.outgoing.send(&Reply::Directory(announced));
-            if self.sends_all {
-                self.judge(vec![Verdict { directory, send: Wish::All }]);
-            }
         });
         // Only now, so that a parent is announced before its children.
         below.into_iter().for_each(|siblings| stack.push(siblings));
