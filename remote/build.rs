@@ -12,8 +12,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 // A ready-made helper to carry instead.
 const PREBUILT: &str = "ARCHIVE_HELPER_PREBUILT";
 
-// The helper compresses by one strategy of Zstandard's (lazy2); the others would be an eleventh of its size, and the
-// parts that are there once more for processors with BMI2 a hundredth.
+// The helper compresses by one strategy of Zstandard's (lazy2); the others would be an eleventh of its size.
 const OTHER_STRATEGIES: [&str; 6] = ["DFAST", "GREEDY", "LAZY", "BTLAZY2", "BTOPT", "BTULTRA"];
 
 // Whatever the helper is made of. A path that does not exist would have it built every time.
@@ -54,6 +53,7 @@ fn build() -> Result<PathBuf> {
     }
     let exclude = |strategy| format!("-DZSTD_EXCLUDE_{strategy}_BLOCK_COMPRESSOR");
     let mut flags: Vec<String> = OTHER_STRATEGIES.into_iter().map(exclude).collect();
+    // What is there once more for processors with BMI2 would be a hundredth.
     flags.push("-DDYNAMIC_BMI2=0".into());
     // What has to be compiled needs nothing of a C library but what all have, unless it were fortified.
     let compiler = format!("CC_{}", triple.replace('-', "_"));

@@ -6,6 +6,9 @@ use archive_helper::protocol::MAX_DIGESTS;
 
 use crate::path::Name;
 
+#[cfg(test)]
+pub(crate) mod testing;
+
 pub use archive_helper::protocol::{Attributes, Digests, Entry, Extent, Fingerprint, Hash, Inode, Kind, Xattr};
 
 /// Flags of a version.

@@ -90,24 +90,10 @@ fn compare(entry: Entry, old: Version, distrust: bool) -> Step {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entry::DirectoryId;
-    use crate::path::Name;
+    use crate::entry::{DirectoryId, testing};
 
     fn entry(name: &str) -> Entry {
-        Entry {
-            name: Name::new(name.as_bytes()).unwrap(),
-            kind: Kind::File,
-            size: 1,
-            mtime: 0,
-            ctime: 0,
-            mode: 0o644,
-            uid: 0,
-            gid: 0,
-            inode: None,
-            device: 0,
-            target: Vec::new(),
-            attributes: None,
-        }
+        Entry { size: 1, ..testing::file(name) }
     }
 
     fn version(name: &str, size: u64) -> Version {

@@ -284,8 +284,8 @@ fn run(
     let room = Room::new(repository, source.settings.min_free);
     room.check()?;
     let has_others = index.has_other_sources(source_id)?;
-    let reads = !index.knows_directories(source_id)?;
-    with_retries(source, options, reads, tally, facts, |client| {
+    let how = remote::Options { reads: !index.knows_directories(source_id)?, ..how(source, options) };
+    with_retries(source, options, how, tally, facts, |client| {
         let (begins_empty, key) = (index.is_empty()?, random_key()?);
         pipeline::run(&Run {
             repository,
@@ -321,11 +321,11 @@ fn refuse_without_index(repository: &Repository, source: &Source, known: Option<
         .hint("run `archive index rebuild` first"))
 }
 
-/// Works, and when the line is lost connects again, as often as the source says; `reads` as [`remote::Options::reads`].
+/// Works, and when the line is lost connects again, as often as the source says.
 fn with_retries(
     source: &Source,
     options: &Options,
-    reads: bool,
+    mut how: remote::Options,
     tally: &Tally<'_>,
     facts: &mut Facts,
     work: impl Fn(&Client) -> Result<()>,
@@ -333,11 +333,6 @@ fn with_retries(
     let mut left = source.settings.retries;
     loop {
         let reached = facts.remote.is_some();
-        let mut how = remote::Options { reads, ..how(source, options) };
-        if left < source.settings.retries {
-            // Whatever made the line break, several channels at a time are not to do so again.
-            how.channels = Some(1);
-        }
         let error = match with_client(source, options, &how, facts, &work) {
             Ok(()) => break,
             Err(error) => error,
@@ -347,6 +342,8 @@ fn with_retries(
             return Err(error);
         }
         left -= 1;
+        // Whatever made the line break, several channels at a time are not to do so again.
+        how.channels = Some(1);
         tally.notice(format_args!("{error}; connects again"));
         tally.progress.listed.reset();
         tally.progress.unchanged.reset();

@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::entry::{Extent, Hash};
@@ -144,7 +144,11 @@ impl Client {
     }
 
     fn waiting(&self) -> Option<(Input, Output)> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).pop()
+        self.running().pop()
+    }
+
+    fn running(&self) -> MutexGuard<'_, Vec<(Input, Output)>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn another_helper(&self) -> Result<(Input, Output)> {
@@ -169,7 +173,7 @@ impl Client {
 
     // Leaves its session to who needs one more, for there may be few (MaxSessions); the helper used first stays.
     fn dismiss_spare(&self) {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = self.running();
         let spare = running.len().saturating_sub(1);
         running.drain(..spare);
     }
@@ -191,7 +195,7 @@ impl Client {
         // Opening them has told more of how long the line is: a near client that was busy is near after all.
         all.truncate(self.channels());
         // Nor is one needed then that waits to be talked to.
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.running().clear();
         let channels = all.len();
         tracing::debug!(channels, "reads small files");
         self.senders.store(channels, Ordering::Relaxed);

@@ -17,16 +17,14 @@ pub fn gone(current: &[(Name, i64)], differences: &Differences, added: &[Entry])
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entry::Kind;
+    use crate::entry::{Kind, testing};
 
     fn name(text: &str) -> Name {
         Name::new(text).unwrap()
     }
 
     fn entry(text: &str) -> Entry {
-        let (name, kind) = (name(text), Kind::Fifo);
-        let (size, mtime, ctime, mode, uid, gid, device) = (0, 0, 0, 0, 0, 0, 0);
-        Entry { name, kind, size, mtime, ctime, mode, uid, gid, inode: None, device, target: vec![], attributes: None }
+        Entry { kind: Kind::Fifo, ..testing::file(text) }
     }
 
     #[test]

@@ -189,9 +189,9 @@ pub fn find_and_start(
             }
         }
     })?;
-    let (said, mut more) = std::thread::scope(|scope| {
-        let more = if second.is_some() { more(session.round_trip()) } else { 0 };
-        let threads: Vec<_> = (0..more).map(|_| scope.spawn(|| session.run_if_let(WAIT))).collect();
+    let (said, mut others) = std::thread::scope(|scope| {
+        let count = if second.is_some() { more(session.round_trip()) } else { 0 };
+        let threads: Vec<_> = (0..count).map(|_| scope.spawn(|| session.run_if_let(WAIT))).collect();
         let said = until_probed(&mut first.0)?;
         Ok((said, threads.into_iter().filter_map(|thread| thread.join().ok()?.ok()).collect::<Vec<_>>()))
     })?;
@@ -199,7 +199,7 @@ pub fn find_and_start(
         Some(path) => (Installed { path }, first),
         None => {
             // Their sessions may be needed.
-            more.clear();
+            others.clear();
             // It may be where its path can't be shown to anybody.
             let is_there = marked(&said, FOUND).is_some();
             let probed = if is_there { probe(session, &name)? } else { probed(&said)? };
@@ -211,7 +211,7 @@ pub fn find_and_start(
     let told = |(input, mut output): (Input, Output)| {
         output.write_all(format!("{}\n", installed.path).as_bytes()).is_ok().then_some((input, output))
     };
-    let running = more.into_iter().chain(second).filter_map(told).chain([first]).collect();
+    let running = others.into_iter().chain(second).filter_map(told).chain([first]).collect();
     Ok((installed, running))
 }
 

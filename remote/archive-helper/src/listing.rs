@@ -192,7 +192,7 @@ fn frame(directory: u64, items: &[Item], entries: &[u8], last: bool) -> Vec<u8> 
     framed(&(ENTRIES, directory, items.len()), entries, &end)
 }
 
-// Few enough for their places to be small numbers.
+// In which order to read what a frame carries: places in it, of which there are `MAX_ENTRIES` at most.
 fn order(items: &[Item]) -> Vec<u16> {
     if items.is_sorted_by_key(|item| item.place) {
         return Vec::new();

@@ -204,8 +204,8 @@ fn head_of(hash: &Hash) -> Head {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entry::DirectoryId;
-    use crate::path::{AbsPath, Name, SourceName};
+    use crate::entry::{DirectoryId, testing};
+    use crate::path::{AbsPath, SourceName};
     use crate::repository::index::NewVersion;
 
     struct Fixture {
@@ -256,9 +256,7 @@ mod tests {
     }
 
     fn file(name: &str) -> Entry {
-        let (name, kind, size) = (Name::new(name).unwrap(), Kind::File, 7);
-        let (mtime, ctime, mode, uid, gid, device) = (0, 0, 0, 0, 0, 0);
-        Entry { name, kind, size, mtime, ctime, mode, uid, gid, inode: None, device, target: vec![], attributes: None }
+        Entry { size: 7, ..testing::file(name) }
     }
 
     fn hash(number: u64) -> Hash {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use tempfile::TempDir;
 
 use super::*;
-use crate::entry::Kind;
+use crate::entry::testing;
 use crate::repository::dirs::Dir;
 use crate::repository::staging::Tray;
 
@@ -31,20 +31,7 @@ impl Repo {
 
     // One new file, received and named so.
     fn batch(&self, name: &str) -> Batch {
-        let entry = Entry {
-            name: Name::new(name).unwrap(),
-            kind: Kind::File,
-            size: 0,
-            mtime: 0,
-            ctime: 0,
-            mode: 0o644,
-            uid: 0,
-            gid: 0,
-            inode: None,
-            device: 0,
-            target: Vec::new(),
-            attributes: None,
-        };
+        let entry = testing::file(name);
         let (staged, _) = self.staging.create().unwrap();
         let change =
             Deed::Change { directory: 0, name: entry.name.clone(), old: Old::None, new: New::Staged(staged.into()) };

@@ -1,0 +1,21 @@
+//! What the unit tests of several modules list.
+
+use super::{Entry, Kind, Name};
+
+/// A file of no size.
+pub(crate) fn file(name: &str) -> Entry {
+    Entry {
+        name: Name::new(name).unwrap(),
+        kind: Kind::File,
+        size: 0,
+        mtime: 0,
+        ctime: 0,
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+        inode: None,
+        device: 0,
+        target: Vec::new(),
+        attributes: None,
+    }
+}
