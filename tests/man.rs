@@ -113,7 +113,19 @@ fn every_message_stands_in_archive_helper_5_under_its_number() {
         (Request::Key([0; 32]), "Key"),
         (Request::Hash(Vec::new()), "Hash"),
         (Request::Read(Vec::new()), "Read"),
-        (Request::Chunk(ChunkRequest { id: 0, path: path(), size: 0, mtime: 0, uid: 0, average: 0 }), "Chunk"),
+        (
+            Request::Chunk(ChunkRequest {
+                id: 0,
+                path: path(),
+                size: 0,
+                mtime: 0,
+                uid: 0,
+                average: 0,
+                ranges: Vec::new(),
+                grouped: false,
+            }),
+            "Chunk",
+        ),
         (
             Request::Stream(StreamRequest { id: 0, path: path(), size: 0, mtime: 0, uid: 0, ranges: Vec::new() }),
             "Stream",

@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use archive_helper::chunks::{average_for, cut};
+use archive_helper::chunks::{Grouping, MOST_GROUPED, average_for, cut};
 use archive_helper::protocol::{
     Chunk, ChunkRequest, Chunks, Extent, HashOutcome, MAX_EXTENTS, Piece, Reply, Request, StreamOutcome, StreamRequest,
     Streamed,
@@ -25,6 +25,11 @@ const MOST_COMPARED: usize = 3;
 
 // Of how many chunks a file may be: each takes some 30 bytes of memory.
 const MOST_CHUNKS: usize = 4 * 65_536 + 1;
+
+// Of how many chunks, about, the client tells by groups first: that costs one question more. What tests pull is small.
+const WORTH_GROUPS: u64 = if cfg!(debug_assertions) { 256 } else { 1024 };
+
+const NOT_MADE_UP: &str = "the chunks of a file don't make it up";
 
 /// Up to which size a file may be compared with an earlier version, in bytes: of larger ones there were too many chunks.
 pub const MOST_COMPARED_BYTES: u64 = 256 << 30;
@@ -67,12 +72,15 @@ struct Large<'a> {
 /// A file under way.
 struct Transfer {
     wanted: Wanted,
-    // Where chunks are in the earlier version.
+    // Where chunks, and groups of them, are in the earlier version.
     known: HashMap<Chunk, u64>,
     // What the file consists of, from where on nothing has been handed on yet.
     parts: VecDeque<Part>,
-    // How much of it the chunks make up that were told of, and how many these are.
-    length: u64,
+    // What follows, while the client is asked about its chunks; how many, and whether by groups now.
+    rough: VecDeque<Part>,
+    grouped: bool,
+    // How many parts of it the client is to tell of, and how many chunks it has told of.
+    asked: usize,
     chunks: usize,
     // Requests for pieces that are not answered.
     requests: usize,
@@ -89,6 +97,8 @@ enum Part {
     Hole(u64),
     // In the earlier version, at an offset.
     Here(Extent),
+    // Not known yet.
+    Rough(u64),
     // Bytes to come.
     Comes(u64),
 }
@@ -103,18 +113,11 @@ impl Large<'_> {
         let mut transfer = Transfer::new(wanted);
         match transfer.wanted.base.clone() {
             Some(base) => {
-                let Wanted { id, path, size, mtime, uid, .. } = transfer.wanted.clone();
-                let average = average_for(size);
-                self.conversation.requests.send(&Request::Chunk(ChunkRequest {
-                    id,
-                    path,
-                    size,
-                    mtime,
-                    uid,
-                    average,
-                }))?;
+                let average = average_for(transfer.wanted.size);
+                transfer.rough.push_back(Part::Rough(transfer.wanted.size));
+                transfer.grouped = transfer.wanted.size / u64::from(average) >= WORTH_GROUPS;
+                self.ask_for_chunks(&mut transfer)?;
                 // While the client does the same with its file. What can't be read is fetched.
-                self.conversation.requests.flush()?;
                 transfer.known = base.open().and_then(|base| chunks_of(&base, average)).unwrap_or_default();
             }
             None => {
@@ -130,7 +133,7 @@ impl Large<'_> {
     // Asks for what is to come.
     fn ask(&mut self, transfer: &mut Transfer) -> Result<()> {
         let Wanted { id, path, size, mtime, uid, .. } = &transfer.wanted;
-        let ranges = transfer.ranges();
+        let ranges = transfer.ranges(|part| matches!(part, Part::Comes(_)));
         // A file of which nothing has to come must be looked at all the same: is it still what was listed?
         let batches = if ranges.is_empty() { vec![&[][..]] } else { ranges.chunks(MAX_EXTENTS).collect() };
         for ranges in batches {
@@ -144,6 +147,18 @@ impl Large<'_> {
             }))?;
             transfer.requests += 1;
         }
+        self.conversation.requests.flush()
+    }
+
+    // Asks what the parts consist of that are not known yet, or the first of them.
+    fn ask_for_chunks(&mut self, transfer: &mut Transfer) -> Result<()> {
+        let mut ranges = transfer.ranges(|part| matches!(part, Part::Rough(_)));
+        ranges.truncate(MAX_EXTENTS);
+        transfer.asked = ranges.len();
+        let Wanted { id, path, size, mtime, uid, .. } = transfer.wanted.clone();
+        let (average, grouped) = (average_for(size), transfer.grouped);
+        let request = ChunkRequest { id, path, size, mtime, uid, average, ranges, grouped };
+        self.conversation.requests.send(&Request::Chunk(request))?;
         self.conversation.requests.flush()
     }
 
@@ -167,19 +182,28 @@ impl Large<'_> {
         chunks.iter().try_for_each(|chunk| transfer.add(chunk))?;
         match end {
             None => Ok(()),
-            Some(HashOutcome::Done { hash, .. }) if transfer.length == transfer.wanted.size => {
-                transfer.hash = Some(hash);
-                transfer.known = HashMap::new();
-                let mut transfer = self.under_way.remove(&id).ok_or_else(gone)?;
-                self.ask(&mut transfer)?;
-                self.under_way.insert(id, transfer);
-                self.advance(id)
-            }
-            Some(HashOutcome::Done { .. }) => Err(nonsense("the chunks of a file don't make it up")),
+            Some(HashOutcome::Done { .. }) if transfer.asked > 0 => Err(nonsense(NOT_MADE_UP)),
+            Some(HashOutcome::Done { hash, .. }) => self.cut(id, hash),
             Some(HashOutcome::Changed) => self.end(id, StreamOutcome::Changed),
             Some(HashOutcome::Vanished) => self.end(id, StreamOutcome::Vanished),
             Some(HashOutcome::Failed(errno)) => self.end(id, StreamOutcome::Failed(errno)),
         }
+    }
+
+    // All that was asked about was told.
+    fn cut(&mut self, id: u64, hash: Hash) -> Result<()> {
+        let mut transfer = self.under_way.remove(&id).ok_or_else(gone)?;
+        // The first answer is about the whole.
+        transfer.hash.get_or_insert(hash);
+        let is_rough = transfer.is_still_rough();
+        if is_rough {
+            self.ask_for_chunks(&mut transfer)?;
+        } else {
+            transfer.known = HashMap::new();
+            self.ask(&mut transfer)?;
+        }
+        self.under_way.insert(id, transfer);
+        if is_rough { Ok(()) } else { self.advance(id) }
     }
 
     fn piece(&mut self, Piece { id, bytes }: Piece) -> Result<()> {
@@ -260,7 +284,9 @@ impl Transfer {
             wanted,
             known: HashMap::new(),
             parts: VecDeque::new(),
-            length: 0,
+            rough: VecDeque::new(),
+            grouped: false,
+            asked: 0,
             chunks: 0,
             requests: 0,
             hash: None,
@@ -269,7 +295,7 @@ impl Transfer {
     }
 
     fn is_to_be_cut(&self) -> bool {
-        self.wanted.base.is_some() && self.hash.is_none()
+        self.asked > 0
     }
 
     // From where on it is wanted, with holes where the listing told of them.
@@ -290,48 +316,82 @@ impl Transfer {
         }
     }
 
-    // The next chunk of the file.
+    // The next chunk, or group of them, of the parts that were asked about.
     fn add(&mut self, chunk: &Chunk) -> Result<()> {
+        self.settle();
+        let Some(Part::Rough(left)) = self.rough.front_mut().filter(|_| self.asked > 0) else {
+            return Err(nonsense(NOT_MADE_UP));
+        };
         let length = u64::from(chunk.length);
-        let left = self.wanted.size - self.length;
         // Only the last one may be short, and there are not more of them than fit into memory.
         let average = u64::from(average_for(self.wanted.size));
+        let longest = average * 4 * if self.grouped { MOST_GROUPED as u64 } else { 1 };
         self.chunks += 1;
-        let is_fit = (left.min(average / 4)..=left.min(average * 4)).contains(&length);
+        let is_fit = ((*left).min(average / 4)..=(*left).min(longest)).contains(&length);
         if chunk.length == 0 || !is_fit || self.chunks > MOST_CHUNKS {
-            return Err(nonsense("the chunks of a file don't make it up"));
+            return Err(nonsense(NOT_MADE_UP));
         }
-        self.length += length;
-        match (self.known.get(chunk), self.parts.back_mut()) {
-            (Some(offset), Some(Part::Here(here))) if here.end() == *offset => here.length += length,
-            (Some(offset), _) => self.parts.push_back(Part::Here(Extent { offset: *offset, length })),
-            (None, Some(Part::Comes(comes))) => *comes += length,
-            (None, _) => self.parts.push_back(Part::Comes(length)),
+        *left -= length;
+        if *left == 0 {
+            self.rough.pop_front();
+            self.asked -= 1;
         }
+        let part = match self.known.get(chunk) {
+            Some(offset) => Part::Here(Extent { offset: *offset, length }),
+            None if self.grouped => Part::Rough(length),
+            None => Part::Comes(length),
+        };
+        self.append(part);
         Ok(())
     }
 
-    // Where in the file the parts are that are to come.
-    fn ranges(&self) -> Vec<Extent> {
-        let mut at = self.wanted.offset;
+    // Leaves at the front of what is rough what has to be asked about.
+    fn settle(&mut self) {
+        while let Some(part) = self.rough.front().copied().filter(|part| !matches!(part, Part::Rough(_))) {
+            self.rough.pop_front();
+            self.append(part);
+        }
+    }
+
+    // Whether there is more to ask about: other parts, or what groups consist of.
+    fn is_still_rough(&mut self) -> bool {
+        self.settle();
+        if self.rough.is_empty() && std::mem::take(&mut self.grouped) {
+            std::mem::swap(&mut self.rough, &mut self.parts);
+            self.settle();
+        }
+        !self.rough.is_empty()
+    }
+
+    fn append(&mut self, part: Part) {
+        match (part, self.parts.back_mut()) {
+            (Part::Here(next), Some(Part::Here(here))) if here.end() == next.offset => here.length += next.length,
+            (Part::Rough(length), Some(Part::Rough(before))) => *before += length,
+            (Part::Comes(length), Some(Part::Comes(before))) => *before += length,
+            _ => self.parts.push_back(part),
+        }
+    }
+
+    // Where in the file such parts are.
+    fn ranges(&self, are_wanted: impl Fn(&Part) -> bool) -> Vec<Extent> {
+        let mut offset = self.wanted.offset;
         let mut ranges = Vec::new();
-        for part in &self.parts {
-            let length = match *part {
-                Part::Hole(length) | Part::Here(Extent { length, .. }) => length,
-                Part::Comes(length) => {
-                    ranges.push(Extent { offset: at, length });
-                    length
-                }
-            };
-            at += length;
+        for part in self.parts.iter().chain(&self.rough) {
+            let (Part::Hole(length) | Part::Rough(length) | Part::Comes(length) | Part::Here(Extent { length, .. })) =
+                *part;
+            if are_wanted(part) {
+                ranges.push(Extent { offset, length });
+            }
+            offset += length;
         }
         ranges
     }
 }
 
-// Where the chunks of a file of ours are.
+// Where the chunks of a file of ours are, and their groups.
 fn chunks_of(file: &File, average: u32) -> std::io::Result<HashMap<Chunk, u64>> {
-    let (mut chunks, mut at, mut offset) = (HashMap::new(), 0, 0);
+    let (mut chunks, mut at) = (HashMap::new(), 0);
+    let (mut grouping, mut offset, mut group_offset) = (Grouping::default(), 0, 0);
     let read = |buffer: &mut [u8]| {
         let count = file.read_at(buffer, at)?;
         at += count as u64;
@@ -340,7 +400,12 @@ fn chunks_of(file: &File, average: u32) -> std::io::Result<HashMap<Chunk, u64>> 
     cut(average, read, |chunk, _| {
         chunks.entry(chunk).or_insert(offset);
         offset += u64::from(chunk.length);
+        if let Some(group) = grouping.add(&chunk) {
+            chunks.entry(group).or_insert(group_offset);
+            group_offset = offset;
+        }
     })?;
+    chunks.extend(grouping.end().map(|group| (group, group_offset)));
     Ok(chunks)
 }
 

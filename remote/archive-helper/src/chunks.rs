@@ -9,6 +9,12 @@ use crate::protocol::{Chunk, MAX_AVERAGE, MIN_AVERAGE};
 // How many chunks there should be, about: each costs eleven bytes on the wire.
 const CHUNKS: u64 = 65_536;
 
+// A group of chunks ends with one whose sum has so many zero bits, so it has 32 of them, about.
+const GROUP_BITS: u32 = 5;
+
+/// How many chunks a group has at most.
+pub const MOST_GROUPED: usize = 128;
+
 // How much is read at once, in bytes.
 const READ: usize = 1 << 20;
 
@@ -53,6 +59,39 @@ pub fn cut<E>(
         filled -= done;
     }
     Ok(())
+}
+
+/// Puts chunks that follow each other together. Where a group ends is told by the chunks themselves, so groups are found
+/// again as chunks are, and a list of them is short.
+#[derive(Default)]
+pub struct Grouping {
+    // What the group's sum is made of.
+    members: Vec<u8>,
+    count: usize,
+    length: u32,
+}
+
+impl Grouping {
+    /// Takes the next chunk; returns the group that it ends.
+    pub fn add(&mut self, chunk: &Chunk) -> Option<Chunk> {
+        self.members.extend_from_slice(&chunk.length.to_le_bytes());
+        self.members.extend_from_slice(&chunk.sum);
+        self.count += 1;
+        self.length += chunk.length;
+        let is_end = u64::from_le_bytes(chunk.sum).trailing_zeros() >= GROUP_BITS || self.count == MOST_GROUPED;
+        if is_end { self.end() } else { None }
+    }
+
+    /// The last group, if it has not ended yet.
+    pub fn end(&mut self) -> Option<Chunk> {
+        if self.count == 0 {
+            return None;
+        }
+        let group = Chunk { length: self.length, sum: xxh3_64(&self.members).to_le_bytes() };
+        self.members.clear();
+        (self.count, self.length) = (0, 0);
+        Some(group)
+    }
 }
 
 #[cfg(test)]
@@ -106,6 +145,50 @@ mod tests {
         let inserted = [b"new", &content[..]].concat();
         let other = chunks(&inserted, usize::MAX).into_iter().filter(|chunk| !before.contains(chunk)).count();
         assert!(other <= 3, "{other}");
+    }
+
+    fn groups(content: &[u8]) -> Vec<Chunk> {
+        let mut grouping = Grouping::default();
+        let mut groups: Vec<Chunk> =
+            chunks(content, usize::MAX).iter().filter_map(|chunk| grouping.add(chunk)).collect();
+        groups.extend(grouping.end());
+        assert_eq!(grouping.end(), None);
+        groups
+    }
+
+    #[test]
+    fn groups_make_it_up_and_are_found_again() {
+        let content = noise(20_000_000);
+        let before = groups(&content);
+        assert_eq!(before.iter().map(|group| u64::from(group.length)).sum::<u64>(), 20_000_000);
+        assert!((20..80).contains(&before.len()), "{}", before.len());
+        let before: HashSet<Chunk> = before.into_iter().collect();
+        let inserted = [&content[..10_000_000], b"new", &content[10_000_000..]].concat();
+        let other = groups(&inserted).into_iter().filter(|group| !before.contains(group)).count();
+        assert!((1..=2).contains(&other), "{other}");
+    }
+
+    #[test]
+    fn a_group_has_an_end_where_no_chunk_ends_it() {
+        let mut grouping = Grouping::default();
+        let endless = Chunk { length: MAX_AVERAGE * 4, sum: [0xff; 8] };
+        let groups: Vec<usize> = (1..=300).filter(|_| grouping.add(&endless).is_some()).collect();
+        assert_eq!(groups, [MOST_GROUPED, 2 * MOST_GROUPED]);
+        let shorter = Chunk { length: 1, ..endless };
+        let of = |chunk: Chunk| {
+            let mut grouping = Grouping::default();
+            grouping.add(&chunk).or_else(|| grouping.end())
+        };
+        assert_ne!(of(endless), of(shorter), "a group is told by its chunks' lengths too");
+    }
+
+    #[test]
+    fn a_part_that_begins_and_ends_with_chunks_is_cut_as_in_the_whole() {
+        let content = noise(5_000_000);
+        let whole = chunks(&content, usize::MAX);
+        let length = |chunks: &[Chunk]| chunks.iter().map(|chunk| chunk.length as usize).sum::<usize>();
+        let (from, to) = (length(&whole[..50]), length(&whole[..117]));
+        assert_eq!(chunks(&content[from..to], 1000), whole[50..117]);
     }
 
     #[test]

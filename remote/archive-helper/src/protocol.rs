@@ -29,7 +29,7 @@ pub const MAGIC: [u8; 8] = [0x00, 0xff, 0x1e, b'A', b'R', b'C', 0x1f, 0xfe];
 pub const THREADS_VARIABLE: &str = "ARCHIVE_HELPER_THREADS";
 
 /// The exact build that both sides must agree on.
-pub const VERSION: &str = concat!("archive-helper ", env!("CARGO_PKG_VERSION"), " protocol 5");
+pub const VERSION: &str = concat!("archive-helper ", env!("CARGO_PKG_VERSION"), " protocol 6");
 
 /// How many bytes of a login shell's chatter may come before [`MAGIC`].
 pub const MAX_CHATTER: usize = 64 * 1024;
@@ -198,7 +198,7 @@ pub enum Request {
     Fill(Fill),
     /// Give these directories their metadata, for everything is in them. An answer comes for each frame.
     Finish(Vec<Item>),
-    /// Tell of the chunks of a large file.
+    /// Tell of the chunks of a large file, or of parts of one.
     Chunk(ChunkRequest),
     /// Send parts of a large file, or all of it.
     Stream(StreamRequest),
@@ -305,7 +305,7 @@ pub enum Reply {
     Restoring(Option<i32>),
     /// What became of items that were offered, filled or finished, in their order.
     Outcomes(Vec<Outcome>),
-    /// Some or all chunks of a file, in order.
+    /// Some or all chunks of what was asked for, in order.
     Chunks(Chunks),
     /// The next bytes of a file, in the order of the request.
     Piece(Piece),

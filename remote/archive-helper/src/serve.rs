@@ -21,6 +21,8 @@ use crate::walk::Walking;
 
 const INPUT_BUFFER: usize = 64 * 1024;
 
+const BEHIND: &str = "what is behind the end of a file was asked for";
+
 /// Serves one connection on stdin and stdout.
 ///
 /// Returns when stdin ends, whatever is still under way: the process is to end then. `InvalidData` is a
@@ -152,13 +154,16 @@ impl Connection {
         if !request.average.is_power_of_two() || !(MIN_AVERAGE..=MAX_AVERAGE).contains(&request.average) {
             return Err(breach("no file is cut into chunks of that length"));
         }
+        if request.ranges.iter().any(|range| range.end() > request.size) {
+            return Err(breach(BEHIND));
+        }
         let waiting = self.streamers()?.chunk(request);
         if waiting <= MAX_STREAMS { Ok(()) } else { Err(breach("too many files were asked for at a time")) }
     }
 
     fn stream(&mut self, request: StreamRequest) -> io::Result<()> {
         if request.ranges.iter().any(|range| range.end() > request.size) {
-            return Err(breach("what is behind the end of a file was asked for"));
+            return Err(breach(BEHIND));
         }
         let waiting = self.streamers()?.stream(request);
         if waiting <= MAX_STREAMS { Ok(()) } else { Err(breach("too many files were asked for at a time")) }

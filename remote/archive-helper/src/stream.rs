@@ -7,7 +7,7 @@ use std::thread;
 
 use blake3::Hasher;
 
-use crate::chunks;
+use crate::chunks::{self, Grouping};
 use crate::outgoing::{Outgoing, UNPOISONED};
 use crate::protocol::{
     Chunk, ChunkRequest, Chunks, Extent, HashOutcome, MAX_BUNDLED, Reply, StreamOutcome, StreamRequest, Streamed,
@@ -89,15 +89,18 @@ impl Streamers {
         loop {
             let request = self.chunking.next();
             let (mut waiting, mut hasher) = (Vec::new(), Hasher::new());
+            let mut grouping = Grouping::default();
             let each = |chunk: Chunk, bytes: &[u8]| {
                 hasher.update(bytes);
-                waiting.push(chunk);
+                waiting.extend(if request.grouped { grouping.add(&chunk) } else { Some(chunk) });
                 if waiting.len() == CHUNKS {
                     let chunks = std::mem::take(&mut waiting);
                     self.outgoing.send(&Reply::Chunks(Chunks { id: request.id, chunks, end: None }));
                 }
             };
-            let end = match chunk(&request, each) {
+            let outcome = chunk(&request, each);
+            waiting.extend(grouping.end());
+            let end = match outcome {
                 Ok(true) => HashOutcome::Done { hash: hasher.finalize().into(), proof: None },
                 Ok(false) | Err(Errno::LOOP | Errno::NXIO) => HashOutcome::Changed,
                 Err(Errno::NOENT | Errno::NOTDIR) => HashOutcome::Vanished,
@@ -141,23 +144,28 @@ impl Streamers {
     }
 }
 
-fn chunk(request: &ChunkRequest, each: impl FnMut(Chunk, &[u8])) -> Result<bool, Errno> {
-    let ChunkRequest { path, size, mtime, uid, average, .. } = request;
+// False if the file is not as it was listed, before or after it was read.
+fn chunk(request: &ChunkRequest, mut each: impl FnMut(Chunk, &[u8])) -> Result<bool, Errno> {
+    let ChunkRequest { path, size, mtime, uid, average, ranges, .. } = request;
     let file = File::open(path)?;
     if !file.metadata()?.is_file_as_listed(*size, *mtime, *uid) {
         return Ok(false);
     }
-    let mut total = 0;
-    let read = |buffer: &mut [u8]| {
-        // What still grows would never come to an end.
-        let left = usize::try_from(size - total).unwrap_or(usize::MAX);
-        let most = buffer.len().min(left);
-        let count = file.read(&mut buffer[..most])?;
-        total += count as u64;
-        Ok::<_, Errno>(count)
-    };
-    chunks::cut(*average, read, each)?;
-    Ok(total == *size && file.metadata()?.is_file_as_listed(*size, *mtime, *uid))
+    for range in ranges {
+        let mut at = range.offset;
+        let read = |buffer: &mut [u8]| {
+            let left = usize::try_from(range.end() - at).unwrap_or(usize::MAX);
+            let most = buffer.len().min(left);
+            let count = file.read_at(&mut buffer[..most], at)?;
+            at += count as u64;
+            Ok::<_, Errno>(count)
+        };
+        chunks::cut(*average, read, &mut each)?;
+        if at != range.end() {
+            return Ok(false);
+        }
+    }
+    Ok(file.metadata()?.is_file_as_listed(*size, *mtime, *uid))
 }
 
 // A frame with bytes of a file, as `Reply::Piece` would be written; `None` if the file ends before.

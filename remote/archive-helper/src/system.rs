@@ -347,6 +347,11 @@ impl File {
         }
         Ok(filled)
     }
+
+    /// Reads from this offset on, maybe less than `buffer` has room for; how much, 0 at the end.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, Errno> {
+        rustix::io::retry_on_intr(|| rustix::io::pread(&self.0, &mut *buffer, offset))
+    }
 }
 
 impl File {

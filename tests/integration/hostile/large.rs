@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 
-use archive_helper::chunks::{average_for, cut};
+use archive_helper::chunks::{Grouping, average_for, cut};
 use archive_helper::protocol::*;
 
 use super::{directory, entries, entry};
@@ -12,6 +12,9 @@ use crate::support::hostile::{Hostile, To, frames};
 use crate::support::*;
 
 const SIZE: usize = 2 << 20;
+
+// Of a file of this size groups of chunks are told first.
+const GROUPED: usize = 8 << 20;
 
 fn content(size: usize) -> Vec<u8> {
     (0..size as u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
@@ -42,9 +45,19 @@ fn listing(client: &Tree) -> Vec<u8> {
     frames(&[Reply::Root(root), directory(0, &path), entries(0, vec![large]), Reply::End])
 }
 
+fn groups(content: &[u8]) -> Vec<Chunk> {
+    let mut grouping = Grouping::default();
+    let mut groups: Vec<Chunk> = chunks(content).iter().filter_map(|chunk| grouping.add(chunk)).collect();
+    groups.extend(grouping.end());
+    groups
+}
+
 /// All chunks of the earlier version but its last, and one that is none of it.
 fn almost_old() -> Vec<Chunk> {
-    let mut chunks = chunks(&content(SIZE));
+    but_the_last(chunks(&content(SIZE)))
+}
+
+fn but_the_last(mut chunks: Vec<Chunk>) -> Vec<Chunk> {
     let last = chunks.pop().unwrap();
     chunks.push(Chunk { length: last.length + 1, sum: [0; 8] });
     chunks
@@ -68,11 +81,11 @@ fn streamed(outcome: StreamOutcome) -> Reply {
 }
 
 /// A client whose large file was pulled honestly, and has another content and one byte more now.
-fn once_honest() -> (Hostile, Tree) {
-    let (hostile, client) = (Hostile::new(), Tree::new([("large", at(1_000_000_000, 0, file(content(SIZE))))]));
+fn once_honest(size: usize) -> (Hostile, Tree) {
+    let (hostile, client) = (Hostile::new(), Tree::new([("large", at(1_000_000_000, 0, file(content(size))))]));
     hostile.answers(To::Walk, listing(&client));
     pull(&hostile, &client).well();
-    client.put("large", file(vec![7; SIZE + 1]));
+    client.put("large", file(vec![7; size + 1]));
     hostile.answers(To::Walk, listing(&client));
     (hostile, client)
 }
@@ -85,7 +98,7 @@ fn pull(hostile: &Hostile, client: &Tree) -> Ran {
 #[test]
 fn what_chunks_make_up_is_believed_only_with_its_hash() {
     for hash in [[9; 32], blake3::hash(&vec![7; SIZE + 1]).into()] {
-        let (hostile, client) = once_honest();
+        let (hostile, client) = once_honest(SIZE);
         // That is not what the file is.
         hostile.answers(To::Chunk, frames(&[told(almost_old(), hash)]));
         hostile.answers_then(To::Chunk, frames(&[piece(&rest()), streamed(StreamOutcome::Done)]));
@@ -120,14 +133,66 @@ fn chunks_and_pieces_that_cannot_be_end_the_run() {
         ("nothing", Vec::new(), Vec::new()),
     ];
     for (what, first, then) in cases {
-        let (hostile, client) = once_honest();
-        hostile.answers(To::Chunk, first);
-        hostile.answers_then(To::Chunk, then);
-        let ran = pull(&hostile, &client);
-        assert_eq!((ran.status, ran.stderr.lines().count()), (6, 1), "{what}: {}", ran.stderr);
-        let snapshot = hostile.program.snapshot("client", &client.path("large"));
-        assert!(fs::read(snapshot).unwrap() == old, "{what}: what was here stays");
+        assert_ends(&old, what, first, then);
+    }
+}
+
+fn assert_ends(old: &[u8], what: &str, first: Vec<u8>, then: Vec<u8>) {
+    let (hostile, client) = once_honest(old.len());
+    hostile.answers(To::Chunk, first);
+    hostile.answers_then(To::Chunk, then);
+    let ran = pull(&hostile, &client);
+    assert_eq!((ran.status, ran.stderr.lines().count()), (6, 1), "{what}: {}", ran.stderr);
+    let snapshot = hostile.program.snapshot("client", &client.path("large"));
+    assert!(fs::read(snapshot).unwrap() == old, "{what}: what was here stays");
+    hostile.program.assert_index_is_right();
+}
+
+#[test]
+fn what_groups_make_up_is_believed_only_with_its_hash() {
+    let told_groups = but_the_last(groups(&content(GROUPED)));
+    let length = told_groups.last().unwrap().length;
+    // One chunk of a length that chunks have, again and again, and what is left.
+    let (whole, left) = (length / 40_000, length % 40_000);
+    let mut chunks = vec![Chunk { length: 40_000, sum: [1; 8] }; whole as usize];
+    chunks.extend((left > 0).then_some(Chunk { length: left, sum: [2; 8] }));
+    for hash in [[9; 32], blake3::hash(&vec![7; GROUPED + 1]).into()] {
+        let (hostile, client) = once_honest(GROUPED);
+        hostile.answers(To::Chunk, frames(&[told(told_groups.clone(), hash)]));
+        let bytes = vec![b'x'; length as usize];
+        let mut then = vec![told(chunks.clone(), [8; 32])];
+        then.extend(bytes.chunks(65_536).map(piece));
+        then.push(streamed(StreamOutcome::Done));
+        hostile.answers_then(To::Chunk, frames(&then));
+        pull(&hostile, &client).well();
+        assert_same(&client.root(), &hostile.program.snapshot("client", &client.root()));
         hostile.program.assert_index_is_right();
+    }
+}
+
+#[test]
+fn groups_and_their_chunks_that_cannot_be_end_the_run() {
+    let old = content(GROUPED);
+    let all = groups(&old);
+    let hash = [9; 32];
+    let told_groups = but_the_last(all.clone());
+    let length = told_groups.last().unwrap().length;
+    let good = frames(&[told(told_groups.clone(), hash)]);
+    let chunk = |length| Chunk { length, sum: [3; 8] };
+    let cases: Vec<(&str, Vec<u8>, Vec<u8>)> = vec![
+        ("too few groups", frames(&[told(all.clone(), hash)]), Vec::new()),
+        ("too many", frames(&[told([&told_groups[..], &told_groups[..]].concat(), hash)]), Vec::new()),
+        ("a huge one", frames(&[told(vec![chunk(u32::MAX)], hash)]), Vec::new()),
+        ("short ones", frames(&[told(vec![chunk(1); 100], hash)]), Vec::new()),
+        ("no chunks of a group", good.clone(), frames(&[told(Vec::new(), hash)])),
+        ("too few of them", good.clone(), frames(&[told(vec![chunk(40_000)], hash)])),
+        ("one longer than its group", good.clone(), frames(&[told(vec![chunk(length + 1)], hash)])),
+        ("a group among them", good.clone(), frames(&[told(vec![all[0]], hash)])),
+        ("a piece before them", good.clone(), frames(&[piece(b"x")])),
+        ("an end before them", good, frames(&[streamed(StreamOutcome::Done)])),
+    ];
+    for (what, first, then) in cases {
+        assert_ends(&old, what, first, then);
     }
 }
 
@@ -136,7 +201,7 @@ fn what_changes_or_goes_meanwhile_is_fetched_another_way_or_told() {
     let whole = almost_old();
     for (outcome, status) in [(StreamOutcome::Changed, 0), (StreamOutcome::Vanished, 0), (StreamOutcome::Failed(13), 3)]
     {
-        let (hostile, client) = once_honest();
+        let (hostile, client) = once_honest(SIZE);
         hostile.answers(To::Chunk, frames(&[told(whole.clone(), [9; 32])]));
         hostile.answers_then(To::Chunk, frames(&[piece(&rest()), streamed(outcome)]));
         let ran = pull(&hostile, &client);

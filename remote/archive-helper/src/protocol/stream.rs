@@ -29,25 +29,30 @@ pub struct ChunkRequest {
     /// The average length of chunks, [`MIN_AVERAGE`] to [`MAX_AVERAGE`]; the shortest is a quarter of it, the longest
     /// four times as long.
     pub average: u32,
+    /// Which parts, none behind the end: each is cut by itself.
+    pub ranges: Vec<Extent>,
+    /// Tell of groups of chunks instead.
+    pub grouped: bool,
 }
 
-/// A part of a file that its content tells apart from others.
+/// A part of a file that its content tells apart from others, or a group of such parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Chunk {
     /// Bytes.
     pub length: u32,
-    /// XXH3-64 of them, little-endian. That two are the same is a guess that the hash of the whole decides over.
+    /// XXH3-64 of them, little-endian; of a group, of its chunks' lengths and sums. That two are the same is a guess that
+    /// the hash of the whole decides over.
     pub sum: [u8; 8],
 }
 
-/// Some or all chunks of a file.
+/// Some or all chunks of the parts of a file, or groups of them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Chunks {
     /// [`ChunkRequest::id`].
     pub id: u64,
     /// In order.
     pub chunks: Vec<Chunk>,
-    /// On the last frame: what came of it, without proof.
+    /// On the last frame: what came of it, without proof. The hash is that of the parts one after the other.
     pub end: Option<HashOutcome>,
 }
 
