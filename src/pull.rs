@@ -13,7 +13,8 @@
 //! - [`dispatch`] sends each step on its way, and keeps removals back until the listing is complete;
 //! - [`hashing`] asks the helper for hashes, and [`contents`] says which of them are here already or on their way;
 //! - [`receiving`] writes what arrives into staging, hashing it;
-//! - [`applying`] alone changes the trees, through [`placing`], and writes the index, batch by batch.
+//! - [`applying`] alone changes the trees, through [`placing`], and writes the index, batch by batch; [`whereabouts`] finds
+//!   what is to be linked.
 
 use std::cell::Cell;
 use std::path::PathBuf;
@@ -24,7 +25,7 @@ use std::time::{Duration, Instant};
 use archive_helper::protocol::Announced;
 use jiff::Timestamp;
 
-use crate::entry::{Digests, Hash, Listed};
+use crate::entry::{Digests, Fingerprint, Hash, Listed};
 use crate::error::{Error, Kind, Result};
 use crate::path::{AbsPath, SourceName};
 use crate::remote::{self, Client, Stop};
@@ -51,6 +52,7 @@ mod pipeline;
 mod placing;
 mod preview;
 mod receiving;
+mod whereabouts;
 
 // How long to wait before connecting again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -150,6 +152,8 @@ struct Directory {
     inode: u64,
     /// Whether its fingerprint is to be kept once all of it is done.
     listed_whole: bool,
+    /// Where it was before, if it is known to have moved, and the fingerprint that it has there.
+    origin: Option<(AbsPath, Fingerprint)>,
     /// Of what was listed, once that is complete.
     content: OnceLock<Listed>,
     /// What the listing asks for, and how much of that was done just as listed.
@@ -163,8 +167,8 @@ impl Directory {
     /// One that is not listed itself.
     fn new(path: AbsPath) -> Directory {
         let (steps, done) = (AtomicU64::new(0), AtomicU64::new(0));
-        let tray = Tray::closed();
-        Directory { path, inode: 0, listed_whole: false, content: OnceLock::new(), steps, done, tray }
+        let (content, tray) = (OnceLock::new(), Tray::closed());
+        Directory { path, inode: 0, listed_whole: false, origin: None, content, steps, done, tray }
     }
 
     /// One whose files are to gather, when they are many enough.

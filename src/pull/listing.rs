@@ -10,7 +10,7 @@ use archive_helper::protocol::{
 use nix::errno::Errno;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::moved::Moved;
+use super::moved::{Found, Moved};
 use super::{Directory, Tally, merging};
 use crate::entry::{Digests, DirectoryId, Entry, Fingerprint, Hash, Version};
 use crate::error::{Error, Kind as ErrorKind, Result};
@@ -355,7 +355,7 @@ impl Listing<'_> {
             Some(index) => self.moved.find(index, &announced)?,
             None => None,
         };
-        let moved = moved.filter(|(versions, _)| !versions.iter().any(|version| self.is_too_large(&version.entry)));
+        let moved = moved.filter(|moved| !moved.versions.iter().any(|version| self.is_too_large(&version.entry)));
         self.judge_directory(
             number,
             match (&moved, &kept) {
@@ -364,10 +364,11 @@ impl Listing<'_> {
                 (None, None) => Wish::All,
             },
         );
-        let directory = Arc::new(Directory::listed(announced, is_new && self.gather));
+        let directory = Directory::listed(announced, is_new && self.gather);
         match moved {
-            Some((versions, digests)) => self.take_moved(directory, versions, digests),
+            Some(moved) => self.take_moved(directory, moved),
             None => {
+                let directory = Arc::new(directory);
                 let (last, digests) = (None, (entries <= MOST_DIGESTS).then(Digests::default));
                 let announced = entries;
                 self.await_entries(
@@ -386,8 +387,9 @@ impl Listing<'_> {
         self.verdicts.push(Verdict { directory, send });
     }
 
-    fn take_moved(&mut self, directory: Arc<Directory>, versions: Vec<Version>, digests: Digests) -> Result<()> {
+    fn take_moved(&mut self, directory: Directory, Found { origin, versions, digests }: Found) -> Result<()> {
         self.tally.progress.listed.add(versions.len() as u64);
+        let directory = Arc::new(Directory { origin: Some((origin, digests.fingerprint())), ..directory });
         directory.settle_on(digests);
         directory.steps.store(versions.len() as u64, Ordering::Relaxed);
         for Version { entry, hash, .. } in versions {

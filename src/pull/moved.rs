@@ -9,10 +9,21 @@ use archive_helper::protocol::Announced;
 
 use crate::entry::{Digests, DirectoryId, Version, flags};
 use crate::error::Result;
+use crate::path::AbsPath;
 use crate::repository::index::{Index, SourceId};
 
 // Of a larger directory the entries are listed, for they would be in memory together.
 const MOST_ENTRIES: u64 = 64 * 1024;
+
+/// What such a directory holds.
+pub struct Found {
+    /// Where it was.
+    pub origin: AbsPath,
+    /// The current versions there, by name.
+    pub versions: Vec<Version>,
+    /// Their digests.
+    pub digests: Digests,
+}
 
 /// Finds them.
 #[derive(Default)]
@@ -22,12 +33,8 @@ pub struct Moved {
 }
 
 impl Moved {
-    /// The versions in a directory that is new at its path and that the index knows by another one, by name.
-    pub fn find(
-        &mut self,
-        (index, source): (&Index, SourceId),
-        announced: &Announced,
-    ) -> Result<Option<(Vec<Version>, Digests)>> {
+    /// What is in a directory that is new at its path and that the index knows by another one.
+    pub fn find(&mut self, (index, source): (&Index, SourceId), announced: &Announced) -> Result<Option<Found>> {
         let Announced { path, inode, fingerprint, entries, complete, .. } = announced;
         if !complete || *inode == 0 || !(1..=MOST_ENTRIES).contains(entries) {
             return Ok(None);
@@ -36,6 +43,7 @@ impl Moved {
         if self.taken.contains(&known) {
             return Ok(None);
         }
+        let Some(origin) = index.directory_path(known)? else { return Ok(None) };
         let versions = index.current_after(known, None, MOST_ENTRIES as u32 + 1)?;
         let is_certain = |version: &Version| !version.is_uncertain() && !version.has(flags::UNREADABLE);
         let has_path = |version: &Version| path.join(&version.entry.name).is_some();
@@ -44,6 +52,6 @@ impl Moved {
         // Between two looks at the index the directory may have got other entries.
         let fits = digests.fingerprint() == *fingerprint
             && versions.iter().all(|version| is_certain(version) && has_path(version));
-        Ok((fits && self.taken.insert(known)).then_some((versions, digests)))
+        Ok((fits && self.taken.insert(known)).then_some(Found { origin, versions, digests }))
     }
 }

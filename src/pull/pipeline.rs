@@ -14,6 +14,7 @@ use super::hashing::{Deciding, hash, rejoin};
 use super::listing::{Remembered, list};
 use super::receiving::{Expected, Fetch, lane, lanes, receive};
 use crate::error::{OnServer, Result};
+use crate::fault::most_changes;
 use crate::queue::{Receiver, Sender, bounded_by_number, bounded_lanes};
 use crate::remote::helper::Conversation;
 use crate::remote::{Arrived, Wanted};
@@ -49,7 +50,7 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
         let writers = lanes(run.source.settings.writers);
         tracing::debug!(writers, "writes what arrives");
         let (arrived, to_receive) = bounded_lanes(writers, MOST_ARRIVED, Arrived::weight, lane);
-        let (changes, to_apply) = bounded_by_number(CHANGES);
+        let (changes, to_apply) = bounded_by_number(most_changes(CHANGES));
         // Holds what waits for others, of which there are no more than the other queues let through.
         let (released, to_rejoin) = unbounded();
         let end = released.clone();

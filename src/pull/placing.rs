@@ -10,6 +10,7 @@ use nix::errno::Errno;
 
 use super::contents::FileTask;
 use super::dispatch::hash_of_nothing;
+use super::whereabouts::{Wanted, Whereabouts};
 use super::{Directory, Run};
 use crate::entry::{Entry, Hash, Kind, Version, flags, is_on_disk, mode_on_disk};
 use crate::error::{Error, Kind as ErrorKind, OnServer, Result};
@@ -18,14 +19,10 @@ use crate::repository::archive::Archive;
 use crate::repository::dirs::{Dir, Metadata, OpenTree};
 use crate::repository::index::Index;
 use crate::repository::journal::{Batch, Deed, Looks, New, Old, Row};
-use crate::repository::place::Place;
 use crate::repository::staging::{Staged, StagedName, Staging};
 use crate::source::{ArchiveWhat, HashWhere, LinkWhen};
 
 const WHAT: &str = "can't look at the trees";
-
-// Versions of a content whose places are tried before it is copied or fetched.
-const MOST_CANDIDATES: u32 = 16;
 
 /// Plans a batch.
 pub(super) struct Placing<'a> {
@@ -39,10 +36,7 @@ pub(super) struct Placing<'a> {
     // The places of directories in the batch, and names in the archive that it gives away.
     numbers: HashMap<*const Directory, u32>,
     taken: HashSet<(u32, Name)>,
-    // Where contents are in staging that the index does not know yet; only with hashing on the server.
-    arriving: HashMap<Hash, StagedName>,
-    // Where content was found last, and the directory there: that of many files in a row is one.
-    found_in: Option<(Place, Dir)>,
+    whereabouts: Whereabouts<'a>,
     // How many files of each directory's tray are in the batch, and behind which deed a directory is there.
     trays: HashMap<u32, (Arc<Directory>, u64)>,
     made: HashMap<AbsPath, usize>,
@@ -63,6 +57,10 @@ impl<'a> NewFile<'a> {
     fn of(task: &'a FileTask, hash: Hash, flags: u32) -> NewFile<'a> {
         let FileTask { directory, entry, old, .. } = task;
         NewFile { directory, entry, old: old.as_deref(), hash, flags, drop_old: false }
+    }
+
+    fn wanted(&self) -> Wanted<'a> {
+        Wanted { directory: self.directory, entry: self.entry, hash: self.hash }
     }
 
     fn begin(&self, number: u32, archive_name: Option<Name>) -> Row {
@@ -88,8 +86,7 @@ impl<'a> Placing<'a> {
             batch: Batch { run: run.number, ..Batch::default() },
             numbers: HashMap::new(),
             taken: HashSet::new(),
-            arriving: HashMap::new(),
-            found_in: None,
+            whereabouts: Whereabouts::new(run, staging),
             trays: HashMap::new(),
             made: HashMap::new(),
         })
@@ -111,8 +108,7 @@ impl<'a> Placing<'a> {
     pub(super) fn take_batch(&mut self) -> Batch {
         self.numbers.clear();
         self.taken.clear();
-        self.arriving.clear();
-        self.found_in = None;
+        self.whereabouts.forget();
         self.close_trays();
         self.made.clear();
         // What is open may be about to be replaced.
@@ -255,7 +251,7 @@ impl<'a> Placing<'a> {
                 self.run.tally.progress.bytes_linked.add(file.entry.size);
                 return self.place(&file, linked);
             }
-            self.arriving.insert(staged.hash, staged.name.clone());
+            self.whereabouts.add(staged.hash, staged.name.clone());
         }
         self.place(&file, staged.name)
     }
@@ -303,7 +299,7 @@ impl<'a> Placing<'a> {
         let shared = found.links > 1;
         let number = self.number(file.directory);
         if old.entry.mtime == file.entry.mtime || old.has(flags::REBUILT) {
-            let as_wanted = self.looks_as(&found, file.entry);
+            let as_wanted = looks_as(&found, file.entry, self.owned);
             if !as_wanted && !shared {
                 let (looks, mtime) = (Looks::of(file.entry, self.owned), file.entry.mtime);
                 self.change(file.directory, &file.entry.name, Old::None, New::Restated { looks, mtime });
@@ -348,12 +344,6 @@ impl<'a> Placing<'a> {
         dir.open_file(&file.entry.name).on_server(WHAT)
     }
 
-    fn looks_as(&self, found: &Metadata, entry: &Entry) -> bool {
-        found.mtime == entry.mtime
-            && found.mode == mode_on_disk(entry)
-            && (!self.owned || (found.uid, found.gid) == (entry.uid, entry.gid))
-    }
-
     // A name in staging with the content that is here already.
     fn bring(&mut self, index: &Index, file: &NewFile<'_>) -> Result<Option<StagedName>> {
         if self.run.source.settings.link != LinkWhen::Never
@@ -361,60 +351,24 @@ impl<'a> Placing<'a> {
         {
             return Ok(Some(linked));
         }
-        let copy = |placing: &Self, dir: &Dir, name: &Name| {
-            dir.open_file(name).ok().and_then(|from| placing.staging.copy(&from, file.entry).ok()).map(StagedName::from)
+        let staging = self.staging;
+        let copy = |dir: &Dir, name: &Name, _: &Metadata| {
+            dir.open_file(name).ok().and_then(|from| staging.copy(&from, file.entry).ok()).map(StagedName::from)
         };
-        self.first_place(index, file, copy)
+        self.whereabouts.first(index, file.wanted(), copy)
     }
 
     // A further name, in staging, of an inode that has the content.
     fn link(&mut self, index: &Index, file: &NewFile<'_>) -> Result<Option<StagedName>> {
         let exact = self.run.source.settings.link == LinkWhen::Exact;
-        self.first_place(index, file, |placing, dir, name| {
-            let fits = !exact || dir.metadata(name).is_ok_and(|found| placing.looks_as(&found, file.entry));
+        let (staging, owned) = (self.staging, self.owned);
+        self.whereabouts.first(index, file.wanted(), |dir, name, found| {
+            let fits = !exact || looks_as(found, file.entry, owned);
             let link = |to: &Dir, to_name: &Name| dir.link(name, to, to_name);
             // EMLINK, above all: the file system gives an inode no further name. Then another inode will do.
-            let linked = fits.then(|| placing.staging.put(&file.directory.tray, &file.entry.name, link));
+            let linked = fits.then(|| staging.put(&file.directory.tray, &file.entry.name, link));
             linked.and_then(|linked| linked.ok()).map(|(staged, ())| staged)
         })
-    }
-
-    // Tries the places of a content, the newest first, until one serves. Mostly the first does.
-    fn first_place(
-        &mut self,
-        index: &Index,
-        file: &NewFile<'_>,
-        mut serve: impl FnMut(&Self, &Dir, &Name) -> Option<StagedName>,
-    ) -> Result<Option<StagedName>> {
-        if let Some(staged) = self.arriving.get(&file.hash)
-            && let Ok(dir) = self.staging.directory_of(staged)
-            && let Some(served) = serve(self, &dir, &staged.name)
-        {
-            return Ok(Some(served));
-        }
-        for (skipped, limit) in [(0, 1), (1, MOST_CANDIDATES)] {
-            for located in index.versions_with(&file.hash, limit)?.into_iter().skip(skipped) {
-                for place in Place::all_of(&located) {
-                    let fits = |found: &Metadata| found.kind == Kind::File && found.size == file.entry.size;
-                    if let Ok(dir) = self.directory_of(&place)
-                        && dir.metadata(&place.name).is_ok_and(|found| fits(&found))
-                        && let Some(served) = serve(self, &dir, &place.name)
-                    {
-                        return Ok(Some(served));
-                    }
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    fn directory_of(&mut self, place: &Place) -> nix::Result<Dir> {
-        if let Some((_, dir)) = self.found_in.as_ref().filter(|(last, _)| last.is_beside(place)) {
-            return Ok(dir.clone());
-        }
-        let dir = place.open_directory(self.run.repository)?;
-        self.found_in = Some((place.clone(), dir.clone()));
-        Ok(dir)
     }
 
     fn place(&mut self, file: &NewFile<'_>, staged: StagedName) -> Result<()> {
@@ -558,6 +512,12 @@ impl<'a> Placing<'a> {
             (self.batch.directories.len() - 1) as u32
         })
     }
+}
+
+fn looks_as(found: &Metadata, entry: &Entry, owned: bool) -> bool {
+    found.mtime == entry.mtime
+        && found.mode == mode_on_disk(entry)
+        && (!owned || (found.uid, found.gid) == (entry.uid, entry.gid))
 }
 
 fn has_size(found: &Metadata, entry: &Entry) -> bool {

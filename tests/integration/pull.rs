@@ -96,6 +96,25 @@ fn what_is_no_longer_the_same_directory_is_listed() {
 }
 
 #[test]
+fn what_takes_the_place_of_a_renamed_directory_is_not_taken_for_it() {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let alike = |content: &str, numbers: std::ops::Range<u32>| {
+        let name = |n| format!("f{n:04}");
+        dir(numbers.map(|n| (name(n), at(1_000_000_000, 0, file(format!("{content} {n:04}"))))).collect::<Vec<_>>())
+    };
+    let client = Tree::new([("before", alike("one", 0..2000))]);
+    program.pull_well(&sshd, &client.root(), &[]);
+    client.rename("before", "beyond");
+    // Of the same names, sizes and times, and in place before the last of the renamed ones are looked for.
+    client.add([("before", alike("two", 1990..2000))]);
+    let mut pull = program.command(["--json", "pull", "--max-delete", "100", "-F"]);
+    pull.arg(sshd.config()).arg(format!("client:{}", client.root().display())).env("ARCHIVE_BATCH", "20");
+    Ran::of(pull.output().unwrap()).well();
+    assert_same(&client.root(), &program.snapshot("client", &client.root()));
+    program.assert_index_is_right();
+}
+
+#[test]
 fn a_renamed_directory_sends_no_content() {
     let (sshd, program) = (Sshd::new(), Program::new());
     let files = (0..50).map(|n| (format!("f{n}"), file(format!("content {n}"))));
