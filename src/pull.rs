@@ -12,7 +12,7 @@
 //! - [`listing`] compares what the client lists with the index and, through [`crate::plan`], finds what to do;
 //! - [`dispatch`] sends each step on its way, and keeps removals back until the listing is complete;
 //! - [`hashing`] asks the helper for hashes, and [`contents`] says which of them are here already or on their way;
-//! - [`receiving`] writes what arrives into staging, hashing it;
+//! - [`receiving`] writes what arrives into staging, hashing it, and [`comparing`] says what need not arrive after all;
 //! - [`applying`] alone changes the trees, through [`placing`], and writes the index, batch by batch; [`whereabouts`] finds
 //!   what is to be linked.
 
@@ -40,6 +40,7 @@ use crate::source::{RemoteKind, Source};
 
 mod applying;
 mod change;
+mod comparing;
 mod contents;
 mod dispatch;
 mod failure;

@@ -19,6 +19,7 @@ use crate::source::{CompressWhen, CopyBy, RemoteKind, Ssh};
 mod attempt;
 mod bundle;
 mod child;
+mod earlier;
 pub mod helper;
 mod large;
 mod local;
@@ -203,10 +204,16 @@ impl Client {
         Ok(all)
     }
 
-    /// Reads files until `wanted` is closed and everything is answered.
-    pub fn read_files(&self, wanted: &Receiver<Wanted>, arrived: &Sender<Arrived>) -> Result<()> {
+    /// Reads files until `wanted` is closed and everything is answered. Whether a file that is compared with an earlier
+    /// version still has to come is asked once its hash is known; if not, nothing comes of it.
+    pub fn read_files(
+        &self,
+        wanted: &Receiver<Wanted>,
+        arrived: &Sender<Arrived>,
+        is_wanted: &IsWanted<'_>,
+    ) -> Result<()> {
         match &self.way {
-            Way::Ssh { session, .. } if self.streams() => self.read_by_all(session, wanted, arrived),
+            Way::Ssh { session, .. } if self.streams() => self.read_by_all(session, wanted, arrived, is_wanted),
             Way::Ssh { session, .. } => self.read_by_sftp(session, wanted, arrived),
             Way::Local { .. } => {
                 local::read_files(wanted, arrived, self.options.bytes_per_second, &|| self.traffic.is_shut_down());
@@ -217,7 +224,13 @@ impl Client {
 
     // Small files through a helper or more, what is new in large ones through another, and what comes whole or does not keep
     // still through SFTP, all at the same time. What is not needed is not started.
-    fn read_by_all(&self, session: &ssh::Session, wanted: &Receiver<Wanted>, arrived: &Sender<Arrived>) -> Result<()> {
+    fn read_by_all(
+        &self,
+        session: &ssh::Session,
+        wanted: &Receiver<Wanted>,
+        arrived: &Sender<Arrived>,
+        is_wanted: &IsWanted<'_>,
+    ) -> Result<()> {
         let (large, larges) = queue::bounded_by_number(LARGE_FILES);
         let (whole, wholes) = queue::bounded_by_number(LARGE_FILES);
         let conversations = self.converse_enough()?;
@@ -237,7 +250,9 @@ impl Client {
             });
             let by_stream = scope.spawn(move || {
                 let read = match larges.is_fed() {
-                    true => self.converse().and_then(|talk| large::read_files(talk, &larges, arrived, &whole)),
+                    true => {
+                        self.converse().and_then(|talk| large::read_files(talk, &larges, (arrived, &whole), is_wanted))
+                    }
                     false => Ok(()),
                 };
                 drop(whole);
@@ -368,6 +383,9 @@ fn cannot(kind: RemoteKind, ssh: Option<&Ssh>) -> Error {
         (_, None) => Error::usage(format_args!("`{word}` needs a host")).hint("leave out `--remote` for a local path"),
     }
 }
+
+/// Whether a file with this number and BLAKE3 still has to come.
+pub type IsWanted<'a> = dyn Fn(u64, &Hash) -> Result<bool> + Sync + 'a;
 
 /// One file to read from a client.
 #[derive(Clone, Debug)]

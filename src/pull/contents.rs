@@ -64,6 +64,8 @@ pub enum Released {
     Claimed(FileTask, Claim),
     /// What it waited for failed, and nothing is known of its own content.
     Unknown(FileTask),
+    /// Its content is another source's: the client has to hash it under the run's key.
+    Unproven(FileTask),
     /// The index knows its content, but no place holds it any more: fetch it.
     Missing(FileTask),
     /// There will be no more.

@@ -98,6 +98,9 @@ impl Ways<'_> {
     // Small files of a size that nothing here has come at once; the client itself sees to it that none comes twice.
     fn to_client(&self, run: &Run<'_>, index: &Index, task: FileTask) -> Result<()> {
         let size = task.entry.size;
+        if self.onward.fetch.compares(&task) {
+            return self.onward.fetch.want(task);
+        }
         if size <= MAX_BUNDLED && run.client.streams() {
             return match !run.begins_empty && index.knows_size(size)? {
                 true => self.hashing.send(task).map_err(aborted),

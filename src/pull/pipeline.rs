@@ -7,6 +7,7 @@ use crossbeam_channel::{Receiver as Unbounded, unbounded};
 
 use super::Run;
 use super::applying::apply;
+use super::comparing::Comparing;
 use super::contents::{Contents, Released};
 use super::dispatch::{Dispatch, Onward, Ways};
 use super::failure::Failure;
@@ -58,6 +59,7 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
             Onward { fetch: Fetch { wanted, expected, staging, snapshot: snapshot.as_ref() }, changes, contents };
         let ways = Ways { onward: onward.clone(), hashing, sizes: &sizes };
 
+        let comparing = Comparing::new(run, expected, contents, (onward.changes.clone(), released.clone()));
         let (received, same, rejoin_ways) = (onward.changes.clone(), released.clone(), ways.clone());
         let stage = |name: &str| thread::Builder::new().name(name.to_owned());
         for to_receive in to_receive {
@@ -71,7 +73,8 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
         let started = [
             stage("applying")
                 .spawn_scoped(scope, move || failure.watch(|| apply(run, staging, contents, &to_apply, &released))),
-            stage("reading").spawn_scoped(scope, move || failure.watch(|| read_files(run, &to_read, &arrived))),
+            stage("reading")
+                .spawn_scoped(scope, move || failure.watch(|| read_files(run, &to_read, &arrived, &comparing))),
             stage("hashing").spawn_scoped(scope, move || {
                 failure.watch(|| deciding(run, onward).and_then(|deciding| hash(&tasks, deciding, failure)))
             }),
@@ -114,9 +117,14 @@ fn decide_again<'a>(run: &'a Run<'a>, ways: Ways<'a>, released: &Unbounded<Relea
 }
 
 // Nothing is started on the client for a run that reads nothing; only a first run will hardly be one.
-fn read_files(run: &Run<'_>, wanted: &Receiver<Wanted>, arrived: &Sender<Arrived>) -> Result<()> {
+fn read_files(
+    run: &Run<'_>,
+    wanted: &Receiver<Wanted>,
+    arrived: &Sender<Arrived>,
+    comparing: &Comparing<'_>,
+) -> Result<()> {
     match run.begins_anew || wanted.is_fed() {
-        true => run.client.read_files(wanted, arrived),
+        true => run.client.read_files(wanted, arrived, &|id, hash| comparing.is_wanted(id, hash)),
         false => Ok(()),
     }
 }

@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use archive_helper::protocol::MAX_BUNDLED;
 use crossbeam_channel::Sender as Unbounded;
 
 use super::change::{Change, aborted};
@@ -62,8 +63,11 @@ const MOST_LANES: usize = 4;
 // What a hole is hashed by.
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
-// From how many bytes on a file that breaks off is carried on by the next run, and an earlier version of it may be used.
+// From how many bytes on a file that breaks off is carried on by the next run.
 const LARGE: u64 = 1 << 20;
+
+// From how many bytes on a file may be compared with its earlier version: of a smaller one much is new if anything is.
+const COMPARED: u64 = 16 * 1024;
 
 /// The way to what reads files from the client.
 #[derive(Clone)]
@@ -98,20 +102,26 @@ impl Fetch<'_> {
         let part = self.part(&task).map(|part| if is_checked { part } else { Part { size: 0, ..part } });
         let offset = part.as_ref().map_or(0, |part| part.size);
         let data = task.entry.attributes.as_ref().and_then(|attributes| attributes.data.as_deref()).map(Arc::from);
-        let base = if offset == 0 && data.is_none() { self.base(&task) } else { None };
+        let base = if offset == 0 { self.base(&task) } else { None };
         let wanted = Wanted { id, path, size, mtime, uid, offset, once, data, base: base.clone() };
         self.expected.tasks.lock().unwrap_or_else(PoisonError::into_inner).insert(id, Asked { task, part, base, once });
         self.wanted.send(wanted).map_err(aborted)
     }
 
-    // The plain file of the version that is about to be replaced.
+    // The plain file of the version that is about to be replaced. What has holes comes without them.
     fn base(&self, task: &FileTask) -> Option<Base> {
-        let is_fit = (LARGE..=MOST_COMPARED_BYTES).contains(&task.entry.size) && !task.whole;
+        let has_holes = task.entry.attributes.as_ref().is_some_and(|attributes| attributes.data.is_some());
+        let is_fit = (COMPARED..=MOST_COMPARED_BYTES).contains(&task.entry.size) && !task.whole && !has_holes;
         let snapshot = self.snapshot.filter(|_| is_fit)?;
-        let is_large = |old: &&Version| old.entry.kind == Kind::File && old.entry.size >= LARGE;
-        let old = task.old.as_deref().filter(is_large)?;
+        let is_of_use = |old: &&Version| old.entry.kind == Kind::File && old.entry.size >= COMPARED;
+        let old = task.old.as_deref().filter(is_of_use)?;
         let (snapshot, directory, name) = (snapshot.clone(), task.directory.path.clone(), old.entry.name.clone());
         Some(Base::new(move || Ok(snapshot.open(directory.below_root())?.open_file(&name)?)))
+    }
+
+    /// True for a large file that is compared with its earlier version.
+    pub fn compares(&self, task: &FileTask) -> bool {
+        task.entry.size > MAX_BUNDLED && self.base(task).is_some()
     }
 
     /// True when an earlier run left a part of a file.
@@ -135,6 +145,14 @@ impl Expected {
     fn take_asked(&self, id: u64) -> Asked {
         let asked = self.tasks.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         asked.expect("the reader answers each file that it was asked for once")
+    }
+
+    /// Has somebody decide anew over a file that is being read; what comes back is still expected. True when it is.
+    pub fn reconsider(&self, id: u64, decide: impl FnOnce(FileTask) -> Result<Option<FileTask>>) -> Result<bool> {
+        let Asked { task, part, base, once } = self.take_asked(id);
+        let Some(task) = decide(task)? else { return Ok(false) };
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).insert(id, Asked { task, part, base, once });
+        Ok(true)
     }
 
     fn base(&self, id: u64) -> Option<Base> {

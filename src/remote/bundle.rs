@@ -70,11 +70,14 @@ impl Bundles<'_> {
     }
 
     fn take(&mut self, wanted: Wanted) -> Result<()> {
-        if wanted.size > MAX_BUNDLED {
-            // SFTP is the faster way for what comes whole, unless it has to be compressed.
-            let by_helper = wanted.base.is_some() || self.conversation.replies.is_slow();
-            let way = if by_helper { self.large } else { self.others };
-            return way.send(wanted).map_err(unwanted);
+        let (is_large, is_slow) = (wanted.size > MAX_BUNDLED, self.conversation.replies.is_slow());
+        // On a slow line bytes count more than questions.
+        if wanted.base.is_some() && (is_large || is_slow) || is_large && is_slow {
+            return self.large.send(wanted).map_err(unwanted);
+        }
+        if is_large {
+            // SFTP is the faster way for what comes whole and need not be compressed.
+            return self.others.send(wanted).map_err(unwanted);
         }
         let Wanted { id, ref path, size, mtime, uid, once, .. } = wanted;
         self.batch.push(ReadRequest { id, path: path.clone(), size, mtime, uid, once });

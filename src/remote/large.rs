@@ -2,32 +2,32 @@
 //! that it does not have. What does not keep still goes through SFTP.
 
 use std::collections::{HashMap, VecDeque};
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 
-use archive_helper::chunks::{Grouping, MOST_GROUPED, average_for, cut};
+use archive_helper::chunks::{CHUNKS, MOST_GROUPED, average_for};
 use archive_helper::protocol::{
-    Chunk, ChunkRequest, Chunks, Extent, HashOutcome, MAX_EXTENTS, Piece, Reply, Request, StreamOutcome, StreamRequest,
-    Streamed,
+    Chunk, ChunkRequest, Chunks, Extent, HashOutcome, MAX_EXTENTS, MAX_STREAMS, Piece, Reply, Request, StreamOutcome,
+    StreamRequest, Streamed,
 };
 
+use super::earlier::{Earlier, Known, count_of_chunks};
 use super::helper::{Conversation, gone, nonsense};
-use super::{Arrived, FileState, ReadError, Wanted};
+use super::{Arrived, FileState, IsWanted, ReadError, Wanted};
 use crate::entry::Hash;
 use crate::error::{Error, Kind, Result};
 use crate::queue::{Nothing, Receiver, Sender};
 
 // How many files may be under way: enough that no line waits for a question.
-const MOST_FILES: usize = 128;
+const MOST_FILES: usize = MAX_STREAMS / 2;
 
-// How many of them may be compared with earlier versions: each takes a few megabytes of memory.
-const MOST_COMPARED: usize = 3;
+// Of how many chunks, about, those may be that are compared with earlier versions, before the last one: each chunk takes some
+// 30 bytes of memory.
+const MOST_COMPARED: u64 = 2 * CHUNKS;
 
-// Of how many chunks a file may be: each takes some 30 bytes of memory.
-const MOST_CHUNKS: usize = 4 * 65_536 + 1;
+// Of how many chunks a file may be: the shortest is a quarter of the average.
+const MOST_CHUNKS: usize = 4 * CHUNKS as usize + 1;
 
-// Of how many chunks, about, the client tells by groups first: that costs one question more. What tests pull is small.
-const WORTH_GROUPS: u64 = if cfg!(debug_assertions) { 256 } else { 1024 };
+// From how many chunks on, about, the client tells of groups first: that costs one question more.
+const WORTH_GROUPS: u64 = 1024;
 
 const NOT_MADE_UP: &str = "the chunks of a file don't make it up";
 
@@ -38,42 +38,31 @@ pub const MOST_COMPARED_BYTES: u64 = 256 << 30;
 pub fn read_files(
     conversation: Conversation,
     wanted: &Receiver<Wanted>,
-    arrived: &Sender<Arrived>,
-    others: &Sender<Wanted>,
+    (arrived, others): (&Sender<Arrived>, &Sender<Wanted>),
+    is_wanted: &IsWanted<'_>,
 ) -> Result<()> {
-    let mut large = Large { conversation, arrived, others, under_way: HashMap::new() };
-    loop {
-        while large.has_room() {
-            let next = match large.under_way.is_empty() {
-                true => wanted.recv().ok_or(Nothing::More),
-                false => wanted.try_recv(),
-            };
-            let Ok(wanted) = next else { break };
-            large.begin(wanted)?;
-        }
-        if large.conversation.replies.turns_out_slow() {
-            large.conversation.requests.send(&Request::Pack)?;
-        }
-        large.conversation.requests.flush()?;
-        if large.under_way.is_empty() {
-            return Ok(());
-        }
-        large.hear()?;
-    }
+    std::thread::scope(|scope| {
+        let (under_way, order, earlier) = (HashMap::new(), VecDeque::new(), Earlier::start(scope));
+        Large { conversation, arrived, others, is_wanted, under_way, order, earlier }.read(wanted)
+    })
 }
 
 struct Large<'a> {
     conversation: Conversation,
     arrived: &'a Sender<Arrived>,
     others: &'a Sender<Wanted>,
+    is_wanted: &'a IsWanted<'a>,
     under_way: HashMap<u64, Transfer>,
+    // Whose pieces come next, and after that, for each request: one file after the other, so that few are open.
+    order: VecDeque<u64>,
+    earlier: Earlier,
 }
 
 /// A file under way.
 struct Transfer {
     wanted: Wanted,
-    // Where chunks, and groups of them, are in the earlier version.
-    known: HashMap<Chunk, u64>,
+    // What is in the earlier version, once the client has told of the first chunks.
+    known: Option<Known>,
     // What the file consists of, from where on nothing has been handed on yet.
     parts: VecDeque<Part>,
     // What follows, while the client is asked about its chunks; how many, and whether by groups now.
@@ -104,30 +93,50 @@ enum Part {
 }
 
 impl Large<'_> {
+    fn read(&mut self, wanted: &Receiver<Wanted>) -> Result<()> {
+        loop {
+            while self.has_room() {
+                let next = match self.under_way.is_empty() {
+                    true => wanted.recv().ok_or(Nothing::More),
+                    false => wanted.try_recv(),
+                };
+                let Ok(wanted) = next else { break };
+                self.begin(wanted)?;
+            }
+            if self.conversation.replies.turns_out_slow() {
+                self.conversation.requests.send(&Request::Pack)?;
+            }
+            self.conversation.requests.flush()?;
+            if self.under_way.is_empty() {
+                return Ok(());
+            }
+            self.hear()?;
+        }
+    }
+
     fn has_room(&self) -> bool {
-        let compared = self.under_way.values().filter(|transfer| transfer.wanted.base.is_some()).count();
-        self.under_way.len() < MOST_FILES && compared < MOST_COMPARED
+        let compared = self.under_way.values().filter(|transfer| transfer.wanted.base.is_some());
+        let chunks: u64 = compared.map(|transfer| count_of_chunks(transfer.wanted.size)).sum();
+        self.under_way.len() < MOST_FILES && chunks <= MOST_COMPARED
     }
 
     fn begin(&mut self, wanted: Wanted) -> Result<()> {
         let mut transfer = Transfer::new(wanted);
         match transfer.wanted.base.clone() {
             Some(base) => {
-                let average = average_for(transfer.wanted.size);
-                transfer.rough.push_back(Part::Rough(transfer.wanted.size));
-                transfer.grouped = transfer.wanted.size / u64::from(average) >= WORTH_GROUPS;
+                let Wanted { id, size, .. } = transfer.wanted;
+                transfer.rough.push_back(Part::Rough(size));
+                transfer.grouped = count_of_chunks(size) >= WORTH_GROUPS;
                 self.ask_for_chunks(&mut transfer)?;
-                // While the client does the same with its file. What can't be read is fetched.
-                transfer.known = base.open().and_then(|base| chunks_of(&base, average)).unwrap_or_default();
+                self.earlier.order(id, base, size);
             }
             None => {
                 transfer.plan_whole();
                 self.ask(&mut transfer)?;
             }
         }
-        let id = transfer.wanted.id;
-        self.under_way.insert(id, transfer);
-        self.advance(id)
+        self.under_way.insert(transfer.wanted.id, transfer);
+        Ok(())
     }
 
     // Asks for what is to come.
@@ -146,6 +155,7 @@ impl Large<'_> {
                 ranges: ranges.to_vec(),
             }))?;
             transfer.requests += 1;
+            self.order.push_back(*id);
         }
         self.conversation.requests.flush()
     }
@@ -179,6 +189,9 @@ impl Large<'_> {
     fn chunks(&mut self, Chunks { id, chunks, end }: Chunks) -> Result<()> {
         let transfer = self.under_way.get_mut(&id).filter(|transfer| transfer.is_to_be_cut());
         let transfer = transfer.ok_or_else(|| nonsense("chunks came that nobody asked for"))?;
+        if transfer.known.is_none() {
+            transfer.known = Some(self.earlier.take(id));
+        }
         chunks.iter().try_for_each(|chunk| transfer.add(chunk))?;
         match end {
             None => Ok(()),
@@ -194,25 +207,29 @@ impl Large<'_> {
     fn cut(&mut self, id: u64, hash: Hash) -> Result<()> {
         let mut transfer = self.under_way.remove(&id).ok_or_else(gone)?;
         // The first answer is about the whole.
+        if transfer.hash.is_none() && !(self.is_wanted)(id, &hash)? {
+            return Ok(());
+        }
         transfer.hash.get_or_insert(hash);
-        let is_rough = transfer.is_still_rough();
-        if is_rough {
+        if transfer.is_still_rough() {
             self.ask_for_chunks(&mut transfer)?;
         } else {
-            transfer.known = HashMap::new();
+            transfer.known = None;
             self.ask(&mut transfer)?;
         }
         self.under_way.insert(id, transfer);
-        if is_rough { Ok(()) } else { self.advance(id) }
+        Ok(())
     }
 
     fn piece(&mut self, Piece { id, bytes }: Piece) -> Result<()> {
-        let transfer = self.under_way.get_mut(&id).filter(|transfer| transfer.requests > 0);
+        let is_next = self.order.front() == Some(&id);
+        let transfer = self.under_way.get_mut(&id).filter(|_| is_next);
         let transfer = transfer.ok_or_else(|| nonsense("bytes came that nobody asked for"))?;
         let bytes = bytes.into_vec();
         if transfer.void.is_some() {
             return Ok(());
         }
+        transfer.advance(self.arrived)?;
         match transfer.parts.front_mut() {
             Some(Part::Comes(left)) if !bytes.is_empty() && bytes.len() as u64 <= *left => {
                 *left -= bytes.len() as u64;
@@ -222,27 +239,14 @@ impl Large<'_> {
             }
             _ => return Err(nonsense("other bytes came than were asked for")),
         }
-        self.arrived.send(Arrived::Data { id, bytes }).map_err(unwanted)?;
-        self.advance(id)
-    }
-
-    // Hands on what is here already, up to what is to come.
-    fn advance(&mut self, id: u64) -> Result<()> {
-        let Some(transfer) = self.under_way.get_mut(&id) else { return Ok(()) };
-        while let Some(Part::Hole(_) | Part::Here(_)) = transfer.parts.front() {
-            let arrived = match transfer.parts.pop_front() {
-                Some(Part::Hole(length)) => Arrived::Hole { id, length },
-                Some(Part::Here(Extent { offset, length })) => Arrived::Here { id, offset, length },
-                _ => break,
-            };
-            self.arrived.send(arrived).map_err(unwanted)?;
-        }
-        Ok(())
+        self.arrived.send(Arrived::Data { id, bytes }).map_err(unwanted)
     }
 
     fn streamed(&mut self, Streamed { id, outcome }: Streamed) -> Result<()> {
-        let transfer = self.under_way.get_mut(&id).filter(|transfer| transfer.requests > 0);
+        let is_next = self.order.front() == Some(&id);
+        let transfer = self.under_way.get_mut(&id).filter(|_| is_next);
         let transfer = transfer.ok_or_else(|| nonsense("a file ended that nobody asked for"))?;
+        self.order.pop_front();
         transfer.requests -= 1;
         if outcome != StreamOutcome::Done {
             transfer.void.get_or_insert(outcome);
@@ -250,8 +254,13 @@ impl Large<'_> {
         match transfer.void {
             _ if transfer.requests > 0 => Ok(()),
             Some(void) => self.end(id, void),
-            None if !transfer.parts.is_empty() => Err(nonsense("a file ended before its end")),
-            None => self.end(id, StreamOutcome::Done),
+            None => {
+                transfer.advance(self.arrived)?;
+                match transfer.parts.is_empty() {
+                    true => self.end(id, StreamOutcome::Done),
+                    false => Err(nonsense("a file ended before its end")),
+                }
+            }
         }
     }
 
@@ -282,7 +291,7 @@ impl Transfer {
     fn new(wanted: Wanted) -> Transfer {
         Transfer {
             wanted,
-            known: HashMap::new(),
+            known: None,
             parts: VecDeque::new(),
             rough: VecDeque::new(),
             grouped: false,
@@ -296,6 +305,20 @@ impl Transfer {
 
     fn is_to_be_cut(&self) -> bool {
         self.asked > 0
+    }
+
+    // Hands on what is here already, up to what is to come.
+    fn advance(&mut self, arrived: &Sender<Arrived>) -> Result<()> {
+        let id = self.wanted.id;
+        while let Some(Part::Hole(_) | Part::Here(_)) = self.parts.front() {
+            let known = match self.parts.pop_front() {
+                Some(Part::Hole(length)) => Arrived::Hole { id, length },
+                Some(Part::Here(Extent { offset, length })) => Arrived::Here { id, offset, length },
+                _ => break,
+            };
+            arrived.send(known).map_err(unwanted)?;
+        }
+        Ok(())
     }
 
     // From where on it is wanted, with holes where the listing told of them.
@@ -336,7 +359,7 @@ impl Transfer {
             self.rough.pop_front();
             self.asked -= 1;
         }
-        let part = match self.known.get(chunk) {
+        let part = match self.known.as_ref().and_then(|known| known.get(chunk)) {
             Some(offset) => Part::Here(Extent { offset: *offset, length }),
             None if self.grouped => Part::Rough(length),
             None => Part::Comes(length),
@@ -386,27 +409,6 @@ impl Transfer {
         }
         ranges
     }
-}
-
-// Where the chunks of a file of ours are, and their groups.
-fn chunks_of(file: &File, average: u32) -> std::io::Result<HashMap<Chunk, u64>> {
-    let (mut chunks, mut at) = (HashMap::new(), 0);
-    let (mut grouping, mut offset, mut group_offset) = (Grouping::default(), 0, 0);
-    let read = |buffer: &mut [u8]| {
-        let count = file.read_at(buffer, at)?;
-        at += count as u64;
-        Ok::<_, std::io::Error>(count)
-    };
-    cut(average, read, |chunk, _| {
-        chunks.entry(chunk).or_insert(offset);
-        offset += u64::from(chunk.length);
-        if let Some(group) = grouping.add(&chunk) {
-            chunks.entry(group).or_insert(group_offset);
-            group_offset = offset;
-        }
-    })?;
-    chunks.extend(grouping.end().map(|group| (group, group_offset)));
-    Ok(chunks)
 }
 
 fn unwanted<T>(_: T) -> Error {

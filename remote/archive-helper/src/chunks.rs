@@ -6,8 +6,12 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::protocol::{Chunk, MAX_AVERAGE, MIN_AVERAGE};
 
-// How many chunks there should be, about: each costs eleven bytes on the wire.
-const CHUNKS: u64 = 65_536;
+/// How many chunks a file has at most, about: each takes memory.
+pub const CHUNKS: u64 = 65_536;
+
+// Of a file whose chunks are shorter than this one, each is told of, which takes eleven bytes. So there should be no more
+// of them than what a change costs weighs up, which is a chunk or two. In longer ones they come in groups.
+const SHORT: u64 = 16 * 1024;
 
 // A group of chunks ends with one whose sum has so many zero bits, so it has 32 of them, about.
 const GROUP_BITS: u32 = 5;
@@ -20,23 +24,27 @@ const READ: usize = 1 << 20;
 
 /// The average length for the chunks of a file of this size, in bytes.
 pub fn average_for(size: u64) -> u32 {
+    let are_too_many = |average: u64| size / average > if average < SHORT { average / 8 } else { CHUNKS };
     let mut average = MIN_AVERAGE;
-    while average < MAX_AVERAGE && size / u64::from(average) > CHUNKS {
+    while average < MAX_AVERAGE && are_too_many(average.into()) {
         average *= 2;
     }
     average
 }
 
-/// Cuts all that `read` gives, which says 0 at the end, into chunks of this average length, and hands each to `each` with
-/// its bytes.
+/// Cuts all that `read` gives, which says 0 at the end, into chunks of this average length. `buffer` is memory to be used
+/// again.
 pub fn cut<E>(
     average: u32,
+    buffer: &mut Vec<u8>,
     mut read: impl FnMut(&mut [u8]) -> Result<usize, E>,
-    mut each: impl FnMut(Chunk, &[u8]),
+    mut each: impl FnMut(Chunk),
 ) -> Result<(), E> {
     let average = average as usize;
     let (least, most) = (average / 4, average * 4);
-    let mut buffer = vec![0; most + READ];
+    if buffer.len() < most + READ {
+        buffer.resize(most + READ, 0);
+    }
     let (mut filled, mut ended) = (0, false);
     while !ended || filled > 0 {
         while !ended && filled < buffer.len() {
@@ -52,7 +60,7 @@ pub fn cut<E>(
                 break;
             }
             let bytes = &buffer[cut.offset..cut.offset + cut.length];
-            each(Chunk { length: cut.length as u32, sum: xxh3_64(bytes).to_le_bytes() }, bytes);
+            each(Chunk { length: cut.length as u32, sum: xxh3_64(bytes).to_le_bytes() });
             done = cut.offset + cut.length;
         }
         buffer.copy_within(done..filled, 0);
@@ -110,21 +118,21 @@ mod tests {
     }
 
     fn chunks(mut content: &[u8], at_once: usize) -> Vec<Chunk> {
-        let (mut chunks, mut bytes) = (Vec::new(), Vec::new());
-        let whole = content;
+        let (mut chunks, whole) = (Vec::new(), content);
         let read = |buffer: &mut [u8]| {
             let count = buffer.len().min(content.len()).min(at_once);
             buffer[..count].copy_from_slice(&content[..count]);
             content = &content[count..];
             Ok::<_, Infallible>(count)
         };
-        cut(MIN_AVERAGE, read, |chunk, of| {
-            assert_eq!(chunk.length as usize, of.len());
-            chunks.push(chunk);
-            bytes.extend_from_slice(of);
-        })
-        .unwrap();
-        assert!(bytes == whole, "the chunks are the content");
+        cut(16 * 1024, &mut Vec::new(), read, |chunk| chunks.push(chunk)).unwrap();
+        let mut rest = whole;
+        for Chunk { length, sum } in &chunks {
+            let (bytes, behind) = rest.split_at(*length as usize);
+            assert_eq!(*sum, xxh3_64(bytes).to_le_bytes());
+            rest = behind;
+        }
+        assert!(rest.is_empty(), "the chunks are the content");
         chunks
     }
 
@@ -194,7 +202,9 @@ mod tests {
     #[test]
     fn larger_files_have_larger_chunks() {
         let of = |size: u64| average_for(size);
-        assert_eq!([of(0), of(1 << 30), of((1 << 30) + 1), of(1 << 40)], [MIN_AVERAGE, 1 << 14, 1 << 14, MAX_AVERAGE]);
-        assert_eq!(of(3 << 30), 1 << 16);
+        let sizes = [0, 512 << 10, 1 << 20, 2 << 20, 4 << 20, 16 << 20, 1 << 30, 3 << 30, 1 << 40];
+        let averages = [2 << 10, 2 << 10, 4 << 10, 4 << 10, 8 << 10, 16 << 10, 16 << 10, 64 << 10, MAX_AVERAGE];
+        assert_eq!(sizes.map(of), averages);
+        assert_eq!(of((1 << 30) + (16 << 10)), 32 << 10);
     }
 }

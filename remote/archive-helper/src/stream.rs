@@ -86,19 +86,19 @@ impl Streamers {
     }
 
     fn chunk_on(&self) {
+        let mut buffer = Vec::new();
         loop {
             let request = self.chunking.next();
             let (mut waiting, mut hasher) = (Vec::new(), Hasher::new());
             let mut grouping = Grouping::default();
-            let each = |chunk: Chunk, bytes: &[u8]| {
-                hasher.update(bytes);
+            let each = |chunk: Chunk| {
                 waiting.extend(if request.grouped { grouping.add(&chunk) } else { Some(chunk) });
                 if waiting.len() == CHUNKS {
                     let chunks = std::mem::take(&mut waiting);
                     self.outgoing.send(&Reply::Chunks(Chunks { id: request.id, chunks, end: None }));
                 }
             };
-            let outcome = chunk(&request, each);
+            let outcome = chunk(&request, &mut buffer, &mut hasher, each);
             waiting.extend(grouping.end());
             let end = match outcome {
                 Ok(true) => HashOutcome::Done { hash: hasher.finalize().into(), proof: None },
@@ -145,7 +145,12 @@ impl Streamers {
 }
 
 // False if the file is not as it was listed, before or after it was read.
-fn chunk(request: &ChunkRequest, mut each: impl FnMut(Chunk, &[u8])) -> Result<bool, Errno> {
+fn chunk(
+    request: &ChunkRequest,
+    memory: &mut Vec<u8>,
+    hasher: &mut Hasher,
+    mut each: impl FnMut(Chunk),
+) -> Result<bool, Errno> {
     let ChunkRequest { path, size, mtime, uid, average, ranges, .. } = request;
     let file = File::open(path)?;
     if !file.metadata()?.is_file_as_listed(*size, *mtime, *uid) {
@@ -157,10 +162,12 @@ fn chunk(request: &ChunkRequest, mut each: impl FnMut(Chunk, &[u8])) -> Result<b
             let left = usize::try_from(range.end() - at).unwrap_or(usize::MAX);
             let most = buffer.len().min(left);
             let count = file.read_at(&mut buffer[..most], at)?;
+            // All at once: of pieces as short as chunks, several could not be hashed side by side.
+            hasher.update(&buffer[..count]);
             at += count as u64;
             Ok::<_, Errno>(count)
         };
-        chunks::cut(*average, read, &mut each)?;
+        chunks::cut(*average, memory, read, &mut each)?;
         if at != range.end() {
             return Ok(false);
         }

@@ -1,0 +1,74 @@
+//! Files that are compared with their earlier versions: once their hashes are known, some need not come after all.
+//!
+//! The client reads such a file once, for its chunks and its hash. Were it hashed before, as others are, it would have to
+//! read it twice.
+
+use std::sync::{Mutex, PoisonError};
+
+use crossbeam_channel::Sender as Unbounded;
+
+use super::Run;
+use super::change::{Change, aborted};
+use super::contents::{Claim, Contents, Key, Released, Turn};
+use super::receiving::Expected;
+use crate::entry::Hash;
+use crate::error::Result;
+use crate::queue::Sender;
+use crate::repository::index::Index;
+
+/// Decides over them.
+pub struct Comparing<'a> {
+    run: &'a Run<'a>,
+    expected: &'a Expected,
+    contents: &'a Contents,
+    changes: Sender<Change>,
+    released: Unbounded<Released>,
+    // Opened when there is something to decide.
+    index: Mutex<Option<Index>>,
+}
+
+impl<'a> Comparing<'a> {
+    /// Hands on what need not come.
+    pub fn new(
+        run: &'a Run<'a>,
+        expected: &'a Expected,
+        contents: &'a Contents,
+        (changes, released): (Sender<Change>, Unbounded<Released>),
+    ) -> Comparing<'a> {
+        Comparing { run, expected, contents, changes, released, index: Mutex::default() }
+    }
+
+    /// True when a file has still to come that has this hash, as the client says. If not, nothing must come of it.
+    pub fn is_wanted(&self, id: u64, hash: &Hash) -> Result<bool> {
+        let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = match &mut *index {
+            Some(index) => index,
+            none => none.insert(self.run.repository.index()?),
+        };
+        let hash = *hash;
+        self.expected.reconsider(id, |task| {
+            // What was hashed before was decided over then.
+            if task.leads.iter().any(|key| matches!(key, Key::Hash(_))) {
+                return Ok(Some(task));
+            }
+            if task.old.as_ref().is_some_and(|old| old.hash == Some(hash)) {
+                self.changes.send(Change::Known(task, hash)).map_err(aborted)?;
+                return Ok(None);
+            }
+            let is_sent = index.source_sent(self.run.source_id, &hash)?;
+            if self.run.has_others && !is_sent && !index.versions_with(&hash, 1)?.is_empty() {
+                // Another source has it: the client has to prove that it does.
+                self.released.send(Released::Unproven(task)).map_err(aborted)?;
+                return Ok(None);
+            }
+            match self
+                .contents
+                .lead_claim(task, Claim { hash, proof: None }, || index.source_sent(self.run.source_id, &hash))?
+            {
+                Turn::Lead(task) => Ok(Some(task)),
+                Turn::Wait => Ok(None),
+                Turn::Known(task, hash) => self.changes.send(Change::Known(task, hash)).map_err(aborted).map(|()| None),
+            }
+        })
+    }
+}
