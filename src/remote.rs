@@ -204,19 +204,16 @@ impl Client {
         Ok(all)
     }
 
-    /// Reads files until `wanted` is closed and everything is answered. Whether a file that is compared with an earlier
-    /// version still has to come is asked once its hash is known; if not, nothing comes of it.
-    pub fn read_files(
-        &self,
-        wanted: &Receiver<Wanted>,
-        arrived: &Sender<Arrived>,
-        is_wanted: &IsWanted<'_>,
-    ) -> Result<()> {
+    /// Reads files until both queues are closed and everything is answered.
+    pub fn read_files(&self, files: Files<'_>) -> Result<()> {
         match &self.way {
-            Way::Ssh { session, .. } if self.streams() => self.read_by_all(session, wanted, arrived, is_wanted),
-            Way::Ssh { session, .. } => self.read_by_sftp(session, wanted, arrived),
+            Way::Ssh { session, .. } if self.streams() => self.read_by_all(session, files),
+            // Nothing is started for a run that reads nothing.
+            _ if !files.are_many && !files.wanted.is_fed() => Ok(()),
+            Way::Ssh { session, .. } => self.read_by_sftp(session, files.wanted, files.arrived),
             Way::Local { .. } => {
-                local::read_files(wanted, arrived, self.options.bytes_per_second, &|| self.traffic.is_shut_down());
+                let is_shut_down = || self.traffic.is_shut_down();
+                local::read_files(files.wanted, files.arrived, self.options.bytes_per_second, &is_shut_down);
                 if self.traffic.is_shut_down() { Err(helper::gone()) } else { Ok(()) }
             }
         }
@@ -224,16 +221,9 @@ impl Client {
 
     // Small files through a helper or more, what is new in large ones through another, and what comes whole or does not keep
     // still through SFTP, all at the same time. What is not needed is not started.
-    fn read_by_all(
-        &self,
-        session: &ssh::Session,
-        wanted: &Receiver<Wanted>,
-        arrived: &Sender<Arrived>,
-        is_wanted: &IsWanted<'_>,
-    ) -> Result<()> {
-        let (large, larges) = queue::bounded_by_number(LARGE_FILES);
+    fn read_by_all(&self, session: &ssh::Session, files: Files<'_>) -> Result<()> {
+        let Files { wanted, compared: (large, larges), arrived, is_wanted, are_many } = files;
         let (whole, wholes) = queue::bounded_by_number(LARGE_FILES);
-        let conversations = self.converse_enough()?;
         // Whoever waits for more to send must not wait for a reader that has given up.
         let (small_waits, large_waits, whole_waits) = (wanted.closer(), larges.closer(), wholes.closer());
         let give_up = move || {
@@ -258,15 +248,19 @@ impl Client {
                 drop(whole);
                 read.inspect_err(|_| give_up())
             });
+            let conversations = match are_many || wanted.is_fed() {
+                true => self.converse_enough().inspect_err(|_| give_up()),
+                false => Ok(Vec::new()),
+            };
             let reader = |conversation| {
                 let onward = (large.clone(), others.clone());
                 move |share: &Receiver<Wanted>| {
                     bundle::read_files(conversation, share, arrived, (&onward.0, &onward.1)).inspect_err(|_| give_up())
                 }
             };
-            let readers: Vec<_> = conversations.into_iter().map(reader).collect();
+            let readers = conversations.map(|all| all.into_iter().map(reader).collect());
             drop((large, others));
-            let small = spread::over(scope, wanted, readers);
+            let small = readers.map_or_else(|error| vec![Err(error)], |readers| spread::over(scope, wanted, readers));
             let joined = |thread: std::thread::ScopedJoinHandle<'_, Result<()>>| {
                 thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             };
@@ -382,6 +376,20 @@ fn cannot(kind: RemoteKind, ssh: Option<&Ssh>) -> Error {
         }
         (_, None) => Error::usage(format_args!("`{word}` needs a host")).hint("leave out `--remote` for a local path"),
     }
+}
+
+/// What to read, and where it goes.
+pub struct Files<'a> {
+    /// Files that come whole, and small ones.
+    pub wanted: &'a Receiver<Wanted>,
+    /// Large ones that are compared with earlier versions, and the way there. Without [`Client::streams`] there are none.
+    pub compared: (Sender<Wanted>, Receiver<Wanted>),
+    /// Where they go.
+    pub arrived: &'a Sender<Arrived>,
+    /// Asked once the hash of a compared file is known: if it need not come, nothing comes of it.
+    pub is_wanted: &'a IsWanted<'a>,
+    /// There will hardly be none, so what reads them may be started at once.
+    pub are_many: bool,
 }
 
 /// Whether a file with this number and BLAKE3 still has to come.

@@ -15,6 +15,7 @@ use crate::entry::Hash;
 use crate::error::Result;
 use crate::queue::Sender;
 use crate::repository::index::Index;
+use crate::source::HashWhere;
 
 /// Decides over them.
 pub struct Comparing<'a> {
@@ -40,6 +41,9 @@ impl<'a> Comparing<'a> {
 
     /// True when a file has still to come that has this hash, as the client says. If not, nothing must come of it.
     pub fn is_wanted(&self, id: u64, hash: &Hash) -> Result<bool> {
+        if self.run.source.settings.hash == HashWhere::Server {
+            return Ok(true);
+        }
         let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
         let index = match &mut *index {
             Some(index) => index,

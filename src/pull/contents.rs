@@ -21,7 +21,7 @@ pub struct FileTask {
     pub old: Option<Box<Version>>,
     /// What others wait for until this one is done.
     pub leads: Vec<Key>,
-    /// All of it must come, for what was made of an earlier version was not it.
+    /// All of it must come, whatever is said to be here.
     pub whole: bool,
     /// What the index gets is not what was listed: the next run must look again.
     pub deviates: bool,

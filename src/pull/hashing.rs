@@ -158,7 +158,7 @@ pub fn rejoin(released: &Unbounded<Released>, deciding: &Deciding<'_>, ways: &Wa
             Released::Known(task, hash) => deciding.onward.change(Change::Known(task, hash))?,
             Released::Claimed(task, claim) => deciding.decide(task, claim)?,
             Released::Unproven(task) => ways.hashing.send(task).map_err(aborted)?,
-            Released::Missing(task) => deciding.onward.fetch.want(task)?,
+            Released::Missing(task) => deciding.onward.fetch.want(FileTask { whole: true, ..task })?,
             Released::Unknown(task) => ways.file(deciding.run, &deciding.index, task)?,
             Released::End => return Ok(()),
         }

@@ -16,9 +16,9 @@ use super::listing::{Remembered, list};
 use super::receiving::{Expected, Fetch, lane, lanes, receive};
 use crate::error::{OnServer, Result};
 use crate::fault::most_changes;
-use crate::queue::{Receiver, Sender, bounded_by_number, bounded_lanes};
+use crate::queue::{bounded_by_number, bounded_lanes};
 use crate::remote::helper::Conversation;
-use crate::remote::{Arrived, Wanted};
+use crate::remote::{Arrived, Files};
 use crate::repository::journal::recover;
 use crate::repository::staging::Staging;
 
@@ -48,6 +48,8 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
     thread::scope(|scope| {
         let (hashing, tasks) = bounded_by_number(QUEUE);
         let (wanted, to_read) = bounded_by_number(QUEUE);
+        let (compared, to_compare) = bounded_by_number(QUEUE);
+        let onward_to_compare = compared.clone();
         let writers = lanes(run.source.settings.writers);
         tracing::debug!(writers, "writes what arrives");
         let (arrived, to_receive) = bounded_lanes(writers, MOST_ARRIVED, Arrived::weight, lane);
@@ -55,8 +57,8 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
         // Holds what waits for others, of which there are no more than the other queues let through.
         let (released, to_rejoin) = unbounded();
         let end = released.clone();
-        let onward =
-            Onward { fetch: Fetch { wanted, expected, staging, snapshot: snapshot.as_ref() }, changes, contents };
+        let fetch = Fetch { wanted, compared, expected, staging, snapshot: snapshot.as_ref() };
+        let onward = Onward { fetch, changes, contents };
         let ways = Ways { onward: onward.clone(), hashing, sizes: &sizes };
 
         let comparing = Comparing::new(run, expected, contents, (onward.changes.clone(), released.clone()));
@@ -73,8 +75,16 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
         let started = [
             stage("applying")
                 .spawn_scoped(scope, move || failure.watch(|| apply(run, staging, contents, &to_apply, &released))),
-            stage("reading")
-                .spawn_scoped(scope, move || failure.watch(|| read_files(run, &to_read, &arrived, &comparing))),
+            stage("reading").spawn_scoped(scope, move || {
+                let files = Files {
+                    wanted: &to_read,
+                    compared: (onward_to_compare, to_compare),
+                    arrived: &arrived,
+                    is_wanted: &|id, hash| comparing.is_wanted(id, hash),
+                    are_many: run.begins_anew,
+                };
+                failure.watch(|| run.client.read_files(files))
+            }),
             stage("hashing").spawn_scoped(scope, move || {
                 failure.watch(|| deciding(run, onward).and_then(|deciding| hash(&tasks, deciding, failure)))
             }),
@@ -114,17 +124,4 @@ fn deciding<'a>(run: &'a Run<'a>, onward: Onward<'a>) -> Result<Deciding<'a>> {
 fn decide_again<'a>(run: &'a Run<'a>, ways: Ways<'a>, released: &Unbounded<Released>) -> Result<()> {
     let deciding = deciding(run, ways.onward.clone())?;
     rejoin(released, &deciding, &ways)
-}
-
-// Nothing is started on the client for a run that reads nothing; only a first run will hardly be one.
-fn read_files(
-    run: &Run<'_>,
-    wanted: &Receiver<Wanted>,
-    arrived: &Sender<Arrived>,
-    comparing: &Comparing<'_>,
-) -> Result<()> {
-    match run.begins_anew || wanted.is_fed() {
-        true => run.client.read_files(wanted, arrived, &|id, hash| comparing.is_wanted(id, hash)),
-        false => Ok(()),
-    }
 }

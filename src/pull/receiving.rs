@@ -67,13 +67,15 @@ static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 const LARGE: u64 = 1 << 20;
 
 // From how many bytes on a file may be compared with its earlier version: of a smaller one much is new if anything is.
-const COMPARED: u64 = 16 * 1024;
+const COMPARED: u64 = 4 * 1024;
 
 /// The way to what reads files from the client.
 #[derive(Clone)]
 pub struct Fetch<'a> {
     /// The queue of the reader.
     pub wanted: Sender<Wanted>,
+    /// The same for large files that are compared with earlier versions.
+    pub compared: Sender<Wanted>,
     /// What it will answer.
     pub expected: &'a Expected,
     /// Where parts of files may be that an earlier run left.
@@ -105,7 +107,9 @@ impl Fetch<'_> {
         let base = if offset == 0 { self.base(&task) } else { None };
         let wanted = Wanted { id, path, size, mtime, uid, offset, once, data, base: base.clone() };
         self.expected.tasks.lock().unwrap_or_else(PoisonError::into_inner).insert(id, Asked { task, part, base, once });
-        self.wanted.send(wanted).map_err(aborted)
+        let is_compared = wanted.base.is_some() && size > MAX_BUNDLED;
+        let way = if is_compared { &self.compared } else { &self.wanted };
+        way.send(wanted).map_err(aborted)
     }
 
     // The plain file of the version that is about to be replaced. What has holes comes without them.
@@ -119,9 +123,12 @@ impl Fetch<'_> {
         Some(Base::new(move || Ok(snapshot.open(directory.below_root())?.open_file(&name)?)))
     }
 
-    /// True for a large file that is compared with its earlier version.
+    /// True for a large file that is compared with its earlier version before anything else is known of it: it looks as if
+    /// its content had changed.
     pub fn compares(&self, task: &FileTask) -> bool {
-        task.entry.size > MAX_BUNDLED && self.base(task).is_some()
+        let look = |entry: &Entry| (entry.size, entry.mtime);
+        let has_changed = task.old.as_deref().is_some_and(|old| look(&old.entry) != look(&task.entry));
+        has_changed && task.entry.size > MAX_BUNDLED && self.base(task).is_some()
     }
 
     /// True when an earlier run left a part of a file.

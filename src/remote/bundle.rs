@@ -70,13 +70,13 @@ impl Bundles<'_> {
     }
 
     fn take(&mut self, wanted: Wanted) -> Result<()> {
-        let (is_large, is_slow) = (wanted.size > MAX_BUNDLED, self.conversation.replies.is_slow());
-        // On a slow line bytes count more than questions.
-        if wanted.base.is_some() && (is_large || is_slow) || is_large && is_slow {
+        let is_large = wanted.size > MAX_BUNDLED;
+        // On a slow line bytes count more than questions, and what is large has to be compressed.
+        if self.conversation.replies.is_slow() && (is_large || wanted.base.is_some()) {
             return self.large.send(wanted).map_err(unwanted);
         }
         if is_large {
-            // SFTP is the faster way for what comes whole and need not be compressed.
+            // SFTP is the faster way for what comes whole.
             return self.others.send(wanted).map_err(unwanted);
         }
         let Wanted { id, ref path, size, mtime, uid, once, .. } = wanted;

@@ -33,13 +33,13 @@ pub fn channels(round_trip: Duration) -> usize {
     under_way.div_ceil(CHANNEL_WINDOW).clamp(1, MOST_CHANNELS) as usize
 }
 
-/// Lets each of `readers` read its share of `wanted` on a thread of its own, or a single one all of it on this one;
-/// returns what came of each.
+/// Lets each of `readers` read its share of `wanted` on a thread of its own, or a single one all of it on this one; with
+/// none, nothing is to be read. Returns what came of each.
 pub fn over<'scope, R>(scope: &'scope Scope<'scope, '_>, wanted: &Receiver<Wanted>, readers: Vec<R>) -> Vec<Result<()>>
 where
     R: FnOnce(&Receiver<Wanted>) -> Result<()> + Send + 'scope,
 {
-    if readers.len() == 1 {
+    if readers.len() < 2 {
         return readers.into_iter().map(|reader| reader(wanted)).collect();
     }
     let start = |reader: R| {

@@ -122,3 +122,95 @@ fn text_is_compressed_when_that_is_asked_for() {
     assert!(packed * 6 < plain, "{packed} bytes, {plain} without");
     assert!(received("--compress=auto") > plain, "this line is not slow");
 }
+
+#[test]
+fn many_medium_files_are_compared_at_a_time() {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let sizes = [140_000, 200_000, 700_000, 2_000_000];
+    let all = (0..200).map(|n| (format!("f{n:03}"), noise(n, sizes[n as usize % 4])));
+    let client = Tree::new(all.clone().map(|(name, content)| (name, at(1_000_000_000, 0, file(content)))));
+    program.pull_well(&sshd, &client.root(), &[]);
+    for (n, (name, mut content)) in all.enumerate() {
+        let middle = content.len() / 2;
+        match n % 3 {
+            0 => content[middle] ^= 1,
+            1 => content.insert(middle, 0),
+            _ => content.truncate(content.len() - 5000),
+        }
+        fs::write(client.path(name), content).unwrap();
+    }
+    let summary = program.pull_well(&sshd, &client.root(), &[]);
+    assert_eq!((&summary["changed"], &summary["copied"]), (&200.into(), &200.into()));
+    assert!(summary["bytes_received"].as_u64().unwrap() < 4_000_000, "{summary}");
+    assert_same(&client.root(), &program.snapshot("client", &client.root()));
+    program.assert_index_is_right();
+    program.run(["verify"]).well();
+}
+
+#[test]
+fn what_is_compared_need_not_come_when_it_is_here() {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let (one, other) = (noise(1, 3_000_000), noise(2, 3_000_000));
+    let of = |content: &[u8]| at(1_000_000_000, 0, file(content));
+    let client = Tree::new([("a", of(&one)), ("b", of(&other)), ("c", of(&one[1..])), ("d", of(&other[1..]))]);
+    let targets = ["client", "other"].map(|host| format!("{host}:{}", client.root().display()));
+    targets.iter().for_each(|target| program.pull(&sshd, [target]).well());
+    // Only touched; with the content of another; two with the same new content.
+    fs::write(client.path("a"), &one).unwrap();
+    fs::write(client.path("b"), &one).unwrap();
+    let new = noise(3, 3_000_000);
+    ["c", "d"].iter().for_each(|name| fs::write(client.path(name), &new).unwrap());
+    let ran = program.pull(&sshd, [&targets[0]]);
+    ran.well();
+    let summary = ran.summary();
+    assert_eq!((&summary["touched"], &summary["changed"]), (&1.into(), &3.into()));
+    assert_eq!((&summary["bytes_copied"], &summary["linked"]), (&new.len().into(), &2.into()));
+    assert!(summary["bytes_received"].as_u64().unwrap() < new.len() as u64 + 200_000, "{summary}");
+    let assert_contents = |host: &str| {
+        for name in ["a", "b", "c", "d"] {
+            let kept = fs::read(program.snapshot(host, &client.path(name))).unwrap();
+            assert!(kept == fs::read(client.path(name)).unwrap(), "{host}: {name}");
+        }
+    };
+    assert_contents("client");
+    // The other client has all of that too, and shows it.
+    let ran = program.pull(&sshd, [&targets[1]]);
+    ran.well();
+    let summary = ran.summary();
+    assert_eq!((&summary["bytes_copied"], &summary["copied"]), (&0.into(), &0.into()), "{summary}");
+    assert_contents("other");
+    let place = |host: &str| inode(&program.snapshot(host, &client.path("d")));
+    assert_eq!(place("client"), place("other"));
+    program.assert_index_is_right();
+}
+
+#[test]
+fn what_is_said_to_be_here_and_is_not_comes_whole() {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let client = Tree::new([("f", at(1_000_000_000, 0, file(noise(1, SIZE))))]);
+    program.pull_well(&sshd, &client.root(), &[]);
+    fs::remove_file(program.snapshot("client", &client.path("f"))).unwrap();
+    fs::write(client.path("f"), noise(1, SIZE)).unwrap();
+    let summary = program.pull_well(&sshd, &client.root(), &[]);
+    assert_eq!(summary["bytes_copied"], SIZE);
+    assert_same(&client.root(), &program.snapshot("client", &client.root()));
+    program.assert_index_is_right();
+}
+
+#[test]
+fn on_a_slow_line_of_small_files_too_only_what_is_new_comes() {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let client = Tree::new((0..50).map(|n| (format!("f{n}"), at(1_000_000_000, 0, file(noise(n, 40_000))))));
+    program.pull_well(&sshd, &client.root(), &[]);
+    for n in 0..50 {
+        let mut content = noise(n, 40_000);
+        content[20_000] ^= 1;
+        fs::write(client.path(format!("f{n}")), content).unwrap();
+    }
+    // Compressing says that the line is slow.
+    let summary = program.pull_well(&sshd, &client.root(), &["-z"]);
+    assert_eq!(summary["copied"], 50);
+    assert!(summary["bytes_received"].as_u64().unwrap() < 250_000, "{summary}");
+    assert_same(&client.root(), &program.snapshot("client", &client.root()));
+    program.assert_index_is_right();
+}

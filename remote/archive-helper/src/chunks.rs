@@ -202,8 +202,8 @@ mod tests {
     #[test]
     fn larger_files_have_larger_chunks() {
         let of = |size: u64| average_for(size);
-        let sizes = [0, 512 << 10, 1 << 20, 2 << 20, 4 << 20, 16 << 20, 1 << 30, 3 << 30, 1 << 40];
-        let averages = [2 << 10, 2 << 10, 4 << 10, 4 << 10, 8 << 10, 16 << 10, 16 << 10, 64 << 10, MAX_AVERAGE];
+        let sizes = [0, 32 << 10, 100 << 10, 512 << 10, 1 << 20, 4 << 20, 16 << 20, 1 << 30, 3 << 30, 1 << 40];
+        let averages = [512, 512, 1 << 10, 2 << 10, 4 << 10, 8 << 10, 16 << 10, 16 << 10, 64 << 10, MAX_AVERAGE];
         assert_eq!(sizes.map(of), averages);
         assert_eq!(of((1 << 30) + (16 << 10)), 32 << 10);
     }

@@ -106,6 +106,8 @@ fn a_file_that_is_said_to_be_endless_is_as_long_as_it_is() {
         let root = Reply::Root(Root::Found { path: path(at), entry: Some(entry("data", Kind::Dir)), empty: false });
         hostile.answers(To::Walk, frames(&[root, directory(0, at), entries(0, vec![listed]), Reply::End]));
         hostile.answers(To::Read, frames(&[Reply::Read(vec![ReadAnswer { id: 0, outcome: ReadOutcome::Changed }])]));
+        let end = Some(HashOutcome::Changed);
+        hostile.answers(To::Chunk, frames(&[Reply::Chunks(Chunks { id: 0, chunks: Vec::new(), end })]));
         hostile.answers(To::Key, frames(&[Reply::Hashed(vec![Hashed { id: 0, outcome: HashOutcome::Changed }])]));
         let begun = Instant::now();
         let target = format!("client:{at}");

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{AbsPath, Bytes, Extent, HashOutcome};
 
 /// The shortest average length of chunks, in bytes; always a power of two.
-pub const MIN_AVERAGE: u32 = 2 * 1024;
+pub const MIN_AVERAGE: u32 = 512;
 
 /// The longest average length of chunks, in bytes.
 pub const MAX_AVERAGE: u32 = 4 * 1024 * 1024;
