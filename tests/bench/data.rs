@@ -90,6 +90,19 @@ pub fn overwrite_some(path: &Path, round: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Overwrites a hundred bytes of each of these files, in another place each time.
+pub fn edit_each(directory: &Path, count: u64, time: u64) -> io::Result<()> {
+    use std::os::unix::fs::FileExt;
+    let mut random = Random(time + 1234);
+    for number in 0..count {
+        let file = fs::File::options().write(true).open(file(directory, number)?)?;
+        let size = file.metadata()?.len();
+        let bytes: Vec<u8> = (0..100).map(|_| random.next() as u8).collect();
+        file.write_all_at(&bytes, random.next() % (size - 100))?;
+    }
+    Ok(())
+}
+
 /// Writes some files of one size.
 pub fn large_files(directory: &Path, count: u64, size: u64) -> io::Result<()> {
     (0..count).try_for_each(|number| write_file(&directory.join(format!("large-{number}")), size, number + 7))

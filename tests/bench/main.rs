@@ -92,10 +92,11 @@ impl Bench {
 
     fn run(&mut self) -> Result<()> {
         let only = std::env::var("BENCH_ONLY").unwrap_or_default();
-        let workloads: [(&str, Workload, bool); 12] = [
+        let workloads: [(&str, Workload, bool); 13] = [
             ("small", Bench::small_files, true),
             ("large", Bench::large_files, true),
             ("changed", Bench::changed_file, true),
+            ("edited", Bench::edited_files, true),
             ("renamed", Bench::renamed_directory, true),
             ("second", Bench::second_client, true),
             ("far", Bench::far_away, true),
@@ -183,6 +184,29 @@ impl Bench {
                 change(&client.path().join("large-0"), round as u64)?;
                 let row = format!("a file of {} MiB, {what}", size >> 20);
                 self.compare((&row, 1.0), round, &client, &targets, &How::default())?;
+            }
+        }
+        Ok(())
+    }
+
+    // A little of each of many files changes: near, far away, and by a slow line.
+    fn edited_files(&mut self) -> Result<()> {
+        let (count, size) = (self.scaled(1000), 300_000);
+        let client = self.places.for_client()?;
+        data::even_files(client.path(), count, size)?;
+        let targets = self.targets()?;
+        self.both(&client, &targets, &How::default())?;
+        let thin = How { host: sshd::THIN, rsync_compressed: true, compress: "always", ..How::default() };
+        let lines = [
+            ("", How::default()),
+            (", 50 ms away", How { host: sshd::FAR, ..How::default() }),
+            (", by 10 Mbit/s; both -z", thin),
+        ];
+        for round in 0..self.rounds {
+            for (number, (line, how)) in lines.iter().enumerate() {
+                data::edit_each(client.path(), count, (round * lines.len() + number) as u64)?;
+                let row = format!("{} files of {} KB, 100 bytes of each overwritten{line}", grouped(count), size / 1000);
+                self.compare((&row, 1.0), round, &client, &targets, how)?;
             }
         }
         Ok(())
