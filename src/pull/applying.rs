@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 
 use super::change::Change;
-use super::contents::{Contents, FileTask, Key, Released};
+use super::contents::{Contents, FileTask, Key, Released, Spot};
 use super::placing::Placing;
 use super::receiving::path_of;
 use super::{Directory, Run};
@@ -77,8 +77,8 @@ struct Gathering<'a> {
     staging: &'a Staging,
     contents: &'a Contents,
     released: &'a Sender<Released>,
-    // Tasks that are done once the rows are committed, with the content that is in place then.
-    finished: Vec<(Vec<Key>, Option<Hash>)>,
+    // Tasks that are done once the rows are committed, with the content that is in place then, and where if it is asked for.
+    finished: Vec<(Vec<Key>, Option<Hash>, Option<Arc<Spot>>)>,
     // References to directories, given up once the rows are committed.
     directories: Vec<Arc<Directory>>,
     changes: usize,
@@ -210,7 +210,10 @@ impl Gathering<'_> {
 
     fn finish(&mut self, task: FileTask, hash: Option<Hash>) {
         self.attributes += task.entry.attributes.as_deref().map_or(0, Attributes::weight);
-        self.finished.push((task.leads, hash));
+        let leads_inode = task.leads.iter().any(|key| matches!(key, Key::Inode(_)));
+        let spot = leads_inode
+            .then(|| Arc::new(Spot { directory: task.directory.path.clone(), name: task.entry.name.clone() }));
+        self.finished.push((task.leads, hash, spot));
         if !task.deviates {
             task.directory.done.fetch_add(1, Ordering::Relaxed);
         }
@@ -235,8 +238,8 @@ impl Gathering<'_> {
         for path in strays {
             run.tally.warn(format_args!("`{path}` held something unknown, which is in the archive now"));
         }
-        for (leads, hash) in self.finished.drain(..) {
-            for released in self.contents.finish(leads, hash) {
+        for (leads, hash, spot) in self.finished.drain(..) {
+            for released in self.contents.finish(leads, hash, spot) {
                 // Nobody takes it when the run is being broken off.
                 let _ = self.released.send(released);
             }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::Directory;
 use crate::entry::{Entry, Hash, Inode, Version};
+use crate::path::{AbsPath, Name};
 
 /// One file whose content is wanted in the snapshot.
 #[derive(Debug)]
@@ -25,13 +26,24 @@ pub struct FileTask {
     pub whole: bool,
     /// What the index gets is not what was listed: the next run must look again.
     pub deviates: bool,
+    /// Where this run has put another name of its inode.
+    pub other_name: Option<Arc<Spot>>,
+}
+
+/// A path in the snapshot, in two parts.
+#[derive(Debug)]
+pub struct Spot {
+    /// The client's directory.
+    pub directory: AbsPath,
+    /// The name in it.
+    pub name: Name,
 }
 
 impl FileTask {
     /// A task of which nothing is known yet.
     pub fn new(directory: Arc<Directory>, entry: Entry, old: Option<Version>) -> FileTask {
         let old = old.map(Box::new);
-        FileTask { directory, entry, old, leads: Vec::new(), whole: false, deviates: false }
+        FileTask { directory, entry, old, leads: Vec::new(), whole: false, deviates: false, other_name: None }
     }
 }
 
@@ -85,8 +97,8 @@ pub enum Turn {
 #[derive(Debug, Default)]
 struct Waiting {
     tasks: HashMap<Key, Vec<(FileTask, Option<Claim>)>>,
-    // Inodes with several names whose content is in place. Only such cost memory, some 100 bytes each.
-    inodes: HashMap<Inode, Hash>,
+    // Inodes with several names whose content is in place, and where. Only such cost memory, some 200 bytes each.
+    inodes: HashMap<Inode, (Hash, Arc<Spot>)>,
     unfinished: usize,
     ending: bool,
     aborted: bool,
@@ -108,7 +120,8 @@ impl Contents {
     /// Makes a task the one that others of its inode wait for.
     pub fn lead_inode(&self, mut task: FileTask, inode: Inode) -> Turn {
         let mut waiting = self.lock();
-        if let Some(hash) = waiting.inodes.get(&inode) {
+        if let Some((hash, spot)) = waiting.inodes.get(&inode) {
+            task.other_name = Some(Arc::clone(spot));
             return Turn::Known(task, *hash);
         }
         let key = Key::Inode(inode);
@@ -173,8 +186,9 @@ impl Contents {
         });
     }
 
-    /// Ends a task; `hash` is that of the content that is in place now, `None` when it failed. Returns who waited.
-    pub fn finish(&self, leads: Vec<Key>, hash: Option<Hash>) -> Vec<Released> {
+    /// Ends a task; `hash` is that of the content that is in place now, `None` when it failed. If it leads an inode, `spot`
+    /// is where it is. Returns who waited.
+    pub fn finish(&self, leads: Vec<Key>, hash: Option<Hash>, spot: Option<Arc<Spot>>) -> Vec<Released> {
         let mut waiting = self.lock();
         waiting.unfinished -= 1;
         if waiting.unfinished == 0 {
@@ -182,11 +196,15 @@ impl Contents {
         }
         let mut released = Vec::new();
         for key in leads {
-            if let (Key::Inode(inode), Some(hash)) = (key, hash) {
-                waiting.inodes.insert(inode, hash);
+            let others = waiting.tasks.remove(&key).unwrap_or_default();
+            if let (Key::Inode(inode), Some(hash), Some(spot)) = (key, hash, &spot) {
+                waiting.inodes.insert(inode, (hash, Arc::clone(spot)));
+                let named = |(task, claim)| (FileTask { other_name: Some(Arc::clone(spot)), ..task }, claim);
+                released
+                    .extend(others.into_iter().map(named).map(|(task, claim)| release(task, claim, key, Some(hash))));
+            } else {
+                released.extend(others.into_iter().map(|(task, claim)| release(task, claim, key, hash)));
             }
-            let tasks = waiting.tasks.remove(&key).unwrap_or_default();
-            released.extend(tasks.into_iter().map(|(task, claim)| release(task, claim, key, hash)));
         }
         released
     }

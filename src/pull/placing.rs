@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
-use super::contents::FileTask;
+use super::contents::{FileTask, Spot};
 use super::dispatch::hash_of_nothing;
 use super::whereabouts::{Wanted, Whereabouts};
 use super::{Directory, Run};
@@ -49,18 +49,28 @@ struct NewFile<'a> {
     old: Option<&'a Version>,
     hash: Hash,
     flags: u32,
+    other_name: Option<&'a Spot>,
     // The old version is the same but for metadata, and its inode has other names: its name here may just go.
     drop_old: bool,
 }
 
 impl<'a> NewFile<'a> {
     fn of(task: &'a FileTask, hash: Hash, flags: u32) -> NewFile<'a> {
-        let FileTask { directory, entry, old, .. } = task;
-        NewFile { directory, entry, old: old.as_deref(), hash, flags, drop_old: false }
+        let FileTask { directory, entry, old, other_name, .. } = task;
+        NewFile {
+            directory,
+            entry,
+            old: old.as_deref(),
+            hash,
+            flags,
+            other_name: other_name.as_deref(),
+            drop_old: false,
+        }
     }
 
     fn wanted(&self) -> Wanted<'a> {
-        Wanted { directory: self.directory, entry: self.entry, hash: self.hash }
+        let NewFile { directory, entry, hash, other_name, .. } = *self;
+        Wanted { directory, entry, hash, other_name }
     }
 
     fn begin(&self, number: u32, archive_name: Option<Name>) -> Row {
@@ -86,7 +96,7 @@ impl<'a> Placing<'a> {
             batch: Batch { run: run.number, ..Batch::default() },
             numbers: HashMap::new(),
             taken: HashSet::new(),
-            whereabouts: Whereabouts::new(run, staging),
+            whereabouts: Whereabouts::new(run, staging)?,
             trays: HashMap::new(),
             made: HashMap::new(),
         })

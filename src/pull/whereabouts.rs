@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::contents::Spot;
 use super::{Directory, Run};
 use crate::entry::{Entry, Hash, Kind};
 use crate::error::Result;
 use crate::path::Name;
-use crate::repository::dirs::{Dir, Metadata};
+use crate::repository::dirs::{Dir, Metadata, OpenTree};
 use crate::repository::index::Index;
 use crate::repository::place::Place;
 use crate::repository::staging::{StagedName, Staging};
@@ -19,6 +20,7 @@ const MOST_CANDIDATES: u32 = 16;
 pub struct Whereabouts<'a> {
     run: &'a Run<'a>,
     staging: &'a Staging,
+    snapshot: OpenTree,
     // In staging, where the index does not know of them yet; only with hashing on the server.
     arriving: HashMap<Hash, StagedName>,
     // Where content was found last, and the directory there: that of many files in a row is one.
@@ -36,12 +38,15 @@ pub struct Wanted<'a> {
     pub entry: &'a Entry,
     /// Its hash.
     pub hash: Hash,
+    /// Where this run has put another name of its inode.
+    pub other_name: Option<&'a Spot>,
 }
 
 impl<'a> Whereabouts<'a> {
     /// Knows of nothing in staging yet.
-    pub fn new(run: &'a Run<'a>, staging: &'a Staging) -> Whereabouts<'a> {
-        Whereabouts { run, staging, arriving: HashMap::new(), last: None, origin: None }
+    pub fn new(run: &'a Run<'a>, staging: &'a Staging) -> Result<Whereabouts<'a>> {
+        let snapshot = OpenTree::new(run.repository.snapshot(&run.source.name)?);
+        Ok(Whereabouts { run, staging, snapshot, arriving: HashMap::new(), last: None, origin: None })
     }
 
     /// A content is in staging.
@@ -52,11 +57,12 @@ impl<'a> Whereabouts<'a> {
     /// The trees and the index are about to change.
     pub fn forget(&mut self) {
         self.arriving.clear();
+        self.snapshot.forget_all();
         (self.last, self.origin) = (None, None);
     }
 
-    /// Tries the places of a content until one serves: where a directory was before it moved, and then the newest first.
-    /// Mostly the first does. `serve` gets plain files of the right size.
+    /// Tries the places of a content until one serves: another name of the same inode, where a directory was before it moved,
+    /// and then the newest first. Mostly the first does. `serve` gets plain files of the right size.
     pub fn first<T>(
         &mut self,
         index: &Index,
@@ -71,6 +77,13 @@ impl<'a> Whereabouts<'a> {
         if let Some(staged) = self.arriving.get(&wanted.hash)
             && let Ok(dir) = self.staging.directory_of(staged)
             && let Some(served) = serve(&dir, &staged.name)
+        {
+            return Ok(Some(served));
+        }
+        // Nothing changes twice in a run, so it is there still.
+        if let Some(Spot { directory, name }) = wanted.other_name
+            && let Ok(dir) = self.snapshot.directory_by(directory, |base| base.open(directory.below_root()))
+            && let Some(served) = serve(&dir, name)
         {
             return Ok(Some(served));
         }
@@ -103,8 +116,7 @@ impl<'a> Whereabouts<'a> {
         // Any change to what the index says of it would have cost it its fingerprint.
         let known = index.directory(self.run.source_id, path)?;
         let is_as_it_was = known.is_some_and(|(_, known)| known.as_ref() == Some(fingerprint));
-        let snapshot = || self.run.repository.snapshot(&self.run.source.name).ok();
-        let dir = if is_as_it_was { snapshot().and_then(|base| base.open(path.below_root()).ok()) } else { None };
+        let dir = if is_as_it_was { self.snapshot.base().open(path.below_root()).ok() } else { None };
         self.origin = Some((moved, dir.clone()));
         Ok(dir)
     }

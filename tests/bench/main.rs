@@ -205,7 +205,8 @@ impl Bench {
         for round in 0..self.rounds {
             for (number, (line, how)) in lines.iter().enumerate() {
                 data::edit_each(client.path(), count, (round * lines.len() + number) as u64)?;
-                let row = format!("{} files of {} KB, 100 bytes of each overwritten{line}", grouped(count), size / 1000);
+                let row =
+                    format!("{} files of {} KB, 100 bytes of each overwritten{line}", grouped(count), size / 1000);
                 self.compare((&row, 1.0), round, &client, &targets, how)?;
             }
         }
