@@ -420,17 +420,21 @@ pub struct Wanted {
 
 /// An earlier version of a file, opened when it is its turn: there may be more of them than files may be open.
 #[derive(Clone)]
-pub struct Base(Arc<dyn Fn() -> std::io::Result<File> + Send + Sync>);
+pub struct Base {
+    /// How large it should be, bytes.
+    size: u64,
+    open: Arc<dyn Fn() -> std::io::Result<File> + Send + Sync>,
+}
 
 impl Base {
-    /// One that is opened so.
-    pub fn new(open: impl Fn() -> std::io::Result<File> + Send + Sync + 'static) -> Base {
-        Base(Arc::new(open))
+    /// One of this size that is opened so.
+    pub fn new(size: u64, open: impl Fn() -> std::io::Result<File> + Send + Sync + 'static) -> Base {
+        Base { size, open: Arc::new(open) }
     }
 
     /// Opens it.
     pub fn open(&self) -> std::io::Result<File> {
-        self.0()
+        (self.open)()
     }
 }
 

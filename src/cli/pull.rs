@@ -94,7 +94,7 @@ pub struct Args {
     /// How content comes: sent by the helper unless told otherwise, or through SFTP alone
     #[arg(long, value_name = "HOW")]
     copy: Option<CopyFlag>,
-    /// Fetch large files whole when they have changed, instead of only what is not in the earlier version
+    /// Fetch files whole when they have changed, instead of only what is not in the earlier version
     #[arg(short = 'W', long)]
     whole_file: bool,
     /// When what the helper sends is compressed; unless told otherwise, when the line is slow

@@ -78,7 +78,7 @@ struct Gathering<'a> {
     contents: &'a Contents,
     released: &'a Sender<Released>,
     // Tasks that are done once the rows are committed, with the content that is in place then, and where if it is asked for.
-    finished: Vec<(Vec<Key>, Option<Hash>, Option<Arc<Spot>>)>,
+    finished: Vec<Finished>,
     // References to directories, given up once the rows are committed.
     directories: Vec<Arc<Directory>>,
     changes: usize,
@@ -87,6 +87,12 @@ struct Gathering<'a> {
     bytes: u64,
     attributes: usize,
     begun: Option<Instant>,
+}
+
+struct Finished {
+    leads: Vec<Key>,
+    hash: Option<Hash>,
+    spot: Option<Arc<Spot>>,
 }
 
 impl Gathering<'_> {
@@ -213,7 +219,7 @@ impl Gathering<'_> {
         let leads_inode = task.leads.iter().any(|key| matches!(key, Key::Inode(_)));
         let spot = leads_inode
             .then(|| Arc::new(Spot { directory: task.directory.path.clone(), name: task.entry.name.clone() }));
-        self.finished.push((task.leads, hash, spot));
+        self.finished.push(Finished { leads: task.leads, hash, spot });
         if !task.deviates {
             task.directory.done.fetch_add(1, Ordering::Relaxed);
         }
@@ -238,7 +244,7 @@ impl Gathering<'_> {
         for path in strays {
             run.tally.warn(format_args!("`{path}` held something unknown, which is in the archive now"));
         }
-        for (leads, hash, spot) in self.finished.drain(..) {
+        for Finished { leads, hash, spot } in self.finished.drain(..) {
             for released in self.contents.finish(leads, hash, spot) {
                 // Nobody takes it when the run is being broken off.
                 let _ = self.released.send(released);

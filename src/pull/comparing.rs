@@ -9,7 +9,8 @@ use crossbeam_channel::Sender as Unbounded;
 
 use super::Run;
 use super::change::{Change, aborted};
-use super::contents::{Claim, Contents, Key, Released, Turn};
+use super::contents::{Claim, Contents, FileTask, Key, Released, Turn};
+use super::dispatch::hash_of_nothing;
 use super::receiving::Expected;
 use crate::entry::Hash;
 use crate::error::Result;
@@ -41,7 +42,8 @@ impl<'a> Comparing<'a> {
 
     /// True when a file has still to come that has this hash, as the client says. If not, nothing must come of it.
     pub fn is_wanted(&self, id: u64, hash: &Hash) -> Result<bool> {
-        if self.run.source.settings.hash == HashWhere::Server {
+        // Bytes there are, so that is not their hash; and the server may be the one to hash.
+        if *hash == hash_of_nothing() || self.run.source.settings.hash == HashWhere::Server {
             return Ok(true);
         }
         let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
@@ -49,30 +51,33 @@ impl<'a> Comparing<'a> {
             Some(index) => index,
             none => none.insert(self.run.repository.index()?),
         };
-        let hash = *hash;
-        self.expected.reconsider(id, |task| {
-            // What was hashed before was decided over then.
-            if task.leads.iter().any(|key| matches!(key, Key::Hash(_))) {
-                return Ok(Some(task));
-            }
-            if task.old.as_ref().is_some_and(|old| old.hash == Some(hash)) {
-                self.changes.send(Change::Known(task, hash)).map_err(aborted)?;
-                return Ok(None);
-            }
-            let is_sent = index.source_sent(self.run.source_id, &hash)?;
-            if self.run.has_others && !is_sent && !index.versions_with(&hash, 1)?.is_empty() {
-                // Another source has it: the client has to prove that it does.
-                self.released.send(Released::Unproven(task)).map_err(aborted)?;
-                return Ok(None);
-            }
-            match self
-                .contents
-                .lead_claim(task, Claim { hash, proof: None }, || index.source_sent(self.run.source_id, &hash))?
-            {
-                Turn::Lead(task) => Ok(Some(task)),
-                Turn::Wait => Ok(None),
-                Turn::Known(task, hash) => self.changes.send(Change::Known(task, hash)).map_err(aborted).map(|()| None),
-            }
-        })
+        self.expected.reconsider(id, |task| self.decide(index, task, *hash))
+    }
+
+    // Returns the task if it has still to come.
+    fn decide(&self, index: &Index, task: FileTask, hash: Hash) -> Result<Option<FileTask>> {
+        // What was hashed before was decided over then.
+        if task.leads.iter().any(|key| matches!(key, Key::Hash(_))) {
+            return Ok(Some(task));
+        }
+        if task.old.as_ref().is_some_and(|old| old.hash == Some(hash)) {
+            return self.known(task, hash);
+        }
+        let is_sent = || index.source_sent(self.run.source_id, &hash);
+        if self.run.has_others && !is_sent()? && !index.versions_with(&hash, 1)?.is_empty() {
+            // Another source has it: the client has to prove that it does.
+            self.released.send(Released::Unproven(task)).map_err(aborted)?;
+            return Ok(None);
+        }
+        match self.contents.lead_claim(task, Claim { hash, proof: None }, is_sent)? {
+            Turn::Lead(task) => Ok(Some(task)),
+            Turn::Wait => Ok(None),
+            Turn::Known(task, hash) => self.known(task, hash),
+        }
+    }
+
+    fn known(&self, task: FileTask, hash: Hash) -> Result<Option<FileTask>> {
+        self.changes.send(Change::Known(task, hash)).map_err(aborted)?;
+        Ok(None)
     }
 }

@@ -99,6 +99,7 @@ impl Ways<'_> {
     fn to_client(&self, run: &Run<'_>, index: &Index, task: FileTask) -> Result<()> {
         let size = task.entry.size;
         if self.onward.fetch.compares(&task) {
+            self.come_across(size);
             return self.onward.fetch.want(task);
         }
         if size <= MAX_BUNDLED && run.client.streams() {
@@ -107,11 +108,15 @@ impl Ways<'_> {
                 false => self.onward.fetch.want_once(task),
             };
         }
-        let seen_before = !self.sizes.lock().unwrap_or_else(PoisonError::into_inner).insert(size);
-        if seen_before || index.knows_size(size)? {
+        if !self.come_across(size) || index.knows_size(size)? {
             return self.hashing.send(task).map_err(aborted);
         }
         self.onward.fetch.want(self.onward.contents.lead_size(task))
+    }
+
+    // True when no file of this size has been come across before.
+    fn come_across(&self, size: u64) -> bool {
+        self.sizes.lock().unwrap_or_else(PoisonError::into_inner).insert(size)
     }
 }
 

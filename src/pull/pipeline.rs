@@ -54,7 +54,8 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
         tracing::debug!(writers, "writes what arrives");
         let (arrived, to_receive) = bounded_lanes(writers, MOST_ARRIVED, Arrived::weight, lane);
         let (changes, to_apply) = bounded_by_number(most_changes(CHANGES));
-        // Holds what waits for others, of which there are no more than the other queues let through.
+        // Holds what waits for others, of which there are no more than the other queues let through, and what another
+        // source's content has to be proven for.
         let (released, to_rejoin) = unbounded();
         let end = released.clone();
         let fetch = Fetch { wanted, compared, expected, staging, snapshot: snapshot.as_ref() };

@@ -66,8 +66,11 @@ static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 // From how many bytes on a file that breaks off is carried on by the next run.
 const LARGE: u64 = 1 << 20;
 
-// From how many bytes on a file may be compared with its earlier version: of a smaller one much is new if anything is.
+// From how many bytes on a file may be compared with its earlier version: of a smaller one much is new if anything is. It
+// may have grown so many times, for else most of it is new, and shrunk so many times, for all of the other is looked at.
 const COMPARED: u64 = 4 * 1024;
+const GROWN: u64 = 16;
+const SHRUNK: u64 = 4;
 
 /// The way to what reads files from the client.
 #[derive(Clone)]
@@ -117,10 +120,11 @@ impl Fetch<'_> {
         let has_holes = task.entry.attributes.as_ref().is_some_and(|attributes| attributes.data.is_some());
         let is_fit = (COMPARED..=MOST_COMPARED_BYTES).contains(&task.entry.size) && !task.whole && !has_holes;
         let snapshot = self.snapshot.filter(|_| is_fit)?;
-        let is_of_use = |old: &&Version| old.entry.kind == Kind::File && old.entry.size >= COMPARED;
+        let sizes = task.entry.size / GROWN..=task.entry.size.saturating_mul(SHRUNK);
+        let is_of_use = |old: &&Version| old.entry.kind == Kind::File && sizes.contains(&old.entry.size);
         let old = task.old.as_deref().filter(is_of_use)?;
         let (snapshot, directory, name) = (snapshot.clone(), task.directory.path.clone(), old.entry.name.clone());
-        Some(Base::new(move || Ok(snapshot.open(directory.below_root())?.open_file(&name)?)))
+        Some(Base::new(old.entry.size, move || Ok(snapshot.open(directory.below_root())?.open_file(&name)?)))
     }
 
     /// True for a large file that is compared with its earlier version before anything else is known of it: it looks as if

@@ -21,8 +21,9 @@ const MOST_FILES: usize = 4096;
 // How many files one request names.
 const BATCH: usize = 128;
 
-/// Reads small files until `wanted` is closed and everything is answered; what is large and not to come whole, or
-/// compressed, goes to `large`, and what else is large or has changed since it was listed to `others`.
+/// Reads small files until `wanted` is closed and everything is answered. When the line is slow, what is large or can be
+/// compared with an earlier version goes to `large`; else what is large, and always what has changed since it was listed,
+/// to `others`.
 pub fn read_files(
     conversation: Conversation,
     wanted: &Receiver<Wanted>,

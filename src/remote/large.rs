@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use archive_helper::chunks::{CHUNKS, MOST_GROUPED, average_for};
+use archive_helper::chunks::{CHUNKS, MOST_GROUPED, are_grouped, average_for};
 use archive_helper::protocol::{
     Chunk, ChunkRequest, Chunks, Extent, HashOutcome, MAX_EXTENTS, MAX_STREAMS, Piece, Reply, Request, StreamOutcome,
     StreamRequest, Streamed,
@@ -25,9 +25,6 @@ const MOST_COMPARED: u64 = 2 * CHUNKS;
 
 // Of how many chunks a file may be: the shortest is a quarter of the average.
 const MOST_CHUNKS: usize = 4 * CHUNKS as usize + 1;
-
-// From how many chunks on, about, the client tells of groups first: that costs one question more.
-const WORTH_GROUPS: u64 = 1024;
 
 const NOT_MADE_UP: &str = "the chunks of a file don't make it up";
 
@@ -115,8 +112,9 @@ impl Large<'_> {
     }
 
     fn has_room(&self) -> bool {
-        let compared = self.under_way.values().filter(|transfer| transfer.wanted.base.is_some());
-        let chunks: u64 = compared.map(|transfer| count_of_chunks(transfer.wanted.size)).sum();
+        let compared =
+            |transfer: &Transfer| Some(count_of_chunks(transfer.wanted.size, transfer.wanted.base.as_ref()?));
+        let chunks: u64 = self.under_way.values().filter_map(compared).sum();
         self.under_way.len() < MOST_FILES && chunks <= MOST_COMPARED
     }
 
@@ -126,7 +124,7 @@ impl Large<'_> {
             Some(base) => {
                 let Wanted { id, size, .. } = transfer.wanted;
                 transfer.rough.push_back(Part::Rough(size));
-                transfer.grouped = count_of_chunks(size) >= WORTH_GROUPS;
+                transfer.grouped = are_grouped(size);
                 self.ask_for_chunks(&mut transfer)?;
                 self.earlier.order(id, base, size);
             }
@@ -189,7 +187,7 @@ impl Large<'_> {
     fn chunks(&mut self, Chunks { id, chunks, end }: Chunks) -> Result<()> {
         let transfer = self.under_way.get_mut(&id).filter(|transfer| transfer.is_to_be_cut());
         let transfer = transfer.ok_or_else(|| nonsense("chunks came that nobody asked for"))?;
-        if transfer.known.is_none() {
+        if transfer.known.is_none() && !chunks.is_empty() {
             transfer.known = Some(self.earlier.take(id));
         }
         chunks.iter().try_for_each(|chunk| transfer.add(chunk))?;
@@ -265,7 +263,11 @@ impl Large<'_> {
     }
 
     fn end(&mut self, id: u64, outcome: StreamOutcome) -> Result<()> {
-        let Some(Transfer { wanted, hash, .. }) = self.under_way.remove(&id) else { return Ok(()) };
+        let Some(Transfer { wanted, hash, known, .. }) = self.under_way.remove(&id) else { return Ok(()) };
+        let was_cut = hash.is_some() || known.is_some();
+        if wanted.base.is_some() && !was_cut {
+            self.earlier.forget(id);
+        }
         let failed = |error| Arrived::Failed { id, error };
         let arrival = match outcome {
             StreamOutcome::Done => {
@@ -273,8 +275,10 @@ impl Large<'_> {
                 Arrived::End { id, state: FileState { size, mtime, uid }, consistent: true, claimed: hash }
             }
             StreamOutcome::Changed => {
-                // SFTP's reader knows what to do with a file that does not keep still.
-                self.arrived.send(Arrived::Restart { id }).map_err(unwanted)?;
+                // SFTP's reader knows what to do with a file that does not keep still. Of one that was only cut nothing came.
+                if wanted.base.is_none() || hash.is_some() {
+                    self.arrived.send(Arrived::Restart { id }).map_err(unwanted)?;
+                }
                 let wanted = Wanted { offset: 0, base: None, data: None, ..wanted };
                 return self.others.send(wanted).map_err(unwanted);
             }
@@ -380,6 +384,7 @@ impl Transfer {
     fn is_still_rough(&mut self) -> bool {
         self.settle();
         if self.rough.is_empty() && std::mem::take(&mut self.grouped) {
+            self.chunks = 0;
             std::mem::swap(&mut self.rough, &mut self.parts);
             self.settle();
         }

@@ -5,7 +5,8 @@ use std::os::unix::fs::FileExt;
 
 use crate::support::*;
 
-const SIZE: usize = 8 << 20;
+// Of so large a file groups of chunks are told of first.
+const SIZE: usize = 12 << 20;
 
 /// Bytes that nothing compresses, another sequence for each seed.
 fn noise(seed: u64, length: usize) -> Vec<u8> {
@@ -181,6 +182,49 @@ fn what_is_compared_need_not_come_when_it_is_here() {
     assert_contents("other");
     let place = |host: &str| inode(&program.snapshot(host, &client.path("d")));
     assert_eq!(place("client"), place("other"));
+    program.assert_index_is_right();
+}
+
+#[test]
+fn what_grew_or_shrank_too_much_comes_whole() {
+    let sshd = Sshd::new();
+    for (before, after, is_compared) in [
+        (4 << 20, 200_000, false),
+        (200_000, 4 << 20, false),
+        (1 << 20, 300_000, true),
+        (300_000, 4 << 20, true),
+        (0, 200_000, false),
+    ] {
+        let program = Program::new();
+        let client = Tree::new([("f", at(1_000_000_000, 0, file(&noise(1, 4 << 20)[..before])))]);
+        program.pull_well(&sshd, &client.root(), &[]);
+        let content = [b"x", &noise(1, 4 << 20)[..after - 1]].concat();
+        fs::write(client.path("f"), content).unwrap();
+        let summary = program.pull_well(&sshd, &client.root(), &[]);
+        let copied = summary["bytes_copied"].as_u64().unwrap();
+        let saved = if is_compared { before.min(after) as u64 - 60_000 } else { 0 };
+        assert!(copied <= after as u64 - saved, "{before} to {after}: {copied} bytes came");
+        assert!(is_compared || copied == after as u64, "{before} to {after}: {copied} bytes came");
+        assert_same(&client.root(), &program.snapshot("client", &client.root()));
+        program.assert_index_is_right();
+    }
+}
+
+#[test]
+fn a_large_file_of_several_names_is_compared_once() {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let client = Tree::new([("a", at(1_000_000_000, 0, file(noise(1, 2_000_000))))]);
+    client.hard_link("a", "b");
+    client.hard_link("a", "c");
+    program.pull_well(&sshd, &client.root(), &[]);
+    let file = fs::File::options().write(true).open(client.path("a")).unwrap();
+    file.write_all_at(b"changed", 1_000_000).unwrap();
+    let summary = program.pull_well(&sshd, &client.root(), &[]);
+    assert_eq!((&summary["changed"], &summary["copied"], &summary["linked"]), (&3.into(), &1.into(), &2.into()));
+    assert!(summary["bytes_received"].as_u64().unwrap() < 100_000, "{summary}");
+    assert_same(&client.root(), &program.snapshot("client", &client.root()));
+    let place = |name: &str| inode(&program.snapshot("client", &client.path(name)));
+    assert_eq!((place("a"), place("a")), (place("b"), place("c")));
     program.assert_index_is_right();
 }
 

@@ -9,8 +9,8 @@ use crate::protocol::{Chunk, MAX_AVERAGE, MIN_AVERAGE};
 /// How many chunks a file has at most, about: each takes memory.
 pub const CHUNKS: u64 = 65_536;
 
-// Of a file whose chunks are shorter than this one, each is told of, which takes eleven bytes. So there should be no more
-// of them than what a change costs weighs up, which is a chunk or two. In longer ones they come in groups.
+// Of a file whose chunks are shorter than this, each is told of, which takes eleven bytes. So there should be no more of
+// them than what a change costs weighs up, which is a chunk or two. Of other files groups are told of first.
 const SHORT: u64 = 16 * 1024;
 
 // A group of chunks ends with one whose sum has so many zero bits, so it has 32 of them, about.
@@ -30,6 +30,12 @@ pub fn average_for(size: u64) -> u32 {
         average *= 2;
     }
     average
+}
+
+/// Whether a file of this size is of so many chunks that it is better to tell of groups first, though it takes one question
+/// more.
+pub fn are_grouped(size: u64) -> bool {
+    u64::from(average_for(size)) >= SHORT
 }
 
 /// Cuts all that `read` gives, which says 0 at the end, into chunks of this average length. `buffer` is memory to be used

@@ -14,7 +14,7 @@ use crate::support::*;
 const SIZE: usize = 2 << 20;
 
 // Of a file of this size groups of chunks are told first.
-const GROUPED: usize = 8 << 20;
+const GROUPED: usize = 12 << 20;
 
 fn content(size: usize) -> Vec<u8> {
     (0..size as u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
@@ -168,6 +168,19 @@ fn what_groups_make_up_is_believed_only_with_its_hash() {
         assert_same(&client.root(), &hostile.program.snapshot("client", &client.root()));
         hostile.program.assert_index_is_right();
     }
+}
+
+#[test]
+fn what_is_said_to_be_empty_and_is_not_is_fetched() {
+    let (hostile, client) = once_honest(SIZE);
+    client.add([("empty", file(""))]);
+    hostile.program.pull_local(&client.path("empty"), &["--name", "client"]);
+    let nothing = *blake3::hash(b"").as_bytes();
+    hostile.answers(To::Chunk, frames(&[told(almost_old(), nothing)]));
+    hostile.answers_then(To::Chunk, frames(&[piece(&rest()), streamed(StreamOutcome::Done)]));
+    pull(&hostile, &client).well();
+    let kept = fs::read(hostile.program.snapshot("client", &client.path("large"))).unwrap();
+    assert!(kept == vec![7; SIZE + 1]);
 }
 
 #[test]
