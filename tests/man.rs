@@ -188,12 +188,17 @@ fn every_message_stands_in_archive_helper_5_under_its_number() {
 fn every_limit_of_the_protocol_stands_in_archive_helper_5() {
     use archive_helper::protocol::{
         MAX_AVERAGE, MAX_BUNDLED, MAX_CHATTER, MAX_DIGESTS, MAX_ENTRIES, MAX_FRAME, MAX_HASHES, MAX_NAME, MAX_PATH,
-        MAX_READING, MAX_SENT, MAX_STREAMS,
+        MAX_READING, MAX_SENT, MAX_STREAMS, MIN_AVERAGE,
     };
     let page = fs::read_to_string(file("man/archive-helper.5")).unwrap();
     let counts =
         [MAX_CHATTER, MAX_DIGESTS, MAX_ENTRIES, MAX_FRAME, MAX_HASHES, MAX_NAME, MAX_PATH, MAX_SENT, MAX_STREAMS];
-    for limit in counts.map(|count| count as u64).into_iter().chain([MAX_BUNDLED, MAX_READING, MAX_AVERAGE.into()]) {
+    for limit in counts.map(|count| count as u64).into_iter().chain([
+        MAX_BUNDLED,
+        MAX_READING,
+        MAX_AVERAGE.into(),
+        MIN_AVERAGE.into(),
+    ]) {
         let digits = limit.to_string();
         let grouped = match digits.len() {
             7.. => format!("{},{},{}", &digits[..1], &digits[1..4], &digits[4..]),

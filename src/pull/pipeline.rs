@@ -49,16 +49,14 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
         let (hashing, tasks) = bounded_by_number(QUEUE);
         let (wanted, to_read) = bounded_by_number(QUEUE);
         let (compared, to_compare) = bounded_by_number(QUEUE);
-        let onward_to_compare = compared.clone();
         let writers = lanes(run.source.settings.writers);
         tracing::debug!(writers, "writes what arrives");
         let (arrived, to_receive) = bounded_lanes(writers, MOST_ARRIVED, Arrived::weight, lane);
         let (changes, to_apply) = bounded_by_number(most_changes(CHANGES));
-        // Holds what waits for others, of which there are no more than the other queues let through, and what another
-        // source's content has to be proven for.
+        // Holds what waits for others, and what needs a proof after all.
         let (released, to_rejoin) = unbounded();
         let end = released.clone();
-        let fetch = Fetch { wanted, compared, expected, staging, snapshot: snapshot.as_ref() };
+        let fetch = Fetch { wanted, compared: compared.clone(), expected, staging, snapshot: snapshot.as_ref() };
         let onward = Onward { fetch, changes, contents };
         let ways = Ways { onward: onward.clone(), hashing, sizes: &sizes };
 
@@ -79,7 +77,7 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
             stage("reading").spawn_scoped(scope, move || {
                 let files = Files {
                     wanted: &to_read,
-                    compared: (onward_to_compare, to_compare),
+                    compared: (compared, to_compare),
                     arrived: &arrived,
                     is_wanted: &|id, hash| comparing.is_wanted(id, hash),
                     are_many: run.begins_anew,
