@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::Scope;
 
-use archive_helper::chunks::{CHUNKS, Grouping, average_for, cut};
+use archive_helper::chunks::{CHUNKS, Cutting, Grouping, cut};
 use archive_helper::protocol::Chunk;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
@@ -33,7 +33,7 @@ pub struct Earlier {
 struct Order {
     id: u64,
     base: Base,
-    size: u64,
+    cutting: Cutting,
 }
 
 impl Earlier {
@@ -46,9 +46,10 @@ impl Earlier {
         let over = Arc::clone(&is_over);
         scope.spawn(move || {
             let mut memory = Vec::new();
-            for Order { id, base, size } in to_cut {
+            for Order { id, base, cutting } in to_cut {
                 // Of what can't be read nothing is known.
-                let known = base.open().and_then(|base| chunks_of(&base, size, &mut memory, &over)).unwrap_or_default();
+                let known =
+                    base.open().and_then(|base| chunks_of(&base, cutting, &mut memory, &over)).unwrap_or_default();
                 if done.send((id, known)).is_err() {
                     return;
                 }
@@ -57,10 +58,10 @@ impl Earlier {
         Earlier { orders, cut, ready: HashMap::new(), forgotten: HashSet::new(), is_over }
     }
 
-    /// Has an earlier version cut, as if it had this size. [`take`](Earlier::take) or [`forget`](Earlier::forget) it.
-    pub fn order(&self, id: u64, base: Base, size: u64) {
+    /// Has an earlier version cut as the client cuts the file. [`take`](Earlier::take) or [`forget`](Earlier::forget) it.
+    pub fn order(&self, id: u64, base: Base, cutting: Cutting) {
         // A thread that is gone has panicked, and the scope will tell of it.
-        let _ = self.orders.send(Order { id, base, size });
+        let _ = self.orders.send(Order { id, base, cutting });
     }
 
     /// What is known of one that was ordered. Waits for it.
@@ -91,11 +92,11 @@ impl Drop for Earlier {
 }
 
 /// Of how many chunks a file of this size and its earlier version are together, about.
-pub fn count_of_chunks(size: u64, base: &Base) -> u64 {
-    size.saturating_add(base.size) / u64::from(average_for(size))
+pub fn count_of_chunks(size: u64, base: &Base, cutting: Cutting) -> u64 {
+    size.saturating_add(base.size) / u64::from(cutting.average)
 }
 
-fn chunks_of(file: &File, size: u64, memory: &mut Vec<u8>, is_over: &AtomicBool) -> io::Result<Known> {
+fn chunks_of(file: &File, cutting: Cutting, memory: &mut Vec<u8>, is_over: &AtomicBool) -> io::Result<Known> {
     let (mut chunks, mut at) = (HashMap::new(), 0);
     let (mut grouping, mut offset, mut group_offset) = (Grouping::default(), 0, 0);
     let read = |buffer: &mut [u8]| {
@@ -106,7 +107,7 @@ fn chunks_of(file: &File, size: u64, memory: &mut Vec<u8>, is_over: &AtomicBool)
         at += count as u64;
         Ok::<_, io::Error>(count)
     };
-    cut(average_for(size), memory, read, |chunk| {
+    cut(cutting.average, memory, read, |chunk| {
         if chunks.len() < MOST_KNOWN {
             chunks.entry(chunk).or_insert(offset);
         }

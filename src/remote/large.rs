@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use archive_helper::chunks::{CHUNKS, MOST_GROUPED, are_grouped, average_for};
+use archive_helper::chunks::{CHUNKS, Cutting, MOST_GROUPED};
 use archive_helper::protocol::{
     Chunk, ChunkRequest, Chunks, Extent, HashOutcome, MAX_EXTENTS, MAX_STREAMS, Piece, Reply, Request, StreamOutcome,
     StreamRequest, Streamed,
@@ -62,9 +62,9 @@ struct Transfer {
     known: Option<Known>,
     // What the file consists of, from where on nothing has been handed on yet.
     parts: VecDeque<Part>,
-    // What follows, while the client is asked about its chunks; how many, and whether by groups now.
+    // What follows, while the client is asked about its chunks, or first about groups of them.
     rough: VecDeque<Part>,
-    grouped: bool,
+    cutting: Cutting,
     // How many parts of it the client is to tell of, and how many chunks it has told of.
     asked: usize,
     chunks: usize,
@@ -112,21 +112,23 @@ impl Large<'_> {
     }
 
     fn has_room(&self) -> bool {
-        let compared =
-            |transfer: &Transfer| Some(count_of_chunks(transfer.wanted.size, transfer.wanted.base.as_ref()?));
+        let compared = |transfer: &Transfer| {
+            let base = transfer.wanted.base.as_ref()?;
+            Some(count_of_chunks(transfer.wanted.size, base, transfer.cutting))
+        };
         let chunks: u64 = self.under_way.values().filter_map(compared).sum();
         self.under_way.len() < MOST_FILES && chunks <= MOST_COMPARED
     }
 
     fn begin(&mut self, wanted: Wanted) -> Result<()> {
-        let mut transfer = Transfer::new(wanted);
+        let cutting = Cutting::of(wanted.size, self.conversation.replies.is_slow());
+        let mut transfer = Transfer::new(wanted, cutting);
         match transfer.wanted.base.clone() {
             Some(base) => {
                 let Wanted { id, size, .. } = transfer.wanted;
                 transfer.rough.push_back(Part::Rough(size));
-                transfer.grouped = are_grouped(size);
                 self.ask_for_chunks(&mut transfer)?;
-                self.earlier.order(id, base, size);
+                self.earlier.order(id, base, cutting);
             }
             None => {
                 transfer.plan_whole();
@@ -164,7 +166,7 @@ impl Large<'_> {
         ranges.truncate(MAX_EXTENTS);
         transfer.asked = ranges.len();
         let Wanted { id, path, size, mtime, uid, .. } = transfer.wanted.clone();
-        let (average, grouped) = (average_for(size), transfer.grouped);
+        let Cutting { average, grouped } = transfer.cutting;
         let request = ChunkRequest { id, path, size, mtime, uid, average, ranges, grouped };
         self.conversation.requests.send(&Request::Chunk(request))?;
         self.conversation.requests.flush()
@@ -292,13 +294,13 @@ impl Large<'_> {
 }
 
 impl Transfer {
-    fn new(wanted: Wanted) -> Transfer {
+    fn new(wanted: Wanted, cutting: Cutting) -> Transfer {
         Transfer {
             wanted,
             known: None,
             parts: VecDeque::new(),
             rough: VecDeque::new(),
-            grouped: false,
+            cutting,
             asked: 0,
             chunks: 0,
             requests: 0,
@@ -351,8 +353,8 @@ impl Transfer {
         };
         let length = u64::from(chunk.length);
         // Only the last one may be short, and there are not more of them than fit into memory.
-        let average = u64::from(average_for(self.wanted.size));
-        let longest = average * 4 * if self.grouped { MOST_GROUPED as u64 } else { 1 };
+        let average = u64::from(self.cutting.average);
+        let longest = average * 4 * if self.cutting.grouped { MOST_GROUPED as u64 } else { 1 };
         self.chunks += 1;
         let is_fit = ((*left).min(average / 4)..=(*left).min(longest)).contains(&length);
         if chunk.length == 0 || !is_fit || self.chunks > MOST_CHUNKS {
@@ -365,7 +367,7 @@ impl Transfer {
         }
         let part = match self.known.as_ref().and_then(|known| known.get(chunk)) {
             Some(offset) => Part::Here(Extent { offset: *offset, length }),
-            None if self.grouped => Part::Rough(length),
+            None if self.cutting.grouped => Part::Rough(length),
             None => Part::Comes(length),
         };
         self.append(part);
@@ -383,7 +385,7 @@ impl Transfer {
     // Whether there is more to ask about: other parts, or what groups consist of.
     fn is_still_rough(&mut self) -> bool {
         self.settle();
-        if self.rough.is_empty() && std::mem::take(&mut self.grouped) {
+        if self.rough.is_empty() && std::mem::take(&mut self.cutting.grouped) {
             self.chunks = 0;
             std::mem::swap(&mut self.rough, &mut self.parts);
             self.settle();

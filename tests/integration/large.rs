@@ -126,26 +126,29 @@ fn text_is_compressed_when_that_is_asked_for() {
 
 #[test]
 fn many_medium_files_are_compared_at_a_time() {
-    let (sshd, program) = (Sshd::new(), Program::new());
+    let sshd = Sshd::new();
     let sizes = [140_000, 200_000, 700_000, 2_000_000];
     let all = (0..200).map(|n| (format!("f{n:03}"), noise(n, sizes[n as usize % 4])));
-    let client = Tree::new(all.clone().map(|(name, content)| (name, at(1_000_000_000, 0, file(content)))));
-    program.pull_well(&sshd, &client.root(), &[]);
-    for (n, (name, mut content)) in all.enumerate() {
-        let middle = content.len() / 2;
-        match n % 3 {
-            0 => content[middle] ^= 1,
-            1 => content.insert(middle, 0),
-            _ => content.truncate(content.len() - 5000),
+    // When bytes count more than questions, chunks are shorter, and come in groups.
+    for (flags, most) in [(&[][..], 4_000_000), (&["-z"], 1_500_000)] {
+        let program = Program::new();
+        let client = Tree::new(all.clone().map(|(name, content)| (name, at(1_000_000_000, 0, file(content)))));
+        program.pull_well(&sshd, &client.root(), &[]);
+        for (n, (name, mut content)) in all.clone().enumerate() {
+            let middle = content.len() / 2;
+            match n % 3 {
+                0 => content[middle] ^= 1,
+                1 => content.insert(middle, 0),
+                _ => content.truncate(content.len() - 5000),
+            }
+            fs::write(client.path(name), content).unwrap();
         }
-        fs::write(client.path(name), content).unwrap();
+        let summary = program.pull_well(&sshd, &client.root(), flags);
+        assert_eq!((&summary["changed"], &summary["copied"]), (&200.into(), &200.into()));
+        assert!(summary["bytes_received"].as_u64().unwrap() < most, "{summary}");
+        assert_same(&client.root(), &program.snapshot("client", &client.root()));
+        program.assert_index_is_right();
     }
-    let summary = program.pull_well(&sshd, &client.root(), &[]);
-    assert_eq!((&summary["changed"], &summary["copied"]), (&200.into(), &200.into()));
-    assert!(summary["bytes_received"].as_u64().unwrap() < 4_000_000, "{summary}");
-    assert_same(&client.root(), &program.snapshot("client", &client.root()));
-    program.assert_index_is_right();
-    program.run(["verify"]).well();
 }
 
 #[test]

@@ -13,6 +13,9 @@ pub const CHUNKS: u64 = 65_536;
 // them than what a change costs weighs up, which is a chunk or two. Of other files groups are told of first.
 const SHORT: u64 = 16 * 1024;
 
+// From how many chunks on groups take fewer bytes.
+const WORTH_GROUPS: u64 = 64;
+
 // A group of chunks ends with one whose sum has so many zero bits, so it has 32 of them, about.
 const GROUP_BITS: u32 = 5;
 
@@ -22,20 +25,30 @@ pub const MOST_GROUPED: usize = 128;
 // How much is read at once, in bytes.
 const READ: usize = 1 << 20;
 
-/// The average length for the chunks of a file of this size, in bytes.
-pub fn average_for(size: u64) -> u32 {
-    let are_too_many = |average: u64| size / average > if average < SHORT { average / 8 } else { CHUNKS };
-    let mut average = MIN_AVERAGE;
-    while average < MAX_AVERAGE && are_too_many(average.into()) {
-        average *= 2;
-    }
-    average
+/// How a file is cut into chunks, and how they are told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cutting {
+    /// The average length of a chunk, in bytes.
+    pub average: u32,
+    /// Whether groups are told of first, which takes one question more.
+    pub grouped: bool,
 }
 
-/// Whether a file of this size is of so many chunks that it is better to tell of groups first, though it takes one question
-/// more.
-pub fn are_grouped(size: u64) -> bool {
-    u64::from(average_for(size)) >= SHORT
+impl Cutting {
+    /// For a file of this size; `sparing` where bytes count more than questions.
+    pub fn of(size: u64, sparing: bool) -> Cutting {
+        let most = |average: u64| match sparing {
+            true => CHUNKS.min(average * 8),
+            false if average < SHORT => average / 8,
+            false => CHUNKS,
+        };
+        let mut average = MIN_AVERAGE;
+        while average < MAX_AVERAGE && size / u64::from(average) > most(average.into()) {
+            average *= 2;
+        }
+        let is_worth_it = size / u64::from(average) > WORTH_GROUPS;
+        Cutting { average, grouped: if sparing { is_worth_it } else { u64::from(average) >= SHORT } }
+    }
 }
 
 /// Cuts all that `read` gives, which says 0 at the end, into chunks of this average length. `buffer` is memory to be used
@@ -207,10 +220,14 @@ mod tests {
 
     #[test]
     fn larger_files_have_larger_chunks() {
-        let of = |size: u64| average_for(size);
+        let of = |size: u64, sparing: bool| Cutting::of(size, sparing).average;
         let sizes = [0, 32 << 10, 100 << 10, 512 << 10, 1 << 20, 4 << 20, 16 << 20, 1 << 30, 3 << 30, 1 << 40];
         let averages = [512, 512, 1 << 10, 2 << 10, 4 << 10, 8 << 10, 16 << 10, 16 << 10, 64 << 10, MAX_AVERAGE];
-        assert_eq!(sizes.map(of), averages);
-        assert_eq!(of((1 << 30) + (16 << 10)), 32 << 10);
+        assert_eq!(sizes.map(|size| of(size, false)), averages);
+        let averages = [512, 512, 512, 512, 512, 1 << 10, 2 << 10, 16 << 10, 64 << 10, MAX_AVERAGE];
+        assert_eq!(sizes.map(|size| of(size, true)), averages);
+        assert_eq!(of((1 << 30) + (16 << 10), false), 32 << 10);
+        let grouped = |size: u64| [false, true].map(|sparing| Cutting::of(size, sparing).grouped);
+        assert_eq!([32 << 10, 100 << 10, 12 << 20].map(grouped), [[false, false], [false, true], [true, true]]);
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 
-use archive_helper::chunks::{Grouping, average_for, cut};
+use archive_helper::chunks::{Cutting, Grouping, cut};
 use archive_helper::protocol::*;
 
 use super::{directory, entries, entry};
@@ -21,7 +21,7 @@ fn content(size: usize) -> Vec<u8> {
 }
 
 fn chunks(mut content: &[u8]) -> Vec<Chunk> {
-    let average = average_for(content.len() as u64);
+    let average = Cutting::of(content.len() as u64, false).average;
     let mut chunks = Vec::new();
     let read = |buffer: &mut [u8]| {
         let count = buffer.len().min(content.len());
