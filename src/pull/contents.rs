@@ -196,14 +196,14 @@ impl Contents {
         }
         let mut released = Vec::new();
         for key in leads {
-            let others = waiting.tasks.remove(&key).unwrap_or_default();
+            let mut other_name = None;
             if let (Key::Inode(inode), Some(hash), Some(spot)) = (key, hash, &spot) {
                 waiting.inodes.insert(inode, (hash, Arc::clone(spot)));
-                let named = |(task, claim)| (FileTask { other_name: Some(Arc::clone(spot)), ..task }, claim);
-                released
-                    .extend(others.into_iter().map(named).map(|(task, claim)| release(task, claim, key, Some(hash))));
-            } else {
-                released.extend(others.into_iter().map(|(task, claim)| release(task, claim, key, hash)));
+                other_name = Some(spot);
+            }
+            for (mut task, claim) in waiting.tasks.remove(&key).unwrap_or_default() {
+                task.other_name = other_name.cloned().or(task.other_name);
+                released.push(release(task, claim, key, hash));
             }
         }
         released

@@ -172,8 +172,8 @@ impl Deciding<'_> {
             // Bytes there are, so this is not their hash.
             HashOutcome::Done { hash, .. } if hash == hash_of_nothing() => self.onward.fetch.want(task),
             HashOutcome::Done { hash, proof } => self.decide(task, Claim { hash, proof }),
-            // Reading it tells better what has become of it.
-            HashOutcome::Changed => self.onward.fetch.want(task),
+            // Reading it tells better what has become of it; it is compared with nothing, or that could go on for ever.
+            HashOutcome::Changed => self.onward.fetch.want(FileTask { whole: true, ..task }),
             HashOutcome::Vanished => self.vanished(task),
             HashOutcome::Failed(errno) => self.unread(task, errno),
         }

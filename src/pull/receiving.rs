@@ -115,24 +115,28 @@ impl Fetch<'_> {
         way.send(wanted).map_err(aborted)
     }
 
-    // The plain file of the version that is about to be replaced. What has holes comes without them.
+    // The plain file of the version that a file may be compared with.
     fn base(&self, task: &FileTask) -> Option<Base> {
+        let (snapshot, old) = (self.snapshot?.clone(), self.earlier_version(task)?);
+        let (directory, name) = (task.directory.path.clone(), old.entry.name.clone());
+        Some(Base::new(old.entry.size, move || Ok(snapshot.open(directory.below_root())?.open_file(&name)?)))
+    }
+
+    // The version that is about to be replaced, if it is of use. What has holes comes without them.
+    fn earlier_version<'t>(&self, task: &'t FileTask) -> Option<&'t Version> {
         let has_holes = task.entry.attributes.as_ref().is_some_and(|attributes| attributes.data.is_some());
         let is_fit = (COMPARED..=MOST_COMPARED_BYTES).contains(&task.entry.size) && !task.whole && !has_holes;
-        let snapshot = self.snapshot.filter(|_| is_fit)?;
         let sizes = task.entry.size / GROWN..=task.entry.size.saturating_mul(SHRUNK);
         let is_of_use = |old: &&Version| old.entry.kind == Kind::File && sizes.contains(&old.entry.size);
-        let old = task.old.as_deref().filter(is_of_use)?;
-        let (snapshot, directory, name) = (snapshot.clone(), task.directory.path.clone(), old.entry.name.clone());
-        Some(Base::new(old.entry.size, move || Ok(snapshot.open(directory.below_root())?.open_file(&name)?)))
+        task.old.as_deref().filter(|_| is_fit && self.snapshot.is_some()).filter(is_of_use)
     }
 
     /// True for a large file that is compared with its earlier version before anything else is known of it: it looks as if
     /// its content had changed.
     pub fn compares(&self, task: &FileTask) -> bool {
         let look = |entry: &Entry| (entry.size, entry.mtime);
-        let has_changed = task.old.as_deref().is_some_and(|old| look(&old.entry) != look(&task.entry));
-        has_changed && task.entry.size > MAX_BUNDLED && self.base(task).is_some()
+        let has_changed = |old: &Version| look(&old.entry) != look(&task.entry);
+        task.entry.size > MAX_BUNDLED && self.earlier_version(task).is_some_and(has_changed)
     }
 
     /// True when an earlier run left a part of a file.

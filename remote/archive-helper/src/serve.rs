@@ -11,8 +11,8 @@ use crate::destination::Destination;
 use crate::hash::Hashers;
 use crate::outgoing::Outgoing;
 use crate::protocol::{
-    self, ChunkRequest, Fill, Hash, HashRequest, MAX_AVERAGE, MAX_BUNDLED, MAX_HASHES, MAX_READING, MAX_STREAMS,
-    MIN_AVERAGE, Outcome, ReadRequest, Reply, Request, Restore, StreamRequest, Verdict,
+    self, ChunkRequest, Extent, Fill, Hash, HashRequest, MAX_AVERAGE, MAX_BUNDLED, MAX_HASHES, MAX_READING,
+    MAX_STREAMS, MIN_AVERAGE, Outcome, ReadRequest, Reply, Request, Restore, StreamRequest, Verdict,
 };
 use crate::read::Readers;
 use crate::stream::Streamers;
@@ -20,8 +20,6 @@ use crate::system;
 use crate::walk::Walking;
 
 const INPUT_BUFFER: usize = 64 * 1024;
-
-const BEHIND: &str = "what is behind the end of a file was asked for";
 
 /// Serves one connection on stdin and stdout.
 ///
@@ -154,17 +152,13 @@ impl Connection {
         if !request.average.is_power_of_two() || !(MIN_AVERAGE..=MAX_AVERAGE).contains(&request.average) {
             return Err(breach("no file is cut into chunks of that length"));
         }
-        if request.ranges.iter().any(|range| range.end() > request.size) {
-            return Err(breach(BEHIND));
-        }
+        check_ranges(&request.ranges, request.size)?;
         let waiting = self.streamers()?.chunk(request);
         if waiting <= MAX_STREAMS { Ok(()) } else { Err(breach("too many files were asked for at a time")) }
     }
 
     fn stream(&mut self, request: StreamRequest) -> io::Result<()> {
-        if request.ranges.iter().any(|range| range.end() > request.size) {
-            return Err(breach(BEHIND));
-        }
+        check_ranges(&request.ranges, request.size)?;
         let waiting = self.streamers()?.stream(request);
         if waiting <= MAX_STREAMS { Ok(()) } else { Err(breach("too many files were asked for at a time")) }
     }
@@ -186,6 +180,13 @@ fn fill_in(destination: &mut Destination, fill: Fill) -> Option<Vec<Outcome>> {
         Fill::End { keep } => return Some(vec![destination.end(keep)]),
     }
     None
+}
+
+fn check_ranges(ranges: &[Extent], size: u64) -> io::Result<()> {
+    match ranges.iter().all(|range| range.end() <= size) {
+        true => Ok(()),
+        false => Err(breach("what is behind the end of a file was asked for")),
+    }
 }
 
 fn breach(message: &'static str) -> io::Error {

@@ -184,6 +184,20 @@ fn what_is_said_to_be_empty_and_is_not_is_fetched() {
 }
 
 #[test]
+fn another_client_s_content_that_can_t_be_hashed_is_fetched_not_asked_about_again() {
+    let (hostile, client) = once_honest(SIZE);
+    let other = Tree::new([("theirs", file(vec![8; SIZE + 1]))]);
+    hostile.program.pull_local(&other.root(), &["--name", "other"]);
+    let theirs = *blake3::hash(&vec![8; SIZE + 1]).as_bytes();
+    hostile.answers(To::Chunk, frames(&[told(almost_old(), theirs)]));
+    hostile.answers(To::Key, frames(&[Reply::Hashed(vec![Hashed { id: 0, outcome: HashOutcome::Changed }])]));
+    hostile.answers(To::Read, frames(&[]));
+    pull(&hostile, &client).well();
+    let kept = fs::read(hostile.program.snapshot("client", &client.path("large"))).unwrap();
+    assert!(kept == vec![7; SIZE + 1]);
+}
+
+#[test]
 fn groups_and_their_chunks_that_cannot_be_end_the_run() {
     let old = content(GROUPED);
     let all = groups(&old);
