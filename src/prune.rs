@@ -167,9 +167,10 @@ impl Dropping {
         Ok(Dropping { journal, emptied: BTreeSet::new() })
     }
 
-    fn carry_out(&mut self, index: &mut Index, mut batch: Batch, then: Then) -> Result<()> {
-        self.journal.carry_out(index, &mut batch, then, |_| Ok(()))?;
-        self.emptied.extend(batch.deeds.into_iter().filter_map(|deed| match deed {
+    fn carry_out(&mut self, index: &mut Index, batch: Batch, then: Then) -> Result<()> {
+        let done = self.journal.carry_out(index, batch, then)?;
+        done.settle(index, |_| Ok(()))?;
+        self.emptied.extend(done.batch.deeds.into_iter().filter_map(|deed| match deed {
             Deed::Drop { directory, .. } => Some(directory),
             Deed::Fill { .. } | Deed::Change { .. } | Deed::Keep { .. } => None,
         }));

@@ -45,6 +45,7 @@ mod contents;
 mod dispatch;
 mod failure;
 mod hashing;
+mod ledger;
 mod listing;
 mod mending;
 mod merging;

@@ -5,12 +5,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
 use super::change::Change;
 use super::contents::{Contents, FileTask, Key, Released, Spot};
+use super::failure::Failure;
+use super::ledger::Ledger;
 use super::placing::Placing;
 use super::receiving::path_of;
 use super::{Directory, Run};
@@ -20,7 +23,7 @@ use crate::fault;
 use crate::path::AbsPath;
 use crate::queue::{Nothing, Receiver};
 use crate::report::Change as Told;
-use crate::repository::index::Index;
+use crate::repository::index::{Index, Write};
 use crate::repository::journal::{Journal, Row, Then};
 use crate::repository::staging::{Staged, Staging};
 
@@ -36,31 +39,35 @@ const IDLE_BATCH: usize = 512;
 const IDLE: Duration = Duration::from_millis(10);
 
 /// Applies changes until no more come.
-pub fn apply(
-    run: &Run<'_>,
-    staging: &Arc<Staging>,
-    contents: &Contents,
+pub fn apply<'a>(
+    run: &'a Run<'a>,
+    staging: &'a Arc<Staging>,
+    contents: &'a Contents,
     changes: &Receiver<Change>,
-    released: &Sender<Released>,
+    released: &'a Sender<Released>,
+    failure: &'a Failure<'a>,
 ) -> Result<()> {
-    let mut index = run.repository.index()?;
+    let index = run.repository.index()?;
     index.expect_much_writing()?;
-    let gathering = Gathering {
-        placing: Placing::open(run, staging)?,
-        journal: Journal::open(run.repository, (run.source_id, &run.source.name), Arc::clone(staging))?,
-        staging,
-        contents,
-        released,
-        finished: Vec::new(),
-        directories: Vec::new(),
-        changes: 0,
-        most_changes: fault::most_changes(MOST_CHANGES),
-        idle_batch: if run.begins_anew { MOST_CHANGES } else { IDLE_BATCH },
-        bytes: 0,
-        attributes: 0,
-        begun: None,
-    };
-    gathering.run(run, &mut index, changes)
+    thread::scope(|scope| {
+        let gathering = Gathering {
+            run,
+            ledger: Ledger::new(scope, failure, index),
+            placing: Placing::open(run, staging)?,
+            journal: Journal::open(run.repository, (run.source_id, &run.source.name), Arc::clone(staging))?,
+            staging,
+            contents,
+            released,
+            ends: Ends::default(),
+            changes: 0,
+            most_changes: fault::most_changes(MOST_CHANGES),
+            idle_batch: if run.begins_anew { MOST_CHANGES } else { IDLE_BATCH },
+            bytes: 0,
+            attributes: 0,
+            begun: None,
+        };
+        gathering.run(changes)
+    })
 }
 
 // What could not be read in an earlier run gets another chance.
@@ -71,16 +78,15 @@ fn clear_flags(run: &Run<'_>, index: &mut Index, roots: &[AbsPath]) -> Result<()
 }
 
 /// A batch that gathers.
-struct Gathering<'a> {
+struct Gathering<'scope, 'a> {
+    run: &'a Run<'a>,
+    ledger: Ledger<'scope, 'a>,
     placing: Placing<'a>,
     journal: Journal,
     staging: &'a Staging,
     contents: &'a Contents,
     released: &'a Sender<Released>,
-    // Tasks that are done once the rows are committed, with the content that is in place then, and where if it is asked for.
-    finished: Vec<Finished>,
-    // References to directories, given up once the rows are committed.
-    directories: Vec<Arc<Directory>>,
+    ends: Ends,
     changes: usize,
     most_changes: usize,
     idle_batch: usize,
@@ -89,22 +95,35 @@ struct Gathering<'a> {
     begun: Option<Instant>,
 }
 
+/// What ends with a batch.
+#[derive(Default)]
+struct Ends {
+    // Tasks that are done once the rows are committed.
+    finished: Vec<Finished>,
+    // References to directories, given up along with the rows.
+    directories: Vec<Arc<Directory>>,
+}
+
+/// A task, with the content that is in place when it is done, and where if that is asked for.
 struct Finished {
     leads: Vec<Key>,
     hash: Option<Hash>,
     spot: Option<Arc<Spot>>,
 }
 
-impl Gathering<'_> {
-    fn run(mut self, run: &Run<'_>, index: &mut Index, changes: &Receiver<Change>) -> Result<()> {
+impl Gathering<'_, '_> {
+    fn run(mut self, changes: &Receiver<Change>) -> Result<()> {
         loop {
             match self.next(changes) {
-                Ok(change) => self.take(run, index, change)?,
-                Err(Nothing::Yet) => self.commit(run, index, Then::More)?,
-                Err(Nothing::More) => return self.commit(run, index, Then::Nothing),
+                Ok(change) => self.take(change)?,
+                Err(Nothing::Yet) => self.commit(Then::More)?,
+                Err(Nothing::More) => {
+                    self.commit(Then::Nothing)?;
+                    return self.ledger.index().map(drop);
+                }
             }
             if self.is_full() {
-                self.commit(run, index, Then::More)?;
+                self.commit(Then::More)?;
             }
         }
     }
@@ -130,34 +149,34 @@ impl Gathering<'_> {
             || self.begun.is_some_and(|begun| begun.elapsed() >= MOST_AGE)
     }
 
-    fn take(&mut self, run: &Run<'_>, index: &mut Index, change: Change) -> Result<()> {
+    fn take(&mut self, change: Change) -> Result<()> {
         self.begun.get_or_insert_with(Instant::now);
         self.changes += 1;
         match change {
-            Change::Plain(task) => self.plain(run, task),
-            Change::Restated(task) => self.restated(run, task),
-            Change::Received(task, staged) => self.received(run, index, task, staged),
-            Change::Known(task, hash) => self.known(run, index, task, hash),
+            Change::Plain(task) => self.plain(task),
+            Change::Restated(task) => self.restated(task),
+            Change::Received(task, staged) => self.received(task, staged),
+            Change::Known(task, hash) => self.known(task, hash),
             Change::Unread(task, vanished) => self.unread(task, vanished),
             Change::Unlisted(version) => self.flag(version.id),
             Change::Roots(roots) => {
                 self.placing.check_roots(&roots)?;
-                clear_flags(run, index, &roots)
+                clear_flags(self.run, self.ledger.index()?, &roots)
             }
-            Change::Removed(directory, version) => self.removed(run, directory, &version),
+            Change::Removed(directory, version) => self.removed(directory, &version),
             Change::Planned(directory) => self.planned(directory),
         }
     }
 
-    fn plain(&mut self, run: &Run<'_>, task: FileTask) -> Result<()> {
-        tell(run, &task, false);
+    fn plain(&mut self, task: FileTask) -> Result<()> {
+        tell(self.run, &task, false);
         self.placing.plain(&task)?;
         self.finish(task, None);
         Ok(())
     }
 
-    fn restated(&mut self, run: &Run<'_>, task: FileTask) -> Result<()> {
-        run.tally.progress.unchanged.add(1);
+    fn restated(&mut self, task: FileTask) -> Result<()> {
+        self.run.tally.progress.unchanged.add(1);
         if let Some(old) = &task.old {
             let entry = Box::new(task.entry.clone());
             self.placing.row(&task.directory, Row::Refresh { id: old.id, entry, hash: old.hash, flags: old.flags });
@@ -166,22 +185,22 @@ impl Gathering<'_> {
         Ok(())
     }
 
-    fn received(&mut self, run: &Run<'_>, index: &Index, task: FileTask, staged: Staged) -> Result<()> {
-        tell(run, &task, has_content(&task, &staged.hash));
+    fn received(&mut self, task: FileTask, staged: Staged) -> Result<()> {
+        tell(self.run, &task, has_content(&task, &staged.hash));
         let hash = staged.hash;
         self.bytes += staged.size;
-        self.placing.received(index, &task, staged)?;
+        self.placing.received(&mut self.ledger, &task, staged)?;
         self.finish(task, Some(hash));
         Ok(())
     }
 
-    fn known(&mut self, run: &Run<'_>, index: &Index, task: FileTask, hash: Hash) -> Result<()> {
-        if !self.placing.known(index, &task, hash)? {
+    fn known(&mut self, task: FileTask, hash: Hash) -> Result<()> {
+        if !self.placing.known(&mut self.ledger, &task, hash)? {
             // Its place is gone or spoilt: the client has it still.
             let _ = self.released.send(Released::Missing(task));
             return Ok(());
         }
-        tell(run, &task, has_content(&task, &hash));
+        tell(self.run, &task, has_content(&task, &hash));
         self.finish(task, Some(hash));
         Ok(())
     }
@@ -200,17 +219,17 @@ impl Gathering<'_> {
         Ok(())
     }
 
-    fn removed(&mut self, run: &Run<'_>, directory: Arc<Directory>, version: &Version) -> Result<()> {
+    fn removed(&mut self, directory: Arc<Directory>, version: &Version) -> Result<()> {
         self.placing.remove(&directory, version)?;
         directory.done.fetch_add(1, Ordering::Relaxed);
         if let Some(path) = directory.path.join(&version.entry.name) {
-            run.tally.changed(Told::Removed, &path);
+            self.run.tally.changed(Told::Removed, &path);
         }
         self.planned(directory)
     }
 
     fn planned(&mut self, directory: Arc<Directory>) -> Result<()> {
-        self.directories.push(directory);
+        self.ends.directories.push(directory);
         Ok(())
     }
 
@@ -219,41 +238,52 @@ impl Gathering<'_> {
         let leads_inode = task.leads.iter().any(|key| matches!(key, Key::Inode(_)));
         let spot = leads_inode
             .then(|| Arc::new(Spot { directory: task.directory.path.clone(), name: task.entry.name.clone() }));
-        self.finished.push(Finished { leads: task.leads, hash, spot });
+        self.ends.finished.push(Finished { leads: task.leads, hash, spot });
         if !task.deviates {
             task.directory.done.fetch_add(1, Ordering::Relaxed);
         }
-        self.directories.push(task.directory);
+        self.ends.directories.push(task.directory);
     }
 
-    fn commit(&mut self, run: &Run<'_>, index: &mut Index, then: Then) -> Result<()> {
-        let mut batch = self.placing.take_batch();
-        let directories = self.directories.drain(..);
-        let staging = self.staging;
-        let strays = self.journal.carry_out(index, &mut batch, then, |write| {
-            // The last reference to a directory says that all of it is done.
-            for directory in directories.filter_map(Arc::into_inner) {
-                if directory.listed_whole {
-                    let id = write.enter_directory(run.source_id, &directory.path)?;
-                    write.remember_fingerprint(id, directory.settled(), directory.inode)?;
+    fn commit(&mut self, then: Then) -> Result<()> {
+        let batch = self.placing.take_batch();
+        let done = self.journal.carry_out(self.ledger.index()?, batch, then)?;
+        for path in &done.strays {
+            self.run.tally.warn(format_args!("`{path}` held something unknown, which is in the archive now"));
+        }
+        let ends = std::mem::take(&mut self.ends);
+        let (run, staging, contents, released) = (self.run, self.staging, self.contents, self.released);
+        self.ledger.write(move |index| {
+            done.settle(index, |write| end_directories(run, staging, ends.directories, write))?;
+            for Finished { leads, hash, spot } in ends.finished {
+                for task in contents.finish(leads, hash, spot) {
+                    // Nobody takes it when the run is being broken off.
+                    let _ = released.send(task);
                 }
-                staging.clear_tray(directory.tray).on_server("can't clear the staging area")?;
             }
+            run.tally.report.progress(&run.tally.progress);
             Ok(())
         })?;
-        for path in strays {
-            run.tally.warn(format_args!("`{path}` held something unknown, which is in the archive now"));
-        }
-        for Finished { leads, hash, spot } in self.finished.drain(..) {
-            for released in self.contents.finish(leads, hash, spot) {
-                // Nobody takes it when the run is being broken off.
-                let _ = self.released.send(released);
-            }
-        }
         (self.changes, self.bytes, self.attributes, self.begun) = (0, 0, 0, None);
-        run.tally.report.progress(&run.tally.progress);
         Ok(())
     }
+}
+
+fn end_directories(
+    run: &Run<'_>,
+    staging: &Staging,
+    directories: Vec<Arc<Directory>>,
+    write: &Write<'_>,
+) -> Result<()> {
+    // The last reference to a directory says that all of it is done.
+    for directory in directories.into_iter().filter_map(Arc::into_inner) {
+        if directory.listed_whole {
+            let id = write.enter_directory(run.source_id, &directory.path)?;
+            write.remember_fingerprint(id, directory.settled(), directory.inode)?;
+        }
+        staging.clear_tray(directory.tray).on_server("can't clear the staging area")?;
+    }
+    Ok(())
 }
 
 fn has_content(task: &FileTask, hash: &Hash) -> bool {

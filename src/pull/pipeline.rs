@@ -72,8 +72,9 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
         }
         drop((received, same));
         let started = [
-            stage("applying")
-                .spawn_scoped(scope, move || failure.watch(|| apply(run, staging, contents, &to_apply, &released))),
+            stage("applying").spawn_scoped(scope, move || {
+                failure.watch(|| apply(run, staging, contents, &to_apply, &released, failure))
+            }),
             stage("reading").spawn_scoped(scope, move || {
                 let files = Files {
                     wanted: &to_read,

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 
 use super::contents::{FileTask, Spot};
 use super::dispatch::hash_of_nothing;
+use super::ledger::Ledger;
 use super::whereabouts::{Wanted, Whereabouts};
 use super::{Directory, Run};
 use crate::entry::{Entry, Hash, Kind, Version, flags, is_on_disk, mode_on_disk};
@@ -17,7 +18,6 @@ use crate::error::{Error, Kind as ErrorKind, OnServer, Result};
 use crate::path::{AbsPath, Name};
 use crate::repository::archive::Archive;
 use crate::repository::dirs::{Dir, Metadata, OpenTree};
-use crate::repository::index::Index;
 use crate::repository::journal::{Batch, Deed, Looks, New, Old, Row};
 use crate::repository::staging::{Staged, StagedName, Staging};
 use crate::source::{ArchiveWhat, HashWhere, LinkWhen};
@@ -229,8 +229,8 @@ impl<'a> Placing<'a> {
             self.change(directory, &entry.name, gone, New::Staged(staged.into()));
             return Ok(old.archive_name.clone());
         }
-        let staged = self.staging.create_symlink(entry).on_server(WHAT)?;
-        self.change(directory, &entry.name, gone, New::Staged(staged.into()));
+        let staged = self.staging.create_symlink_for(&directory.tray, entry).on_server(WHAT)?;
+        self.take_place(directory, &entry.name, gone, staged);
         if self.run.source.settings.archive != ArchiveWhat::All {
             return Ok(None);
         }
@@ -240,7 +240,7 @@ impl<'a> Placing<'a> {
     }
 
     /// Plans a file that was received.
-    pub(super) fn received(&mut self, index: &Index, task: &FileTask, staged: Staged) -> Result<()> {
+    pub(super) fn received(&mut self, ledger: &mut Ledger<'_, '_>, task: &FileTask, staged: Staged) -> Result<()> {
         let settings = &self.run.source.settings;
         let file = NewFile::of(task, staged.hash, if staged.consistent { 0 } else { flags::INCONSISTENT });
         let same_mtime = file.old.is_some_and(|old| old.entry.mtime == file.entry.mtime);
@@ -254,7 +254,7 @@ impl<'a> Placing<'a> {
         // Where nothing was hashed before it came, what came may be here already.
         if settings.hash == HashWhere::Server {
             if settings.link != LinkWhen::Never
-                && let Some(linked) = self.link(index, &file)?
+                && let Some(linked) = self.link(ledger, &file)?
             {
                 self.staging.unlink(&staged.name).on_server(WHAT)?;
                 self.run.tally.progress.linked.add(1);
@@ -267,7 +267,7 @@ impl<'a> Placing<'a> {
     }
 
     /// Plans a file whose content is here already; false when no place has it any more.
-    pub(super) fn known(&mut self, index: &Index, task: &FileTask, hash: Hash) -> Result<bool> {
+    pub(super) fn known(&mut self, ledger: &mut Ledger<'_, '_>, task: &FileTask, hash: Hash) -> Result<bool> {
         let file = NewFile::of(task, hash, 0);
         if file.had_its_content()
             && let Some(found) = self.find_old(&file)?
@@ -279,7 +279,7 @@ impl<'a> Placing<'a> {
             self.staging.dress(&empty, file.entry).on_server(WHAT)?;
             return self.place(&file, staged).map(|()| true);
         }
-        let Some(staged) = self.bring(index, &file)? else { return Ok(false) };
+        let Some(staged) = self.bring(ledger, &file)? else { return Ok(false) };
         self.place(&file, staged)?;
         self.run.tally.progress.linked.add(1);
         self.run.tally.progress.bytes_linked.add(task.entry.size);
@@ -355,9 +355,9 @@ impl<'a> Placing<'a> {
     }
 
     // A name in staging with the content that is here already.
-    fn bring(&mut self, index: &Index, file: &NewFile<'_>) -> Result<Option<StagedName>> {
+    fn bring(&mut self, ledger: &mut Ledger<'_, '_>, file: &NewFile<'_>) -> Result<Option<StagedName>> {
         if self.run.source.settings.link != LinkWhen::Never
-            && let Some(linked) = self.link(index, file)?
+            && let Some(linked) = self.link(ledger, file)?
         {
             return Ok(Some(linked));
         }
@@ -365,14 +365,14 @@ impl<'a> Placing<'a> {
         let copy = |dir: &Dir, name: &Name, _: &Metadata| {
             dir.open_file(name).ok().and_then(|from| staging.copy(&from, file.entry).ok()).map(StagedName::from)
         };
-        self.whereabouts.first(index, file.wanted(), copy)
+        self.whereabouts.first(ledger, file.wanted(), copy)
     }
 
     // A further name, in staging, of an inode that has the content.
-    fn link(&mut self, index: &Index, file: &NewFile<'_>) -> Result<Option<StagedName>> {
+    fn link(&mut self, ledger: &mut Ledger<'_, '_>, file: &NewFile<'_>) -> Result<Option<StagedName>> {
         let exact = self.run.source.settings.link == LinkWhen::Exact;
         let (staging, owned) = (self.staging, self.owned);
-        self.whereabouts.first(index, file.wanted(), |dir, name, found| {
+        self.whereabouts.first(ledger, file.wanted(), |dir, name, found| {
             let fits = !exact || looks_as(found, file.entry, owned);
             let link = |to: &Dir, to_name: &Name| dir.link(name, to, to_name);
             // EMLINK, above all: the file system gives an inode no further name. Then another inode will do.
@@ -394,13 +394,18 @@ impl<'a> Placing<'a> {
         let kept = self.archive_new(file, Some(&staged))?;
         let carried = file.old.filter(|_| file.drop_old).and_then(|old| old.archive_name.clone());
         let number = self.number(file.directory);
-        if staged.tray.is_some() {
-            self.trays.entry(number).or_insert_with(|| (Arc::clone(file.directory), 0)).1 += 1;
-        }
-        self.change(file.directory, name, gone, New::Staged(staged));
+        self.take_place(file.directory, name, gone, staged);
         self.batch.rows.extend(file.old.map(|old| Row::End { id: old.id, archive_name: retired }));
         self.row(file.directory, file.begin(number, carried.or(kept)));
         Ok(())
+    }
+
+    fn take_place(&mut self, directory: &Arc<Directory>, name: &Name, gone: Old, staged: StagedName) {
+        if staged.tray.is_some() {
+            let number = self.number(directory);
+            self.trays.entry(number).or_insert_with(|| (Arc::clone(directory), 0)).1 += 1;
+        }
+        self.change(directory, name, gone, New::Staged(staged));
     }
 
     // With `archive = "all"`, a file is in the archive from the moment it is received. Its content is in staging, or

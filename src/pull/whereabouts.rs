@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::contents::Spot;
+use super::ledger::Ledger;
 use super::{Directory, Run};
 use crate::entry::{Entry, Hash, Kind};
 use crate::error::Result;
 use crate::path::Name;
 use crate::repository::dirs::{Dir, Metadata, OpenTree};
-use crate::repository::index::Index;
 use crate::repository::place::Place;
 use crate::repository::staging::{StagedName, Staging};
 
@@ -65,7 +65,7 @@ impl<'a> Whereabouts<'a> {
     /// and then the newest first. Mostly the first does. `serve` gets plain files of the right size.
     pub fn first<T>(
         &mut self,
-        index: &Index,
+        ledger: &mut Ledger<'_, '_>,
         wanted: Wanted<'_>,
         mut serve: impl FnMut(&Dir, &Name, &Metadata) -> Option<T>,
     ) -> Result<Option<T>> {
@@ -87,13 +87,13 @@ impl<'a> Whereabouts<'a> {
         {
             return Ok(Some(served));
         }
-        if let Some(dir) = self.origin_of(index, wanted.directory)?
+        if let Some(dir) = self.origin_of(ledger, wanted.directory)?
             && let Some(served) = serve(&dir, &wanted.entry.name)
         {
             return Ok(Some(served));
         }
         for (skipped, limit) in [(0, 1), (1, MOST_CANDIDATES)] {
-            for located in index.versions_with(&wanted.hash, limit)?.into_iter().skip(skipped) {
+            for located in ledger.index()?.versions_with(&wanted.hash, limit)?.into_iter().skip(skipped) {
                 for place in Place::all_of(&located) {
                     if let Ok(dir) = self.directory_of(&place)
                         && let Some(served) = serve(&dir, &place.name)
@@ -107,14 +107,14 @@ impl<'a> Whereabouts<'a> {
     }
 
     // Where the files of a directory that has moved are, under the names that they have still.
-    fn origin_of(&mut self, index: &Index, directory: &Arc<Directory>) -> Result<Option<Dir>> {
+    fn origin_of(&mut self, ledger: &mut Ledger<'_, '_>, directory: &Arc<Directory>) -> Result<Option<Dir>> {
         let Some((path, fingerprint)) = &directory.origin else { return Ok(None) };
         let moved = Arc::as_ptr(directory);
         if let Some((_, dir)) = self.origin.as_ref().filter(|(last, _)| *last == moved) {
             return Ok(dir.clone());
         }
         // Any change to what the index says of it would have cost it its fingerprint.
-        let known = index.directory(self.run.source_id, path)?;
+        let known = ledger.index()?.directory(self.run.source_id, path)?;
         let is_as_it_was = known.is_some_and(|(_, known)| known.as_ref() == Some(fingerprint));
         let dir = if is_as_it_was { self.snapshot.base().open(path.below_root()).ok() } else { None };
         self.origin = Some((moved, dir.clone()));

@@ -184,43 +184,54 @@ impl Journal {
         Ok(Journal { source, trees: Trees::open(repository, name, staging)?, is_pending: false })
     }
 
-    /// Carries out a batch, and commits its rows along with what `also` writes. Returns the paths where something was in
-    /// the way, which the archive has now.
-    pub fn carry_out(
-        &mut self,
-        index: &mut Index,
-        batch: &mut Batch,
-        then: Then,
-        also: impl FnOnce(&Write<'_>) -> Result<()>,
-    ) -> Result<Vec<AbsPath>> {
+    /// Carries out a batch's deeds. Its rows are to follow before the next batch is carried out.
+    pub fn carry_out(&mut self, index: &mut Index, mut batch: Batch, then: Then) -> Result<Done> {
         let mut strays = Vec::new();
         if !batch.deeds.is_empty() {
             // The files that it places, and what the batch before it did.
             self.trees.sync()?;
             batch.record(index, self.source)?;
             self.is_pending = true;
-            strays = self.trees.carry_out(batch, false)?;
+            strays = self.trees.carry_out(&mut batch, false)?;
         }
         let ends = self.is_pending && then == Then::Nothing;
         if ends {
             self.trees.sync()?;
+            self.is_pending = false;
         }
-        let write = index.write()?;
-        batch.settle(&write, self.source)?;
-        also(&write)?;
-        if ends {
-            write.clear_pending(self.source)?;
-        } else if !batch.deeds.is_empty() {
-            write.restate_pending(self.source, SETTLED)?;
-        }
-        write.commit()?;
-        self.is_pending &= !ends;
-        Ok(strays)
+        Ok(Done { batch, strays, source: self.source, ends })
     }
 
     /// Removes a client's directory from the archive if nothing is in it, and then those above it.
     pub fn clear_archive(&mut self, directory: &AbsPath) -> Result<()> {
         self.trees.clear_archive(directory)
+    }
+}
+
+/// A batch whose deeds are done.
+#[derive(Debug)]
+pub struct Done {
+    /// What was done.
+    pub batch: Batch,
+    /// The paths where something was in the way, which the archive has now.
+    pub strays: Vec<AbsPath>,
+    source: SourceId,
+    // All of it, and of what was before it, is on the disk: nothing is pending once its rows are.
+    ends: bool,
+}
+
+impl Done {
+    /// Commits the batch's rows, along with what `also` writes.
+    pub fn settle(&self, index: &mut Index, also: impl FnOnce(&Write<'_>) -> Result<()>) -> Result<()> {
+        let write = index.write()?;
+        self.batch.settle(&write, self.source)?;
+        also(&write)?;
+        if self.ends {
+            write.clear_pending(self.source)?;
+        } else if !self.batch.deeds.is_empty() {
+            write.restate_pending(self.source, SETTLED)?;
+        }
+        write.commit()
     }
 }
 

@@ -148,14 +148,19 @@ impl Staging {
         Ok((name, file))
     }
 
+    /// Makes the symlink of an entry, in its directory's tray if that takes it.
+    pub fn create_symlink_for(&self, tray: &Tray, entry: &Entry) -> nix::Result<StagedName> {
+        let make = |dir: &Dir, name: &Name| dir.create_symlink(name, &entry.target, entry.mtime);
+        let (staged, ()) = self.put(tray, &entry.name, make)?;
+        if self.born_to.is_some_and(|born_to| born_to != (entry.uid, entry.gid)) {
+            self.directory_of(&staged)?.set_owner(&staged.name, entry.uid, entry.gid)?;
+        }
+        Ok(staged)
+    }
+
     /// Makes a symlink under a name of its own.
     pub fn create_symlink(&self, entry: &Entry) -> nix::Result<Name> {
-        let name = self.free_name();
-        self.dir.create_symlink(&name, &entry.target, entry.mtime)?;
-        if self.born_to.is_some_and(|born_to| born_to != (entry.uid, entry.gid)) {
-            self.dir.set_owner(&name, entry.uid, entry.gid)?;
-        }
-        Ok(name)
+        self.create_symlink_for(&Tray::closed(), entry).map(|staged| staged.name)
     }
 
     /// Copies a file into the area, with the metadata that an entry has on disk.

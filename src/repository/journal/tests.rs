@@ -52,10 +52,12 @@ impl Repo {
         batch
     }
 
-    fn carry_out(&mut self, batch: &mut Batch, then: Then) {
+    fn carry_out(&mut self, batch: Batch, then: Then) -> Batch {
         let mut journal =
             Journal::open(&self.repository, (self.source, &self.name), Arc::clone(&self.staging)).unwrap();
-        journal.carry_out(&mut self.index, batch, then, |_| Ok(())).unwrap();
+        let done = journal.carry_out(&mut self.index, batch, then).unwrap();
+        done.settle(&mut self.index, |_| Ok(())).unwrap();
+        done.batch
     }
 
     // What a power cut may do to a move.
@@ -77,8 +79,7 @@ impl Repo {
 #[test]
 fn a_move_that_a_power_cut_undid_is_done_again_and_its_row_is_not() {
     let mut repo = Repo::new();
-    let mut batch = repo.batch("f");
-    repo.carry_out(&mut batch, Then::More);
+    let batch = repo.carry_out(repo.batch("f"), Then::More);
     repo.put_back(&batch, "f");
     assert_eq!(recover(&repo.repository, &mut repo.index, &repo.name).unwrap(), 0);
     assert!(repo.placed("f").exists());
@@ -89,8 +90,7 @@ fn a_move_that_a_power_cut_undid_is_done_again_and_its_row_is_not() {
 #[test]
 fn a_tray_that_a_power_cut_put_back_is_moved_again() {
     let mut repo = Repo::new();
-    let mut batch = repo.tray_batch("f");
-    repo.carry_out(&mut batch, Then::More);
+    let batch = repo.carry_out(repo.tray_batch("f"), Then::More);
     let Deed::Fill { tray, .. } = &batch.deeds[0] else { panic!("no tray") };
     let tray = repo.repository.dir().join("staging/host").join(tray.to_string());
     assert!(repo.placed("f").exists() && !tray.exists());
@@ -106,8 +106,7 @@ fn where_something_is_each_file_of_a_tray_finds_its_own_place() {
     let stray = repo.placed("stray");
     std::fs::create_dir_all(stray.parent().unwrap()).unwrap();
     std::fs::write(&stray, b"somebody's").unwrap();
-    let mut batch = repo.tray_batch("f");
-    repo.carry_out(&mut batch, Then::Nothing);
+    repo.carry_out(repo.tray_batch("f"), Then::Nothing);
     assert!(repo.placed("f").exists());
     assert_eq!(std::fs::read(stray).unwrap(), b"somebody's");
 }
@@ -123,7 +122,7 @@ fn what_was_placed_is_not_cleared_away_when_it_is_done_again() {
     let looks = Some(Looks { mode: 0o700, owner: None });
     batch.directories.push(AbsPath::root());
     batch.deeds.insert(0, Deed::Change { directory: 1, name, old: Old::Clear, new: New::Directory(looks) });
-    repo.carry_out(&mut batch, Then::More);
+    repo.carry_out(batch, Then::More);
     assert!(repo.placed("f").exists());
     assert_eq!(recover(&repo.repository, &mut repo.index, &repo.name).unwrap(), 0);
     assert!(repo.placed("f").exists());
@@ -133,8 +132,7 @@ fn what_was_placed_is_not_cleared_away_when_it_is_done_again() {
 #[test]
 fn what_is_found_in_the_way_only_then_gets_its_row() {
     let mut repo = Repo::new();
-    let mut batch = repo.batch("f");
-    repo.carry_out(&mut batch, Then::More);
+    let batch = repo.carry_out(repo.batch("f"), Then::More);
     repo.put_back(&batch, "f");
     std::fs::write(repo.placed("f"), b"somebody's").unwrap();
     recover(&repo.repository, &mut repo.index, &repo.name).unwrap();
@@ -146,8 +144,7 @@ fn what_is_found_in_the_way_only_then_gets_its_row() {
 #[test]
 fn a_copy_of_the_index_has_nothing_pending() {
     let mut repo = Repo::new();
-    let mut batch = repo.batch("f");
-    repo.carry_out(&mut batch, Then::More);
+    repo.carry_out(repo.batch("f"), Then::More);
     let copy = repo.repository.dir().join("copy");
     std::fs::create_dir(&copy).unwrap();
     repo.index.copy_to(&copy.join(crate::repository::index::FILE_NAME)).unwrap();
@@ -170,8 +167,7 @@ fn a_batch_of_which_the_index_knows_nothing_is_finished_with_its_rows() {
 fn after_the_last_batch_nothing_is_pending() {
     let mut repo = Repo::new();
     for (name, then, pending) in [("f", Then::More, true), ("g", Then::Nothing, false)] {
-        let mut batch = repo.batch(name);
-        repo.carry_out(&mut batch, then);
+        repo.carry_out(repo.batch(name), then);
         assert_eq!(repo.index.pending(repo.source).unwrap().is_some(), pending);
     }
 }
