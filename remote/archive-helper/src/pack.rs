@@ -12,6 +12,9 @@ use crate::protocol::{self, Bytes, MAX_BUNDLED, PACK_WINDOW, Reply};
 // Where more time brings little.
 const LEVEL: i32 = 9;
 
+// Powers of two of entries, of four bytes each, in its two tables: larger ones bring less than a larger window.
+const TABLE: u32 = 20;
+
 /// The one compressor of a connection.
 pub struct Packer {
     encoder: Encoder<'static, Vec<u8>>,
@@ -23,8 +26,9 @@ impl Packer {
         let mut encoder = Encoder::new(Vec::new(), LEVEL)?;
         // That of the level, and the only one that the program is built with: see `remote/build.rs`.
         encoder.set_parameter(CParameter::Strategy(Strategy::ZSTD_lazy2))?;
-        // Also what its tables take is little then.
         encoder.set_parameter(CParameter::WindowLog(PACK_WINDOW))?;
+        encoder.set_parameter(CParameter::HashLog(TABLE))?;
+        encoder.set_parameter(CParameter::ChainLog(TABLE))?;
         encoder.include_contentsize(false)?;
         Ok(Packer { encoder })
     }

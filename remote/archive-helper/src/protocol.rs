@@ -59,7 +59,7 @@ pub const MAX_SENT: usize = 1 << 19;
 pub const ALIVE_SECONDS: u64 = 10;
 
 /// How far back a compressor looks, as a power of two, in bytes.
-pub const PACK_WINDOW: u32 = 20;
+pub const PACK_WINDOW: u32 = 22;
 
 /// How many bytes of files may be asked for and not yet have come.
 pub const MAX_READING: u64 = 8 * 1024 * 1024;
