@@ -26,6 +26,8 @@ use crate::path::{AbsPath, Name};
 
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC).union(OFlag::O_NOFOLLOW);
 
+const ACL: &[u8] = b"system.posix_acl_";
+
 /// A directory of the repository, held open.
 #[derive(Clone, Debug)]
 pub struct Dir(Arc<OwnedFd>);
@@ -212,6 +214,18 @@ impl Dir {
     /// Tells of this directory.
     pub fn own_metadata(&self) -> nix::Result<Metadata> {
         fstat(self).map(|stat| metadata_of(&stat))
+    }
+
+    /// Whether this directory has an access control list: its own, or one for what is made in it. See acl(5).
+    pub fn has_acl(&self) -> nix::Result<bool> {
+        let mut names = [0; 4096];
+        match rustix::fs::flistxattr(self, &mut names) {
+            Ok(length) => Ok(names[..length].split(|&byte| byte == 0).any(|name| name.starts_with(ACL))),
+            Err(rustix::io::Errno::OPNOTSUPP) => Ok(false),
+            // Whoever has that many attributes may have this one.
+            Err(rustix::io::Errno::RANGE) => Ok(true),
+            Err(errno) => Err(Errno::from_raw(errno.raw_os_error())),
+        }
     }
 
     /// Sets the permission bits of this directory.

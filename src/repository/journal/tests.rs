@@ -112,6 +112,27 @@ fn where_something_is_each_file_of_a_tray_finds_its_own_place() {
 }
 
 #[test]
+fn a_directory_that_inherited_an_access_control_list_keeps_it() {
+    use rustix::fs::{XattrFlags, getxattr, setxattr};
+    // Version 2, and `user::rwx`, `group::r-x`, `other::---`: see the kernel's posix_acl_xattr.h.
+    let list = [2, 0, 0, 0]
+        .into_iter()
+        .chain(
+            [(1, 7), (4, 5), (0x20, 0)].into_iter().flat_map(|(tag, rights)| [tag, 0, rights, 0, 255, 255, 255, 255]),
+        )
+        .collect::<Vec<u8>>();
+    let mut repo = Repo::new();
+    let batch = repo.tray_batch("f");
+    let (directory, name) = (repo.placed(""), "system.posix_acl_default");
+    setxattr(&directory, name, &list, XattrFlags::empty()).unwrap();
+    repo.carry_out(batch, Then::Nothing);
+    assert!(repo.placed("f").exists());
+    let mut kept = [0; 64];
+    let length = getxattr(&directory, name, &mut kept[..]).unwrap();
+    assert_eq!(kept[..length], list);
+}
+
+#[test]
 fn what_was_placed_is_not_cleared_away_when_it_is_done_again() {
     let mut repo = Repo::new();
     let root = repo.repository.dir().join("snapshot/host");
