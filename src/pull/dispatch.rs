@@ -28,6 +28,9 @@ const GUARDED_REMOVALS: u64 = 100;
 // How many remembered versions are looked at together.
 const PAGE: u32 = 4096;
 
+// Up to how many bytes a file comes as fast as its hash.
+const LITTLE: u64 = 16 * 1024;
+
 /// BLAKE3 of no bytes at all.
 pub fn hash_of_nothing() -> crate::entry::Hash {
     *blake3::hash(b"").as_bytes()
@@ -95,7 +98,8 @@ impl Ways<'_> {
         }
     }
 
-    // Small files of a size that nothing here has come at once; the client itself sees to it that none comes twice.
+    // Small files of a size that nothing here has come at once, and so do little ones that have changed; the client itself
+    // sees to it that none comes twice.
     fn to_client(&self, run: &Run<'_>, index: &Index, task: FileTask) -> Result<()> {
         let size = task.entry.size;
         if self.onward.fetch.compares(&task) {
@@ -103,7 +107,7 @@ impl Ways<'_> {
             return self.onward.fetch.want(task);
         }
         if size <= MAX_BUNDLED && run.client.streams() {
-            return match !run.begins_empty && index.knows_size(size)? {
+            return match !run.begins_empty && !is_little_and_new(&task) && index.knows_size(size)? {
                 true => self.hashing.send(task).map_err(aborted),
                 false => self.onward.fetch.want_once(task),
             };
@@ -118,6 +122,12 @@ impl Ways<'_> {
     fn come_across(&self, size: u64) -> bool {
         self.sizes.lock().unwrap_or_else(PoisonError::into_inner).insert(size)
     }
+}
+
+// What has another size than before has another content; if that is here under another name, little comes in vain.
+fn is_little_and_new(task: &FileTask) -> bool {
+    let old = task.old.as_ref().filter(|old| old.entry.kind == Kind::File);
+    task.entry.size <= LITTLE && old.is_some_and(|old| old.entry.size != task.entry.size)
 }
 
 /// Turns steps into changes and tasks.

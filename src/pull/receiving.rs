@@ -228,7 +228,7 @@ struct Inbox<'a> {
     changes: &'a Sender<Change>,
     released: &'a Unbounded<Released>,
     receiving: HashMap<u64, Receiving>,
-    // Opened when there are several helpers.
+    // Opened when something has come that may be here already.
     index: Option<Index>,
 }
 
@@ -283,7 +283,8 @@ impl Inbox<'_> {
         self.run.room.take(bytes.len() as u64)?;
         let Asked { mut task, once, .. } = self.expected.take_asked(id);
         self.count(bytes.len() as u64);
-        if once && self.run.client.is_far() {
+        // Several helpers may have sent it, and another file may have had it before.
+        if once && (self.run.client.is_far() || task.old.is_some()) {
             let Some(first) = self.first_of(task, hash)? else { return Ok(()) };
             task = first;
         }
@@ -292,14 +293,14 @@ impl Inbox<'_> {
         self.hand_on(finish(self.run, task, content, state, true, self.staging)?)
     }
 
-    // Each of several helpers sends a content, so this one may be here, or under way to be: then this copy of it counts
-    // for nothing, and `None` comes back.
+    // A content may be here already, or under way to be: then this copy of it counts for nothing, and `None` comes back. It
+    // may be another source's: nobody has to prove that he has what he sent.
     fn first_of(&mut self, task: FileTask, hash: Hash) -> Result<Option<FileTask>> {
         let index = match &self.index {
             Some(index) => index,
             None => self.index.insert(self.run.repository.index()?),
         };
-        let is_here = || index.source_sent(self.run.source_id, &hash);
+        let is_here = || index.knows_content(&hash);
         match self.contents.lead_claim(task, Claim { hash, proof: None }, is_here)? {
             Turn::Lead(task) => Ok(Some(task)),
             Turn::Wait => Ok(None),

@@ -39,6 +39,27 @@ fn a_content_is_fetched_once_even_in_the_first_pull() {
 }
 
 #[test]
+fn little_that_has_changed_comes_and_is_linked_if_it_was_here() {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let first = Tree::new([("a", file("known"))]);
+    program.pull_well(&sshd, &first.root(), &["--name", "first"]);
+    let second = Tree::new([("b", file("b")), ("c", file("c")), ("d", file("d")), ("e", file(vec![b'e'; 20_000]))]);
+    program.pull_well(&sshd, &second.root(), &["--name", "second"]);
+    for (name, content) in [("b", "known"), ("c", "changed"), ("d", "changed")] {
+        second.put(name, file(content));
+    }
+    fs::copy(second.path("e"), second.path("b+")).unwrap();
+    let summary = program.pull_well(&sshd, &second.root(), &["--name", "second"]);
+    assert_eq!((&summary["copied"], &summary["linked"]), (&1.into(), &3.into()), "{summary}");
+    assert_eq!(summary["bytes_copied"], "known".len() + "changed".len(), "what is not little is known by its hash");
+    let at = |name: &str| inode(&program.snapshot("second", &second.path(name)));
+    assert_eq!(at("b"), inode(&program.snapshot("first", &first.path("a"))));
+    assert_eq!((at("c"), at("e")), (at("d"), at("b+")));
+    assert_same(&second.root(), &program.snapshot("second", &second.root()));
+    program.assert_index_is_right();
+}
+
+#[test]
 fn hashing_on_the_server_ends_with_the_same_trees() {
     let (sshd, program) = (Sshd::new(), Program::new());
     let client = Tree::new([("a", file("same")), ("b", file("same")), ("c", file("other")), ("e", file(""))]);
