@@ -235,27 +235,29 @@ impl Client {
         std::thread::scope(|scope| {
             let others = whole.clone();
             let by_sftp = scope.spawn(move || {
-                let read = if wholes.is_fed() { self.read_by_sftp(session, &wholes, arrived) } else { Ok(()) };
-                read.inspect_err(|_| give_up())
+                let read = || if wholes.is_fed() { self.read_by_sftp(session, &wholes, arrived) } else { Ok(()) };
+                spread::or_give_up(read, give_up)
             });
             let by_stream = scope.spawn(move || {
-                let read = match larges.is_fed() {
+                let read = || match larges.is_fed() {
                     true => {
                         self.converse().and_then(|talk| large::read_files(talk, &larges, (arrived, &whole), is_wanted))
                     }
                     false => Ok(()),
                 };
+                let read = spread::or_give_up(read, give_up);
                 drop(whole);
-                read.inspect_err(|_| give_up())
+                read
             });
             let conversations = match are_many || wanted.is_fed() {
-                true => self.converse_enough().inspect_err(|_| give_up()),
+                true => spread::or_give_up(|| self.converse_enough(), give_up),
                 false => Ok(Vec::new()),
             };
             let reader = |conversation| {
                 let onward = (large.clone(), others.clone());
                 move |share: &Receiver<Wanted>| {
-                    bundle::read_files(conversation, share, arrived, (&onward.0, &onward.1)).inspect_err(|_| give_up())
+                    let read = || bundle::read_files(conversation, share, arrived, (&onward.0, &onward.1));
+                    spread::or_give_up(read, give_up)
                 }
             };
             let readers = conversations.map(|all| all.into_iter().map(reader).collect());

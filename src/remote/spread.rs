@@ -2,6 +2,7 @@
 //!
 //! OpenSSH lets 2 MiB of a channel be under way, which is all that comes in a round trip: 40 MB/s at 50 ms.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::Duration;
 
@@ -49,9 +50,18 @@ where
     let (shares, threads): (Vec<_>, Vec<_>) = readers.into_iter().map(start).unzip();
     deal(wanted, &shares);
     drop(shares);
-    let joined =
-        |thread: ScopedJoinHandle<'_, _>| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    let joined = |thread: ScopedJoinHandle<'_, _>| thread.join().unwrap_or_else(|panic| resume_unwind(panic));
     threads.into_iter().map(joined).collect()
+}
+
+/// Has `read` done; should it fail, by an error or a panic, `give_up` is called: whoever waits for a reader that is gone would
+/// wait for ever.
+pub fn or_give_up<T>(read: impl FnOnce() -> Result<T>, give_up: impl Fn()) -> Result<T> {
+    let ended = catch_unwind(AssertUnwindSafe(read));
+    if !matches!(ended, Ok(Ok(_))) {
+        give_up();
+    }
+    ended.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 // Each file goes where the fewest bytes went. A share that nobody takes is one whose reader tells why.
@@ -108,6 +118,18 @@ mod tests {
         let mut ids: Vec<u64> = shares.iter().flatten().map(|wanted| wanted.id).collect();
         ids.sort_unstable();
         assert_eq!(ids, (0..90).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn whoever_fails_or_panics_gives_up() {
+        let gives_up = |read: fn() -> Result<()>| {
+            let given_up = std::cell::Cell::new(false);
+            let ended = catch_unwind(AssertUnwindSafe(|| or_give_up(read, || given_up.set(true)).is_ok()));
+            (ended.ok(), given_up.get())
+        };
+        assert_eq!(gives_up(|| Ok(())), (Some(true), false));
+        assert_eq!(gives_up(|| Err(Error::new(Kind::Unreachable, "broken"))), (Some(false), true));
+        assert_eq!(gives_up(|| panic!("on purpose")), (None, true));
     }
 
     #[test]
