@@ -11,10 +11,11 @@
 //!
 //! - [`listing`] compares what the client lists with the index and, through [`crate::plan`], finds what to do;
 //! - [`dispatch`] sends each step on its way, and keeps removals back until the listing is complete;
-//! - [`hashing`] asks the helper for hashes, and [`contents`] says which of them are here already or on their way;
+//! - [`hashing`] asks the helper for hashes, and [`contents`] says which of them are here already or on their way, [`proof`]
+//!   who may have what another source has sent;
 //! - [`receiving`] writes what arrives into staging, hashing it, and [`comparing`] says what need not arrive after all;
-//! - [`applying`] alone changes the trees, through [`placing`], and writes the index, batch by batch; [`whereabouts`] finds
-//!   what is to be linked.
+//! - [`applying`] alone changes the trees, through [`placing`], batch by batch, and has each written into the index by the
+//!   [`ledger`] while the next one gathers; [`whereabouts`] finds what is to be linked.
 
 use std::cell::Cell;
 use std::path::PathBuf;
@@ -53,6 +54,7 @@ mod moved;
 mod pipeline;
 mod placing;
 mod preview;
+mod proof;
 mod receiving;
 mod whereabouts;
 

@@ -330,6 +330,11 @@ impl Client {
         &self.traffic
     }
 
+    /// True when its line has turned out to be slower than a compressor, or is taken to be.
+    pub fn has_slow_line(&self) -> bool {
+        self.line_speed.is_slow()
+    }
+
     /// Ends every conversation at once: whoever waits for the client sees the end of its stream.
     pub fn hang_up(&self) {
         self.traffic.shut_down();

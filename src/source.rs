@@ -10,7 +10,7 @@ use crate::retention::Keep;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HashWhere {
-    /// On the client, before it is copied: what is known here is not sent.
+    /// On the client, before it is copied: what is known here is not sent, but for little files that changed.
     #[default]
     Client,
     /// On the server, after it was copied.

@@ -109,7 +109,7 @@ pub struct Args {
     /// How many threads write the files of one source; else one for each processor, four at most
     #[arg(long, value_name = "NUMBER")]
     writers: Option<AtOnce>,
-    /// Move every file into the snapshot by itself, those of a new directory too, instead of all of it at once
+    /// Move every file and symlink into the snapshot by itself, those of a new directory too, instead of all of it at once
     #[arg(long)]
     no_gather: bool,
     /// How to reach the client; else the best way that works
@@ -140,7 +140,7 @@ enum CompressFlag {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum HashFlag {
-    /// On the client: what is known here is not sent
+    /// On the client: what is known here is not sent, but for little files that changed
     Client,
     /// On the server, after it was copied
     Server,

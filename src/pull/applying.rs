@@ -29,7 +29,7 @@ use crate::repository::staging::{Staged, Staging};
 
 const MOST_CHANGES: usize = 4096;
 const MOST_BYTES: u64 = 256 << 20;
-// A batch is in memory, and in one row of the index while it is pending.
+// Two batches are in memory, one that gathers and one that is being entered, and one in a row of the index while pending.
 const MOST_ATTRIBUTES: usize = 16 << 20;
 const MOST_AGE: Duration = Duration::from_secs(2);
 // From how many changes on a batch is carried out as soon as none is there to be added, while the client is at work: the
@@ -136,6 +136,8 @@ impl Gathering<'_, '_> {
         }
         loop {
             match changes.recv_timeout(IDLE) {
+                // Nothing is gained by closing a batch that has to wait for the one before it.
+                Err(Nothing::Yet) if self.ledger.is_writing() => {}
                 Err(Nothing::Yet) if begun.elapsed() < MOST_AGE && !self.contents.is_awaited() => {}
                 received => return received,
             }

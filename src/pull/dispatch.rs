@@ -98,8 +98,8 @@ impl Ways<'_> {
         }
     }
 
-    // Small files of a size that nothing here has come at once, and so do little ones that have changed; the client itself
-    // sees to it that none comes twice.
+    // Small files of a size that nothing here has come at once, and unless the line is slow so do little ones that have
+    // changed; the client itself sees to it that none comes twice in this run.
     fn to_client(&self, run: &Run<'_>, index: &Index, task: FileTask) -> Result<()> {
         let size = task.entry.size;
         if self.onward.fetch.compares(&task) {
@@ -107,7 +107,8 @@ impl Ways<'_> {
             return self.onward.fetch.want(task);
         }
         if size <= MAX_BUNDLED && run.client.streams() {
-            return match !run.begins_empty && !is_little_and_new(&task) && index.knows_size(size)? {
+            let comes_at_once = run.begins_empty || is_little_and_new(&task) && !run.client.has_slow_line();
+            return match !comes_at_once && index.knows_size(size)? {
                 true => self.hashing.send(task).map_err(aborted),
                 false => self.onward.fetch.want_once(task),
             };
@@ -124,7 +125,7 @@ impl Ways<'_> {
     }
 }
 
-// What has another size than before has another content; if that is here under another name, little comes in vain.
+// What has another size than before has another content; if that is here under another name, little has come in vain.
 fn is_little_and_new(task: &FileTask) -> bool {
     let old = task.old.as_ref().filter(|old| old.entry.kind == Kind::File);
     task.entry.size <= LITTLE && old.is_some_and(|old| old.entry.size != task.entry.size)
@@ -136,7 +137,7 @@ pub struct Dispatch<'a> {
     index: &'a Index,
     ways: Ways<'a>,
     removals: Vec<Removal>,
-    after_removals: Vec<(Arc<Directory>, FileTask)>,
+    after_removals: Vec<FileTask>,
 }
 
 /// Something to remove once the listing is complete.
@@ -166,7 +167,7 @@ impl Steps for Dispatch<'_> {
             Step::Touched { entry, old } => self.enter(task(entry, Some(old))),
             Step::Changed { entry, old } if old.entry.kind == Kind::Dir && entry.kind != Kind::Dir => {
                 self.remove(directory, &old, false)?;
-                self.after_removals.push((directory.clone(), task(entry, Some(old))));
+                self.after_removals.push(task(entry, Some(old)));
                 Ok(())
             }
             Step::Changed { entry, old } => self.enter(task(entry, Some(old))),
@@ -218,7 +219,7 @@ impl<'a> Dispatch<'a> {
         for removal in std::mem::take(&mut self.removals) {
             self.remove_now(removal)?;
         }
-        for (_directory, task) in std::mem::take(&mut self.after_removals) {
+        for task in std::mem::take(&mut self.after_removals) {
             self.enter(task)?;
         }
         Ok(())

@@ -1,7 +1,6 @@
 //! The helper's hashes: which files are asked for, and what is done with the answers.
 
 use std::collections::HashMap;
-use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use archive_helper::protocol::{HashOutcome, HashRequest, Hashed, MAX_HASHES, Reply, Request};
@@ -12,21 +11,18 @@ use super::change::{Change, aborted};
 use super::contents::{Claim, FileTask, Released, Turn};
 use super::dispatch::{Onward, Ways, hash_of_nothing};
 use super::failure::Failure;
-use crate::entry::{Entry, Hash, hash_content};
+use super::proof::is_proven;
+use crate::entry::Entry;
 use crate::error::Result;
 use crate::queue::Receiver;
 use crate::remote::helper::{Conversation, Replies, gone, nonsense};
 use crate::repository::index::Index;
-use crate::repository::place::Place;
 
 // How many files one request names.
 const BATCH: usize = 256;
 
 // Below the helper's own limit, so that no request is ever refused.
 const MOST_UNDER_WAY: usize = MAX_HASHES / 2;
-
-// Places of a content that are looked at before it counts as lost.
-const MOST_PLACES: u32 = 16;
 
 /// Decides over claimed contents: link, fetch, or wait.
 pub struct Deciding<'a> {
@@ -199,39 +195,11 @@ impl Deciding<'_> {
         match self.onward.contents.lead_claim(task, claim, known)? {
             Turn::Wait => Ok(()),
             Turn::Known(task, hash) => self.onward.change(Change::Known(task, hash)),
-            Turn::Lead(task) if self.run.has_others && self.is_proven(&task, claim)? => {
+            Turn::Lead(task) if self.run.has_others && is_proven(self.run, &self.index, &task, claim)? => {
                 self.onward.change(Change::Known(task, claim.hash))
             }
             Turn::Lead(task) => self.onward.fetch.want(task),
         }
-    }
-
-    // A client that names the hash of another source's content could be after that content. It gets a link only when
-    // it shows that it has the content itself.
-    fn is_proven(&self, task: &FileTask, claim: Claim) -> Result<bool> {
-        let Some(proof) = claim.proof else { return Ok(false) };
-        for located in self.index.versions_with(&claim.hash, MOST_PLACES)? {
-            for place in Place::all_of(&located) {
-                let Ok(found) = self.keyed_hash_at(&place) else { continue };
-                if found == proof {
-                    return Ok(true);
-                }
-                let path = task.directory.path.join(&task.entry.name);
-                let on_disk = crate::path::Escaped(&place.on_disk(self.run.repository)).to_string();
-                self.run.tally.warn(format_args!(
-                    "`{}` was copied, for `{on_disk}` is not what the client has: run `archive index check`",
-                    shown(&path)
-                ));
-                return Ok(false);
-            }
-        }
-        Ok(false)
-    }
-
-    fn keyed_hash_at(&self, place: &Place) -> io::Result<Hash> {
-        let dir = place.open_directory(self.run.repository)?;
-        let file = dir.open_file(&place.name)?;
-        hash_content(file, blake3::Hasher::new_keyed(&self.run.key))
     }
 }
 

@@ -30,6 +30,11 @@ impl<'scope, 'env> Ledger<'scope, 'env> {
         self.index.as_mut().ok_or_else(|| aborted(()))
     }
 
+    /// True while something is being written to it.
+    pub fn is_writing(&self) -> bool {
+        self.writing.as_ref().is_some_and(|writing| !writing.is_finished())
+    }
+
     /// Has something written to the index, and does not wait for it.
     pub fn write(&mut self, work: impl FnOnce(&mut Index) -> Result<()> + Send + 'scope) -> Result<()> {
         self.index()?;

@@ -1,6 +1,6 @@
 //! What a change is to do to the trees: plans deeds and rows, and touches nothing but staging.
 //!
-//! Planning looks at the trees as they are between two batches, when they are what the index says.
+//! Planning looks at the trees as they are between two batches, when they are what the index says, or is about to.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -114,7 +114,7 @@ impl<'a> Placing<'a> {
         Ok(())
     }
 
-    /// Hands over what was planned, and begins anew: call it when the trees and the index have followed.
+    /// Hands over what was planned, and begins anew: the trees have to follow before anything else is planned.
     pub(super) fn take_batch(&mut self) -> Batch {
         self.numbers.clear();
         self.taken.clear();

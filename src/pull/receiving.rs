@@ -13,6 +13,7 @@ use crossbeam_channel::Sender as Unbounded;
 
 use super::change::{Change, aborted};
 use super::contents::{Claim, Contents, FileTask, Key, Released, Turn};
+use super::proof::{is_proven, proof_of};
 use super::{Directory, Run};
 use crate::entry::{Entry, Extent, Hash, Kind, Version};
 use crate::error::{OnServer, Result};
@@ -23,6 +24,7 @@ use crate::remote::{Arrived, Base, FileState, MOST_COMPARED_BYTES, ReadError, Wa
 use crate::repository::dirs::Dir;
 use crate::repository::index::Index;
 use crate::repository::staging::{Staged, StagedName, Staging, partial_name};
+use crate::source::LinkWhen;
 
 const WHAT: &str = "can't write into the staging area";
 
@@ -284,8 +286,9 @@ impl Inbox<'_> {
         let Asked { mut task, once, .. } = self.expected.take_asked(id);
         self.count(bytes.len() as u64);
         // Several helpers may have sent it, and another file may have had it before.
-        if once && (self.run.client.is_far() || task.old.is_some()) {
-            let Some(first) = self.first_of(task, hash)? else { return Ok(()) };
+        let has_changed = task.old.is_some() && self.run.source.settings.link != LinkWhen::Never;
+        if once && (has_changed || self.run.client.is_far()) {
+            let Some(first) = self.first_of(task, (bytes, hash))? else { return Ok(()) };
             task = first;
         }
         let content = Received::whole((bytes, hash), &task, self.staging)?;
@@ -294,14 +297,21 @@ impl Inbox<'_> {
     }
 
     // A content may be here already, or under way to be: then this copy of it counts for nothing, and `None` comes back. It
-    // may be another source's: nobody has to prove that he has what he sent.
-    fn first_of(&mut self, task: FileTask, hash: Hash) -> Result<Option<FileTask>> {
+    // may be another source's: that the client has it is proven by what it sent.
+    fn first_of(&mut self, task: FileTask, (bytes, hash): (&[u8], Hash)) -> Result<Option<FileTask>> {
         let index = match &self.index {
             Some(index) => index,
             None => self.index.insert(self.run.repository.index()?),
         };
-        let is_here = || index.knows_content(&hash);
+        let is_here = || index.source_sent(self.run.source_id, &hash);
+        let proven = |task: &FileTask| {
+            let claim = Claim { hash, proof: Some(proof_of(self.run, bytes)) };
+            is_proven(self.run, index, task, claim)
+        };
         match self.contents.lead_claim(task, Claim { hash, proof: None }, is_here)? {
+            Turn::Lead(task) if self.run.has_others && proven(&task)? => {
+                self.hand_on(Change::Known(task, hash)).map(|()| None)
+            }
             Turn::Lead(task) => Ok(Some(task)),
             Turn::Wait => Ok(None),
             Turn::Known(task, hash) => self.hand_on(Change::Known(task, hash)).map(|()| None),

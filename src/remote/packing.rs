@@ -99,6 +99,11 @@ impl LineSpeed {
     pub fn new(compress: CompressWhen) -> LineSpeed {
         LineSpeed { is_slow: AtomicBool::new(compress == CompressWhen::Always), is_fast: AtomicBool::default() }
     }
+
+    /// True when it is slower than a compressor.
+    pub fn is_slow(&self) -> bool {
+        self.is_slow.load(Ordering::Relaxed)
+    }
 }
 
 /// What one stream tells of how fast the line is.
@@ -152,7 +157,7 @@ impl Line {
 
     /// True when it is slower than a compressor.
     pub fn is_slow(&self) -> bool {
-        self.speed.is_slow.load(Ordering::Relaxed)
+        self.speed.is_slow()
     }
 
     /// True when that is known.

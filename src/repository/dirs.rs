@@ -216,15 +216,13 @@ impl Dir {
         fstat(self).map(|stat| metadata_of(&stat))
     }
 
-    /// Whether this directory has an access control list: its own, or one for what is made in it. See acl(5).
-    pub fn has_acl(&self) -> nix::Result<bool> {
+    /// Whether this directory has an access control list: its own, or one for what is made in it. See acl(5). Where that
+    /// can't be told, it may have one.
+    pub fn may_have_acl(&self) -> bool {
         let mut names = [0; 4096];
         match rustix::fs::flistxattr(self, &mut names) {
-            Ok(length) => Ok(names[..length].split(|&byte| byte == 0).any(|name| name.starts_with(ACL))),
-            Err(rustix::io::Errno::OPNOTSUPP) => Ok(false),
-            // Whoever has that many attributes may have this one.
-            Err(rustix::io::Errno::RANGE) => Ok(true),
-            Err(errno) => Err(Errno::from_raw(errno.raw_os_error())),
+            Ok(length) => names[..length].split(|&byte| byte == 0).any(|name| name.starts_with(ACL)),
+            Err(errno) => errno != rustix::io::Errno::OPNOTSUPP,
         }
     }
 

@@ -210,6 +210,7 @@ impl Journal {
 
 /// A batch whose deeds are done.
 #[derive(Debug)]
+#[must_use = "the trees are ahead of the index until it is settled"]
 pub struct Done {
     /// What was done.
     pub batch: Batch,

@@ -41,22 +41,36 @@ fn a_content_is_fetched_once_even_in_the_first_pull() {
 #[test]
 fn little_that_has_changed_comes_and_is_linked_if_it_was_here() {
     let (sshd, program) = (Sshd::new(), Program::new());
-    let first = Tree::new([("a", file("known"))]);
+    let first = Tree::new([("a", at_time("known"))]);
     program.pull_well(&sshd, &first.root(), &["--name", "first"]);
-    let second = Tree::new([("b", file("b")), ("c", file("c")), ("d", file("d")), ("e", file(vec![b'e'; 20_000]))]);
+    let large = || at_time(&"e".repeat(20_000));
+    let second = Tree::new(["a", "b", "c", "d"].map(|name| (name, at_time(name))).into_iter().chain([("e", large())]));
     program.pull_well(&sshd, &second.root(), &["--name", "second"]);
-    for (name, content) in [("b", "known"), ("c", "changed"), ("d", "changed")] {
-        second.put(name, file(content));
+    for (name, content) in [("a", "known"), ("b", "known"), ("c", "changed"), ("d", "changed")] {
+        second.put(name, at_time(content));
     }
-    fs::copy(second.path("e"), second.path("b+")).unwrap();
+    second.add([("e+", large())]);
     let summary = program.pull_well(&sshd, &second.root(), &["--name", "second"]);
-    assert_eq!((&summary["copied"], &summary["linked"]), (&1.into(), &3.into()), "{summary}");
+    assert_eq!((&summary["copied"], &summary["linked"]), (&1.into(), &4.into()), "{summary}");
     assert_eq!(summary["bytes_copied"], "known".len() + "changed".len(), "what is not little is known by its hash");
-    let at = |name: &str| inode(&program.snapshot("second", &second.path(name)));
-    assert_eq!(at("b"), inode(&program.snapshot("first", &first.path("a"))));
-    assert_eq!((at("c"), at("e")), (at("d"), at("b+")));
+    let inode_of = |name: &str| inode(&program.snapshot("second", &second.path(name)));
+    assert_eq!([inode_of("a"), inode_of("b")], [inode(&program.snapshot("first", &first.path("a"))); 2]);
+    assert_eq!((inode_of("c"), inode_of("e")), (inode_of("d"), inode_of("e+")));
     assert_same(&second.root(), &program.snapshot("second", &second.root()));
     program.assert_index_is_right();
+}
+
+#[test]
+fn little_that_has_changed_is_not_taken_for_what_another_should_have() {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let (first, second) = (Tree::new([("a", file("known"))]), Tree::new([("b", file("b"))]));
+    program.pull_well(&sshd, &first.root(), &["--name", "first"]);
+    program.pull_well(&sshd, &second.root(), &["--name", "second"]);
+    fs::write(program.snapshot("first", &first.path("a")), "spoil").unwrap();
+    second.put("b", file("known"));
+    let summary = program.pull_well(&sshd, &second.root(), &["--name", "second"]);
+    assert_eq!((&summary["copied"], &summary["linked"], &summary["warnings"]), (&1.into(), &0.into(), &1.into()));
+    assert_same(&second.root(), &program.snapshot("second", &second.root()));
 }
 
 #[test]

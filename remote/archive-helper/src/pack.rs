@@ -12,7 +12,7 @@ use crate::protocol::{self, Bytes, MAX_BUNDLED, PACK_WINDOW, Reply};
 // Where more time brings little.
 const LEVEL: i32 = 9;
 
-// Powers of two of entries, of four bytes each, in its two tables: larger ones bring less than a larger window.
+// How many entries of some five bytes its table has, as a power of two: a larger one brings less than a larger window.
 const TABLE: u32 = 20;
 
 /// The one compressor of a connection.
@@ -28,7 +28,6 @@ impl Packer {
         encoder.set_parameter(CParameter::Strategy(Strategy::ZSTD_lazy2))?;
         encoder.set_parameter(CParameter::WindowLog(PACK_WINDOW))?;
         encoder.set_parameter(CParameter::HashLog(TABLE))?;
-        encoder.set_parameter(CParameter::ChainLog(TABLE))?;
         encoder.include_contentsize(false)?;
         Ok(Packer { encoder })
     }

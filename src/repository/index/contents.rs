@@ -45,14 +45,6 @@ impl Index {
         self.one(sql, params![head_of(hash), &hash[..], source.0], |_| Ok(())).map(|found| found.is_some())
     }
 
-    /// True when a version has this content, whichever source's it is.
-    pub fn knows_content(&self, hash: &Hash) -> Result<bool> {
-        let sql = "SELECT 1 FROM \
-                   (SELECT version FROM new_content WHERE head = ?1 UNION ALL SELECT version FROM content WHERE head = ?1) \
-                   JOIN version ON version.id = version WHERE hash = ?2 LIMIT 1";
-        self.one(sql, params![head_of(hash), &hash[..]], |_| Ok(())).map(|found| found.is_some())
-    }
-
     /// Versions with this content, newest first, at most `limit`.
     pub fn versions_with(&self, hash: &Hash, limit: u32) -> Result<Vec<Located>> {
         self.versions_with_before(hash, i64::MAX, limit)

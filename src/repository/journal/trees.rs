@@ -114,14 +114,14 @@ impl Trees {
     }
 
     // Moves a tray to where its directory is, which is empty. One that has gone was moved before; where there is no
-    // directory, or something in it, or it has inherited what a tray can't be given, each file finds its own place.
+    // directory, or something in it, or what either has inherited the other can't be given, each file finds its own place.
     fn fill(&mut self, path: &AbsPath, tray: &Name) -> Result<()> {
         let Some((parent, name)) = path.split() else { return Ok(()) };
         let parent = self.snapshot.directory_by(&parent, |base| base.open(parent.below_root()));
         let (Ok(filled), Ok(parent)) = (self.staging.tray(tray), parent) else { return Ok(()) };
         let Ok(directory) = parent.open(name.as_bytes()) else { return Ok(()) };
         let empty = directory.own_metadata().on_server(WHAT)?;
-        if directory.has_acl().on_server(WHAT)? {
+        if directory.may_have_acl() || filled.may_have_acl() {
             return Ok(());
         }
         if nix::unistd::geteuid().is_root() {
