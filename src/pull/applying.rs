@@ -52,7 +52,7 @@ pub fn apply<'a>(
     thread::scope(|scope| {
         let gathering = Gathering {
             run,
-            ledger: Ledger::new(scope, failure, index),
+            ledger: Ledger::new(index, scope, failure)?,
             placing: Placing::open(run, staging)?,
             journal: Journal::open(run.repository, (run.source_id, &run.source.name), Arc::clone(staging))?,
             staging,
@@ -78,9 +78,9 @@ fn clear_flags(run: &Run<'_>, index: &mut Index, roots: &[AbsPath]) -> Result<()
 }
 
 /// A batch that gathers.
-struct Gathering<'scope, 'a> {
+struct Gathering<'scope, 'a: 'scope> {
     run: &'a Run<'a>,
-    ledger: Ledger<'scope, 'a>,
+    ledger: Ledger<'scope>,
     placing: Placing<'a>,
     journal: Journal,
     staging: &'a Staging,
@@ -111,7 +111,7 @@ struct Finished {
     spot: Option<Arc<Spot>>,
 }
 
-impl Gathering<'_, '_> {
+impl<'a> Gathering<'_, 'a> {
     fn run(mut self, changes: &Receiver<Change>) -> Result<()> {
         loop {
             match self.next(changes) {

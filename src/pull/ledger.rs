@@ -1,6 +1,8 @@
 //! The index as the last stage has it: what one batch did is written to it while the next one gathers.
 
-use std::thread::{Builder, Scope, ScopedJoinHandle};
+use std::thread::{Builder, Scope};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::change::aborted;
 use super::failure::Failure;
@@ -8,40 +10,54 @@ use crate::error::{OnServer, Result};
 use crate::repository::index::Index;
 
 /// The index, unless something is being written to it: whoever asks for it waits for that.
-pub struct Ledger<'scope, 'env> {
-    scope: &'scope Scope<'scope, 'env>,
-    failure: &'env Failure<'env>,
+pub struct Ledger<'scope> {
     // Nothing while it is being written to, or when that failed.
     index: Option<Index>,
-    writing: Option<ScopedJoinHandle<'scope, Option<Index>>>,
+    is_away: bool,
+    work: Sender<(Index, Work<'scope>)>,
+    back: Receiver<Option<Index>>,
 }
 
-impl<'scope, 'env> Ledger<'scope, 'env> {
-    /// Takes the index. What is written to it is written in `scope`, and what goes wrong there goes to `failure`.
-    pub fn new(scope: &'scope Scope<'scope, 'env>, failure: &'env Failure<'env>, index: Index) -> Ledger<'scope, 'env> {
-        Ledger { scope, failure, index: Some(index), writing: None }
+type Work<'scope> = Box<dyn FnOnce(&mut Index) -> Result<()> + Send + 'scope>;
+
+impl<'scope> Ledger<'scope> {
+    /// Takes the index. What is written to it is written on a thread in `scope`, and what goes wrong there goes to `failure`.
+    pub fn new(index: Index, scope: &'scope Scope<'scope, '_>, failure: &'scope Failure<'_>) -> Result<Ledger<'scope>> {
+        let (work, to_do) = bounded::<(Index, Work<'scope>)>(1);
+        let (done, back) = bounded(1);
+        let enter = move || {
+            for (mut index, work) in to_do {
+                let index = failure.watch(|| work(&mut index)).then_some(index);
+                if done.send(index).is_err() {
+                    return;
+                }
+            }
+        };
+        let started = Builder::new().name("entering".to_owned()).spawn_scoped(scope, enter);
+        started.on_server("can't start a thread")?;
+        Ok(Ledger { index: Some(index), is_away: false, work, back })
     }
 
     /// The index, with all that was written to it.
     pub fn index(&mut self) -> Result<&mut Index> {
-        if let Some(writing) = self.writing.take() {
-            self.index = writing.join().ok().flatten();
+        if std::mem::take(&mut self.is_away) {
+            self.index = self.back.recv().ok().flatten();
         }
         self.index.as_mut().ok_or_else(|| aborted(()))
     }
 
     /// True while something is being written to it.
     pub fn is_writing(&self) -> bool {
-        self.writing.as_ref().is_some_and(|writing| !writing.is_finished())
+        self.is_away && self.back.is_empty()
     }
 
     /// Has something written to the index, and does not wait for it.
     pub fn write(&mut self, work: impl FnOnce(&mut Index) -> Result<()> + Send + 'scope) -> Result<()> {
         self.index()?;
-        let (index, failure) = (self.index.take(), self.failure);
-        let write = move || index.and_then(|mut index| failure.watch(|| work(&mut index)).then_some(index));
-        let writing = Builder::new().name("entering".to_owned()).spawn_scoped(self.scope, write);
-        self.writing = Some(writing.on_server("can't start a thread")?);
+        if let Some(index) = self.index.take() {
+            self.work.send((index, Box::new(work))).map_err(aborted)?;
+            self.is_away = true;
+        }
         Ok(())
     }
 }

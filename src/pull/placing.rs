@@ -240,7 +240,7 @@ impl<'a> Placing<'a> {
     }
 
     /// Plans a file that was received.
-    pub(super) fn received(&mut self, ledger: &mut Ledger<'_, '_>, task: &FileTask, staged: Staged) -> Result<()> {
+    pub(super) fn received(&mut self, ledger: &mut Ledger<'_>, task: &FileTask, staged: Staged) -> Result<()> {
         let settings = &self.run.source.settings;
         let file = NewFile::of(task, staged.hash, if staged.consistent { 0 } else { flags::INCONSISTENT });
         let same_mtime = file.old.is_some_and(|old| old.entry.mtime == file.entry.mtime);
@@ -267,7 +267,7 @@ impl<'a> Placing<'a> {
     }
 
     /// Plans a file whose content is here already; false when no place has it any more.
-    pub(super) fn known(&mut self, ledger: &mut Ledger<'_, '_>, task: &FileTask, hash: Hash) -> Result<bool> {
+    pub(super) fn known(&mut self, ledger: &mut Ledger<'_>, task: &FileTask, hash: Hash) -> Result<bool> {
         let file = NewFile::of(task, hash, 0);
         if file.had_its_content()
             && let Some(found) = self.find_old(&file)?
@@ -355,7 +355,7 @@ impl<'a> Placing<'a> {
     }
 
     // A name in staging with the content that is here already.
-    fn bring(&mut self, ledger: &mut Ledger<'_, '_>, file: &NewFile<'_>) -> Result<Option<StagedName>> {
+    fn bring(&mut self, ledger: &mut Ledger<'_>, file: &NewFile<'_>) -> Result<Option<StagedName>> {
         if self.run.source.settings.link != LinkWhen::Never
             && let Some(linked) = self.link(ledger, file)?
         {
@@ -369,7 +369,7 @@ impl<'a> Placing<'a> {
     }
 
     // A further name, in staging, of an inode that has the content.
-    fn link(&mut self, ledger: &mut Ledger<'_, '_>, file: &NewFile<'_>) -> Result<Option<StagedName>> {
+    fn link(&mut self, ledger: &mut Ledger<'_>, file: &NewFile<'_>) -> Result<Option<StagedName>> {
         let exact = self.run.source.settings.link == LinkWhen::Exact;
         let (staging, owned) = (self.staging, self.owned);
         self.whereabouts.first(ledger, file.wanted(), |dir, name, found| {

@@ -65,7 +65,7 @@ impl<'a> Whereabouts<'a> {
     /// and then the newest first. Mostly the first does. `serve` gets plain files of the right size.
     pub fn first<T>(
         &mut self,
-        ledger: &mut Ledger<'_, '_>,
+        ledger: &mut Ledger<'_>,
         wanted: Wanted<'_>,
         mut serve: impl FnMut(&Dir, &Name, &Metadata) -> Option<T>,
     ) -> Result<Option<T>> {
@@ -107,7 +107,7 @@ impl<'a> Whereabouts<'a> {
     }
 
     // Where the files of a directory that has moved are, under the names that they have still.
-    fn origin_of(&mut self, ledger: &mut Ledger<'_, '_>, directory: &Arc<Directory>) -> Result<Option<Dir>> {
+    fn origin_of(&mut self, ledger: &mut Ledger<'_>, directory: &Arc<Directory>) -> Result<Option<Dir>> {
         let Some((path, fingerprint)) = &directory.origin else { return Ok(None) };
         let moved = Arc::as_ptr(directory);
         if let Some((_, dir)) = self.origin.as_ref().filter(|(last, _)| *last == moved) {

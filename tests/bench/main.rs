@@ -5,7 +5,7 @@
 //!
 //! - `BENCH_QUICK=1`: a hundredth of the data, to see whether it works;
 //! - `BENCH_LONG=1`: also a million files;
-//! - `BENCH_ONLY`: one of `small`, `large`, `changed`, `renamed`, `second`, `far`, `thin`, `limited`, `hosts`, `million`,
+//! - `BENCH_ONLY`: one of `small`, `large`, `changed`, `edited`, `renamed`, `second`, `far`, `thin`, `limited`, `hosts`, `million`,
 //!   `others` (tar, rclone, rdiff-backup and rsnapshot, as far as they are installed) and `growth`;
 //! - `BENCH_ROUNDS`: how often everything is done, 6 unless set; medians are shown;
 //! - `BENCH_FS=ext4`: targets on ext4 in image files below `BENCH_DIR` (the temporary directory), instead of tmpfs; rows
@@ -159,7 +159,7 @@ impl Bench {
             let by_archive = self.compare((&what, 1.0), round, &client, &targets, &How::default())?;
             drop(targets);
             let target = self.places.fresh()?;
-            self.places.settle();
+            self.places.settle(&client)?;
             let by_cat = self.tools.cat(client.path(), target.path())?;
             let row = format!("{what}; instead of rsync, ssh cat");
             eprintln!("round {}: {row}: {:.2} s", round + 1, by_cat.seconds);
@@ -353,11 +353,11 @@ impl Bench {
     ) -> Result<tools::Ran> {
         let row = &format!("{row}{}", self.places.suffix());
         let pull_by_rsync = || {
-            self.places.settle();
+            self.places.settle(client)?;
             self.tools.rsync(client.path(), targets.rsync.path(), how)
         };
         let pull_by_archive = || {
-            self.places.settle();
+            self.places.settle(client)?;
             self.tools.archive(client.path(), targets.archive.path(), how)
         };
         let (by_rsync, by_archive) = if round.is_multiple_of(2) {

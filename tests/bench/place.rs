@@ -1,5 +1,6 @@
 //! Fresh file systems to pull into.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -66,11 +67,23 @@ impl Places {
         }
     }
 
-    /// Waits until nothing of what was pulled is still on its way to a disk, where it would slow the next pull down.
-    pub fn settle(&self) {
+    /// Sees to it that what was before does not slow the next pull down: nothing of it is still on its way to a disk, and
+    /// memory is at hand for as much as the client has. A hypervisor may have taken what was not in use, and gives it back
+    /// several times slower than it is written to.
+    pub fn settle(&self, client: &Place) -> Result<()> {
         if self.kind == Kind::Ext4 {
             nix::unistd::sync();
+            return Ok(());
         }
+        let used = nix::sys::statvfs::statvfs(client.path())?;
+        let mut left = (used.blocks() - used.blocks_free()) * used.fragment_size();
+        let mut memory = tempfile::tempfile_in(self.scratch.path())?;
+        let zeros = [0; 1 << 16];
+        while self.kind == Kind::Tmpfs && left > 0 {
+            memory.write_all(&zeros)?;
+            left = left.saturating_sub(zeros.len() as u64);
+        }
+        Ok(())
     }
 
     /// What tells rows of this kind from those of the usual one.
