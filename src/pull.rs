@@ -13,7 +13,7 @@
 //! - [`dispatch`] sends each step on its way, and keeps removals back until the listing is complete;
 //! - [`hashing`] asks the helper for hashes, and [`contents`] says which of them are here already or on their way, [`proof`]
 //!   who may have what another source has sent;
-//! - [`receiving`] writes what arrives into staging, hashing it, and [`comparing`] says what need not arrive after all;
+//! - [`receiving`] has what arrives written into staging as [`arriving`] files, hashing it, and [`comparing`] says what need not arrive after all;
 //! - [`applying`] alone changes the trees, through [`placing`], batch by batch, and has each written into the index by the
 //!   [`ledger`] while the next one gathers; [`whereabouts`] finds what is to be linked.
 
@@ -40,6 +40,7 @@ use crate::repository::{Repository, random_key};
 use crate::source::{RemoteKind, Source};
 
 mod applying;
+mod arriving;
 mod change;
 mod comparing;
 mod contents;

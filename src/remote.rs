@@ -429,7 +429,7 @@ pub struct Wanted {
 #[derive(Clone)]
 pub struct Base {
     /// How large it should be, bytes.
-    size: u64,
+    pub size: u64,
     open: Arc<dyn Fn() -> std::io::Result<File> + Send + Sync>,
 }
 

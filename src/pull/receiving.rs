@@ -2,28 +2,25 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
-use std::fs::File;
-use std::io::{ErrorKind, Seek, SeekFrom, Write};
-use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use archive_helper::protocol::MAX_BUNDLED;
 use crossbeam_channel::Sender as Unbounded;
 
+use super::Run;
+use super::arriving::{Arriving, Part, Received, Target, Trouble};
 use super::change::{Change, aborted};
 use super::contents::{Claim, Contents, FileTask, Key, Released, Turn};
 use super::proof::{is_proven, proof_of};
-use super::{Directory, Run};
 use crate::entry::{Entry, Extent, Hash, Kind, Version};
 use crate::error::{OnServer, Result};
-use crate::fault;
-use crate::path::{AbsPath, Name};
+use crate::path::AbsPath;
 use crate::queue::{Receiver, Sender};
 use crate::remote::{Arrived, Base, FileState, MOST_COMPARED_BYTES, ReadError, Wanted};
 use crate::repository::dirs::Dir;
 use crate::repository::index::Index;
-use crate::repository::staging::{Staged, StagedName, Staging, partial_name};
+use crate::repository::staging::{Staged, Staging, partial_name};
 use crate::source::LinkWhen;
 
 const WHAT: &str = "can't write into the staging area";
@@ -43,27 +40,8 @@ struct Asked {
     once: bool,
 }
 
-/// A large file's name in staging, and how much of it is there.
-#[derive(Clone, Debug)]
-struct Part {
-    name: Name,
-    size: u64,
-}
-
-/// Where a file is written that comes in pieces.
-enum Target {
-    Part(Part),
-    New(Arc<Directory>, Name),
-}
-
-// How much of an earlier version is copied at once.
-const COPY: usize = 256 * 1024;
-
 // How many threads write at most.
 const MOST_LANES: usize = 4;
-
-// What a hole is hashed by.
-static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
 // From how many bytes on a file that breaks off is carried on by the next run.
 const LARGE: u64 = 1 << 20;
@@ -229,7 +207,7 @@ struct Inbox<'a> {
     contents: &'a Contents,
     changes: &'a Sender<Change>,
     released: &'a Unbounded<Released>,
-    receiving: HashMap<u64, Receiving>,
+    receiving: HashMap<u64, Arriving>,
     // Opened when something has come that may be here already.
     index: Option<Index>,
 }
@@ -257,10 +235,13 @@ impl Inbox<'_> {
         }
     }
 
-    fn begun(&mut self, id: u64) -> Result<&mut Receiving> {
+    fn begun(&mut self, id: u64) -> Result<&mut Arriving> {
         match self.receiving.entry(id) {
             Slot::Occupied(begun) => Ok(begun.into_mut()),
-            Slot::Vacant(free) => Ok(free.insert(Receiving::begin(self.staging, self.expected.target(id))?)),
+            Slot::Vacant(free) => {
+                let base = self.expected.base(id);
+                Ok(free.insert(Arriving::begin(self.staging, self.expected.target(id), base.as_ref())?))
+            }
         }
     }
 
@@ -324,14 +305,14 @@ impl Inbox<'_> {
             Target::Part(part) => Target::Part(Part { size: 0, ..part }),
             new => new,
         };
-        self.receiving.insert(id, Receiving::begin(self.staging, target)?);
+        self.receiving.insert(id, Arriving::begin(self.staging, target, None)?);
         Ok(())
     }
 
     fn end(&mut self, id: u64, state: FileState, consistent: bool, claimed: Option<Hash>) -> Result<()> {
         let begun = match self.receiving.remove(&id) {
             Some(begun) => begun,
-            None => Receiving::begin(self.staging, self.expected.target(id))?,
+            None => Arriving::begin(self.staging, self.expected.target(id), None)?,
         };
         let (mut task, is_carried_on) = (self.expected.take(id), begun.is_carried_on);
         match begun.trouble {
@@ -347,7 +328,7 @@ impl Inbox<'_> {
             }
             None => {}
         }
-        let content = begun.end();
+        let content = begun.end()?;
         let is_other = claimed.is_some_and(|claimed| claimed != content.hash);
         if is_other || is_carried_on && !is_as_claimed(&task, &content.hash) {
             // What was here of it was spoilt, or of another file: all of it is fetched.
@@ -369,146 +350,6 @@ impl Inbox<'_> {
 
     fn release(&self, released: Released) -> Result<()> {
         self.released.send(released).map_err(aborted)
-    }
-}
-
-/// A file that has arrived, in staging.
-struct Received {
-    name: StagedName,
-    file: File,
-    hash: Hash,
-    size: u64,
-}
-
-impl Received {
-    fn whole((bytes, hash): (&[u8], Hash), task: &FileTask, staging: &Staging) -> Result<Received> {
-        let FileTask { directory, entry, .. } = task;
-        let (name, mut file) = staging.create_for(&directory.tray, entry).on_server(WHAT)?;
-        match entry.attributes.as_ref().and_then(|attributes| attributes.data.as_deref()) {
-            None => file.write_all(bytes),
-            Some(data) => write_between_holes(&file, bytes, data),
-        }
-        .on_server(WHAT)?;
-        Ok(Received { name, file, hash, size: bytes.len() as u64 })
-    }
-}
-
-// Leaves out what the client has no blocks for. What has come since may not be zeros there: then nothing is left out.
-fn write_between_holes(mut file: &File, bytes: &[u8], data: &[Extent]) -> std::io::Result<()> {
-    let mut at = 0;
-    for Extent { offset, length } in data {
-        let (start, end) = (*offset as usize, (*offset + *length) as usize);
-        if end > bytes.len() || bytes[at..start].iter().any(|byte| *byte != 0) {
-            return file.write_all_at(bytes, 0);
-        }
-        file.write_all_at(&bytes[start..end], *offset)?;
-        at = end;
-    }
-    if bytes[at..].iter().any(|byte| *byte != 0) {
-        return file.write_all_at(bytes, 0);
-    }
-    file.set_len(bytes.len() as u64)?;
-    file.seek(SeekFrom::End(0)).map(drop)
-}
-
-/// A file of which some has arrived.
-struct Receiving {
-    name: StagedName,
-    file: File,
-    hasher: blake3::Hasher,
-    size: u64,
-    is_carried_on: bool,
-    // The earlier version, once it is needed.
-    base: Option<File>,
-    trouble: Option<Trouble>,
-}
-
-/// Why a file can't become what it should.
-#[derive(Clone, Copy)]
-enum Trouble {
-    // It has a hole that goes farther than the file system lets a file grow.
-    TooLarge,
-    // The earlier version can't be read, or is shorter than it was.
-    LostBase,
-}
-
-impl Receiving {
-    fn begin(staging: &Staging, target: Target) -> Result<Receiving> {
-        let mut hasher = blake3::Hasher::new();
-        let (name, file, size) = match target {
-            Target::New(directory, name) => {
-                let (name, file) = staging.put(&directory.tray, &name, Dir::create_file).on_server(WHAT)?;
-                (name, file, 0)
-            }
-            Target::Part(Part { name, size }) => {
-                let mut file = staging.open_partial(&name, size).on_server(WHAT)?;
-                // Leaves the file's position at its end.
-                hasher.update_reader(&mut file).on_server(WHAT)?;
-                (name.into(), file, size)
-            }
-        };
-        Ok(Receiving { name, file, hasher, size, is_carried_on: size > 0, base: None, trouble: None })
-    }
-
-    fn skip(&mut self, length: u64, run: &Run<'_>) -> Result<()> {
-        let size = self.size.saturating_add(length);
-        fault::step().on_server(WHAT)?;
-        match self.file.set_len(size) {
-            Err(error) if matches!(error.kind(), ErrorKind::FileTooLarge | ErrorKind::InvalidInput) => {
-                self.trouble = Some(Trouble::TooLarge);
-            }
-            grown => grown.on_server(WHAT)?,
-        }
-        if self.trouble.is_some() {
-            return Ok(());
-        }
-        self.file.seek(SeekFrom::Start(size)).on_server(WHAT)?;
-        while self.size < size {
-            let zeros = &ZEROS[..usize::try_from(size - self.size).map_or(ZEROS.len(), |left| left.min(ZEROS.len()))];
-            self.hasher.update(zeros);
-            self.size += zeros.len() as u64;
-            run.options.stop.asked().map_or(Ok(()), Err)?;
-        }
-        Ok(())
-    }
-
-    fn add(&mut self, bytes: &[u8]) -> Result<()> {
-        if self.trouble.is_some() {
-            return Ok(());
-        }
-        self.hasher.update(bytes);
-        self.size += bytes.len() as u64;
-        fault::step().on_server(WHAT)?;
-        self.file.write_all(bytes).on_server(WHAT)
-    }
-
-    // Adds what an earlier version has there.
-    fn copy(&mut self, base: Option<Base>, extent: Extent, run: &Run<'_>) -> Result<()> {
-        if self.base.is_none() {
-            self.base = base.and_then(|base| base.open().ok());
-        }
-        let mut buffer = vec![0; COPY.min(extent.length as usize)];
-        let mut at = extent.offset;
-        while at < extent.end() {
-            let count = buffer.len().min((extent.end() - at) as usize);
-            let read = self.base.as_ref().map(|base| base.read_exact_at(&mut buffer[..count], at));
-            if read.is_none_or(|read| read.is_err()) {
-                self.trouble.get_or_insert(Trouble::LostBase);
-                return Ok(());
-            }
-            self.add(&buffer[..count])?;
-            at += count as u64;
-            run.options.stop.asked().map_or(Ok(()), Err)?;
-        }
-        Ok(())
-    }
-
-    fn end(self) -> Received {
-        Received { name: self.name, file: self.file, hash: *self.hasher.finalize().as_bytes(), size: self.size }
-    }
-
-    fn discard(self, staging: &Staging) -> Result<()> {
-        staging.unlink(&self.name).on_server(WHAT)
     }
 }
 

@@ -351,11 +351,16 @@ pub fn set_file_metadata(file: &File, mtime: i64, owner: Option<(u32, u32)>) -> 
     filetime::set_file_handle_times(file, None, Some(FileTime::from_unix_time(seconds, nanoseconds as u32)))
 }
 
+/// Makes `to`, which is empty, hold what `from` holds, in the same blocks; false where the file system can't.
+pub fn share_blocks(from: &File, to: &File) -> io::Result<bool> {
+    fault::step()?;
+    Ok(rustix::fs::ioctl_ficlone(to, from).is_ok())
+}
+
 /// Makes `to`, which is empty, hold what `from` holds: sharing its blocks where the file system can, else by copying
 /// what is not a hole.
 pub fn copy_content(from: &File, to: &File) -> io::Result<()> {
-    fault::step()?;
-    if rustix::fs::ioctl_ficlone(to, from).is_ok() {
+    if share_blocks(from, to)? {
         return Ok(());
     }
     to.set_len(from.metadata()?.len())?;

@@ -1,11 +1,11 @@
 //! The staging area of one source: files that are being received, before anything points at them.
 
 use std::fs::File;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use nix::errno::Errno;
 
-use super::dirs::{Dir, copy_content, file_mode, set_file_metadata, set_file_mode};
+use super::dirs::{Dir, copy_content, file_mode, set_file_metadata, set_file_mode, share_blocks};
 use crate::entry::{Entry, Hash, mode_on_disk};
 use crate::path::{AbsPath, Name};
 
@@ -38,6 +38,8 @@ pub struct Staging {
     // The permission bits, one bit for each of their 512 sets, that new files were seen to get just as asked for: what
     // the process's umask and ACLs of the file system make of others is another matter.
     granted: [AtomicU64; 8],
+    // The file system has refused to let two files share blocks.
+    shares_nothing: AtomicBool,
 }
 
 /// A file that was received whole, with its metadata set.
@@ -61,7 +63,7 @@ impl Staging {
         let inherits = own.mode & 0o2000 != 0;
         let born_to = uid.is_root().then_some((uid.as_raw(), if inherits { own.gid } else { gid.as_raw() }));
         let (next, open_trays, granted) = (AtomicU64::new(0), tray::OpenTrays::default(), Default::default());
-        Ok(Staging { dir, next, open_trays, born_to, granted })
+        Ok(Staging { dir, next, open_trays, born_to, granted, shares_nothing: AtomicBool::new(false) })
     }
 
     /// Removes what an interrupted run left in it, when nothing is pending any more; but for what can be carried on.
@@ -139,6 +141,22 @@ impl Staging {
     pub fn free_name(&self) -> Name {
         let name = self.next.fetch_add(1, Ordering::Relaxed).to_string();
         Name::new(name).expect("a number is a name")
+    }
+
+    /// Creates a file under a name of its own that holds what another one holds, in the same blocks, and opens that; `None`
+    /// where the file system can't.
+    pub fn share(&self, open: impl FnOnce() -> std::io::Result<File>) -> std::io::Result<Option<(Name, File, File)>> {
+        if self.shares_nothing.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let Ok(from) = open() else { return Ok(None) };
+        let (name, to) = self.create()?;
+        if share_blocks(&from, &to)? {
+            return Ok(Some((name, to, from)));
+        }
+        self.shares_nothing.store(true, Ordering::Relaxed);
+        self.dir.unlink(&name)?;
+        Ok(None)
     }
 
     /// Creates a file under a name of its own.

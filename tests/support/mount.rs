@@ -25,19 +25,28 @@ impl Drop for Mount {
     }
 }
 
-/// An ext4 file system in a file; it is unmounted with this value.
+/// A file system in a file; it is unmounted with this value.
 pub struct Disk {
     image: PathBuf,
     mount: Mount,
 }
 
 impl Disk {
-    /// Makes one of so many bytes, and mounts it on a directory that is made too. Only root may do that.
+    /// Makes an ext4 of so many bytes, and mounts it on a directory that is made too. Only root may do that.
     pub fn ext4(image: &Path, point: &Path, bytes: u64) -> Disk {
+        Disk::made(&["mkfs.ext4", "-q", "-F"], image, point, bytes)
+    }
+
+    /// The same with XFS, whose files can share blocks.
+    pub fn xfs(image: &Path, point: &Path, bytes: u64) -> Disk {
+        Disk::made(&["mkfs.xfs", "-q", "-f", "-m", "reflink=1"], image, point, bytes)
+    }
+
+    fn made(make: &[&str], image: &Path, point: &Path, bytes: u64) -> Disk {
         std::fs::File::create(image).unwrap().set_len(bytes).unwrap();
-        let mut make = Command::new("mkfs.ext4");
-        make.args(["-q", "-F"]).arg(image).env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin");
-        assert!(make.status().unwrap().success());
+        let mut command = Command::new(make[0]);
+        command.args(&make[1..]).arg(image).env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin");
+        assert!(command.status().unwrap().success());
         std::fs::create_dir(point).unwrap();
         Disk { image: image.to_owned(), mount: Disk::mount(image, point) }
     }
@@ -46,6 +55,12 @@ impl Disk {
         let done = Command::new("mount").args(["-o", "loop"]).arg(image).arg(point).status().unwrap();
         assert!(done.success(), "can't mount {}", image.display());
         Mount { point: point.to_owned() }
+    }
+
+    /// Bytes that are in use.
+    pub fn used(&self) -> u64 {
+        let found = nix::sys::statvfs::statvfs(&self.mount.point).unwrap();
+        (found.blocks() - found.blocks_free()) * found.fragment_size()
     }
 
     /// Has the kernel forget what was not synced, and take no more: FS_IOC_SHUTDOWN of linux/fs.h without a log flush.
