@@ -13,7 +13,8 @@
 //! - [`dispatch`] sends each step on its way, and keeps removals back until the listing is complete;
 //! - [`hashing`] asks the helper for hashes, and [`contents`] says which of them are here already or on their way, [`proof`]
 //!   who may have what another source has sent;
-//! - [`receiving`] has what arrives written into staging as [`arriving`] files, hashing it, and [`comparing`] says what need not arrive after all;
+//! - [`receiving`] has what comes written into staging, and hashed, as [`arriving`] files, and [`comparing`] says what need
+//!   not come after all;
 //! - [`applying`] alone changes the trees, through [`placing`], batch by batch, and has each written into the index by the
 //!   [`ledger`] while the next one gathers; [`whereabouts`] finds what is to be linked.
 

@@ -111,7 +111,7 @@ struct Finished {
     spot: Option<Arc<Spot>>,
 }
 
-impl<'a> Gathering<'_, 'a> {
+impl Gathering<'_, '_> {
     fn run(mut self, changes: &Receiver<Change>) -> Result<()> {
         loop {
             match self.next(changes) {

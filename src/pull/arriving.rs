@@ -185,8 +185,7 @@ impl Arriving {
         }
         self.hasher.update(bytes);
         self.size += bytes.len() as u64;
-        fault::step().on_server(WHAT)?;
-        self.file.write_all(bytes).on_server(WHAT)
+        write(&self.file, bytes)
     }
 
     /// Adds what an earlier version has there.

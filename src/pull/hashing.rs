@@ -12,6 +12,7 @@ use super::contents::{Claim, FileTask, Released, Turn};
 use super::dispatch::{Onward, Ways, hash_of_nothing};
 use super::failure::Failure;
 use super::proof::is_proven;
+use super::receiving::path_of;
 use crate::entry::Entry;
 use crate::error::Result;
 use crate::queue::Receiver;
@@ -180,9 +181,8 @@ impl Deciding<'_> {
     }
 
     fn unread(&self, task: FileTask, errno: i32) -> Result<()> {
-        let path = task.directory.path.join(&task.entry.name);
         let why = nix::errno::Errno::from_raw(errno).desc();
-        self.run.tally.unread(format_args!("can't read `{}` on the client: {why}", shown(&path)));
+        self.run.tally.unread(format_args!("can't read `{}` on the client: {why}", path_of(&task)));
         self.onward.change(Change::Unread(task, false))
     }
 
@@ -201,8 +201,4 @@ impl Deciding<'_> {
             Turn::Lead(task) => self.onward.fetch.want(task),
         }
     }
-}
-
-fn shown(path: &Option<crate::path::AbsPath>) -> String {
-    path.as_ref().map(ToString::to_string).unwrap_or_default()
 }

@@ -5,8 +5,8 @@
 //!
 //! - `BENCH_QUICK=1`: a hundredth of the data, to see whether it works;
 //! - `BENCH_LONG=1`: also a million files;
-//! - `BENCH_ONLY`: one of `small`, `large`, `changed`, `edited`, `renamed`, `second`, `far`, `thin`, `limited`, `hosts`, `million`,
-//!   `others` (tar, rclone, rdiff-backup and rsnapshot, as far as they are installed) and `growth`;
+//! - `BENCH_ONLY`: one of `small`, `large`, `changed`, `edited`, `renamed`, `second`, `far`, `thin`, `limited`, `hosts`,
+//!   `million`, `others` (tar, rclone, rdiff-backup and rsnapshot, as far as they are installed) and `growth`;
 //! - `BENCH_ROUNDS`: how often everything is done, 6 unless set; medians are shown;
 //! - `BENCH_FS=ext4`: targets on ext4 in image files below `BENCH_DIR` (the temporary directory), instead of tmpfs; rows
 //!   of their own.

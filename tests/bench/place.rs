@@ -1,11 +1,12 @@
 //! Fresh file systems to pull into.
 
-use std::io::Write;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::statvfs::statvfs;
 use tempfile::TempDir;
 
 use crate::{find_program, succeeded};
@@ -71,17 +72,14 @@ impl Places {
     /// memory is at hand for as much as the client has. A hypervisor may have taken what was not in use, and gives it back
     /// several times slower than it is written to.
     pub fn settle(&self, client: &Place) -> Result<()> {
-        if self.kind == Kind::Ext4 {
-            nix::unistd::sync();
-            return Ok(());
-        }
-        let used = nix::sys::statvfs::statvfs(client.path())?;
-        let mut left = (used.blocks() - used.blocks_free()) * used.fragment_size();
-        let mut memory = tempfile::tempfile_in(self.scratch.path())?;
-        let zeros = [0; 1 << 16];
-        while self.kind == Kind::Tmpfs && left > 0 {
-            memory.write_all(&zeros)?;
-            left = left.saturating_sub(zeros.len() as u64);
+        match self.kind {
+            Kind::Directory => {}
+            Kind::Ext4 => nix::unistd::sync(),
+            Kind::Tmpfs => {
+                let found = statvfs(client.path())?;
+                let bytes = (found.blocks() - found.blocks_free()) * found.fragment_size();
+                io::copy(&mut io::repeat(0).take(bytes), &mut tempfile::tempfile_in(self.scratch.path())?)?;
+            }
         }
         Ok(())
     }
