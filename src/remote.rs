@@ -19,7 +19,6 @@ use crate::source::{CompressWhen, CopyBy, RemoteKind, Ssh};
 mod attempt;
 mod bundle;
 mod child;
-mod earlier;
 pub mod helper;
 mod large;
 mod local;
@@ -393,7 +392,8 @@ pub struct Files<'a> {
     pub compared: (Sender<Wanted>, Receiver<Wanted>),
     /// Where they go.
     pub arrived: &'a Sender<Arrived>,
-    /// Asked once the hash of a compared file is known: if it need not come, nothing comes of it.
+    /// Asked once the hash of a compared file is known: if it need not come, nothing comes of it. Not asked about a file that
+    /// has begun to come.
     pub is_wanted: &'a IsWanted<'a>,
     /// There will hardly be none, so what reads them may be started at once.
     pub are_many: bool,
@@ -510,6 +510,8 @@ pub enum Arrived {
         consistent: bool,
         /// BLAKE3 of the whole, says the client, when not all of it was sent.
         claimed: Option<Hash>,
+        /// False when [`Files::is_wanted`] was not asked, for it began to come before its hash was known.
+        is_decided: bool,
     },
     /// It could not be read.
     Failed {

@@ -21,10 +21,14 @@ use crate::source::HashWhere;
 /// Decides over them.
 pub struct Comparing<'a> {
     run: &'a Run<'a>,
-    expected: &'a Expected,
-    contents: &'a Contents,
-    changes: Sender<Change>,
-    released: Unbounded<Released>,
+    /// Files that were asked for.
+    pub expected: &'a Expected,
+    /// Whose contents come.
+    pub contents: &'a Contents,
+    /// Where those go that are here.
+    pub changes: Sender<Change>,
+    /// Where those go that have to come another way.
+    pub released: Unbounded<Released>,
     // Opened when there is something to decide.
     index: Mutex<Option<Index>>,
 }
@@ -42,20 +46,15 @@ impl<'a> Comparing<'a> {
 
     /// True when a file has still to come that has this hash, as the client says. If not, nothing must come of it.
     pub fn is_wanted(&self, id: u64, hash: &Hash) -> Result<bool> {
-        // Bytes there are, so that is not their hash; and the server may be the one to hash.
-        if *hash == hash_of_nothing() || self.run.source.settings.hash == HashWhere::Server {
-            return Ok(true);
-        }
-        let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
-        let index = match &mut *index {
-            Some(index) => index,
-            none => none.insert(self.run.repository.index()?),
-        };
-        self.expected.reconsider(id, |task| self.decide(index, task, *hash))
+        self.expected.reconsider(id, |task| self.decide(task, *hash))
     }
 
-    // Returns the task if it has still to come.
-    fn decide(&self, index: &Index, task: FileTask, hash: Hash) -> Result<Option<FileTask>> {
+    /// Returns the task if it has still to come, or is wanted now that it has.
+    pub fn decide(&self, task: FileTask, hash: Hash) -> Result<Option<FileTask>> {
+        // Bytes there are, so that is not their hash; and the server may be the one to hash.
+        if hash == hash_of_nothing() || self.run.source.settings.hash == HashWhere::Server {
+            return Ok(Some(task));
+        }
         // What was hashed before was decided over then.
         if task.leads.iter().any(|key| matches!(key, Key::Hash(_))) {
             return Ok(Some(task));
@@ -63,6 +62,11 @@ impl<'a> Comparing<'a> {
         if task.old.as_ref().is_some_and(|old| old.hash == Some(hash)) {
             return self.known(task, hash);
         }
+        let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = match &mut *index {
+            Some(index) => index,
+            none => none.insert(self.run.repository.index()?),
+        };
         let is_sent = || index.source_sent(self.run.source_id, &hash);
         if self.run.has_others && !is_sent()? && !index.versions_with(&hash, 1)?.is_empty() {
             // Another source has it: the client has to prove that it does.

@@ -60,17 +60,16 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
         let onward = Onward { fetch, changes, contents };
         let ways = Ways { onward: onward.clone(), hashing, sizes: &sizes };
 
-        let comparing = Comparing::new(run, expected, contents, (onward.changes.clone(), released.clone()));
-        let (received, same, rejoin_ways) = (onward.changes.clone(), released.clone(), ways.clone());
+        let ways_on = (onward.changes.clone(), released.clone());
+        let comparing = Arc::new(Comparing::new(run, expected, contents, ways_on));
+        let rejoin_ways = ways.clone();
         let stage = |name: &str| thread::Builder::new().name(name.to_owned());
         for to_receive in to_receive {
-            let (received, same) = (received.clone(), same.clone());
-            let started = stage("receiving").spawn_scoped(scope, move || {
-                failure.watch(|| receive(run, staging, expected, &to_receive, contents, (&received, &same)))
-            });
+            let comparing = Arc::clone(&comparing);
+            let started = stage("receiving")
+                .spawn_scoped(scope, move || failure.watch(|| receive(run, staging, &to_receive, &comparing)));
             failure.watch(|| started.map(drop).on_server("can't start a thread"));
         }
-        drop((received, same));
         let started = [
             stage("applying").spawn_scoped(scope, move || {
                 failure.watch(|| apply(run, staging, contents, &to_apply, &released, failure))

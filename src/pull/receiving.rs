@@ -11,6 +11,7 @@ use crossbeam_channel::Sender as Unbounded;
 use super::Run;
 use super::arriving::{Arriving, Part, Received, Target, Trouble};
 use super::change::{Change, aborted};
+use super::comparing::Comparing;
 use super::contents::{Claim, Contents, FileTask, Key, Released, Turn};
 use super::proof::{is_proven, proof_of};
 use crate::entry::{Entry, Extent, Hash, Kind, Version};
@@ -187,16 +188,10 @@ pub fn lane(arrived: &Arrived) -> usize {
 }
 
 /// Writes what arrives into staging, until nothing more comes.
-pub fn receive(
-    run: &Run<'_>,
-    staging: &Staging,
-    expected: &Expected,
-    arrived: &Receiver<Arrived>,
-    contents: &Contents,
-    (changes, released): (&Sender<Change>, &Unbounded<Released>),
-) -> Result<()> {
+pub fn receive(run: &Run<'_>, staging: &Staging, arrived: &Receiver<Arrived>, comparing: &Comparing<'_>) -> Result<()> {
+    let Comparing { expected, contents, changes, released, .. } = comparing;
     let receiving = HashMap::new();
-    let mut inbox = Inbox { run, staging, expected, contents, changes, released, receiving, index: None };
+    let mut inbox = Inbox { run, staging, expected, contents, changes, released, comparing, receiving, index: None };
     arrived.iter().try_for_each(|arrival| inbox.take(arrival))
 }
 
@@ -207,6 +202,7 @@ struct Inbox<'a> {
     contents: &'a Contents,
     changes: &'a Sender<Change>,
     released: &'a Unbounded<Released>,
+    comparing: &'a Comparing<'a>,
     receiving: HashMap<u64, Arriving>,
     // Opened when something has come that may be here already.
     index: Option<Index>,
@@ -227,7 +223,9 @@ impl Inbox<'_> {
                 self.release(Released::Claimed(self.expected.take(id), claim))
             }
             Arrived::Restart { id } => self.restart(id),
-            Arrived::End { id, state, consistent, claimed } => self.end(id, state, consistent, claimed),
+            Arrived::End { id, state, consistent, claimed, is_decided } => {
+                self.end(id, (state, consistent), claimed, is_decided)
+            }
             Arrived::Failed { id, error } => {
                 self.discard(id)?;
                 self.hand_on(failed(self.run, self.expected.take(id), &error))
@@ -309,7 +307,13 @@ impl Inbox<'_> {
         Ok(())
     }
 
-    fn end(&mut self, id: u64, state: FileState, consistent: bool, claimed: Option<Hash>) -> Result<()> {
+    fn end(
+        &mut self,
+        id: u64,
+        (state, consistent): (FileState, bool),
+        claimed: Option<Hash>,
+        is_decided: bool,
+    ) -> Result<()> {
         let begun = match self.receiving.remove(&id) {
             Some(begun) => begun,
             None => Arriving::begin(self.staging, self.expected.target(id), None)?,
@@ -328,13 +332,21 @@ impl Inbox<'_> {
             }
             None => {}
         }
-        let content = begun.end()?;
+        let mut content = begun.end()?;
         let is_other = claimed.is_some_and(|claimed| claimed != content.hash);
         if is_other || is_carried_on && !is_as_claimed(&task, &content.hash) {
             // What was here of it was spoilt, or of another file: all of it is fetched.
             self.staging.unlink(&content.name).on_server(WHAT)?;
             task.whole = true;
             return self.release(Released::Missing(task));
+        }
+        if !is_decided {
+            // Where it is decided that it must come another time, it may begin to before this copy is gone.
+            content.name = self.staging.set_aside(&content.name).on_server(WHAT)?;
+            let Some(wanted) = self.comparing.decide(task, content.hash)? else {
+                return self.staging.unlink(&content.name).on_server(WHAT);
+            };
+            task = wanted;
         }
         self.staging.permit(&content.file, &task.entry).on_server(WHAT)?;
         self.hand_on(finish(self.run, task, content, state, consistent, self.staging)?)

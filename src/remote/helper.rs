@@ -101,6 +101,11 @@ impl Replies {
         self.line.is_slow()
     }
 
+    /// True when all is to end, and nobody waits for what comes.
+    pub fn is_over(&self) -> bool {
+        self.input.get_ref().is_over()
+    }
+
     /// True when it is known whether compressing is worth it.
     pub fn is_judged(&self) -> bool {
         self.line.is_judged()

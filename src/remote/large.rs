@@ -1,6 +1,9 @@
 //! Large files through the helper: all of a file in pieces, or, where an earlier version of it is here, only the chunks
 //! that it does not have. What does not keep still goes through SFTP.
 
+mod earlier;
+mod makeup;
+
 use std::collections::{HashMap, VecDeque};
 
 use archive_helper::chunks::{CHUNKS, Cutting, MOST_GROUPED};
@@ -9,7 +12,8 @@ use archive_helper::protocol::{
     StreamRequest, Streamed,
 };
 
-use super::earlier::{Earlier, Known, count_of_chunks};
+use self::earlier::{Earlier, Missed, Open, Shift, Span, count_of_chunks};
+use self::makeup::{Makeup, Part};
 use super::helper::{Conversation, gone, nonsense};
 use super::{Arrived, FileState, IsWanted, ReadError, Wanted};
 use crate::entry::Hash;
@@ -23,8 +27,10 @@ const MOST_FILES: usize = MAX_STREAMS / 2;
 // 30 bytes of memory.
 const MOST_COMPARED: u64 = 2 * CHUNKS;
 
-// Of how many chunks a file may be: the shortest is a quarter of the average.
-const MOST_CHUNKS: usize = 4 * CHUNKS as usize + 1;
+// What part of a file may be new, at most, if it is put together before the client has told of all of it. How many questions
+// and requests are under way then, of each.
+const NEW: u64 = 8;
+const MOST_AHEAD: usize = 16;
 
 const NOT_MADE_UP: &str = "the chunks of a file don't make it up";
 
@@ -38,10 +44,9 @@ pub fn read_files(
     (arrived, others): (&Sender<Arrived>, &Sender<Wanted>),
     is_wanted: &IsWanted<'_>,
 ) -> Result<()> {
-    std::thread::scope(|scope| {
-        let (under_way, order, earlier) = (HashMap::new(), VecDeque::new(), Earlier::start(scope));
-        Large { conversation, arrived, others, is_wanted, under_way, order, earlier }.read(wanted)
-    })
+    let (under_way, order, questions) = (HashMap::new(), VecDeque::new(), HashMap::new());
+    let (next_question, memory) = (0, Vec::new());
+    Large { conversation, arrived, others, is_wanted, under_way, order, questions, next_question, memory }.read(wanted)
 }
 
 struct Large<'a> {
@@ -52,41 +57,52 @@ struct Large<'a> {
     under_way: HashMap<u64, Transfer>,
     // Whose pieces come next, and after that, for each request: one file after the other, so that few are open.
     order: VecDeque<u64>,
-    earlier: Earlier,
+    // What the client was asked about chunks.
+    questions: HashMap<u64, Question>,
+    next_question: u64,
+    memory: Vec<u8>,
 }
 
 /// A file under way.
 struct Transfer {
     wanted: Wanted,
-    // What is in the earlier version, once the client has told of the first chunks.
-    known: Option<Known>,
-    // What the file consists of, from where on nothing has been handed on yet.
-    parts: VecDeque<Part>,
-    // What follows, while the client is asked about its chunks, or first about groups of them.
-    rough: VecDeque<Part>,
+    earlier: Option<Earlier>,
+    makeup: Makeup,
     cutting: Cutting,
-    // How many parts of it the client is to tell of, and how many chunks it has told of.
-    asked: usize,
-    chunks: usize,
-    // Requests for pieces that are not answered.
+    // Questions about chunks, and requests for pieces, that are not answered.
+    questions: usize,
     requests: usize,
     // What the client says of the whole.
     hash: Option<Hash>,
+    // Bytes that the client has told of, and how many of them are here.
+    told: u64,
+    here: u64,
+    progress: Progress,
     // Why what comes is in vain.
     void: Option<StreamOutcome>,
 }
 
-/// A part of a file.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Part {
-    // Zeros.
-    Hole(u64),
-    // In the earlier version, at an offset.
-    Here(Extent),
-    // Not known yet.
-    Rough(u64),
-    // Bytes to come.
-    Comes(u64),
+/// Whether a file is put together.
+#[derive(Clone, Copy, PartialEq)]
+enum Progress {
+    // It has to be known first whether it is wanted.
+    Undecided,
+    // It is like its earlier version and none the less another, so it hardly is one that is here: whether it is wanted is
+    // decided when it has come.
+    Ahead,
+    // It is wanted.
+    Decided,
+}
+
+/// What the client was asked about the chunks of a file.
+struct Question {
+    file: u64,
+    grouped: bool,
+    // All of it: then the answer has its hash.
+    is_about_all: bool,
+    // What is not told of yet.
+    spans: VecDeque<Span>,
+    missed: Missed,
 }
 
 impl Large<'_> {
@@ -121,61 +137,57 @@ impl Large<'_> {
     }
 
     fn begin(&mut self, wanted: Wanted) -> Result<()> {
-        let cutting = Cutting::of(wanted.size, self.conversation.replies.is_slow());
-        let mut transfer = Transfer::new(wanted, cutting);
-        match transfer.wanted.base.clone() {
-            Some(base) => {
-                let Wanted { id, size, .. } = transfer.wanted;
-                transfer.rough.push_back(Part::Rough(size));
-                self.ask_for_chunks(&mut transfer)?;
-                self.earlier.order(id, base, cutting);
+        let sparing = self.conversation.replies.is_slow();
+        let id = wanted.id;
+        let mut transfer = Transfer::new(wanted, sparing);
+        if transfer.earlier.is_some() {
+            let extent = Extent { offset: 0, length: transfer.wanted.size };
+            let span = Span { extent, before: Shift::default(), after: transfer.end_shift() };
+            self.question(&mut transfer, vec![span].into(), true)?;
+        } else {
+            let ranges = transfer.makeup.ask_for_bytes();
+            // A file of which nothing has to come must be looked at all the same: is it still what was listed?
+            if ranges.is_empty() {
+                self.request(&mut transfer, Vec::new())?;
             }
-            None => {
-                transfer.plan_whole();
-                self.ask(&mut transfer)?;
-            }
+            self.request_all(&mut transfer, &ranges)?;
         }
-        self.under_way.insert(transfer.wanted.id, transfer);
+        self.under_way.insert(id, transfer);
         Ok(())
     }
 
-    // Asks for what is to come.
-    fn ask(&mut self, transfer: &mut Transfer) -> Result<()> {
-        let Wanted { id, path, size, mtime, uid, .. } = &transfer.wanted;
-        let ranges = transfer.ranges(|part| matches!(part, Part::Comes(_)));
-        // A file of which nothing has to come must be looked at all the same: is it still what was listed?
-        let batches = if ranges.is_empty() { vec![&[][..]] } else { ranges.chunks(MAX_EXTENTS).collect() };
-        for ranges in batches {
-            self.conversation.requests.send(&Request::Stream(StreamRequest {
-                id: *id,
-                path: path.clone(),
-                size: *size,
-                mtime: *mtime,
-                uid: *uid,
-                ranges: ranges.to_vec(),
-            }))?;
-            transfer.requests += 1;
-            self.order.push_back(*id);
-        }
+    // Asks for bytes.
+    fn request_all(&mut self, transfer: &mut Transfer, ranges: &[Extent]) -> Result<()> {
+        ranges.chunks(MAX_EXTENTS).try_for_each(|ranges| self.request(transfer, ranges.to_vec()))
+    }
+
+    fn request(&mut self, transfer: &mut Transfer, ranges: Vec<Extent>) -> Result<()> {
+        let Wanted { id, path, size, mtime, uid, .. } = transfer.wanted.clone();
+        let request = StreamRequest { id, path, size, mtime, uid, ranges };
+        self.conversation.requests.send(&Request::Stream(request))?;
+        transfer.requests += 1;
+        self.order.push_back(id);
         self.conversation.requests.flush()
     }
 
-    // Asks what the parts consist of that are not known yet, or the first of them.
-    fn ask_for_chunks(&mut self, transfer: &mut Transfer) -> Result<()> {
-        let mut ranges = transfer.ranges(|part| matches!(part, Part::Rough(_)));
-        ranges.truncate(MAX_EXTENTS);
-        transfer.asked = ranges.len();
+    // Asks about chunks.
+    fn question(&mut self, transfer: &mut Transfer, spans: VecDeque<Span>, is_about_all: bool) -> Result<()> {
         let Wanted { id, path, size, mtime, uid, .. } = transfer.wanted.clone();
         let Cutting { average, grouped } = transfer.cutting;
-        let request = ChunkRequest { id, path, size, mtime, uid, average, ranges, grouped };
+        let (ranges, grouped) = (spans.iter().map(|span| span.extent).collect(), grouped && is_about_all);
+        let request = ChunkRequest { id: self.next_question, path, size, mtime, uid, average, ranges, grouped };
         self.conversation.requests.send(&Request::Chunk(request))?;
+        transfer.questions += 1;
+        let question = Question { file: id, grouped, is_about_all, spans, missed: Missed::default() };
+        self.questions.insert(self.next_question, question);
+        self.next_question += 1;
         self.conversation.requests.flush()
     }
 
     fn hear(&mut self) -> Result<()> {
         // Not while the client reads a file only to tell of its chunks.
         let is_sent = |transfer: &Transfer| transfer.requests > 0 && transfer.void.is_none();
-        let owes = self.under_way.values().any(is_sent) && !self.under_way.values().any(Transfer::is_to_be_cut);
+        let owes = self.under_way.values().any(is_sent) && self.questions.is_empty();
         self.conversation.replies.owes_much(owes);
         match self.conversation.replies.receive()?.ok_or_else(gone)? {
             Reply::Chunks(chunks) => self.chunks(chunks),
@@ -187,59 +199,79 @@ impl Large<'_> {
     }
 
     fn chunks(&mut self, Chunks { id, chunks, end }: Chunks) -> Result<()> {
-        let transfer = self.under_way.get_mut(&id).filter(|transfer| transfer.is_to_be_cut());
-        let transfer = transfer.ok_or_else(|| nonsense("chunks came that nobody asked for"))?;
-        if transfer.known.is_none() && !chunks.is_empty() {
-            transfer.known = Some(self.earlier.take(id));
+        let question = self.questions.get_mut(&id).ok_or_else(|| nonsense("chunks came that nobody asked for"))?;
+        let transfer = self.under_way.get_mut(&question.file).ok_or_else(gone)?;
+        let replies = &self.conversation.replies;
+        if transfer.void.is_none() {
+            transfer.add(&chunks, question, (&mut self.memory, &|| replies.is_over()))?;
         }
-        chunks.iter().try_for_each(|chunk| transfer.add(chunk))?;
-        match end {
-            None => Ok(()),
-            Some(HashOutcome::Done { .. }) if transfer.asked > 0 => Err(nonsense(NOT_MADE_UP)),
-            Some(HashOutcome::Done { hash, .. }) => self.cut(id, hash),
-            Some(HashOutcome::Changed) => self.end(id, StreamOutcome::Changed),
-            Some(HashOutcome::Vanished) => self.end(id, StreamOutcome::Vanished),
-            Some(HashOutcome::Failed(errno)) => self.end(id, StreamOutcome::Failed(errno)),
+        let file = question.file;
+        if let Some(outcome) = end {
+            transfer.answered(question, outcome)?;
+            self.questions.remove(&id);
+        } else if transfer.is_to_be_begun() && !replies.is_slow() {
+            transfer.progress = Progress::Ahead;
+        }
+        self.go_on(file)
+    }
+
+    // Does for a file what can be done by now.
+    fn go_on(&mut self, id: u64) -> Result<()> {
+        let Some(mut transfer) = self.under_way.remove(&id) else { return Err(gone()) };
+        if transfer.void.is_none() {
+            if let (Progress::Undecided, Some(hash)) = (transfer.progress, &transfer.hash) {
+                if !(self.is_wanted)(id, hash)? {
+                    return Ok(());
+                }
+                transfer.progress = Progress::Decided;
+            }
+            if transfer.progress != Progress::Undecided {
+                self.put_together(&mut transfer)?;
+            }
+        }
+        match transfer.questions + transfer.requests {
+            0 => self.end(transfer),
+            _ => {
+                self.under_way.insert(id, transfer);
+                Ok(())
+            }
         }
     }
 
-    // All that was asked about was told.
-    fn cut(&mut self, id: u64, hash: Hash) -> Result<()> {
-        let mut transfer = self.under_way.remove(&id).ok_or_else(gone)?;
-        // The first answer is about the whole.
-        if transfer.hash.is_none() && !(self.is_wanted)(id, &hash)? {
-            return Ok(());
+    // Hands on what is here, and asks for what is not.
+    fn put_together(&mut self, transfer: &mut Transfer) -> Result<()> {
+        transfer.advance(self.arrived)?;
+        let is_all_told = transfer.hash.is_some();
+        if is_all_told || transfer.questions < MOST_AHEAD {
+            let spans = transfer.makeup.ask_about_rough(is_all_told, transfer.end_shift());
+            for spans in spans.chunks(MAX_EXTENTS) {
+                self.question(transfer, spans.to_vec().into(), false)?;
+            }
         }
-        transfer.hash.get_or_insert(hash);
-        if transfer.is_still_rough() {
-            self.ask_for_chunks(&mut transfer)?;
-        } else {
-            transfer.known = None;
-            self.ask(&mut transfer)?;
+        if is_all_told || transfer.requests < MOST_AHEAD {
+            let ranges = transfer.makeup.ask_for_bytes();
+            self.request_all(transfer, &ranges)?;
         }
-        self.under_way.insert(id, transfer);
+        if is_all_told && transfer.questions == 0 {
+            // What is known of it takes memory.
+            transfer.earlier = None;
+        }
         Ok(())
     }
 
-    fn piece(&mut self, Piece { id, bytes }: Piece) -> Result<()> {
+    fn piece(&mut self, piece: Piece) -> Result<()> {
+        let id = piece.id;
         let is_next = self.order.front() == Some(&id);
         let transfer = self.under_way.get_mut(&id).filter(|_| is_next);
         let transfer = transfer.ok_or_else(|| nonsense("bytes came that nobody asked for"))?;
-        let bytes = bytes.into_vec();
         if transfer.void.is_some() {
             return Ok(());
         }
         transfer.advance(self.arrived)?;
-        match transfer.parts.front_mut() {
-            Some(Part::Comes(left)) if !bytes.is_empty() && bytes.len() as u64 <= *left => {
-                *left -= bytes.len() as u64;
-                if *left == 0 {
-                    transfer.parts.pop_front();
-                }
-            }
-            _ => return Err(nonsense("other bytes came than were asked for")),
+        if !transfer.makeup.take(&piece) {
+            return Err(nonsense("other bytes came than were asked for"));
         }
-        self.arrived.send(Arrived::Data { id, bytes }).map_err(unwanted)
+        self.arrived.send(Arrived::Data { id, bytes: piece.bytes.into_vec() }).map_err(unwanted)
     }
 
     fn streamed(&mut self, Streamed { id, outcome }: Streamed) -> Result<()> {
@@ -249,172 +281,171 @@ impl Large<'_> {
         self.order.pop_front();
         transfer.requests -= 1;
         if outcome != StreamOutcome::Done {
-            transfer.void.get_or_insert(outcome);
+            transfer.spoil(outcome);
         }
-        match transfer.void {
-            _ if transfer.requests > 0 => Ok(()),
-            Some(void) => self.end(id, void),
-            None => {
-                transfer.advance(self.arrived)?;
-                match transfer.parts.is_empty() {
-                    true => self.end(id, StreamOutcome::Done),
-                    false => Err(nonsense("a file ended before its end")),
-                }
-            }
-        }
+        self.go_on(id)
     }
 
-    fn end(&mut self, id: u64, outcome: StreamOutcome) -> Result<()> {
-        let Some(Transfer { wanted, hash, known, .. }) = self.under_way.remove(&id) else { return Ok(()) };
-        let was_cut = hash.is_some() || known.is_some();
-        if wanted.base.is_some() && !was_cut {
-            self.earlier.forget(id);
-        }
+    fn end(&mut self, transfer: Transfer) -> Result<()> {
+        let Transfer { wanted, makeup, hash, progress, void, .. } = transfer;
+        let id = wanted.id;
         let failed = |error| Arrived::Failed { id, error };
-        let arrival = match outcome {
-            StreamOutcome::Done => {
+        let arrival = match void {
+            None if !makeup.is_empty() => return Err(nonsense("a file ended before its end")),
+            None => {
                 let Wanted { size, mtime, uid, .. } = wanted;
-                Arrived::End { id, state: FileState { size, mtime, uid }, consistent: true, claimed: hash }
+                let (state, is_decided) = (FileState { size, mtime, uid }, progress != Progress::Ahead);
+                Arrived::End { id, state, consistent: true, claimed: hash, is_decided }
             }
-            StreamOutcome::Changed => {
+            Some(StreamOutcome::Changed) => {
                 // SFTP's reader knows what to do with a file that does not keep still. Of one that was only cut nothing came.
-                if wanted.base.is_none() || hash.is_some() {
+                if progress != Progress::Undecided {
                     self.arrived.send(Arrived::Restart { id }).map_err(unwanted)?;
                 }
                 let wanted = Wanted { offset: 0, base: None, data: None, ..wanted };
                 return self.others.send(wanted).map_err(unwanted);
             }
-            StreamOutcome::Vanished => failed(ReadError::Vanished),
-            StreamOutcome::Failed(errno) => {
+            Some(StreamOutcome::Failed(errno)) => {
                 failed(ReadError::Refused(nix::errno::Errno::from_raw(errno).desc().to_owned()))
             }
+            Some(StreamOutcome::Vanished) => failed(ReadError::Vanished),
+            Some(StreamOutcome::Done) => return Err(gone()),
         };
         self.arrived.send(arrival).map_err(unwanted)
     }
 }
 
 impl Transfer {
-    fn new(wanted: Wanted, cutting: Cutting) -> Transfer {
-        Transfer {
-            wanted,
-            known: None,
-            parts: VecDeque::new(),
-            rough: VecDeque::new(),
-            cutting,
-            asked: 0,
-            chunks: 0,
-            requests: 0,
-            hash: None,
-            void: None,
-        }
+    fn new(wanted: Wanted, sparing: bool) -> Transfer {
+        let cutting = Cutting::of(wanted.size, sparing);
+        let earlier = wanted.base.clone().map(|base| Earlier::new(base, cutting, sparing));
+        let (makeup, progress) = match earlier {
+            Some(_) => (Makeup::unknown(wanted.size), Progress::Undecided),
+            None => (Makeup::whole(&wanted), Progress::Decided),
+        };
+        let (questions, requests, hash, told, here, void) = (0, 0, None, 0, 0, None);
+        Transfer { wanted, earlier, makeup, cutting, questions, requests, hash, told, here, progress, void }
     }
 
-    fn is_to_be_cut(&self) -> bool {
-        self.asked > 0
+    // How far from their places those bytes are that follow each other up to the end of both versions.
+    fn end_shift(&self) -> Shift {
+        Shift::between(self.wanted.size, self.wanted.base.as_ref().map_or(0, |base| base.size))
+    }
+
+    fn spoil(&mut self, outcome: StreamOutcome) {
+        self.void.get_or_insert(outcome);
+    }
+
+    // True when it is worth while to put it together before all of it is known.
+    fn is_to_be_begun(&self) -> bool {
+        let is_new = self.told - self.here;
+        self.progress == Progress::Undecided && is_new > 0 && is_new <= self.told / NEW
+    }
+
+    // All was told that was asked.
+    fn answered(&mut self, question: &Question, outcome: HashOutcome) -> Result<()> {
+        self.questions -= 1;
+        match outcome {
+            HashOutcome::Done { .. } if self.void.is_none() && !question.spans.is_empty() => {
+                return Err(nonsense(NOT_MADE_UP));
+            }
+            HashOutcome::Done { hash, .. } if question.is_about_all => self.hash = Some(hash),
+            HashOutcome::Done { .. } => {}
+            HashOutcome::Changed => self.spoil(StreamOutcome::Changed),
+            HashOutcome::Vanished => self.spoil(StreamOutcome::Vanished),
+            HashOutcome::Failed(errno) => self.spoil(StreamOutcome::Failed(errno)),
+        }
+        Ok(())
     }
 
     // Hands on what is here already, up to what is to come.
     fn advance(&mut self, arrived: &Sender<Arrived>) -> Result<()> {
-        let id = self.wanted.id;
-        while let Some(Part::Hole(_) | Part::Here(_)) = self.parts.front() {
-            let known = match self.parts.pop_front() {
-                Some(Part::Hole(length)) => Arrived::Hole { id, length },
-                Some(Part::Here(Extent { offset, length })) => Arrived::Here { id, offset, length },
-                _ => break,
+        while let Some(here) = self.makeup.next(self.wanted.id) {
+            arrived.send(here).map_err(unwanted)?;
+        }
+        Ok(())
+    }
+
+    // The next chunks, or groups of them, of the spans that were asked about. An earlier version that can't be opened has none.
+    fn add(
+        &mut self,
+        chunks: &[Chunk],
+        question: &mut Question,
+        (memory, is_over): (&mut Vec<u8>, &dyn Fn() -> bool),
+    ) -> Result<()> {
+        let file = if chunks.is_empty() { None } else { self.earlier.as_ref().and_then(Earlier::open) };
+        let mut open = file.as_ref().map(|file| Open::new(file, memory, is_over));
+        for chunk in chunks {
+            let (at, span) = question.next(chunk, self.cutting).ok_or_else(|| nonsense(NOT_MADE_UP))?;
+            let place = match (&self.earlier, &mut open) {
+                (Some(earlier), Some(open)) => earlier.find(chunk, &span, &question.missed, open),
+                _ => None,
             };
-            arrived.send(known).map_err(unwanted)?;
+            let length = u64::from(chunk.length);
+            self.told += length;
+            match place {
+                Some(place) => {
+                    self.makeup.put(at, Part::Here(Extent { offset: place, length }));
+                    self.here += length;
+                    question.found(at, place);
+                }
+                None => {
+                    let missed = if question.grouped { Part::Rough(length, span.before) } else { Part::Comes(length) };
+                    self.makeup.put(at, missed);
+                    question.missed.add(at, *chunk);
+                    if let Some(open) = &mut open {
+                        self.look_again(question, open);
+                    }
+                }
+            }
         }
         Ok(())
     }
 
-    // From where on it is wanted, with holes where the listing told of them.
-    fn plan_whole(&mut self) {
-        let Wanted { size, offset, data, .. } = &self.wanted;
-        let whole = [Extent { offset: 0, length: *size }];
-        let mut at = *offset;
-        for extent in data.as_deref().unwrap_or(&whole).iter().filter(|extent| extent.end() > *offset) {
-            let from = extent.offset.max(at);
-            if from > at {
-                self.parts.push_back(Part::Hole(from - at));
-            }
-            self.parts.push_back(Part::Comes(extent.end() - from));
-            at = extent.end();
-        }
-        if *size > at {
-            self.parts.push_back(Part::Hole(size - at));
-        }
-    }
-
-    // The next chunk, or group of them, of the parts that were asked about.
-    fn add(&mut self, chunk: &Chunk) -> Result<()> {
-        self.settle();
-        let Some(Part::Rough(left)) = self.rough.front_mut().filter(|_| self.asked > 0) else {
-            return Err(nonsense(NOT_MADE_UP));
+    // Where much is missed: it may be anywhere.
+    fn look_again(&mut self, question: &mut Question, open: &mut Open<'_>) {
+        let Some(earlier) = self.earlier.as_mut().filter(|earlier| earlier.is_to_be_cut(&question.missed)) else {
+            return;
         };
-        let length = u64::from(chunk.length);
-        // Only the last one may be short, and there are not more of them than fit into memory.
-        let average = u64::from(self.cutting.average);
-        let longest = average * 4 * if self.cutting.grouped { MOST_GROUPED as u64 } else { 1 };
-        self.chunks += 1;
-        let is_fit = ((*left).min(average / 4)..=(*left).min(longest)).contains(&length);
-        if chunk.length == 0 || !is_fit || self.chunks > MOST_CHUNKS {
-            return Err(nonsense(NOT_MADE_UP));
-        }
-        *left -= length;
-        if *left == 0 {
-            self.rough.pop_front();
-            self.asked -= 1;
-        }
-        let part = match self.known.as_ref().and_then(|known| known.get(chunk)) {
-            Some(offset) => Part::Here(Extent { offset: *offset, length }),
-            None if self.cutting.grouped => Part::Rough(length),
-            None => Part::Comes(length),
-        };
-        self.append(part);
-        Ok(())
-    }
-
-    // Leaves at the front of what is rough what has to be asked about.
-    fn settle(&mut self) {
-        while let Some(part) = self.rough.front().copied().filter(|part| !matches!(part, Part::Rough(_))) {
-            self.rough.pop_front();
-            self.append(part);
-        }
-    }
-
-    // Whether there is more to ask about: other parts, or what groups consist of.
-    fn is_still_rough(&mut self) -> bool {
-        self.settle();
-        if self.rough.is_empty() && std::mem::take(&mut self.cutting.grouped) {
-            self.chunks = 0;
-            std::mem::swap(&mut self.rough, &mut self.parts);
-            self.settle();
-        }
-        !self.rough.is_empty()
-    }
-
-    fn append(&mut self, part: Part) {
-        match (part, self.parts.back_mut()) {
-            (Part::Here(next), Some(Part::Here(here))) if here.end() == next.offset => here.length += next.length,
-            (Part::Rough(length), Some(Part::Rough(before))) => *before += length,
-            (Part::Comes(length), Some(Part::Comes(before))) => *before += length,
-            _ => self.parts.push_back(part),
-        }
-    }
-
-    // Where in the file such parts are.
-    fn ranges(&self, are_wanted: impl Fn(&Part) -> bool) -> Vec<Extent> {
-        let mut offset = self.wanted.offset;
-        let mut ranges = Vec::new();
-        for part in self.parts.iter().chain(&self.rough) {
-            let (Part::Hole(length) | Part::Rough(length) | Part::Comes(length) | Part::Here(Extent { length, .. })) =
-                *part;
-            if are_wanted(part) {
-                ranges.push(Extent { offset, length });
+        earlier.cut(open);
+        for (at, chunk) in std::mem::take(&mut question.missed).chunks {
+            match earlier.find_cut(&chunk) {
+                Some(offset) => {
+                    let found = Extent { offset, length: chunk.length.into() };
+                    self.here += if self.makeup.find(at, found) { found.length } else { 0 };
+                    question.found(at, offset);
+                }
+                None => question.missed.add(at, chunk),
             }
-            offset += length;
         }
-        ranges
+    }
+}
+
+impl Question {
+    // Where the next chunk is, and the span from there on.
+    fn next(&mut self, chunk: &Chunk, cutting: Cutting) -> Option<(u64, Span)> {
+        let span = self.spans.front_mut()?;
+        let (length, left) = (u64::from(chunk.length), span.extent.length);
+        // Only the last one may be short.
+        let average = u64::from(cutting.average);
+        let longest = average * 4 * if self.grouped { MOST_GROUPED as u64 } else { 1 };
+        if length == 0 || !(left.min(average / 4)..=left.min(longest)).contains(&length) {
+            return None;
+        }
+        let here = *span;
+        span.extent = Extent { offset: here.extent.offset + length, length: left - length };
+        if span.extent.length == 0 {
+            self.spans.pop_front();
+        }
+        Some((here.extent.offset, here))
+    }
+
+    // What follows a chunk that was found is looked for behind it.
+    fn found(&mut self, at: u64, place: u64) {
+        self.missed = Missed::default();
+        if let Some(span) = self.spans.front_mut() {
+            span.before = Shift::between(at, place);
+        }
     }
 }
 

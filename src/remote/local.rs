@@ -62,10 +62,22 @@ impl Reader<'_> {
                     self.arrived.send(Arrived::Restart { id })?;
                 }
                 Verdict::Consistent(state) => {
-                    return self.arrived.send(Arrived::End { id, state, consistent: true, claimed: None });
+                    return self.arrived.send(Arrived::End {
+                        id,
+                        state,
+                        consistent: true,
+                        claimed: None,
+                        is_decided: true,
+                    });
                 }
                 Verdict::Inconsistent(state) => {
-                    return self.arrived.send(Arrived::End { id, state, consistent: false, claimed: None });
+                    return self.arrived.send(Arrived::End {
+                        id,
+                        state,
+                        consistent: false,
+                        claimed: None,
+                        is_decided: true,
+                    });
                 }
             }
         }

@@ -104,6 +104,11 @@ impl Input {
     pub fn received(&self) -> u64 {
         self.received
     }
+
+    /// True when it was ended from this side.
+    pub fn is_over(&self) -> bool {
+        self.traffic.is_shut_down()
+    }
 }
 
 impl Read for Input {

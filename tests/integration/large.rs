@@ -243,6 +243,50 @@ fn what_grew_or_shrank_too_much_comes_whole() {
     }
 }
 
+// So large that it is put together before the client has told of all of it.
+const AHEAD: usize = 40 << 20;
+
+/// With something changed near its beginning, in its middle and at its end, which moves what is behind.
+fn edited(mut bytes: Vec<u8>) -> Vec<u8> {
+    bytes[1_000_000..1_050_000].fill(0);
+    bytes.insert(20_000_000, b'x');
+    bytes.drain(30_000_000..30_100_000);
+    bytes.extend(noise(9, 100_000));
+    bytes
+}
+
+#[test]
+fn a_file_that_is_put_together_meanwhile_comes_right_and_is_linked_where_it_is_here() {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let (was, new) = (noise(1, AHEAD), edited(noise(1, AHEAD)));
+    let of = |content: &[u8]| at(1_000_000_000, 0, file(content));
+    let client = Tree::new([("f", of(&was))]);
+    let target = |host: &str| format!("{host}:{}", client.root().display());
+    ["client", "other"].iter().for_each(|host| program.pull(&sshd, [&target(host)]).well());
+    let pull = |host: &str, content: &[u8], mtime: i64| {
+        client.put("f", at(mtime, 0, file(content)));
+        let ran = program.pull(&sshd, [&target(host)]);
+        ran.well();
+        assert!(fs::read(program.snapshot(host, &client.path("f"))).unwrap() == content);
+        let summary = ran.summary();
+        assert!(summary["bytes_received"].as_u64().unwrap() < 700_000, "{summary}");
+        (summary["copied"].as_u64().unwrap(), summary["linked"].as_u64().unwrap())
+    };
+    assert_eq!(pull("client", &new, 1_000_000_100), (1, 0));
+    // As it was before, and as it was after that: both are in the archive, and both are seen to be here only in the end.
+    assert_eq!(pull("client", &was, 1_000_000_200), (0, 1));
+    assert_eq!(pull("client", &new, 1_000_000_300), (0, 1));
+    // Another client proves that it has it.
+    assert_eq!(pull("other", &new, 1_000_000_300), (0, 1));
+    let place = |host: &str| inode(&program.snapshot(host, &client.path("f")));
+    assert_eq!(place("client"), place("other"));
+    // Two with the same new content: one of them comes.
+    client.add([("g", of(&new))]);
+    assert_eq!(pull("client", &new, 1_000_000_400).0, 0);
+    program.assert_index_is_right();
+    program.run(["verify"]).well();
+}
+
 #[test]
 fn a_large_file_of_several_names_is_compared_once() {
     let (sshd, program) = (Sshd::new(), Program::new());

@@ -2,7 +2,7 @@
 //! so that what was inserted or overwritten somewhere leaves the chunks elsewhere as they were.
 
 use fastcdc::v2020::FastCDC;
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
 use crate::protocol::{Chunk, MAX_AVERAGE, MIN_AVERAGE};
 
@@ -16,8 +16,9 @@ const SHORT: u64 = 16 * 1024;
 // From how many chunks on groups take fewer bytes.
 const WORTH_GROUPS: u64 = 64;
 
-// A group of chunks ends with one whose sum has so many zero bits, so it has 32 of them, about.
+// A group of chunks ends with one at whose end the stirred gear hash begins with so many zero bits: it has 32 of them, about.
 const GROUP_BITS: u32 = 5;
+const STIR: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// How many chunks a group has at most.
 pub const MOST_GROUPED: usize = 128;
@@ -51,13 +52,33 @@ impl Cutting {
     }
 }
 
+/// A piece of content, between two places where it is cut.
+pub struct Cut<'a> {
+    /// Its bytes.
+    pub bytes: &'a [u8],
+    // The gear hash at its end.
+    gear: u64,
+}
+
+impl Cut<'_> {
+    /// What is told of it.
+    pub fn chunk(&self) -> Chunk {
+        Chunk { length: self.bytes.len() as u32, sum: xxh3_64(self.bytes).to_le_bytes() }
+    }
+
+    // Bits of the gear hash are zero where it is cut, so it is stirred.
+    fn ends_group(&self) -> bool {
+        self.gear.wrapping_mul(STIR).leading_zeros() >= GROUP_BITS
+    }
+}
+
 /// Cuts all that `read` gives, which says 0 at the end, into chunks of this average length. `buffer` is memory to be used
 /// again.
 pub fn cut<E>(
     average: u32,
     buffer: &mut Vec<u8>,
     mut read: impl FnMut(&mut [u8]) -> Result<usize, E>,
-    mut each: impl FnMut(Chunk),
+    mut each: impl FnMut(&Cut<'_>),
 ) -> Result<(), E> {
     let average = average as usize;
     let (least, most) = (average / 4, average * 4);
@@ -73,14 +94,14 @@ pub fn cut<E>(
             }
         }
         let mut done = 0;
-        for cut in FastCDC::new(&buffer[..filled], least, average, most) {
+        for found in FastCDC::new(&buffer[..filled], least, average, most) {
             // What follows could still belong to it.
-            if !ended && filled - cut.offset < most {
+            if !ended && filled - found.offset < most {
                 break;
             }
-            let bytes = &buffer[cut.offset..cut.offset + cut.length];
-            each(Chunk { length: cut.length as u32, sum: xxh3_64(bytes).to_le_bytes() });
-            done = cut.offset + cut.length;
+            let bytes = &buffer[found.offset..found.offset + found.length];
+            each(&Cut { bytes, gear: found.hash });
+            done = found.offset + found.length;
         }
         buffer.copy_within(done..filled, 0);
         filled -= done;
@@ -88,25 +109,22 @@ pub fn cut<E>(
     Ok(())
 }
 
-/// Puts chunks that follow each other together. Where a group ends is told by the chunks themselves, so groups are found
-/// again as chunks are, and a list of them is short.
+/// Puts chunks that follow each other together. Where a group ends is told by its last chunk, so groups are found again as
+/// chunks are, and a list of them is short.
 #[derive(Default)]
 pub struct Grouping {
-    // What the group's sum is made of.
-    members: Vec<u8>,
+    sum: Xxh3Default,
     count: usize,
     length: u32,
 }
 
 impl Grouping {
     /// Takes the next chunk; returns the group that it ends.
-    pub fn add(&mut self, chunk: &Chunk) -> Option<Chunk> {
-        self.members.extend_from_slice(&chunk.length.to_le_bytes());
-        self.members.extend_from_slice(&chunk.sum);
+    pub fn add(&mut self, cut: &Cut<'_>) -> Option<Chunk> {
+        self.sum.update(cut.bytes);
         self.count += 1;
-        self.length += chunk.length;
-        let is_end = u64::from_le_bytes(chunk.sum).trailing_zeros() >= GROUP_BITS || self.count == MOST_GROUPED;
-        if is_end { self.end() } else { None }
+        self.length += cut.bytes.len() as u32;
+        if cut.ends_group() || self.count == MOST_GROUPED { self.end() } else { None }
     }
 
     /// The last group, if it has not ended yet.
@@ -114,8 +132,8 @@ impl Grouping {
         if self.count == 0 {
             return None;
         }
-        let group = Chunk { length: self.length, sum: xxh3_64(&self.members).to_le_bytes() };
-        self.members.clear();
+        let group = Chunk { length: self.length, sum: self.sum.digest().to_le_bytes() };
+        self.sum.reset();
         (self.count, self.length) = (0, 0);
         Some(group)
     }
@@ -136,7 +154,8 @@ mod tests {
         std::iter::repeat_with(next).take(length).collect()
     }
 
-    fn chunks(mut content: &[u8], at_once: usize) -> Vec<Chunk> {
+    /// Chunks, and groups of them.
+    fn told(mut content: &[u8], at_once: usize) -> (Vec<Chunk>, Vec<Chunk>) {
         let (mut chunks, whole) = (Vec::new(), content);
         let read = |buffer: &mut [u8]| {
             let count = buffer.len().min(content.len()).min(at_once);
@@ -144,15 +163,33 @@ mod tests {
             content = &content[count..];
             Ok::<_, Infallible>(count)
         };
-        cut(16 * 1024, &mut Vec::new(), read, |chunk| chunks.push(chunk)).unwrap();
-        let mut rest = whole;
-        for Chunk { length, sum } in &chunks {
-            let (bytes, behind) = rest.split_at(*length as usize);
-            assert_eq!(*sum, xxh3_64(bytes).to_le_bytes());
-            rest = behind;
+        let mut grouping = Grouping::default();
+        let mut groups = Vec::new();
+        cut(16 * 1024, &mut Vec::new(), read, |cut| {
+            chunks.push(cut.chunk());
+            groups.extend(grouping.add(cut));
+        })
+        .unwrap();
+        groups.extend(grouping.end());
+        assert_eq!(grouping.end(), None);
+        for told in [&chunks, &groups] {
+            let mut rest = whole;
+            for Chunk { length, sum } in told {
+                let (bytes, behind) = rest.split_at(*length as usize);
+                assert_eq!(*sum, xxh3_64(bytes).to_le_bytes());
+                rest = behind;
+            }
+            assert!(rest.is_empty(), "they are the content");
         }
-        assert!(rest.is_empty(), "the chunks are the content");
-        chunks
+        (chunks, groups)
+    }
+
+    fn chunks(content: &[u8], at_once: usize) -> Vec<Chunk> {
+        told(content, at_once).0
+    }
+
+    fn groups(content: &[u8]) -> Vec<Chunk> {
+        told(content, usize::MAX).1
     }
 
     #[test]
@@ -174,15 +211,6 @@ mod tests {
         assert!(other <= 3, "{other}");
     }
 
-    fn groups(content: &[u8]) -> Vec<Chunk> {
-        let mut grouping = Grouping::default();
-        let mut groups: Vec<Chunk> =
-            chunks(content, usize::MAX).iter().filter_map(|chunk| grouping.add(chunk)).collect();
-        groups.extend(grouping.end());
-        assert_eq!(grouping.end(), None);
-        groups
-    }
-
     #[test]
     fn groups_make_it_up_and_are_found_again() {
         let content = noise(20_000_000);
@@ -198,15 +226,10 @@ mod tests {
     #[test]
     fn a_group_has_an_end_where_no_chunk_ends_it() {
         let mut grouping = Grouping::default();
-        let endless = Chunk { length: MAX_AVERAGE * 4, sum: [0xff; 8] };
+        let endless = Cut { bytes: b"endless", gear: u64::MAX };
+        assert!(!endless.ends_group());
         let groups: Vec<usize> = (1..=300).filter(|_| grouping.add(&endless).is_some()).collect();
         assert_eq!(groups, [MOST_GROUPED, 2 * MOST_GROUPED]);
-        let shorter = Chunk { length: 1, ..endless };
-        let of = |chunk: Chunk| {
-            let mut grouping = Grouping::default();
-            grouping.add(&chunk).or_else(|| grouping.end())
-        };
-        assert_ne!(of(endless), of(shorter), "a group is told by its chunks' lengths too");
     }
 
     #[test]

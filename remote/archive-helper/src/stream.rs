@@ -7,16 +7,17 @@ use std::thread;
 
 use blake3::Hasher;
 
-use crate::chunks::{self, Grouping};
+use crate::chunks::{self, Cut, Grouping};
 use crate::outgoing::{Outgoing, UNPOISONED};
 use crate::protocol::{
-    Chunk, ChunkRequest, Chunks, Extent, HashOutcome, MAX_BUNDLED, Reply, StreamOutcome, StreamRequest, Streamed,
+    ChunkRequest, Chunks, Extent, HashOutcome, MAX_BUNDLED, Reply, StreamOutcome, StreamRequest, Streamed,
 };
 use crate::system::{Errno, File};
 use crate::walk;
 
-// How many chunks a frame tells of.
+// How many chunks a frame tells of, and of how many bytes, about: the server puts the file together meanwhile.
 const CHUNKS: usize = 4096;
+const TELL: usize = 16 << 20;
 
 // The number of `Reply::Piece` among its enum's variants.
 const PIECE: u32 = 12;
@@ -91,9 +92,12 @@ impl Streamers {
             let request = self.chunking.next();
             let (mut waiting, mut hasher) = (Vec::new(), Hasher::new());
             let mut grouping = Grouping::default();
-            let each = |chunk: Chunk| {
-                waiting.extend(if request.grouped { grouping.add(&chunk) } else { Some(chunk) });
-                if waiting.len() == CHUNKS {
+            let mut untold = 0;
+            let each = |cut: &Cut<'_>| {
+                waiting.extend(if request.grouped { grouping.add(cut) } else { Some(cut.chunk()) });
+                untold += cut.bytes.len();
+                if waiting.len() == CHUNKS || untold >= TELL && !waiting.is_empty() {
+                    untold = 0;
                     let chunks = std::mem::take(&mut waiting);
                     self.outgoing.send(&Reply::Chunks(Chunks { id: request.id, chunks, end: None }));
                 }
@@ -149,7 +153,7 @@ fn chunk(
     request: &ChunkRequest,
     memory: &mut Vec<u8>,
     hasher: &mut Hasher,
-    mut each: impl FnMut(Chunk),
+    mut each: impl FnMut(&Cut<'_>),
 ) -> Result<bool, Errno> {
     let ChunkRequest { path, size, mtime, uid, average, ranges, .. } = request;
     let file = File::open(path)?;

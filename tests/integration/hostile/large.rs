@@ -20,17 +20,31 @@ fn content(size: usize) -> Vec<u8> {
     (0..size as u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect()
 }
 
-fn chunks(mut content: &[u8]) -> Vec<Chunk> {
+/// Its chunks, and groups of them.
+fn told_of(mut content: &[u8]) -> (Vec<Chunk>, Vec<Chunk>) {
     let average = Cutting::of(content.len() as u64, false).average;
-    let mut chunks = Vec::new();
+    let (mut chunks, mut groups, mut grouping) = (Vec::new(), Vec::new(), Grouping::default());
     let read = |buffer: &mut [u8]| {
         let count = buffer.len().min(content.len());
         buffer[..count].copy_from_slice(&content[..count]);
         content = &content[count..];
         Ok::<_, std::convert::Infallible>(count)
     };
-    cut(average, &mut Vec::new(), read, |chunk| chunks.push(chunk)).unwrap();
-    chunks
+    cut(average, &mut Vec::new(), read, |cut| {
+        chunks.push(cut.chunk());
+        groups.extend(grouping.add(cut));
+    })
+    .unwrap();
+    groups.extend(grouping.end());
+    (chunks, groups)
+}
+
+fn chunks(content: &[u8]) -> Vec<Chunk> {
+    told_of(content).0
+}
+
+fn groups(content: &[u8]) -> Vec<Chunk> {
+    told_of(content).1
 }
 
 /// What the client has, as an honest listing would have it: the file is really there, for SFTP tells the truth.
@@ -43,13 +57,6 @@ fn listing(client: &Tree) -> Vec<u8> {
     let root =
         Root::Found { path: AbsPath::new(&path[..]).unwrap(), entry: Some(entry("data", Kind::Dir)), empty: false };
     frames(&[Reply::Root(root), directory(0, &path), entries(0, vec![large]), Reply::End])
-}
-
-fn groups(content: &[u8]) -> Vec<Chunk> {
-    let mut grouping = Grouping::default();
-    let mut groups: Vec<Chunk> = chunks(content).iter().filter_map(|chunk| grouping.add(chunk)).collect();
-    groups.extend(grouping.end());
-    groups
 }
 
 /// All chunks of the earlier version but its last, and one that is none of it.
@@ -68,8 +75,13 @@ fn rest() -> Vec<u8> {
     vec![b'x'; almost_old().pop().unwrap().length as usize]
 }
 
+/// The answer to the first question.
 fn told(chunks: Vec<Chunk>, hash: Hash) -> Reply {
-    Reply::Chunks(Chunks { id: 0, chunks, end: Some(HashOutcome::Done { hash, proof: None }) })
+    answer(0, chunks, hash)
+}
+
+fn answer(id: u64, chunks: Vec<Chunk>, hash: Hash) -> Reply {
+    Reply::Chunks(Chunks { id, chunks, end: Some(HashOutcome::Done { hash, proof: None }) })
 }
 
 fn piece(bytes: &[u8]) -> Reply {
@@ -148,19 +160,24 @@ fn assert_ends(old: &[u8], what: &str, first: Vec<u8>, then: Vec<u8>) {
     hostile.program.assert_index_is_right();
 }
 
+/// One chunk of a length that chunks have, again and again, and what is left.
+fn new_chunks(length: u32) -> Vec<Chunk> {
+    let (whole, left) = (length / 20_000, length % 20_000);
+    let mut chunks = vec![Chunk { length: 20_000, sum: [1; 8] }; whole as usize];
+    chunks.extend((left > 0).then_some(Chunk { length: left, sum: [2; 8] }));
+    chunks
+}
+
 #[test]
 fn what_groups_make_up_is_believed_only_with_its_hash() {
     let told_groups = but_the_last(groups(&content(GROUPED)));
     let length = told_groups.last().unwrap().length;
-    // One chunk of a length that chunks have, again and again, and what is left.
-    let (whole, left) = (length / 20_000, length % 20_000);
-    let mut chunks = vec![Chunk { length: 20_000, sum: [1; 8] }; whole as usize];
-    chunks.extend((left > 0).then_some(Chunk { length: left, sum: [2; 8] }));
+    let chunks = new_chunks(length);
     for hash in [[9; 32], blake3::hash(&vec![7; GROUPED + 1]).into()] {
         let (hostile, client) = once_honest(GROUPED);
         hostile.answers(To::Chunk, frames(&[told(told_groups.clone(), hash)]));
         let bytes = vec![b'x'; length as usize];
-        let mut then = vec![told(chunks.clone(), [8; 32])];
+        let mut then = vec![answer(1, chunks.clone(), [8; 32])];
         then.extend(bytes.chunks(65_536).map(piece));
         then.push(streamed(StreamOutcome::Done));
         hostile.answers_then(To::Chunk, frames(&then));
@@ -211,15 +228,88 @@ fn groups_and_their_chunks_that_cannot_be_end_the_run() {
         ("too many", frames(&[told([&told_groups[..], &told_groups[..]].concat(), hash)]), Vec::new()),
         ("a huge one", frames(&[told(vec![chunk(u32::MAX)], hash)]), Vec::new()),
         ("short ones", frames(&[told(vec![chunk(1); 100], hash)]), Vec::new()),
-        ("no chunks of a group", good.clone(), frames(&[told(Vec::new(), hash)])),
-        ("too few of them", good.clone(), frames(&[told(vec![chunk(20_000)], hash)])),
-        ("one longer than its group", good.clone(), frames(&[told(vec![chunk(length + 1)], hash)])),
-        ("a group among them", good.clone(), frames(&[told(vec![all[0]], hash)])),
+        ("no chunks of a group", good.clone(), frames(&[answer(1, Vec::new(), hash)])),
+        ("too few of them", good.clone(), frames(&[answer(1, vec![chunk(20_000)], hash)])),
+        ("one longer than its group", good.clone(), frames(&[answer(1, vec![chunk(length + 1)], hash)])),
+        ("a group among them", good.clone(), frames(&[answer(1, vec![all[0]], hash)])),
         ("a piece before them", good.clone(), frames(&[piece(b"x")])),
         ("an end before them", good, frames(&[streamed(StreamOutcome::Done)])),
     ];
     for (what, first, then) in cases {
         assert_ends(&old, what, first, then);
+    }
+}
+
+/// What is told of a file whose fourth group is new, and one byte longer than it was.
+struct Ahead {
+    // All groups but two.
+    first: Vec<u8>,
+    // Answers to what the server asks then: of what the group consists, what else the file consists of, and the group's bytes.
+    chunks: Reply,
+    rest: Vec<Chunk>,
+    pieces: Vec<Reply>,
+    // What that makes up.
+    content: Vec<u8>,
+}
+
+fn ahead() -> Ahead {
+    let old = content(AHEAD);
+    let mut all = groups(&old);
+    let at: usize = all[..3].iter().map(|group| group.length as usize).sum();
+    let behind = at + all[3].length as usize;
+    let new = vec![b'x'; all[3].length as usize + 1];
+    all[3] = Chunk { length: new.len() as u32, sum: [0; 8] };
+    let rest = all.split_off(all.len() - 2);
+    Ahead {
+        first: frames(&[Reply::Chunks(Chunks { id: 0, chunks: all, end: None })]),
+        chunks: answer(1, new_chunks(new.len() as u32), [8; 32]),
+        rest,
+        pieces: new.chunks(65_536).map(piece).collect(),
+        content: [&old[..at], &new, &old[behind..]].concat(),
+    }
+}
+
+// So large that it has many groups.
+const AHEAD: usize = 24 << 20;
+
+#[test]
+fn what_is_put_together_ahead_is_believed_only_with_its_hash() {
+    let told = ahead();
+    let right = blake3::hash(&told.content).into();
+    for hash in [right, [9; 32]] {
+        let (hostile, client) = once_honest(AHEAD);
+        hostile.answers(To::Chunk, &told.first);
+        // If the server did not ask about the new group before it has heard of all, it would wait in vain.
+        let mut then = vec![told.chunks.clone(), answer(0, told.rest.clone(), hash)];
+        then.extend(told.pieces.clone());
+        then.push(streamed(StreamOutcome::Done));
+        hostile.answers_then(To::Chunk, frames(&then));
+        pull(&hostile, &client).well();
+        let kept = fs::read(hostile.program.snapshot("client", &client.path("large"))).unwrap();
+        assert!(if hash == right { kept == told.content } else { kept == vec![7; AHEAD + 1] });
+        hostile.program.assert_index_is_right();
+    }
+}
+
+#[test]
+fn what_changes_or_goes_while_it_is_put_together_ahead_is_fetched_another_way_or_told() {
+    let told = ahead();
+    for (outcome, status) in [(HashOutcome::Changed, 0), (HashOutcome::Vanished, 0), (HashOutcome::Failed(13), 3)] {
+        let (hostile, client) = once_honest(AHEAD);
+        hostile.answers(To::Chunk, &told.first);
+        let end = Reply::Chunks(Chunks { id: 0, chunks: told.rest.clone(), end: Some(outcome.clone()) });
+        let mut then = vec![told.chunks.clone()];
+        then.extend(told.pieces.iter().take(2).cloned());
+        then.push(end);
+        then.extend(told.pieces.iter().skip(2).cloned());
+        then.push(streamed(StreamOutcome::Done));
+        hostile.answers_then(To::Chunk, frames(&then));
+        let ran = pull(&hostile, &client);
+        assert_eq!(ran.status, status, "{outcome:?}: {}", ran.stderr);
+        let kept = fs::read(hostile.program.snapshot("client", &client.path("large"))).unwrap();
+        let expected = if outcome == HashOutcome::Changed { vec![7; AHEAD + 1] } else { content(AHEAD) };
+        assert!(kept == expected, "{outcome:?}");
+        hostile.program.assert_index_is_right();
     }
 }
 

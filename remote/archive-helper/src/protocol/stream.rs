@@ -16,7 +16,7 @@ pub const MAX_STREAMS: usize = 1024;
 /// A large file of whose chunks the server wants to know.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ChunkRequest {
-    /// The server's number for it; comes back in [`Chunks::id`].
+    /// The server's number for the request; comes back in [`Chunks::id`].
     pub id: u64,
     /// The file.
     pub path: AbsPath,
@@ -40,8 +40,7 @@ pub struct ChunkRequest {
 pub struct Chunk {
     /// Bytes.
     pub length: u32,
-    /// XXH3-64 of them, little-endian; of a group, of its chunks' lengths and sums. That two are the same is a guess that
-    /// the hash of the whole decides over.
+    /// XXH3-64 of them, little-endian. That two are the same is a guess that the hash of the whole decides over.
     pub sum: [u8; 8],
 }
 
