@@ -123,6 +123,7 @@ impl<'a> Placing<'a> {
         self.made.clear();
         // What is open may be about to be replaced.
         self.snapshot.forget_all();
+        self.archive.settle();
         std::mem::replace(&mut self.batch, Batch { run: self.run.number, ..Batch::default() })
     }
 

@@ -1,5 +1,7 @@
 //! The archive of one source: earlier versions, each under its name with the time of its last change.
 
+use std::collections::HashSet;
+
 use nix::errno::Errno;
 
 use super::dirs::{Dir, OpenTree};
@@ -11,12 +13,19 @@ use crate::time::stamp;
 #[derive(Debug)]
 pub struct Archive {
     tree: OpenTree,
+    // Directories in which nothing is but what was given a name since: see `settle`.
+    fresh: HashSet<AbsPath>,
 }
 
 impl Archive {
     /// The archive that begins at `base`.
     pub fn new(base: Dir) -> Archive {
-        Archive { tree: OpenTree::new(base) }
+        Archive { tree: OpenTree::new(base), fresh: HashSet::new() }
+    }
+
+    /// Names that were given are taken from now on, as far as they are: whoever gives more has to look.
+    pub fn settle(&mut self) {
+        self.fresh.clear();
     }
 
     /// Moves `name` of the client's directory `path` here from `from`; returns its name here.
@@ -25,7 +34,8 @@ impl Archive {
         under_free_name(name, mtime, |archived| from.rename(name, &to, archived))
     }
 
-    /// A name that is free here for a version of `name` in the client's directory `path`, and not `taken`.
+    /// A name that is free here for a version of `name` in the client's directory `path`, and not `taken`, as those are that
+    /// were given since the last [`settle`](Archive::settle).
     pub fn free_name(
         &mut self,
         path: &AbsPath,
@@ -34,10 +44,15 @@ impl Archive {
         taken: impl Fn(&Name) -> bool,
     ) -> nix::Result<Name> {
         let dir = self.directory(path)?;
-        under_free_name(name, mtime, |archived| match dir.metadata(archived) {
-            Err(Errno::ENOENT) if !taken(archived) => Ok(()),
-            Ok(_) | Err(Errno::ENOENT) => Err(Errno::EEXIST),
-            Err(errno) => Err(errno),
+        let is_fresh = self.fresh.contains(path);
+        under_free_name(name, mtime, |archived| match taken(archived) {
+            true => Err(Errno::EEXIST),
+            false if is_fresh => Ok(()),
+            false => match dir.metadata(archived) {
+                Err(Errno::ENOENT) => Ok(()),
+                Ok(_) => Err(Errno::EEXIST),
+                Err(errno) => Err(errno),
+            },
         })
     }
 
@@ -86,7 +101,15 @@ impl Archive {
 
     /// The directory here of a client's directory, made if it is not there.
     pub fn directory(&mut self, path: &AbsPath) -> nix::Result<Dir> {
-        self.tree.directory_by(path, |base| open_directory(base, path, true))
+        let fresh = &mut self.fresh;
+        self.tree.directory_by(path, |base| match open_directory(base, path, false) {
+            Err(Errno::ENOENT) => {
+                let made = open_directory(base, path, true)?;
+                fresh.insert(path.clone());
+                Ok(made)
+            }
+            other => other,
+        })
     }
 }
 

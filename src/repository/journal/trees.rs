@@ -95,7 +95,9 @@ impl Trees {
         };
         match old {
             Old::None => {}
-            Old::Archive { name: archived, inode } => self.retire(directory, &dir, name, (archived, *inode))?,
+            Old::Archive { name: archived, inode } => {
+                self.retire(directory, &dir, name, (archived, again.then_some(*inode)))?;
+            }
             Old::Remove { inode } => {
                 if dir.metadata(name).is_ok_and(|found| found.inode == *inode) {
                     dir.unlink(name).on_server(WHAT)?;
@@ -150,12 +152,21 @@ impl Trees {
         staged.tray.as_ref().is_some_and(|tray| self.moved.contains(tray)) || again && is_gone()
     }
 
-    // Done already, or missing, if the snapshot has another inode there.
-    fn retire(&mut self, path: &AbsPath, dir: &Dir, name: &Name, (archived, inode): (&Name, (u64, u64))) -> Result<()> {
-        if !dir.metadata(name).is_ok_and(|found| found.inode == inode) {
+    // What was done already leaves another inode there, or nothing. It was looked at a moment ago when that can't be.
+    fn retire(
+        &mut self,
+        path: &AbsPath,
+        dir: &Dir,
+        name: &Name,
+        (archived, inode): (&Name, Option<(u64, u64)>),
+    ) -> Result<()> {
+        if inode.is_some_and(|inode| dir.metadata(name).map(|found| found.inode) != Ok(inode)) {
             return Ok(());
         }
-        self.archive_as(path, dir, name, archived).on_server(WHAT)
+        match self.archive_as(path, dir, name, archived) {
+            Err(Errno::ENOENT) if dir.metadata(name) == Err(Errno::ENOENT) => Ok(()),
+            other => other.on_server(WHAT),
+        }
     }
 
     // Something may have taken the name since it was free: another directory of the client's, above all.
