@@ -461,6 +461,12 @@ pub enum Arrived {
         /// At least one byte, at most 256 KiB.
         bytes: Vec<u8>,
     },
+    /// It begins to come before its hash is known, so [`Files::is_wanted`] will not be asked: whoever takes it decides in the
+    /// end. Nothing has come before.
+    Ahead {
+        /// [`Wanted::id`].
+        id: u64,
+    },
     /// The next bytes are a hole: zeros.
     Hole {
         /// [`Wanted::id`].
@@ -510,8 +516,6 @@ pub enum Arrived {
         consistent: bool,
         /// BLAKE3 of the whole, says the client, when not all of it was sent.
         claimed: Option<Hash>,
-        /// False when [`Files::is_wanted`] was not asked, for it began to come before its hash was known.
-        is_decided: bool,
     },
     /// It could not be read.
     Failed {
@@ -531,6 +535,7 @@ impl Arrived {
             | Arrived::Here { id, .. }
             | Arrived::Whole { id, .. }
             | Arrived::Same { id, .. }
+            | Arrived::Ahead { id }
             | Arrived::Restart { id }
             | Arrived::End { id, .. }
             | Arrived::Failed { id, .. } => id,

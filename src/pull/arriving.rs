@@ -45,6 +45,8 @@ pub struct Part {
 pub enum Target {
     /// A large one, which a later run may carry on.
     Part(Part),
+    /// One of which it is not known yet whether it is wanted.
+    Ahead,
     /// Any other: where it is to be.
     New(Arc<Directory>, Name),
 }
@@ -101,6 +103,8 @@ pub struct Arriving {
     size: u64,
     /// An earlier run left the beginning of it.
     pub is_carried_on: bool,
+    /// It may be here already.
+    pub is_ahead: bool,
     // The earlier version, once it is needed.
     base: Option<File>,
     // What has not arrived yet is what the earlier version has there, in the same blocks.
@@ -124,16 +128,22 @@ impl Arriving {
     pub fn begin(staging: &Staging, target: Target, base: Option<&Base>) -> Result<Arriving> {
         let mut hasher = blake3::Hasher::new();
         let is_new = !matches!(target, Target::Part(Part { size: 1.., .. }));
+        let is_ahead = matches!(target, Target::Ahead);
         if let Some(base) = base.filter(|base| is_new && base.size >= WORTH_SHARING)
             && let Some((name, file, base)) = staging.share(|| base.open()).on_server(WHAT)?
         {
-            let (name, base, trouble) = (name.into(), Some(base), None);
-            return Ok(Arriving { name, file, hasher, size: 0, is_carried_on: false, base, is_shared: true, trouble });
+            let (name, size, base) = (name.into(), 0, Some(base));
+            let (is_carried_on, is_shared, trouble) = (false, true, None);
+            return Ok(Arriving { name, file, hasher, size, is_carried_on, is_ahead, base, is_shared, trouble });
         }
         let (name, file, size) = match target {
             Target::New(directory, name) => {
                 let (name, file) = staging.put(&directory.tray, &name, Dir::create_file).on_server(WHAT)?;
                 (name, file, 0)
+            }
+            Target::Ahead => {
+                let (name, file) = staging.create().on_server(WHAT)?;
+                (name.into(), file, 0)
             }
             Target::Part(Part { name, size }) => {
                 let mut file = staging.open_partial(&name, size).on_server(WHAT)?;
@@ -143,7 +153,7 @@ impl Arriving {
             }
         };
         let (is_carried_on, base, is_shared, trouble) = (size > 0, None, false, None);
-        Ok(Arriving { name, file, hasher, size, is_carried_on, base, is_shared, trouble })
+        Ok(Arriving { name, file, hasher, size, is_carried_on, is_ahead, base, is_shared, trouble })
     }
 
     // From here on nothing is shared.

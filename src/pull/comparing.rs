@@ -1,4 +1,5 @@
-//! Files that are compared with their earlier versions: once their hashes are known, some need not come after all.
+//! Files that are compared with their earlier versions: once their hashes are known, some need not come after all, or have
+//! come in vain.
 //!
 //! The client reads such a file once, for its chunks and its hash. Were it hashed before, as others are, it would have to
 //! read it twice.
@@ -62,6 +63,15 @@ impl<'a> Comparing<'a> {
         if task.old.as_ref().is_some_and(|old| old.hash == Some(hash)) {
             return self.known(task, hash);
         }
+        match self.turn(task, hash)? {
+            Some(Turn::Lead(task)) => Ok(Some(task)),
+            Some(Turn::Known(task, hash)) => self.known(task, hash),
+            Some(Turn::Wait) | None => Ok(None),
+        }
+    }
+
+    // `None` when another source has it: the client has to prove that it does.
+    fn turn(&self, task: FileTask, hash: Hash) -> Result<Option<Turn>> {
         let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
         let index = match &mut *index {
             Some(index) => index,
@@ -69,15 +79,10 @@ impl<'a> Comparing<'a> {
         };
         let is_sent = || index.source_sent(self.run.source_id, &hash);
         if self.run.has_others && !is_sent()? && !index.versions_with(&hash, 1)?.is_empty() {
-            // Another source has it: the client has to prove that it does.
             self.released.send(Released::Unproven(task)).map_err(aborted)?;
             return Ok(None);
         }
-        match self.contents.lead_claim(task, Claim { hash, proof: None }, is_sent)? {
-            Turn::Lead(task) => Ok(Some(task)),
-            Turn::Wait => Ok(None),
-            Turn::Known(task, hash) => self.known(task, hash),
-        }
+        self.contents.lead_claim(task, Claim { hash, proof: None }, is_sent).map(Some)
     }
 
     fn known(&self, task: FileTask, hash: Hash) -> Result<Option<FileTask>> {

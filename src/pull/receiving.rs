@@ -212,6 +212,7 @@ impl Inbox<'_> {
     fn take(&mut self, arrival: Arrived) -> Result<()> {
         match arrival {
             Arrived::Data { id, bytes } => self.data(id, &bytes),
+            Arrived::Ahead { id } => self.ahead(id),
             Arrived::Hole { id, length } => {
                 let run = self.run;
                 self.begun(id)?.skip(length, run)
@@ -223,9 +224,7 @@ impl Inbox<'_> {
                 self.release(Released::Claimed(self.expected.take(id), claim))
             }
             Arrived::Restart { id } => self.restart(id),
-            Arrived::End { id, state, consistent, claimed, is_decided } => {
-                self.end(id, (state, consistent), claimed, is_decided)
-            }
+            Arrived::End { id, state, consistent, claimed } => self.end(id, state, consistent, claimed),
             Arrived::Failed { id, error } => {
                 self.discard(id)?;
                 self.hand_on(failed(self.run, self.expected.take(id), &error))
@@ -241,6 +240,14 @@ impl Inbox<'_> {
                 Ok(free.insert(Arriving::begin(self.staging, self.expected.target(id), base.as_ref())?))
             }
         }
+    }
+
+    // Mostly it is as it was: a later run compares it again rather than carry on what has come by then.
+    fn ahead(&mut self, id: u64) -> Result<()> {
+        let base = self.expected.base(id);
+        let begun = Arriving::begin(self.staging, Target::Ahead, base.as_ref())?;
+        self.receiving.insert(id, begun);
+        Ok(())
     }
 
     fn count(&self, bytes: u64) {
@@ -307,18 +314,12 @@ impl Inbox<'_> {
         Ok(())
     }
 
-    fn end(
-        &mut self,
-        id: u64,
-        (state, consistent): (FileState, bool),
-        claimed: Option<Hash>,
-        is_decided: bool,
-    ) -> Result<()> {
+    fn end(&mut self, id: u64, state: FileState, consistent: bool, claimed: Option<Hash>) -> Result<()> {
         let begun = match self.receiving.remove(&id) {
             Some(begun) => begun,
             None => Arriving::begin(self.staging, self.expected.target(id), None)?,
         };
-        let (mut task, is_carried_on) = (self.expected.take(id), begun.is_carried_on);
+        let (mut task, is_carried_on, is_ahead) = (self.expected.take(id), begun.is_carried_on, begun.is_ahead);
         match begun.trouble {
             Some(Trouble::TooLarge) => {
                 begun.discard(self.staging)?;
@@ -332,7 +333,7 @@ impl Inbox<'_> {
             }
             None => {}
         }
-        let mut content = begun.end()?;
+        let content = begun.end()?;
         let is_other = claimed.is_some_and(|claimed| claimed != content.hash);
         if is_other || is_carried_on && !is_as_claimed(&task, &content.hash) {
             // What was here of it was spoilt, or of another file: all of it is fetched.
@@ -340,9 +341,7 @@ impl Inbox<'_> {
             task.whole = true;
             return self.release(Released::Missing(task));
         }
-        if !is_decided {
-            // Where it is decided that it must come another time, it may begin to before this copy is gone.
-            content.name = self.staging.set_aside(&content.name).on_server(WHAT)?;
+        if is_ahead {
             let Some(wanted) = self.comparing.decide(task, content.hash)? else {
                 return self.staging.unlink(&content.name).on_server(WHAT);
             };

@@ -27,10 +27,15 @@ const MOST_FILES: usize = MAX_STREAMS / 2;
 // 30 bytes of memory.
 const MOST_COMPARED: u64 = 2 * CHUNKS;
 
-// What part of a file may be new, at most, if it is put together before the client has told of all of it. How many questions
-// and requests are under way then, of each.
+// What part of a file may be new, at most, if it is put together before the client has told of all of it.
 const NEW: u64 = 8;
-const MOST_AHEAD: usize = 16;
+
+// How many requests of a file may be under way before more are made, of each kind: what gathers meanwhile makes one. Either
+// there are few files with many of them, or many with one, so together they are no more than the helper takes.
+const MOST_REQUESTS: usize = 16;
+
+// After how many bytes that were told of it is looked at what can be done.
+const WORTH_A_LOOK: u64 = 4 << 20;
 
 const NOT_MADE_UP: &str = "the chunks of a file don't make it up";
 
@@ -77,6 +82,8 @@ struct Transfer {
     // Bytes that the client has told of, and how many of them are here.
     told: u64,
     here: u64,
+    // Of so many it was looked at what can be done.
+    seen: u64,
     progress: Progress,
     // Why what comes is in vain.
     void: Option<StreamOutcome>,
@@ -100,7 +107,7 @@ struct Question {
     grouped: bool,
     // All of it: then the answer has its hash.
     is_about_all: bool,
-    // What is not told of yet.
+    // What is not told of yet, and before it the one that was told of last.
     spans: VecDeque<Span>,
     missed: Missed,
 }
@@ -209,8 +216,15 @@ impl Large<'_> {
         if let Some(outcome) = end {
             transfer.answered(question, outcome)?;
             self.questions.remove(&id);
-        } else if transfer.is_to_be_begun() && !replies.is_slow() {
+        } else if chunks.is_empty() {
+            return Err(nonsense("it has nothing to tell"));
+        } else if transfer.told < transfer.seen + WORTH_A_LOOK {
+            return Ok(());
+        }
+        transfer.seen = transfer.told;
+        if transfer.is_to_be_begun() && !replies.is_slow() {
             transfer.progress = Progress::Ahead;
+            self.arrived.send(Arrived::Ahead { id: file }).map_err(unwanted)?;
         }
         self.go_on(file)
     }
@@ -242,13 +256,13 @@ impl Large<'_> {
     fn put_together(&mut self, transfer: &mut Transfer) -> Result<()> {
         transfer.advance(self.arrived)?;
         let is_all_told = transfer.hash.is_some();
-        if is_all_told || transfer.questions < MOST_AHEAD {
+        if transfer.questions < MOST_REQUESTS {
             let spans = transfer.makeup.ask_about_rough(is_all_told, transfer.end_shift());
             for spans in spans.chunks(MAX_EXTENTS) {
                 self.question(transfer, spans.to_vec().into(), false)?;
             }
         }
-        if is_all_told || transfer.requests < MOST_AHEAD {
+        if transfer.requests < MOST_REQUESTS {
             let ranges = transfer.makeup.ask_for_bytes();
             self.request_all(transfer, &ranges)?;
         }
@@ -291,11 +305,12 @@ impl Large<'_> {
         let id = wanted.id;
         let failed = |error| Arrived::Failed { id, error };
         let arrival = match void {
-            None if !makeup.is_empty() => return Err(nonsense("a file ended before its end")),
-            None => {
+            None | Some(StreamOutcome::Done) if !makeup.is_empty() => {
+                return Err(nonsense("a file ended before its end"));
+            }
+            None | Some(StreamOutcome::Done) => {
                 let Wanted { size, mtime, uid, .. } = wanted;
-                let (state, is_decided) = (FileState { size, mtime, uid }, progress != Progress::Ahead);
-                Arrived::End { id, state, consistent: true, claimed: hash, is_decided }
+                Arrived::End { id, state: FileState { size, mtime, uid }, consistent: true, claimed: hash }
             }
             Some(StreamOutcome::Changed) => {
                 // SFTP's reader knows what to do with a file that does not keep still. Of one that was only cut nothing came.
@@ -309,7 +324,6 @@ impl Large<'_> {
                 failed(ReadError::Refused(nix::errno::Errno::from_raw(errno).desc().to_owned()))
             }
             Some(StreamOutcome::Vanished) => failed(ReadError::Vanished),
-            Some(StreamOutcome::Done) => return Err(gone()),
         };
         self.arrived.send(arrival).map_err(unwanted)
     }
@@ -323,8 +337,8 @@ impl Transfer {
             Some(_) => (Makeup::unknown(wanted.size), Progress::Undecided),
             None => (Makeup::whole(&wanted), Progress::Decided),
         };
-        let (questions, requests, hash, told, here, void) = (0, 0, None, 0, 0, None);
-        Transfer { wanted, earlier, makeup, cutting, questions, requests, hash, told, here, progress, void }
+        let (questions, requests, hash, told, here, seen, void) = (0, 0, None, 0, 0, 0, None);
+        Transfer { wanted, earlier, makeup, cutting, questions, requests, hash, told, here, seen, progress, void }
     }
 
     // How far from their places those bytes are that follow each other up to the end of both versions.
@@ -336,17 +350,17 @@ impl Transfer {
         self.void.get_or_insert(outcome);
     }
 
-    // True when it is worth while to put it together before all of it is known.
+    // True when it is worth while to put it together before all of it is known. What is not new may have been touched only.
     fn is_to_be_begun(&self) -> bool {
-        let is_new = self.told - self.here;
-        self.progress == Progress::Undecided && is_new > 0 && is_new <= self.told / NEW
+        let new = self.told - self.here;
+        self.progress == Progress::Undecided && self.hash.is_none() && (1..=self.told / NEW).contains(&new)
     }
 
     // All was told that was asked.
     fn answered(&mut self, question: &Question, outcome: HashOutcome) -> Result<()> {
         self.questions -= 1;
         match outcome {
-            HashOutcome::Done { .. } if self.void.is_none() && !question.spans.is_empty() => {
+            HashOutcome::Done { .. } if self.void.is_none() && !question.is_told() => {
                 return Err(nonsense(NOT_MADE_UP));
             }
             HashOutcome::Done { hash, .. } if question.is_about_all => self.hash = Some(hash),
@@ -412,7 +426,7 @@ impl Transfer {
             match earlier.find_cut(&chunk) {
                 Some(offset) => {
                     let found = Extent { offset, length: chunk.length.into() };
-                    self.here += if self.makeup.find(at, found) { found.length } else { 0 };
+                    self.here += if self.makeup.mark_here(at, found) { found.length } else { 0 };
                     question.found(at, offset);
                 }
                 None => question.missed.add(at, chunk),
@@ -424,6 +438,10 @@ impl Transfer {
 impl Question {
     // Where the next chunk is, and the span from there on.
     fn next(&mut self, chunk: &Chunk, cutting: Cutting) -> Option<(u64, Span)> {
+        if self.spans.front()?.extent.length == 0 {
+            self.spans.pop_front();
+            self.missed = Missed::default();
+        }
         let span = self.spans.front_mut()?;
         let (length, left) = (u64::from(chunk.length), span.extent.length);
         // Only the last one may be short.
@@ -434,9 +452,6 @@ impl Question {
         }
         let here = *span;
         span.extent = Extent { offset: here.extent.offset + length, length: left - length };
-        if span.extent.length == 0 {
-            self.spans.pop_front();
-        }
         Some((here.extent.offset, here))
     }
 
@@ -446,6 +461,10 @@ impl Question {
         if let Some(span) = self.spans.front_mut() {
             span.before = Shift::between(at, place);
         }
+    }
+
+    fn is_told(&self) -> bool {
+        self.spans.iter().all(|span| span.extent.length == 0)
     }
 }
 

@@ -62,22 +62,10 @@ impl Reader<'_> {
                     self.arrived.send(Arrived::Restart { id })?;
                 }
                 Verdict::Consistent(state) => {
-                    return self.arrived.send(Arrived::End {
-                        id,
-                        state,
-                        consistent: true,
-                        claimed: None,
-                        is_decided: true,
-                    });
+                    return self.arrived.send(Arrived::End { id, state, consistent: true, claimed: None });
                 }
                 Verdict::Inconsistent(state) => {
-                    return self.arrived.send(Arrived::End {
-                        id,
-                        state,
-                        consistent: false,
-                        claimed: None,
-                        is_decided: true,
-                    });
+                    return self.arrived.send(Arrived::End { id, state, consistent: false, claimed: None });
                 }
             }
         }

@@ -33,7 +33,7 @@ impl Got {
             }
             Arrived::End { state, consistent, .. } => self.end = Some(Ok((state, consistent))),
             Arrived::Failed { error, .. } => self.end = Some(Err(error)),
-            Arrived::Whole { .. } | Arrived::Same { .. } | Arrived::Here { .. } => {
+            Arrived::Whole { .. } | Arrived::Same { .. } | Arrived::Here { .. } | Arrived::Ahead { .. } => {
                 panic!("only the helper sends files so")
             }
         }

@@ -43,10 +43,11 @@ impl<T> Jobs<T> {
         Jobs { queue: Mutex::default(), filled: Condvar::new() }
     }
 
-    // Returns how many wait.
-    fn add(&self, job: T) -> usize {
+    // Before the first that is less urgent. Returns how many wait.
+    fn add(&self, job: T, is_less_urgent: impl Fn(&T) -> bool) -> usize {
         let mut queue = self.queue.lock().expect(UNPOISONED);
-        queue.push_back(job);
+        let at = queue.iter().position(is_less_urgent).unwrap_or(queue.len());
+        queue.insert(at, job);
         self.filled.notify_one();
         queue.len()
     }
@@ -78,12 +79,14 @@ impl Streamers {
 
     /// Queues a request for chunks; returns how many wait.
     pub fn chunk(&self, request: ChunkRequest) -> usize {
-        self.chunking.add(request)
+        // What is asked about a part puts an end to a file that was begun.
+        let is_partial = !is_about_all(&request);
+        self.chunking.add(request, |other| is_partial && is_about_all(other))
     }
 
     /// Queues a request for pieces; returns how many wait.
     pub fn stream(&self, request: StreamRequest) -> usize {
-        self.streaming.add(request)
+        self.streaming.add(request, |_| false)
     }
 
     fn chunk_on(&self) {
@@ -146,6 +149,10 @@ impl Streamers {
         }
         Ok(file.metadata()?.is_file_as_listed(*size, *mtime, *uid))
     }
+}
+
+fn is_about_all(request: &ChunkRequest) -> bool {
+    request.ranges == [Extent { offset: 0, length: request.size }]
 }
 
 // False if the file is not as it was listed, before or after it was read.

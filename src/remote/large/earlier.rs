@@ -176,7 +176,7 @@ fn chunks_of(cutting: Cutting, open: &mut Open<'_>) -> io::Result<HashMap<Chunk,
             chunks.entry(cut.chunk()).or_insert(offset);
         }
         offset += cut.bytes.len() as u64;
-        if let Some(group) = grouping.add(cut) {
+        if let Some(group) = cutting.grouped.then(|| grouping.add(cut)).flatten() {
             chunks.entry(group).or_insert(group_offset);
             group_offset = offset;
         }

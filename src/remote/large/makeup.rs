@@ -22,7 +22,7 @@ pub enum Part {
     /// Bytes that are to come.
     Comes(u64),
     /// Bytes that the client was asked for.
-    Coming(u64),
+    Requested(u64),
 }
 
 impl Part {
@@ -32,7 +32,7 @@ impl Part {
         | Part::Asked(length)
         | Part::Rough(length, _)
         | Part::Comes(length)
-        | Part::Coming(length)) = *self;
+        | Part::Requested(length)) = *self;
         length
     }
 }
@@ -81,7 +81,7 @@ impl Makeup {
     }
 
     /// Takes what turns out to be in the earlier version; false when it is being asked about.
-    pub fn find(&mut self, at: u64, found: Extent) -> bool {
+    pub fn mark_here(&mut self, at: u64, found: Extent) -> bool {
         match self.parts.get_mut(&at) {
             Some(part @ (Part::Rough(..) | Part::Comes(_))) => {
                 *part = Part::Here(found);
@@ -127,7 +127,7 @@ impl Makeup {
                 _ => {}
             }
         }
-        ranges.iter().for_each(|range| self.replace(*range, Part::Coming(range.length)));
+        ranges.iter().for_each(|range| self.replace(*range, Part::Requested(range.length)));
         ranges
     }
 
@@ -165,10 +165,10 @@ impl Makeup {
         let length = piece.bytes.as_bytes().len() as u64;
         let Some(first) = self.parts.first_entry() else { return false };
         match (*first.key(), *first.get()) {
-            (at, Part::Coming(left)) if (1..=left).contains(&length) => {
+            (at, Part::Requested(left)) if (1..=left).contains(&length) => {
                 first.remove();
                 if left > length {
-                    self.parts.insert(at + length, Part::Coming(left - length));
+                    self.parts.insert(at + length, Part::Requested(left - length));
                 }
                 true
             }

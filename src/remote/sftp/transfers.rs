@@ -286,14 +286,14 @@ impl<'a> Transfers<'a> {
                 self.reopen(serial, file, File::restart);
             }
             Outcome::Judged(Verdict::Consistent(state)) => {
-                send(self.arrived, Arrived::End { id, state, consistent: true, claimed: None, is_decided: true })?;
+                send(self.arrived, Arrived::End { id, state, consistent: true, claimed: None })?;
             }
             Outcome::Judged(Verdict::Inconsistent(state)) => {
                 self.held -= file.held();
                 if let Some(bytes) = file.deliver_remains() {
                     send(self.arrived, Arrived::Data { id, bytes })?;
                 }
-                send(self.arrived, Arrived::End { id, state, consistent: false, claimed: None, is_decided: true })?;
+                send(self.arrived, Arrived::End { id, state, consistent: false, claimed: None })?;
             }
             Outcome::Failed(error) => {
                 self.held -= file.held();

@@ -292,6 +292,53 @@ fn what_is_put_together_ahead_is_believed_only_with_its_hash() {
 }
 
 #[test]
+fn what_breaks_off_while_it_is_put_together_ahead_is_compared_anew() {
+    let told = ahead();
+    let (hostile, client) = once_honest(AHEAD);
+    hostile.answers(To::Chunk, &told.first);
+    // What is around the new group is written by then.
+    hostile.answers_then(To::Chunk, frames(&[told.chunks.clone(), told.pieces[0].clone()]));
+    assert_eq!(pull(&hostile, &client).status, 6);
+    // Carried on, it would not be asked about as a whole again.
+    let mut then = vec![told.chunks, answer(0, told.rest, blake3::hash(&told.content).into())];
+    then.extend(told.pieces);
+    then.push(streamed(StreamOutcome::Done));
+    hostile.answers_then(To::Chunk, frames(&then));
+    pull(&hostile, &client).well();
+    let kept = fs::read(hostile.program.snapshot("client", &client.path("large"))).unwrap();
+    assert!(kept == told.content);
+    hostile.program.assert_index_is_right();
+}
+
+#[test]
+fn nonsense_while_it_is_put_together_ahead_ends_the_run() {
+    let told = ahead();
+    let rest = told.rest.clone();
+    let more = [rest.clone(), rest.clone()].concat();
+    let cases = [
+        ("bytes before they were asked for", vec![told.pieces[0].clone()]),
+        ("an end before it was asked for", vec![streamed(StreamOutcome::Done)]),
+        (
+            "an end before its bytes",
+            vec![told.chunks.clone(), streamed(StreamOutcome::Done), answer(0, rest.clone(), [9; 32])],
+        ),
+        ("nothing", vec![Reply::Chunks(Chunks { id: 0, chunks: Vec::new(), end: None })]),
+        ("too much", vec![answer(0, more, [9; 32])]),
+        ("an end with less than all", vec![answer(0, rest[..1].to_vec(), [9; 32])]),
+    ];
+    for (what, then) in cases {
+        let (hostile, client) = once_honest(AHEAD);
+        hostile.answers(To::Chunk, &told.first);
+        hostile.answers_then(To::Chunk, frames(&then));
+        let ran = pull(&hostile, &client);
+        assert_eq!((ran.status, ran.stderr.lines().count()), (6, 1), "{what}: {}", ran.stderr);
+        assert!(ran.stderr.contains("breaks the protocol"), "{what}: {}", ran.stderr);
+        let kept = fs::read(hostile.program.snapshot("client", &client.path("large"))).unwrap();
+        assert!(kept == content(AHEAD), "{what}");
+    }
+}
+
+#[test]
 fn what_changes_or_goes_while_it_is_put_together_ahead_is_fetched_another_way_or_told() {
     let told = ahead();
     for (outcome, status) in [(HashOutcome::Changed, 0), (HashOutcome::Vanished, 0), (HashOutcome::Failed(13), 3)] {
