@@ -58,6 +58,7 @@ mod placing;
 mod preview;
 mod proof;
 mod receiving;
+mod sizes;
 mod whereabouts;
 
 // How long to wait before connecting again.

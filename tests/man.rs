@@ -163,6 +163,7 @@ fn every_message_stands_in_archive_helper_5_under_its_number() {
         (HashOutcome::Changed, "Changed"),
         (HashOutcome::Vanished, "Vanished"),
         (HashOutcome::Failed(0), "Failed"),
+        (HashOutcome::Sampled { sample: 0, other: None }, "Sampled"),
     ]
     .map(|(outcome, name)| (number_of(&outcome), name));
     let read = [

@@ -28,6 +28,23 @@ pub struct FileTask {
     pub deviates: bool,
     /// Where this run has put another name of its inode.
     pub other_name: Option<Arc<Spot>>,
+    /// Whether its content is told from those of other files by a sample.
+    pub sampling: Sampling,
+}
+
+/// Of a large file, while nothing of its size was here when the run began.
+#[derive(Debug, Default, PartialEq)]
+pub enum Sampling {
+    /// It is not sampled.
+    #[default]
+    Not,
+    /// The client is to sample it; and the first file of its size, if that is named.
+    Wanted {
+        /// That file.
+        first: Option<AbsPath>,
+    },
+    /// Its sample.
+    Is(u64),
 }
 
 /// A path in the snapshot, in two parts.
@@ -43,7 +60,16 @@ impl FileTask {
     /// A task of which nothing is known yet.
     pub fn new(directory: Arc<Directory>, entry: Entry, old: Option<Version>) -> FileTask {
         let old = old.map(Box::new);
-        FileTask { directory, entry, old, leads: Vec::new(), whole: false, deviates: false, other_name: None }
+        FileTask {
+            directory,
+            entry,
+            old,
+            leads: Vec::new(),
+            whole: false,
+            deviates: false,
+            other_name: None,
+            sampling: Sampling::Not,
+        }
     }
 }
 
@@ -54,6 +80,8 @@ pub enum Key {
     Hash(Hash),
     /// The only content of a size, fetched before its hash is known.
     Size(u64),
+    /// The only content of a size with a sample, fetched before its hash is known.
+    Sample(u64, u64),
     /// An inode of the client.
     Inode(Inode),
 }
@@ -76,7 +104,7 @@ pub enum Released {
     Claimed(FileTask, Claim),
     /// What it waited for failed, and nothing is known of its own content.
     Unknown(FileTask),
-    /// Its content is another source's: the client has to hash it under the run's key.
+    /// Its content is another source's, so the client has to hash it under the run's key; or its sample does not tell.
     Unproven(FileTask),
     /// The index knows its content, but no place holds it any more: fetch it.
     Missing(FileTask),
@@ -141,9 +169,8 @@ impl Contents {
         }
     }
 
-    /// Makes a task the first of its size: those of the same size that come later wait for its hash.
-    pub fn lead_size(&self, mut task: FileTask) -> FileTask {
-        let key = Key::Size(task.entry.size);
+    /// Makes a task the first of its size, or sample: those of the same that come later wait for its hash.
+    pub fn lead(&self, mut task: FileTask, key: Key) -> FileTask {
         self.lock().tasks.entry(key).or_insert_with(|| {
             task.leads.push(key);
             Vec::new()
@@ -160,7 +187,11 @@ impl Contents {
         is_known: impl FnOnce() -> Result<bool, E>,
     ) -> Result<Turn, E> {
         let mut waiting = self.lock();
-        for key in [Key::Hash(claim.hash), Key::Size(task.entry.size)] {
+        let sampled = match task.sampling {
+            Sampling::Is(sample) => Some(Key::Sample(task.entry.size, sample)),
+            _ => None,
+        };
+        for key in [Key::Hash(claim.hash), Key::Size(task.entry.size)].into_iter().chain(sampled) {
             if let Some(others) = waiting.tasks.get_mut(&key).filter(|_| !task.leads.contains(&key)) {
                 others.push((task, Some(claim)));
                 return Ok(Turn::Wait);

@@ -3,16 +3,17 @@
 //! Removals wait until the listing is complete and a guard has counted them, and with them whatever takes the place
 //! of a directory.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use archive_helper::protocol::MAX_BUNDLED;
+use crossbeam_channel::Sender as Unbounded;
 
 use super::change::{Change, aborted};
-use super::contents::{Contents, FileTask, Turn};
+use super::contents::{Contents, FileTask, Key, Released, Sampling, Turn};
 use super::listing::Steps;
 use super::mending::mend;
-use super::receiving::Fetch;
+use super::receiving::{Fetch, path_of};
+use super::sizes::{Meeting, Sizes};
 use super::{Directory, Run};
 use crate::entry::{DirectoryId, Entry, Hash, Kind, Version, flags};
 use crate::error::{Error, Kind as ErrorKind, Result};
@@ -45,6 +46,10 @@ pub struct Onward<'a> {
     pub changes: Sender<Change>,
     /// What is under way.
     pub contents: &'a Contents,
+    /// Sizes of files that this run has come across.
+    pub sizes: &'a Sizes,
+    /// To be decided over again.
+    pub released: Unbounded<Released>,
 }
 
 impl Onward<'_> {
@@ -61,8 +66,6 @@ pub struct Ways<'a> {
     pub onward: Onward<'a>,
     /// To the helper's hashing.
     pub hashing: Sender<FileTask>,
-    /// Sizes of files that this run has come across.
-    pub sizes: &'a Mutex<HashSet<u64>>,
 }
 
 impl Ways<'_> {
@@ -103,7 +106,7 @@ impl Ways<'_> {
     fn to_client(&self, run: &Run<'_>, index: &Index, task: FileTask) -> Result<()> {
         let size = task.entry.size;
         if self.onward.fetch.compares(&task) {
-            self.come_across(size);
+            self.onward.sizes.meet_other(size);
             return self.onward.fetch.want(task);
         }
         if size <= MAX_BUNDLED && run.client.streams() {
@@ -113,15 +116,14 @@ impl Ways<'_> {
                 false => self.onward.fetch.want_once(task),
             };
         }
-        if !self.come_across(size) || index.knows_size(size)? {
-            return self.hashing.send(task).map_err(aborted);
+        match self.onward.sizes.meet(path_of(&task), size, || index.knows_size(size))? {
+            Meeting::First => self.onward.fetch.want(self.onward.contents.lead(task, Key::Size(size))),
+            Meeting::Sample(first) => {
+                let sampling = Sampling::Wanted { first };
+                self.hashing.send(FileTask { sampling, ..task }).map_err(aborted)
+            }
+            Meeting::Hash => self.hashing.send(task).map_err(aborted),
         }
-        self.onward.fetch.want(self.onward.contents.lead_size(task))
-    }
-
-    // True when no file of this size has been come across before.
-    fn come_across(&self, size: u64) -> bool {
-        self.sizes.lock().unwrap_or_else(PoisonError::into_inner).insert(size)
     }
 }
 

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
-use archive_helper::protocol::{HashOutcome, HashRequest, Hashed, MAX_HASHES, Reply, Request};
+use archive_helper::protocol::{HashOutcome, HashRequest, Hashed, MAX_HASHES, Reply, Request, Wants};
 use crossbeam_channel::Receiver as Unbounded;
 
 use super::Run;
 use super::change::{Change, aborted};
-use super::contents::{Claim, FileTask, Released, Turn};
+use super::contents::{Claim, FileTask, Key, Released, Sampling, Turn};
 use super::dispatch::{Onward, Ways, hash_of_nothing};
 use super::failure::Failure;
 use super::proof::is_proven;
@@ -128,7 +128,12 @@ impl Asked {
 fn request(id: u64, task: &FileTask, proof: bool) -> Option<HashRequest> {
     let path = task.directory.path.join(&task.entry.name)?;
     let Entry { size, mtime, uid, .. } = task.entry;
-    Some(HashRequest { id, path, size, mtime, uid, proof })
+    let wants = match &task.sampling {
+        Sampling::Wanted { first } => Wants::Sample { other: first.clone() },
+        _ if proof => Wants::Proof,
+        _ => Wants::Hash,
+    };
+    Some(HashRequest { id, path, size, mtime, uid, wants })
 }
 
 fn answer(mut replies: Replies, asked: &Asked, deciding: Deciding<'_>) -> Result<()> {
@@ -169,10 +174,23 @@ impl Deciding<'_> {
             // Bytes there are, so this is not their hash.
             HashOutcome::Done { hash, .. } if hash == hash_of_nothing() => self.onward.fetch.want(task),
             HashOutcome::Done { hash, proof } => self.decide(task, Claim { hash, proof }),
+            HashOutcome::Sampled { sample, other } => self.sampled(task, sample, other),
             // Reading it tells better what has become of it; it is compared with nothing, or that could go on for ever.
             HashOutcome::Changed => self.onward.fetch.want(FileTask { whole: true, ..task }),
             HashOutcome::Vanished => self.vanished(task),
             HashOutcome::Failed(errno) => self.unread(task, errno),
+        }
+    }
+
+    fn sampled(&self, task: FileTask, sample: u64, of_first: Option<u64>) -> Result<()> {
+        if !matches!(task.sampling, Sampling::Wanted { .. }) {
+            return Err(nonsense("a sample came that nobody asked for"));
+        }
+        let (size, sampling) = (task.entry.size, Sampling::Is(sample));
+        let task = FileTask { sampling, ..task };
+        match self.onward.sizes.is_other(size, sample, of_first) {
+            true => self.onward.fetch.want(self.onward.contents.lead(task, Key::Sample(size, sample))),
+            false => self.onward.released.send(Released::Unproven(task)).map_err(aborted),
         }
     }
 

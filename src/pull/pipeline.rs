@@ -1,6 +1,6 @@
 //! Joins the stages of a pull: a thread for each, or several, and bounded queues between them.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread;
 
 use crossbeam_channel::{Receiver as Unbounded, unbounded};
@@ -14,6 +14,7 @@ use super::failure::Failure;
 use super::hashing::{Deciding, hash, rejoin};
 use super::listing::{Remembered, list};
 use super::receiving::{Expected, Fetch, lane, lanes, receive};
+use super::sizes::Sizes;
 use crate::error::{OnServer, Result};
 use crate::fault::most_changes;
 use crate::queue::{bounded_by_number, bounded_lanes};
@@ -38,7 +39,7 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
     let staging = Staging::open(run.repository.staging(&run.source.name)?).on_server("can't open the staging area")?;
     staging.clear().on_server("can't clear the staging area")?;
     let staging = Arc::new(staging);
-    let (contents, sizes, expected) = (Contents::default(), Mutex::default(), Expected::default());
+    let (contents, sizes, expected) = (Contents::default(), Sizes::default(), Expected::default());
     let broken = Failure::new(run.client, &contents);
     let uses_old = run.client.streams() && !run.source.settings.whole_file;
     let snapshot = uses_old.then(|| run.repository.snapshot(&run.source.name)).transpose()?;
@@ -57,8 +58,8 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
         let (released, to_rejoin) = unbounded();
         let end = released.clone();
         let fetch = Fetch { wanted, compared: compared.clone(), expected, staging, snapshot: snapshot.as_ref() };
-        let onward = Onward { fetch, changes, contents };
-        let ways = Ways { onward: onward.clone(), hashing, sizes: &sizes };
+        let onward = Onward { fetch, changes, contents, sizes: &sizes, released: released.clone() };
+        let ways = Ways { onward: onward.clone(), hashing };
 
         let ways_on = (onward.changes.clone(), released.clone());
         let comparing = Arc::new(Comparing::new(run, expected, contents, ways_on));

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use archive_helper::protocol::{HashOutcome, HashRequest, MAX_HASHES, Reply, Request};
+use archive_helper::protocol::{HashOutcome, HashRequest, MAX_HASHES, Reply, Request, Wants};
 
 use super::dispatch::{each_current, guard_removals};
 use super::listing::{Remembered, Steps, list};
@@ -112,7 +112,7 @@ impl Preview<'_> {
     fn ask(&mut self, directory: &Directory, entry: &Entry, old: &Version) {
         let Some(path) = directory.path.join(&entry.name) else { return };
         let (id, &Entry { size, mtime, uid, .. }) = (self.doubtful.len() as u64, entry);
-        self.doubtful.push((HashRequest { id, path, size, mtime, uid, proof: false }, old.hash));
+        self.doubtful.push((HashRequest { id, path, size, mtime, uid, wants: Wants::Hash }, old.hash));
     }
 
     fn removed(&mut self, directory: &Directory, old: &Version) -> Result<()> {

@@ -365,6 +365,7 @@ impl Transfer {
             }
             HashOutcome::Done { hash, .. } if question.is_about_all => self.hash = Some(hash),
             HashOutcome::Done { .. } => {}
+            HashOutcome::Sampled { .. } => return Err(nonsense("a sample came that nobody asked for")),
             HashOutcome::Changed => self.spoil(StreamOutcome::Changed),
             HashOutcome::Vanished => self.spoil(StreamOutcome::Vanished),
             HashOutcome::Failed(errno) => self.spoil(StreamOutcome::Failed(errno)),

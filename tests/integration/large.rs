@@ -292,6 +292,22 @@ fn a_file_that_is_put_together_meanwhile_comes_right_and_is_linked_where_it_is_h
 }
 
 #[test]
+fn of_large_files_of_one_size_those_with_one_content_are_linked_in_the_first_run_too() {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let (size, one) = (2_000_000, noise(1, 2_000_000));
+    // Samples don't look there.
+    let mut like_one = one.clone();
+    like_one[300_000] ^= 1;
+    let contents = [&one, &noise(2, size), &noise(3, size), &one, &like_one, &noise(2, size), &like_one];
+    let client = Tree::new(contents.iter().enumerate().map(|(n, content)| (format!("f{n}"), file(content))));
+    let summary = program.pull_well(&sshd, &client.root(), &[]);
+    assert_eq!((&summary["copied"], &summary["linked"]), (&4.into(), &3.into()));
+    assert_eq!(summary["bytes_copied"], 4 * size);
+    assert_same(&client.root(), &program.snapshot("client", &client.root()));
+    program.assert_index_is_right();
+}
+
+#[test]
 fn a_large_file_of_several_names_is_compared_once() {
     let (sshd, program) = (Sshd::new(), Program::new());
     let client = Tree::new([("a", at(1_000_000_000, 0, file(noise(1, 2_000_000))))]);

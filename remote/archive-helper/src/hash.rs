@@ -6,9 +6,10 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
 use blake3::Hasher;
+use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::outgoing::{Outgoing, UNPOISONED};
-use crate::protocol::{Hash, HashOutcome, HashRequest, Hashed};
+use crate::protocol::{AbsPath, Hash, HashOutcome, HashRequest, Hashed, SAMPLE_PIECE, Wants};
 use crate::system::{Errno, File, Metadata};
 use crate::walk;
 
@@ -48,7 +49,7 @@ impl Hashers {
     pub fn add(&self, requests: Vec<HashRequest>, key: Option<Hash>) {
         let mut queue = self.queue.lock().expect(UNPOISONED);
         queue.jobs.extend(requests.into_iter().map(|request| {
-            let key = key.filter(|_| request.proof);
+            let key = key.filter(|_| request.wants == Wants::Proof);
             Job { request, key }
         }));
         if queue.idle > 0 {
@@ -79,8 +80,14 @@ impl Hashers {
 }
 
 fn hash(request: &HashRequest, key: Option<&Hash>, buffer: &mut [u8]) -> HashOutcome {
-    match read(request, key, buffer) {
-        Ok(Some(Sums { hash, proof })) => HashOutcome::Done { hash, proof },
+    let done = match &request.wants {
+        Wants::Sample { other } => sample(request, other.as_ref(), buffer),
+        Wants::Hash | Wants::Proof => {
+            read(request, key, buffer).map(|sums| sums.map(|Sums { hash, proof }| HashOutcome::Done { hash, proof }))
+        }
+    };
+    match done {
+        Ok(Some(outcome)) => outcome,
         Ok(None) | Err(Errno::LOOP | Errno::NXIO) => HashOutcome::Changed,
         Err(Errno::NOENT | Errno::NOTDIR) => HashOutcome::Vanished,
         Err(errno) => HashOutcome::Failed(errno.raw_os_error()),
@@ -104,6 +111,35 @@ fn read(request: &HashRequest, key: Option<&Hash>, buffer: &mut [u8]) -> Result<
         read_in_pieces(&file, request.size, key, buffer)?
     };
     Ok(sums.filter(|_| file.metadata().is_ok_and(|metadata| is_as_listed(&metadata, request))))
+}
+
+// `None` if the file is not as it was listed, before or after it was read.
+fn sample(request: &HashRequest, other: Option<&AbsPath>, buffer: &mut [u8]) -> Result<Option<HashOutcome>, Errno> {
+    let (file, size) = (File::open(&request.path)?, request.size);
+    if !is_as_listed(&file.metadata()?, request) {
+        return Ok(None);
+    }
+    let Some(sample) = sample_of(&file, size, buffer)? else { return Ok(None) };
+    let mut of_other = |path| {
+        let other = File::open(path)?;
+        if other.metadata()?.size == size { sample_of(&other, size, buffer) } else { Ok(None) }
+    };
+    let other = other.and_then(|path| of_other(path).unwrap_or_default());
+    Ok(is_as_listed(&file.metadata()?, request).then_some(HashOutcome::Sampled { sample, other }))
+}
+
+fn sample_of(file: &File, size: u64, buffer: &mut [u8]) -> Result<Option<u64>, Errno> {
+    let length = size.min(SAMPLE_PIECE);
+    let mut sum = Xxh3Default::new();
+    for piece in 0..4 {
+        let at = u128::from(size - length) * piece / 3;
+        let bytes = &mut buffer[..length as usize];
+        if file.read_at(bytes, at as u64)? != bytes.len() {
+            return Ok(None);
+        }
+        sum.update(bytes);
+    }
+    Ok(Some(sum.digest()))
 }
 
 fn is_as_listed(metadata: &Metadata, request: &HashRequest) -> bool {
@@ -151,7 +187,7 @@ mod tests {
     fn request(path: &Path) -> HashRequest {
         let path = AbsPath::new(path.as_os_str().as_bytes()).unwrap();
         let metadata = Metadata::of(&path).unwrap();
-        HashRequest { id: 1, path, size: metadata.size, mtime: metadata.mtime, uid: metadata.uid, proof: true }
+        HashRequest { id: 1, path, size: metadata.size, mtime: metadata.mtime, uid: metadata.uid, wants: Wants::Proof }
     }
 
     fn outcome(request: &HashRequest) -> HashOutcome {
@@ -169,6 +205,35 @@ mod tests {
             let proof = Some(blake3::keyed_hash(&KEY, &content).into());
             assert_eq!(outcome(&request(&path)), HashOutcome::Done { hash, proof }, "{size} bytes");
         }
+    }
+
+    #[test]
+    fn samples_tell_files_apart_where_they_look() {
+        let temp = tempfile::tempdir().unwrap();
+        let (one, two) = (temp.path().join("one"), temp.path().join("two"));
+        let content: Vec<u8> = (0..100_000).map(|index| (index % 251) as u8).collect();
+        std::fs::write(&one, &content).unwrap();
+        let other = Some(AbsPath::new(one.as_os_str().as_bytes()).unwrap());
+        let samples = || {
+            let wants = Wants::Sample { other: other.clone() };
+            match outcome(&HashRequest { wants, ..request(&two) }) {
+                HashOutcome::Sampled { sample, other } => (sample, other),
+                outcome => panic!("{outcome:?}"),
+            }
+        };
+        let mut changed = |at: usize| {
+            let mut content = content.clone();
+            content[at] ^= 1;
+            std::fs::write(&two, &content).unwrap();
+            let (sample, other) = samples();
+            other != Some(sample)
+        };
+        assert!([0, 32_000, 64_000, 99_999].into_iter().all(&mut changed));
+        assert!(!changed(20_000));
+        std::fs::write(&two, &content[1..]).unwrap();
+        assert_eq!(samples().1, None, "another size");
+        std::fs::write(&two, b"").unwrap();
+        samples();
     }
 
     #[test]

@@ -258,8 +258,22 @@ pub struct HashRequest {
     pub mtime: i64,
     /// Its owner as listed.
     pub uid: u32,
-    /// Whether the keyed hash is wanted too.
-    pub proof: bool,
+    /// What is wanted.
+    pub wants: Wants,
+}
+
+/// What is wanted of a file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Wants {
+    /// Its hash.
+    Hash,
+    /// Its hash, and the keyed one.
+    Proof,
+    /// A sample of it.
+    Sample {
+        /// And one of this file, if it has the same size.
+        other: Option<AbsPath>,
+    },
 }
 
 /// One small file to send.
@@ -434,7 +448,18 @@ pub enum HashOutcome {
     Vanished,
     /// It can't be read: the system's error number.
     Failed(i32),
+    /// A sample was wanted, and size, mtime and owner were as listed before and after.
+    Sampled {
+        /// XXH3-64 of four pieces of [`SAMPLE_PIECE`] bytes, or as many as there are: the first starts at the beginning, the last
+        /// ends at the end, and the others are as far apart.
+        sample: u64,
+        /// That of the other file; `None` when it can't be read or has another size.
+        other: Option<u64>,
+    },
 }
+
+/// How long each piece of a sample is, in bytes.
+pub const SAMPLE_PIECE: u64 = 4096;
 
 /// What became of a read request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

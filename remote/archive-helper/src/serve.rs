@@ -12,7 +12,7 @@ use crate::hash::Hashers;
 use crate::outgoing::Outgoing;
 use crate::protocol::{
     self, ChunkRequest, Extent, Fill, Hash, HashRequest, MAX_AVERAGE, MAX_BUNDLED, MAX_HASHES, MAX_READING,
-    MAX_STREAMS, MIN_AVERAGE, Outcome, ReadRequest, Reply, Request, Restore, StreamRequest, Verdict,
+    MAX_STREAMS, MIN_AVERAGE, Outcome, ReadRequest, Reply, Request, Restore, StreamRequest, Verdict, Wants,
 };
 use crate::read::Readers;
 use crate::stream::Streamers;
@@ -125,7 +125,7 @@ impl Connection {
         if self.asked - self.outgoing.answered() > MAX_HASHES as u64 {
             return Err(breach("too many hash requests are under way"));
         }
-        if self.key.is_none() && requests.iter().any(|request| request.proof) {
+        if self.key.is_none() && requests.iter().any(|request| request.wants == Wants::Proof) {
             return Err(breach("a proof was asked for without a key"));
         }
         let hashers = match self.hashers.take() {

@@ -49,14 +49,20 @@ fn groups(content: &[u8]) -> Vec<Chunk> {
 
 /// What the client has, as an honest listing would have it: the file is really there, for SFTP tells the truth.
 fn listing(client: &Tree) -> Vec<u8> {
+    listing_of(client, &["large"])
+}
+
+fn listing_of(client: &Tree, names: &[&str]) -> Vec<u8> {
     let path = client.root().as_os_str().as_bytes().to_vec();
-    let found = fs::metadata(client.path("large")).unwrap();
-    let mtime = found.mtime() * 1_000_000_000 + found.mtime_nsec();
-    let large =
-        Entry { size: found.len(), mtime, mode: found.mode() & 0o7777, uid: found.uid(), ..entry("large", Kind::File) };
+    let listed = |name: &&str| {
+        let found = fs::metadata(client.path(name)).unwrap();
+        let mtime = found.mtime() * 1_000_000_000 + found.mtime_nsec();
+        Entry { size: found.len(), mtime, mode: found.mode() & 0o7777, uid: found.uid(), ..entry(name, Kind::File) }
+    };
     let root =
         Root::Found { path: AbsPath::new(&path[..]).unwrap(), entry: Some(entry("data", Kind::Dir)), empty: false };
-    frames(&[Reply::Root(root), directory(0, &path), entries(0, vec![large]), Reply::End])
+    let listed = entries(0, names.iter().map(listed).collect());
+    frames(&[Reply::Root(root), directory(0, &path), listed, Reply::End])
 }
 
 /// All chunks of the earlier version but its last, and one that is none of it.
@@ -185,6 +191,37 @@ fn what_groups_make_up_is_believed_only_with_its_hash() {
         assert_same(&client.root(), &hostile.program.snapshot("client", &client.root()));
         hostile.program.assert_index_is_right();
     }
+}
+
+fn sampled(sample: u64, other: Option<u64>) -> Vec<u8> {
+    frames(&[Reply::Hashed(vec![Hashed { id: 0, outcome: HashOutcome::Sampled { sample, other } }])])
+}
+
+#[test]
+fn a_file_whose_sample_no_other_has_comes_without_a_hash() {
+    let hostile = Hostile::new();
+    let client = Tree::new([("large", file(content(SIZE))), ("second", file(vec![7; SIZE]))]);
+    hostile.answers(To::Walk, listing_of(&client, &["large", "second"]));
+    hostile.answers(To::Key, "");
+    hostile.answers_then(To::Key, sampled(1, Some(2)));
+    // If it were to be hashed, that would be waited for in vain.
+    pull(&hostile, &client).well();
+    assert_same(&client.root(), &hostile.program.snapshot("client", &client.root()));
+    hostile.program.assert_index_is_right();
+}
+
+#[test]
+fn a_sample_that_nobody_asked_for_ends_the_run() {
+    let (hostile, client) = once_honest(SIZE);
+    client.put("large", at(1_000_000_000, 0, file(content(SIZE))));
+    client.add([("second", file(vec![7; SIZE]))]);
+    // A content of this size is here, so it is to be hashed.
+    hostile.answers(To::Walk, listing_of(&client, &["second"]));
+    hostile.answers(To::Key, "");
+    hostile.answers_then(To::Key, sampled(1, Some(2)));
+    let ran = pull(&hostile, &client);
+    ran.refused(6, &["a sample came that nobody asked for"]);
+    hostile.program.assert_index_is_right();
 }
 
 #[test]

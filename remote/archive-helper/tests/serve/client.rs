@@ -207,7 +207,14 @@ pub fn walk_of(roots: &[&Path]) -> Walk {
 pub fn request(id: u64, path: &Path, proof: bool) -> HashRequest {
     let metadata = fs::symlink_metadata(path).unwrap();
     let mtime = metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec();
-    HashRequest { id, path: abs(path), size: metadata.size(), mtime, uid: metadata.uid(), proof }
+    HashRequest {
+        id,
+        path: abs(path),
+        size: metadata.size(),
+        mtime,
+        uid: metadata.uid(),
+        wants: if proof { Wants::Proof } else { Wants::Hash },
+    }
 }
 
 pub fn is_root() -> bool {
