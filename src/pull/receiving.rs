@@ -88,7 +88,7 @@ impl Fetch<'_> {
         let part = self.part(&task).map(|part| if is_checked { part } else { Part { size: 0, ..part } });
         let offset = part.as_ref().map_or(0, |part| part.size);
         let data = task.entry.attributes.as_ref().and_then(|attributes| attributes.data.as_deref()).map(Arc::from);
-        let base = if offset == 0 { self.base(&task) } else { None };
+        let base = self.base(&task);
         let wanted = Wanted { id, path, size, mtime, uid, offset, once, data, base: base.clone() };
         self.expected.tasks.lock().unwrap_or_else(PoisonError::into_inner).insert(id, Asked { task, part, base, once });
         let is_compared = wanted.base.is_some() && size > MAX_BUNDLED;

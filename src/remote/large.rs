@@ -105,7 +105,7 @@ enum Progress {
 struct Question {
     file: u64,
     grouped: bool,
-    // All of it: then the answer has its hash.
+    // All that is wanted of it: then the answer has its hash.
     is_about_all: bool,
     // What is not told of yet, and before it the one that was told of last.
     spans: VecDeque<Span>,
@@ -148,7 +148,8 @@ impl Large<'_> {
         let id = wanted.id;
         let mut transfer = Transfer::new(wanted, sparing);
         if transfer.earlier.is_some() {
-            let extent = Extent { offset: 0, length: transfer.wanted.size };
+            let Wanted { offset, size, .. } = transfer.wanted;
+            let extent = Extent { offset, length: size - offset };
             let span = Span { extent, before: Shift::default(), after: transfer.end_shift() };
             self.question(&mut transfer, vec![span].into(), true)?;
         } else {
@@ -309,8 +310,10 @@ impl Large<'_> {
                 return Err(nonsense("a file ended before its end"));
             }
             None | Some(StreamOutcome::Done) => {
-                let Wanted { size, mtime, uid, .. } = wanted;
-                Arrived::End { id, state: FileState { size, mtime, uid }, consistent: true, claimed: hash }
+                let Wanted { size, mtime, uid, offset, .. } = wanted;
+                // That of its end only says nothing of the whole, whose hash was known before.
+                let claimed = hash.filter(|_| offset == 0);
+                Arrived::End { id, state: FileState { size, mtime, uid }, consistent: true, claimed }
             }
             Some(StreamOutcome::Changed) => {
                 // SFTP's reader knows what to do with a file that does not keep still. Of one that was only cut nothing came.
@@ -333,10 +336,10 @@ impl Transfer {
     fn new(wanted: Wanted, sparing: bool) -> Transfer {
         let cutting = Cutting::of(wanted.size, sparing);
         let earlier = wanted.base.clone().map(|base| Earlier::new(base, cutting, sparing));
-        let (makeup, progress) = match earlier {
-            Some(_) => (Makeup::unknown(wanted.size), Progress::Undecided),
-            None => (Makeup::whole(&wanted), Progress::Decided),
-        };
+        let makeup = if earlier.is_some() { Makeup::unknown(&wanted) } else { Makeup::whole(&wanted) };
+        // What is carried on was decided over before.
+        let is_decided = earlier.is_none() || wanted.offset > 0;
+        let progress = if is_decided { Progress::Decided } else { Progress::Undecided };
         let (questions, requests, hash, told, here, seen, void) = (0, 0, None, 0, 0, 0, None);
         Transfer { wanted, earlier, makeup, cutting, questions, requests, hash, told, here, seen, progress, void }
     }

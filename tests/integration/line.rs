@@ -214,6 +214,31 @@ fn a_large_file_that_broke_off_is_carried_on() {
 }
 
 #[test]
+fn what_is_left_of_a_file_that_broke_off_is_compared_with_its_earlier_version() {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let noise = |seed: u32, count: u32| -> Vec<u8> {
+        (0..count / 2).flat_map(|n| (n ^ seed).wrapping_mul(2_654_435_761).to_le_bytes()[2..].to_vec()).collect()
+    };
+    let was = noise(1 << 30, 12_000_000);
+    let client = Tree::new([("large", at(1_000_000_000, 0, file(was.clone())))]);
+    program.pull_well(&sshd, &client.root(), &[]);
+    // Too much is new for it to be put together ahead; with a limit nothing is compared.
+    client.put("large", file([&noise(3 << 30, 6_000_000), &was[6_000_000..]].concat()));
+    let mut child = slow_large_pull(&sshd, &program, &client);
+    std::thread::sleep(Duration::from_millis(1500));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let part = std::fs::metadata(&parts(&program)[0]).unwrap().len();
+    assert!((500_000..5_500_000).contains(&part), "{part}");
+    let summary = program.pull_well(&sshd, &client.root(), &["--lock-wait", "10s"]);
+    let copied = summary["bytes_copied"].as_u64().unwrap();
+    assert!((5_900_000..6_300_000).contains(&(copied + part)), "{copied} bytes came, {part} were here");
+    assert_same(&client.root(), &program.snapshot("client", &client.root()));
+    assert!(parts(&program).is_empty());
+    program.assert_index_is_right();
+}
+
+#[test]
 fn a_part_that_was_spoilt_is_found_by_its_hash() {
     let (sshd, program, client) = begun(true);
     let part = parts(&program).remove(0);

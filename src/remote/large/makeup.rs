@@ -45,8 +45,9 @@ pub struct Makeup {
 
 impl Makeup {
     /// Of a file that is going to be compared with an earlier version.
-    pub fn unknown(size: u64) -> Makeup {
-        Makeup { parts: [(0, Part::Asked(size))].into() }
+    pub fn unknown(Wanted { size, offset, .. }: &Wanted) -> Makeup {
+        let all = Some((*offset, Part::Asked(size - offset))).filter(|_| offset < size);
+        Makeup { parts: all.into_iter().collect() }
     }
 
     /// Of one that comes from where on it is wanted, with holes where the listing told of them.
