@@ -45,8 +45,6 @@ pub struct Part {
 pub enum Target {
     /// A large one, which a later run may carry on.
     Part(Part),
-    /// One of which it is not known yet whether it is wanted.
-    Ahead,
     /// Any other: where it is to be.
     New(Arc<Directory>, Name),
 }
@@ -103,7 +101,7 @@ pub struct Arriving {
     size: u64,
     /// An earlier run left the beginning of it.
     pub is_carried_on: bool,
-    /// It may be here already.
+    /// Whether it is wanted is to be decided in the end.
     pub is_ahead: bool,
     // The earlier version, once it is needed.
     base: Option<File>,
@@ -128,22 +126,17 @@ impl Arriving {
     pub fn begin(staging: &Staging, target: Target, base: Option<&Base>) -> Result<Arriving> {
         let mut hasher = blake3::Hasher::new();
         let is_new = !matches!(target, Target::Part(Part { size: 1.., .. }));
-        let is_ahead = matches!(target, Target::Ahead);
         if let Some(base) = base.filter(|base| is_new && base.size >= WORTH_SHARING)
             && let Some((name, file, base)) = staging.share(|| base.open()).on_server(WHAT)?
         {
-            let (name, size, base) = (name.into(), 0, Some(base));
-            let (is_carried_on, is_shared, trouble) = (false, true, None);
+            let (name, size, base, trouble) = (name.into(), 0, Some(base), None);
+            let (is_carried_on, is_ahead, is_shared) = (false, false, true);
             return Ok(Arriving { name, file, hasher, size, is_carried_on, is_ahead, base, is_shared, trouble });
         }
         let (name, file, size) = match target {
             Target::New(directory, name) => {
                 let (name, file) = staging.put(&directory.tray, &name, Dir::create_file).on_server(WHAT)?;
                 (name, file, 0)
-            }
-            Target::Ahead => {
-                let (name, file) = staging.create().on_server(WHAT)?;
-                (name.into(), file, 0)
             }
             Target::Part(Part { name, size }) => {
                 let mut file = staging.open_partial(&name, size).on_server(WHAT)?;
@@ -152,7 +145,7 @@ impl Arriving {
                 (name.into(), file, size)
             }
         };
-        let (is_carried_on, base, is_shared, trouble) = (size > 0, None, false, None);
+        let (is_carried_on, is_ahead, base, is_shared, trouble) = (size > 0, false, None, false, None);
         Ok(Arriving { name, file, hasher, size, is_carried_on, is_ahead, base, is_shared, trouble })
     }
 

@@ -5,6 +5,7 @@
 //! else has its size, and what has several names on the client.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry as Slot;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::Directory;
@@ -32,7 +33,7 @@ pub struct FileTask {
     pub sampling: Sampling,
 }
 
-/// Of a large file, while nothing of its size was here when the run began.
+/// Of a large file, if nothing of its size was here when the first of them was come across.
 #[derive(Debug, Default, PartialEq)]
 pub enum Sampling {
     /// It is not sampled.
@@ -127,9 +128,24 @@ struct Waiting {
     tasks: HashMap<Key, Vec<(FileTask, Option<Claim>)>>,
     // Inodes with several names whose content is in place, and where. Only such cost memory, some 200 bytes each.
     inodes: HashMap<Inode, (Hash, Arc<Spot>)>,
+    // How many of the keys are samples.
+    samples: usize,
     unfinished: usize,
     ending: bool,
     aborted: bool,
+}
+
+impl Waiting {
+    // Whose sample a task has that may be under way; of what has none it may be any of its size.
+    fn sampled(&self, task: &FileTask) -> Option<Key> {
+        let is_like = |key: &&Key| match (key, &task.sampling) {
+            (Key::Sample(size, sample), Sampling::Is(own)) => (size, sample) == (&task.entry.size, own),
+            (Key::Sample(size, _), _) => *size == task.entry.size,
+            _ => false,
+        };
+        let is_another_s = |key: &&Key| !task.leads.contains(key);
+        if self.samples == 0 { None } else { self.tasks.keys().filter(is_another_s).find(is_like).copied() }
+    }
 }
 
 /// What is under way.
@@ -171,10 +187,12 @@ impl Contents {
 
     /// Makes a task the first of its size, or sample: those of the same that come later wait for its hash.
     pub fn lead(&self, mut task: FileTask, key: Key) -> FileTask {
-        self.lock().tasks.entry(key).or_insert_with(|| {
+        let mut waiting = self.lock();
+        if let Slot::Vacant(free) = waiting.tasks.entry(key) {
+            free.insert(Vec::new());
+            waiting.samples += usize::from(matches!(key, Key::Sample(..)));
             task.leads.push(key);
-            Vec::new()
-        });
+        }
         task
     }
 
@@ -187,10 +205,7 @@ impl Contents {
         is_known: impl FnOnce() -> Result<bool, E>,
     ) -> Result<Turn, E> {
         let mut waiting = self.lock();
-        let sampled = match task.sampling {
-            Sampling::Is(sample) => Some(Key::Sample(task.entry.size, sample)),
-            _ => None,
-        };
+        let sampled = waiting.sampled(&task);
         for key in [Key::Hash(claim.hash), Key::Size(task.entry.size)].into_iter().chain(sampled) {
             if let Some(others) = waiting.tasks.get_mut(&key).filter(|_| !task.leads.contains(&key)) {
                 others.push((task, Some(claim)));
@@ -232,6 +247,7 @@ impl Contents {
                 waiting.inodes.insert(inode, (hash, Arc::clone(spot)));
                 other_name = Some(spot);
             }
+            waiting.samples -= usize::from(matches!(key, Key::Sample(..)));
             for (mut task, claim) in waiting.tasks.remove(&key).unwrap_or_default() {
                 task.other_name = other_name.cloned().or(task.other_name);
                 released.push(release(task, claim, key, hash));

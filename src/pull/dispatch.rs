@@ -81,6 +81,7 @@ impl Ways<'_> {
         };
         if self.onward.fetch.has_begun(&task) {
             // What is carried on is checked by the client's hash in the end.
+            self.onward.sizes.meet_other(task.entry.size);
             return self.hashing.send(task).map_err(aborted);
         }
         match run.source.settings.hash {

@@ -19,8 +19,8 @@ use crate::queue::Receiver;
 use crate::remote::helper::{Conversation, Replies, gone, nonsense};
 use crate::repository::index::Index;
 
-// How many files one request names.
-const BATCH: usize = 256;
+// How many files one request names, some with another one: with the longest paths they fit a frame.
+const BATCH: usize = 128;
 
 // Below the helper's own limit, so that no request is ever refused.
 const MOST_UNDER_WAY: usize = MAX_HASHES / 2;

@@ -242,11 +242,8 @@ impl Inbox<'_> {
         }
     }
 
-    // Mostly it is as it was: a later run compares it again rather than carry on what has come by then.
     fn ahead(&mut self, id: u64) -> Result<()> {
-        let base = self.expected.base(id);
-        let begun = Arriving::begin(self.staging, Target::Ahead, base.as_ref())?;
-        self.receiving.insert(id, begun);
+        self.begun(id)?.is_ahead = true;
         Ok(())
     }
 
@@ -333,7 +330,7 @@ impl Inbox<'_> {
             }
             None => {}
         }
-        let content = begun.end()?;
+        let mut content = begun.end()?;
         let is_other = claimed.is_some_and(|claimed| claimed != content.hash);
         if is_other || is_carried_on && !is_as_claimed(&task, &content.hash) {
             // What was here of it was spoilt, or of another file: all of it is fetched.
@@ -342,6 +339,8 @@ impl Inbox<'_> {
             return self.release(Released::Missing(task));
         }
         if is_ahead {
+            // Where it is decided that it must come another time, it may begin to before this copy is gone.
+            content.name = self.staging.set_aside(&content.name).on_server(WHAT)?;
             let Some(wanted) = self.comparing.decide(task, content.hash)? else {
                 return self.staging.unlink(&content.name).on_server(WHAT);
             };

@@ -13,12 +13,21 @@ use crate::path::AbsPath;
 // From which size on samples are compared: a smaller file is read as fast as a sample is told.
 const SAMPLED: u64 = 1 << 20;
 
-// Of so many files the paths are kept, at some 200 bytes each.
-const MOST_FIRST: usize = 64 * 1024;
+// Of so many files the paths are kept, if they are not longer than this, in bytes, and so many samples of a size.
+const MOST_FIRST: usize = 32 * 1024;
+const LONGEST: usize = 512;
+const MOST_SAMPLES: usize = 32 * 1024;
 
 /// What this run has come across.
 #[derive(Debug, Default)]
-pub struct Sizes(Mutex<HashMap<u64, Met>>);
+pub struct Sizes(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    sizes: HashMap<u64, Met>,
+    // How many files are named.
+    firsts: usize,
+}
 
 #[derive(Debug)]
 enum Met {
@@ -41,8 +50,8 @@ pub enum Meeting {
 impl Sizes {
     /// A file was come across; `is_here` tells whether a content of its size is.
     pub fn meet(&self, path: AbsPath, size: u64, is_here: impl FnOnce() -> Result<bool>) -> Result<Meeting> {
-        let mut sizes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_sampled = size >= SAMPLED && sizes.len() < MOST_FIRST;
+        let State { sizes, firsts } = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_sampled = size >= SAMPLED && *firsts < MOST_FIRST && path.as_bytes().len() <= LONGEST;
         match sizes.entry(size) {
             Slot::Occupied(met) => Ok(match met.get() {
                 Met::Hashed => Meeting::Hash,
@@ -53,6 +62,7 @@ impl Sizes {
                 Ok(Meeting::Hash)
             }
             Slot::Vacant(new) => {
+                *firsts += usize::from(is_sampled);
                 let sampled = Met::Sampled { first: Some(path), samples: HashSet::new() };
                 new.insert(if is_sampled { sampled } else { Met::Hashed });
                 Ok(Meeting::First)
@@ -62,19 +72,22 @@ impl Sizes {
 
     /// A file of this size comes of which there will be no sample.
     pub fn meet_other(&self, size: u64) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(size, Met::Hashed);
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Met::Sampled { first: Some(_), .. }) = state.sizes.insert(size, Met::Hashed) {
+            state.firsts -= 1;
+        }
     }
 
     /// Whether a file's content is another one than that of all others of its size, by its sample and, if that was not known,
     /// that of the first.
     pub fn is_other(&self, size: u64, sample: u64, of_first: Option<u64>) -> bool {
-        let mut sizes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let State { sizes, firsts } = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(Met::Sampled { first, samples }) = sizes.get_mut(&size) else { return false };
-        if let Some(of_first) = of_first {
-            *first = None;
+        if let Some(of_first) = of_first.filter(|_| first.is_some()) {
+            (*first, *firsts) = (None, *firsts - 1);
             samples.insert(of_first);
         }
-        first.is_none() && samples.insert(sample)
+        first.is_none() && samples.len() < MOST_SAMPLES && samples.insert(sample)
     }
 }
 

@@ -103,7 +103,7 @@ impl Archive {
     pub fn directory(&mut self, path: &AbsPath) -> nix::Result<Dir> {
         let fresh = &mut self.fresh;
         self.tree.directory_by(path, |base| match open_directory(base, path, false) {
-            Err(Errno::ENOENT) => {
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => {
                 let made = open_directory(base, path, true)?;
                 fresh.insert(path.clone());
                 Ok(made)
@@ -245,6 +245,31 @@ mod tests {
         let twice = archive_name(&archive_name(&name("a"), NOON, 1), NOON, 2);
         assert_eq!(original_name(&twice), archive_name(&name("a"), NOON, 1));
         assert_eq!(original_name(&name("a.txt")), name("a.txt"));
+    }
+
+    #[test]
+    fn a_name_is_free_until_it_is_given_away_or_taken() {
+        let place = tempfile::tempdir().unwrap();
+        let mut archive = Archive::new(Dir::open_base(place.path()).unwrap());
+        let path = AbsPath::new(&b"/d"[..]).unwrap();
+        let first = archive_name(&name("f"), NOON, 1);
+        let free = |archive: &mut Archive, is_given: bool| {
+            archive.free_name(&path, &name("f"), NOON, |archived| is_given && *archived == first).unwrap()
+        };
+        assert_eq!(free(&mut archive, false), first);
+        assert_eq!(free(&mut archive, true), archive_name(&name("f"), NOON, 2));
+        std::fs::write(place.path().join("d").join(first.to_string()), "").unwrap();
+        archive.settle();
+        assert_eq!(free(&mut archive, false), archive_name(&name("f"), NOON, 2), "others have made it");
+    }
+
+    #[test]
+    fn a_directory_is_made_beside_a_file_that_has_the_name_aside() {
+        let place = tempfile::tempdir().unwrap();
+        std::fs::write(place.path().join("d~"), "a backup of somebody's").unwrap();
+        let mut archive = Archive::new(Dir::open_base(place.path()).unwrap());
+        archive.directory(&AbsPath::new(&b"/d"[..]).unwrap()).unwrap();
+        assert!(place.path().join("d").is_dir());
     }
 
     #[test]

@@ -190,6 +190,13 @@ impl Staging {
         Ok(name)
     }
 
+    /// Gives something in the area a name of its own there.
+    pub fn set_aside(&self, staged: &StagedName) -> nix::Result<StagedName> {
+        let name = self.free_name();
+        self.directory_of(staged)?.rename(&staged.name, &self.dir, &name)?;
+        Ok(name.into())
+    }
+
     /// Removes something from the area.
     pub fn unlink(&self, staged: &StagedName) -> nix::Result<()> {
         self.directory_of(staged)?.unlink(&staged.name)

@@ -40,6 +40,7 @@ impl Trees {
     /// Carries out a batch's deeds; `again` when it may have been begun before. Adds a row for each stray that was in the
     /// way; returns the paths where they were.
     pub fn carry_out(&mut self, batch: &mut Batch, again: bool) -> Result<Vec<AbsPath>> {
+        self.archive.settle();
         let mut found = Strays { paths: Vec::new(), rows: Vec::new() };
         self.moved.clear();
         for deed in &batch.deeds {
@@ -95,9 +96,7 @@ impl Trees {
         };
         match old {
             Old::None => {}
-            Old::Archive { name: archived, inode } => {
-                self.retire(directory, &dir, name, (archived, again.then_some(*inode)))?;
-            }
+            Old::Archive { name: archived, inode } => self.retire(directory, &dir, name, (archived, *inode))?,
             Old::Remove { inode } => {
                 if dir.metadata(name).is_ok_and(|found| found.inode == *inode) {
                     dir.unlink(name).on_server(WHAT)?;
@@ -152,21 +151,12 @@ impl Trees {
         staged.tray.as_ref().is_some_and(|tray| self.moved.contains(tray)) || again && is_gone()
     }
 
-    // What was done already leaves another inode there, or nothing. It was looked at a moment ago when that can't be.
-    fn retire(
-        &mut self,
-        path: &AbsPath,
-        dir: &Dir,
-        name: &Name,
-        (archived, inode): (&Name, Option<(u64, u64)>),
-    ) -> Result<()> {
-        if inode.is_some_and(|inode| dir.metadata(name).map(|found| found.inode) != Ok(inode)) {
+    // Done already, or missing, if the snapshot has another inode there.
+    fn retire(&mut self, path: &AbsPath, dir: &Dir, name: &Name, (archived, inode): (&Name, (u64, u64))) -> Result<()> {
+        if !dir.metadata(name).is_ok_and(|found| found.inode == inode) {
             return Ok(());
         }
-        match self.archive_as(path, dir, name, archived) {
-            Err(Errno::ENOENT) if dir.metadata(name) == Err(Errno::ENOENT) => Ok(()),
-            other => other.on_server(WHAT),
-        }
+        self.archive_as(path, dir, name, archived).on_server(WHAT)
     }
 
     // Something may have taken the name since it was free: another directory of the client's, above all.
