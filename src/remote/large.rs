@@ -23,8 +23,8 @@ use crate::queue::{Nothing, Receiver, Sender};
 // How many files may be under way: enough that no line waits for a question.
 const MOST_FILES: usize = MAX_STREAMS / 2;
 
-// Of how many chunks, about, those may be that are compared with earlier versions, before the last one: each chunk takes some
-// 30 bytes of memory.
+// Of how many chunks, about, those may be that are compared with earlier versions, before the last one: each chunk takes up to
+// 100 bytes of memory.
 const MOST_COMPARED: u64 = 2 * CHUNKS;
 
 // What part of a file may be new, at most, if it is put together before the client has told of all of it.
