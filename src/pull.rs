@@ -47,6 +47,7 @@ mod comparing;
 mod contents;
 mod dispatch;
 mod failure;
+mod fetching;
 mod hashing;
 mod ledger;
 mod listing;

@@ -12,7 +12,7 @@ use super::Run;
 use super::change::{Change, aborted};
 use super::contents::{Claim, Contents, FileTask, Key, Released, Turn};
 use super::dispatch::hash_of_nothing;
-use super::receiving::Expected;
+use super::fetching::Expected;
 use crate::entry::Hash;
 use crate::error::Result;
 use crate::queue::Sender;

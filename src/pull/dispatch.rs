@@ -10,9 +10,9 @@ use crossbeam_channel::Sender as Unbounded;
 
 use super::change::{Change, aborted};
 use super::contents::{Contents, FileTask, Key, Released, Sampling, Turn};
+use super::fetching::{Fetch, path_of};
 use super::listing::Steps;
 use super::mending::mend;
-use super::receiving::{Fetch, path_of};
 use super::sizes::{Meeting, Sizes};
 use super::{Directory, Run};
 use crate::entry::{DirectoryId, Entry, Hash, Kind, Version, flags};

@@ -4,7 +4,7 @@ use std::io;
 
 use super::Run;
 use super::contents::{Claim, FileTask};
-use super::receiving::path_of;
+use super::fetching::path_of;
 use crate::entry::{Hash, hash_content};
 use crate::error::Result;
 use crate::path::Escaped;
