@@ -136,6 +136,17 @@ struct Waiting {
 }
 
 impl Waiting {
+    // Has others wait for a task, unless they wait for another one already.
+    fn lead(&mut self, task: &mut FileTask, key: Key) {
+        if let Slot::Vacant(free) = self.tasks.entry(key) {
+            free.insert(Vec::new());
+            self.samples += usize::from(matches!(key, Key::Sample(..)));
+            // Of most it is the only one, and many of them wait to be applied.
+            task.leads.reserve_exact(1);
+            task.leads.push(key);
+        }
+    }
+
     // Whose sample a task has that may be under way; of what has none it may be any of its size.
     fn sampled(&self, task: &FileTask) -> Option<Key> {
         let is_like = |key: &&Key| match (key, &task.sampling) {
@@ -178,8 +189,7 @@ impl Contents {
                 Turn::Wait
             }
             None => {
-                waiting.tasks.insert(key, Vec::new());
-                task.leads.push(key);
+                waiting.lead(&mut task, key);
                 Turn::Lead(task)
             }
         }
@@ -187,12 +197,7 @@ impl Contents {
 
     /// Makes a task the first of its size, or sample: those of the same that come later wait for its hash.
     pub fn lead(&self, mut task: FileTask, key: Key) -> FileTask {
-        let mut waiting = self.lock();
-        if let Slot::Vacant(free) = waiting.tasks.entry(key) {
-            free.insert(Vec::new());
-            waiting.samples += usize::from(matches!(key, Key::Sample(..)));
-            task.leads.push(key);
-        }
+        self.lock().lead(&mut task, key);
         task
     }
 
@@ -215,21 +220,13 @@ impl Contents {
         if is_known()? {
             return Ok(Turn::Known(task, claim.hash));
         }
-        let key = Key::Hash(claim.hash);
-        waiting.tasks.insert(key, Vec::new());
-        task.leads.push(key);
+        waiting.lead(&mut task, Key::Hash(claim.hash));
         Ok(Turn::Lead(task))
     }
 
     /// Makes a task whose content has come the one that others with this content wait for.
     pub fn lead_arrived(&self, task: &mut FileTask, hash: Hash) {
-        let key = Key::Hash(hash);
-        self.lock().tasks.entry(key).or_insert_with(|| {
-            // Of most it is the only one, and many of them wait to be applied.
-            task.leads.reserve_exact(1);
-            task.leads.push(key);
-            Vec::new()
-        });
+        self.lock().lead(task, Key::Hash(hash));
     }
 
     /// Ends a task; `hash` is that of the content that is in place now, `None` when it failed. If it leads an inode, `spot`

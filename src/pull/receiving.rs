@@ -3,18 +3,16 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 
-use crossbeam_channel::Sender as Unbounded;
-
 use super::Run;
 use super::arriving::{Arriving, Part, Received, Target, Trouble};
 use super::change::{Change, aborted};
 use super::comparing::Comparing;
-use super::contents::{Claim, Contents, FileTask, Key, Released, Turn};
-use super::fetching::{Asked, Expected, path_of};
+use super::contents::{Claim, FileTask, Key, Released, Turn};
+use super::fetching::{Asked, path_of};
 use super::proof::{is_proven, proof_of};
 use crate::entry::{Extent, Hash};
 use crate::error::{OnServer, Result};
-use crate::queue::{Receiver, Sender};
+use crate::queue::Receiver;
 use crate::remote::{Arrived, FileState, ReadError};
 use crate::repository::index::Index;
 use crate::repository::staging::{Staged, Staging};
@@ -43,19 +41,13 @@ pub fn lane(arrived: &Arrived) -> usize {
 
 /// Writes what arrives into staging, until nothing more comes.
 pub fn receive(run: &Run<'_>, staging: &Staging, arrived: &Receiver<Arrived>, comparing: &Comparing<'_>) -> Result<()> {
-    let Comparing { expected, contents, changes, released, .. } = comparing;
-    let receiving = HashMap::new();
-    let mut inbox = Inbox { run, staging, expected, contents, changes, released, comparing, receiving, index: None };
+    let mut inbox = Inbox { run, staging, comparing, receiving: HashMap::new(), index: None };
     arrived.iter().try_for_each(|arrival| inbox.take(arrival))
 }
 
 struct Inbox<'a> {
     run: &'a Run<'a>,
     staging: &'a Staging,
-    expected: &'a Expected,
-    contents: &'a Contents,
-    changes: &'a Sender<Change>,
-    released: &'a Unbounded<Released>,
     comparing: &'a Comparing<'a>,
     receiving: HashMap<u64, Arriving>,
     // Opened when something has come that may be here already.
@@ -75,13 +67,13 @@ impl Inbox<'_> {
             Arrived::Whole { id, bytes, hash, state } => self.whole(id, (&bytes, hash), state),
             Arrived::Same { id, hash } => {
                 let claim = Claim { hash, proof: None };
-                self.release(Released::Claimed(self.expected.take(id), claim))
+                self.release(Released::Claimed(self.comparing.expected.take(id), claim))
             }
             Arrived::Restart { id } => self.restart(id),
             Arrived::End { id, state, consistent, claimed } => self.end(id, state, consistent, claimed),
             Arrived::Failed { id, error } => {
                 self.discard(id)?;
-                self.hand_on(failed(self.run, self.expected.take(id), &error))
+                self.hand_on(failed(self.run, self.comparing.expected.take(id), &error))
             }
         }
     }
@@ -90,8 +82,8 @@ impl Inbox<'_> {
         match self.receiving.entry(id) {
             Slot::Occupied(begun) => Ok(begun.into_mut()),
             Slot::Vacant(free) => {
-                let base = self.expected.base(id);
-                Ok(free.insert(Arriving::begin(self.staging, self.expected.target(id), base.as_ref())?))
+                let base = self.comparing.expected.base(id);
+                Ok(free.insert(Arriving::begin(self.staging, self.comparing.expected.target(id), base.as_ref())?))
             }
         }
     }
@@ -114,13 +106,13 @@ impl Inbox<'_> {
 
     fn here(&mut self, id: u64, extent: Extent) -> Result<()> {
         self.run.room.take(extent.length)?;
-        let (base, run) = (self.expected.base(id), self.run);
+        let (base, run) = (self.comparing.expected.base(id), self.run);
         self.begun(id)?.copy(base, extent, run)
     }
 
     fn whole(&mut self, id: u64, (bytes, hash): (&[u8], Hash), state: FileState) -> Result<()> {
         self.run.room.take(bytes.len() as u64)?;
-        let Asked { mut task, once, .. } = self.expected.take_asked(id);
+        let Asked { mut task, once, .. } = self.comparing.expected.take_asked(id);
         self.count(bytes.len() as u64);
         // Several helpers may have sent it, and another file may have had it before.
         let has_changed = task.old.is_some() && self.run.source.settings.link != LinkWhen::Never;
@@ -129,7 +121,7 @@ impl Inbox<'_> {
             task = first;
         }
         let content = Received::whole((bytes, hash), &task, self.staging)?;
-        self.contents.lead_arrived(&mut task, hash);
+        self.comparing.contents.lead_arrived(&mut task, hash);
         self.hand_on(finish(self.run, task, content, state, true, self.staging)?)
     }
 
@@ -145,7 +137,7 @@ impl Inbox<'_> {
             let claim = Claim { hash, proof: Some(proof_of(self.run, bytes)) };
             is_proven(self.run, index, task, claim)
         };
-        match self.contents.lead_claim(task, Claim { hash, proof: None }, is_here)? {
+        match self.comparing.contents.lead_claim(task, Claim { hash, proof: None }, is_here)? {
             Turn::Lead(task) if self.run.has_others && proven(&task)? => {
                 self.hand_on(Change::Known(task, hash)).map(|()| None)
             }
@@ -157,7 +149,7 @@ impl Inbox<'_> {
 
     fn restart(&mut self, id: u64) -> Result<()> {
         self.discard(id)?;
-        let target = match self.expected.target(id) {
+        let target = match self.comparing.expected.target(id) {
             Target::Part(part) => Target::Part(Part { size: 0, ..part }),
             new => new,
         };
@@ -168,9 +160,10 @@ impl Inbox<'_> {
     fn end(&mut self, id: u64, state: FileState, consistent: bool, claimed: Option<Hash>) -> Result<()> {
         let begun = match self.receiving.remove(&id) {
             Some(begun) => begun,
-            None => Arriving::begin(self.staging, self.expected.target(id), None)?,
+            None => Arriving::begin(self.staging, self.comparing.expected.target(id), None)?,
         };
-        let (mut task, is_carried_on, is_ahead) = (self.expected.take(id), begun.is_carried_on, begun.is_ahead);
+        let (mut task, is_carried_on, is_ahead) =
+            (self.comparing.expected.take(id), begun.is_carried_on, begun.is_ahead);
         match begun.trouble {
             Some(Trouble::TooLarge) => {
                 begun.discard(self.staging)?;
@@ -209,11 +202,11 @@ impl Inbox<'_> {
     }
 
     fn hand_on(&self, change: Change) -> Result<()> {
-        self.changes.send(change).map_err(aborted)
+        self.comparing.changes.send(change).map_err(aborted)
     }
 
     fn release(&self, released: Released) -> Result<()> {
-        self.released.send(released).map_err(aborted)
+        self.comparing.released.send(released).map_err(aborted)
     }
 }
 

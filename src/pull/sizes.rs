@@ -33,7 +33,15 @@ struct State {
 enum Met {
     // Files of this size have to be hashed.
     Hashed,
-    Sampled { first: Option<AbsPath>, samples: HashSet<u64> },
+    // Few are, and all sizes are kept.
+    Sampled(Box<Samples>),
+}
+
+#[derive(Debug)]
+struct Samples {
+    // The first file, while it is not sampled.
+    first: Option<AbsPath>,
+    known: HashSet<u64>,
 }
 
 /// How to tell whether a file's content is here or under way.
@@ -55,7 +63,7 @@ impl Sizes {
         match sizes.entry(size) {
             Slot::Occupied(met) => Ok(match met.get() {
                 Met::Hashed => Meeting::Hash,
-                Met::Sampled { first, .. } => Meeting::Sample(first.clone()),
+                Met::Sampled(samples) => Meeting::Sample(samples.first.clone()),
             }),
             Slot::Vacant(new) if is_here()? => {
                 new.insert(Met::Hashed);
@@ -63,8 +71,8 @@ impl Sizes {
             }
             Slot::Vacant(new) => {
                 *firsts += usize::from(is_sampled);
-                let sampled = Met::Sampled { first: Some(path), samples: HashSet::new() };
-                new.insert(if is_sampled { sampled } else { Met::Hashed });
+                let sampled = || Met::Sampled(Box::new(Samples { first: Some(path), known: HashSet::new() }));
+                new.insert(if is_sampled { sampled() } else { Met::Hashed });
                 Ok(Meeting::First)
             }
         }
@@ -73,8 +81,8 @@ impl Sizes {
     /// A file of this size comes of which there will be no sample.
     pub fn meet_other(&self, size: u64) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(Met::Sampled { first: Some(_), .. }) = state.sizes.insert(size, Met::Hashed) {
-            state.firsts -= 1;
+        if let Some(Met::Sampled(samples)) = state.sizes.insert(size, Met::Hashed) {
+            state.firsts -= usize::from(samples.first.is_some());
         }
     }
 
@@ -82,12 +90,13 @@ impl Sizes {
     /// that of the first.
     pub fn is_other(&self, size: u64, sample: u64, of_first: Option<u64>) -> bool {
         let State { sizes, firsts } = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(Met::Sampled { first, samples }) = sizes.get_mut(&size) else { return false };
+        let Some(Met::Sampled(samples)) = sizes.get_mut(&size) else { return false };
+        let Samples { first, known } = &mut **samples;
         if let Some(of_first) = of_first.filter(|_| first.is_some()) {
             (*first, *firsts) = (None, *firsts - 1);
-            samples.insert(of_first);
+            known.insert(of_first);
         }
-        first.is_none() && samples.len() < MOST_SAMPLES && samples.insert(sample)
+        first.is_none() && known.len() < MOST_SAMPLES && known.insert(sample)
     }
 }
 

@@ -151,11 +151,11 @@ fn chunks_and_pieces_that_cannot_be_end_the_run() {
         ("nothing", Vec::new(), Vec::new()),
     ];
     for (what, first, then) in cases {
-        assert_ends(&old, what, first, then);
+        assert_ends(&old, what, &first, then);
     }
 }
 
-fn assert_ends(old: &[u8], what: &str, first: Vec<u8>, then: Vec<u8>) {
+fn assert_ends(old: &[u8], what: &str, first: &[u8], then: Vec<u8>) -> Ran {
     let (hostile, client) = once_honest(old.len());
     hostile.answers(To::Chunk, first);
     hostile.answers_then(To::Chunk, then);
@@ -163,6 +163,19 @@ fn assert_ends(old: &[u8], what: &str, first: Vec<u8>, then: Vec<u8>) {
     assert_eq!((ran.status, ran.stderr.lines().count()), (6, 1), "{what}: {}", ran.stderr);
     let snapshot = hostile.program.snapshot("client", &client.path("large"));
     assert!(fs::read(snapshot).unwrap() == old, "{what}: what was here stays");
+    hostile.program.assert_index_is_right();
+    ran
+}
+
+/// A file that changes or goes, or can't be read, while it comes: it comes another way, or what was here stays.
+fn assert_comes_or_stays(size: usize, first: &[u8], then: Vec<u8>, (changes, status): (bool, i32)) {
+    let (hostile, client) = once_honest(size);
+    hostile.answers(To::Chunk, first);
+    hostile.answers_then(To::Chunk, then);
+    let ran = pull(&hostile, &client);
+    assert_eq!(ran.status, status, "{}", ran.stderr);
+    let kept = fs::read(hostile.program.snapshot("client", &client.path("large"))).unwrap();
+    assert!(kept == if changes { vec![7; size + 1] } else { content(size) }, "{status}");
     hostile.program.assert_index_is_right();
 }
 
@@ -273,7 +286,7 @@ fn groups_and_their_chunks_that_cannot_be_end_the_run() {
         ("an end before them", good, frames(&[streamed(StreamOutcome::Done)])),
     ];
     for (what, first, then) in cases {
-        assert_ends(&old, what, first, then);
+        assert_ends(&old, what, &first, then);
     }
 }
 
@@ -363,14 +376,8 @@ fn nonsense_while_it_is_put_together_ahead_ends_the_run() {
         ("an end with less than all", vec![answer(0, rest[..1].to_vec(), [9; 32])]),
     ];
     for (what, then) in cases {
-        let (hostile, client) = once_honest(AHEAD);
-        hostile.answers(To::Chunk, &told.first);
-        hostile.answers_then(To::Chunk, frames(&then));
-        let ran = pull(&hostile, &client);
-        assert_eq!((ran.status, ran.stderr.lines().count()), (6, 1), "{what}: {}", ran.stderr);
+        let ran = assert_ends(&content(AHEAD), what, &told.first, frames(&then));
         assert!(ran.stderr.contains("breaks the protocol"), "{what}: {}", ran.stderr);
-        let kept = fs::read(hostile.program.snapshot("client", &client.path("large"))).unwrap();
-        assert!(kept == content(AHEAD), "{what}");
     }
 }
 
@@ -378,21 +385,13 @@ fn nonsense_while_it_is_put_together_ahead_ends_the_run() {
 fn what_changes_or_goes_while_it_is_put_together_ahead_is_fetched_another_way_or_told() {
     let told = ahead();
     for (outcome, status) in [(HashOutcome::Changed, 0), (HashOutcome::Vanished, 0), (HashOutcome::Failed(13), 3)] {
-        let (hostile, client) = once_honest(AHEAD);
-        hostile.answers(To::Chunk, &told.first);
-        let end = Reply::Chunks(Chunks { id: 0, chunks: told.rest.clone(), end: Some(outcome.clone()) });
+        let changes = outcome == HashOutcome::Changed;
         let mut then = vec![told.chunks.clone()];
         then.extend(told.pieces.iter().take(2).cloned());
-        then.push(end);
+        then.push(Reply::Chunks(Chunks { id: 0, chunks: told.rest.clone(), end: Some(outcome) }));
         then.extend(told.pieces.iter().skip(2).cloned());
         then.push(streamed(StreamOutcome::Done));
-        hostile.answers_then(To::Chunk, frames(&then));
-        let ran = pull(&hostile, &client);
-        assert_eq!(ran.status, status, "{outcome:?}: {}", ran.stderr);
-        let kept = fs::read(hostile.program.snapshot("client", &client.path("large"))).unwrap();
-        let expected = if outcome == HashOutcome::Changed { vec![7; AHEAD + 1] } else { content(AHEAD) };
-        assert!(kept == expected, "{outcome:?}");
-        hostile.program.assert_index_is_right();
+        assert_comes_or_stays(AHEAD, &told.first, frames(&then), (changes, status));
     }
 }
 
@@ -401,14 +400,8 @@ fn what_changes_or_goes_meanwhile_is_fetched_another_way_or_told() {
     let whole = almost_old();
     for (outcome, status) in [(StreamOutcome::Changed, 0), (StreamOutcome::Vanished, 0), (StreamOutcome::Failed(13), 3)]
     {
-        let (hostile, client) = once_honest(SIZE);
-        hostile.answers(To::Chunk, frames(&[told(whole.clone(), [9; 32])]));
-        hostile.answers_then(To::Chunk, frames(&[piece(&rest()), streamed(outcome)]));
-        let ran = pull(&hostile, &client);
-        assert_eq!(ran.status, status, "{outcome:?}: {}", ran.stderr);
-        let snapshot = fs::read(hostile.program.snapshot("client", &client.path("large"))).unwrap();
-        let expected = if outcome == StreamOutcome::Changed { vec![7; SIZE + 1] } else { content(SIZE) };
-        assert!(snapshot == expected, "{outcome:?}");
-        hostile.program.assert_index_is_right();
+        let then = frames(&[piece(&rest()), streamed(outcome)]);
+        let first = frames(&[told(whole.clone(), [9; 32])]);
+        assert_comes_or_stays(SIZE, &first, then, (outcome == StreamOutcome::Changed, status));
     }
 }
