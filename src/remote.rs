@@ -399,8 +399,8 @@ pub struct Files<'a> {
     pub are_many: bool,
 }
 
-/// Whether a file with this number and BLAKE3 still has to come.
-pub type IsWanted<'a> = dyn Fn(u64, &Hash) -> Result<bool> + Sync + 'a;
+/// Whether a file with this number and BLAKE3 still has to come; and true when all of it was found in its earlier version.
+pub type IsWanted<'a> = dyn Fn(u64, &Hash, bool) -> Result<bool> + Sync + 'a;
 
 /// One file to read from a client.
 #[derive(Clone, Debug)]

@@ -12,7 +12,7 @@ use super::Run;
 use super::change::{Change, aborted};
 use super::contents::{Claim, Contents, FileTask, Key, Released, Turn};
 use super::dispatch::hash_of_nothing;
-use super::fetching::Expected;
+use super::fetching::{Expected, path_of};
 use crate::entry::Hash;
 use crate::error::Result;
 use crate::queue::Sender;
@@ -45,13 +45,14 @@ impl<'a> Comparing<'a> {
         Comparing { run, expected, contents, changes, released, index: Mutex::default() }
     }
 
-    /// True when a file has still to come that has this hash, as the client says. If not, nothing must come of it.
-    pub fn is_wanted(&self, id: u64, hash: &Hash) -> Result<bool> {
-        self.expected.reconsider(id, |task| self.decide(task, *hash))
+    /// True when a file has still to come that has this hash, as the client says. If not, nothing must come of it. `is_here`
+    /// when all of it was found in the earlier version.
+    pub fn is_wanted(&self, id: u64, hash: &Hash, is_here: bool) -> Result<bool> {
+        self.expected.reconsider(id, |task| self.decide(task, *hash, is_here))
     }
 
     /// Returns the task if it has still to come, or is wanted now that it has.
-    pub fn decide(&self, task: FileTask, hash: Hash) -> Result<Option<FileTask>> {
+    pub fn decide(&self, task: FileTask, hash: Hash, is_here: bool) -> Result<Option<FileTask>> {
         // Bytes there are, so that is not their hash; and the server may be the one to hash.
         if hash == hash_of_nothing() || self.run.source.settings.hash == HashWhere::Server {
             return Ok(Some(task));
@@ -61,6 +62,10 @@ impl<'a> Comparing<'a> {
             return Ok(Some(task));
         }
         if task.old.as_ref().is_some_and(|old| old.hash == Some(hash)) {
+            if !is_here {
+                let what = "is not what it was in the snapshot: `archive verify --repair` puts it right";
+                self.run.tally.warn(format_args!("`{}` {what}", path_of(&task)));
+            }
             return self.known(task, hash);
         }
         match self.turn(task, hash)? {

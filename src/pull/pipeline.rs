@@ -81,7 +81,7 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
                     wanted: &to_read,
                     compared: (compared, to_compare),
                     arrived: &arrived,
-                    is_wanted: &|id, hash| comparing.is_wanted(id, hash),
+                    is_wanted: &|id, hash, is_here| comparing.is_wanted(id, hash, is_here),
                     are_many: run.begins_anew,
                 };
                 failure.watch(|| run.client.read_files(files))

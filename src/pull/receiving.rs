@@ -188,7 +188,7 @@ impl Inbox<'_> {
         if is_ahead {
             // Where it is decided that it must come another time, it may begin to before this copy is gone.
             content.name = self.staging.set_aside(&content.name).on_server(WHAT)?;
-            let Some(wanted) = self.comparing.decide(task, content.hash)? else {
+            let Some(wanted) = self.comparing.decide(task, content.hash, false)? else {
                 return self.staging.unlink(&content.name).on_server(WHAT);
             };
             task = wanted;

@@ -235,7 +235,7 @@ impl Large<'_> {
         let Some(mut transfer) = self.under_way.remove(&id) else { return Err(gone()) };
         if transfer.void.is_none() {
             if let (Progress::Undecided, Some(hash)) = (transfer.progress, &transfer.hash) {
-                if !(self.is_wanted)(id, hash)? {
+                if !(self.is_wanted)(id, hash, transfer.here == transfer.told)? {
                     return Ok(());
                 }
                 transfer.progress = Progress::Decided;

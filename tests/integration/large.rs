@@ -123,6 +123,26 @@ fn an_earlier_version_that_is_rotten_or_gone_spoils_nothing() {
     }
 }
 
+#[test]
+fn what_has_rotted_beside_a_touched_file_is_told() {
+    let sshd = Sshd::new();
+    // The smaller one is decided over before anything of it comes, the larger one begins to come before.
+    for size in [SIZE, 24 << 20] {
+        let program = Program::new();
+        let client = Tree::new([("f", at(1_000_000_000, 0, file(noise(1, size))))]);
+        program.pull_well(&sshd, &client.root(), &[]);
+        let place = program.snapshot("client", &client.path("f"));
+        rot(&place);
+        filetime::set_file_mtime(&place, filetime::FileTime::from_unix_time(1_000_000_000, 0)).unwrap();
+        filetime::set_file_mtime(client.path("f"), filetime::FileTime::from_unix_time(1_000_000_001, 0)).unwrap();
+        let ran = program.pull(&sshd, [&format!("client:{}", client.root().display())]);
+        assert_eq!(ran.status, 0, "{}", ran.stderr);
+        let told = format!("`{}` is not what it was in the snapshot", client.path("f").display());
+        assert_eq!(ran.stderr.matches(&told).count(), 1, "{}", ran.stderr);
+        assert_ne!(program.run(["verify"]).status, 0);
+    }
+}
+
 fn rot(path: &std::path::Path) {
     fs::File::options().write(true).open(path).unwrap().write_all_at(&[0; 5000], 2_000_000).unwrap();
 }
