@@ -8,18 +8,6 @@ use crate::support::*;
 // Of so large a file groups of chunks are told of first.
 const SIZE: usize = 12 << 20;
 
-/// Bytes that nothing compresses, another sequence for each seed.
-fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state as u8
-    };
-    std::iter::repeat_with(next).take(length).collect()
-}
-
 fn text(lines: usize) -> String {
     (0..lines).map(|n| format!("line {n} of a text that says much the same again and again, {}\n", n * 7919)).collect()
 }

@@ -25,6 +25,8 @@ use model::{Model, What, walk};
 enum Deed {
     Write(Spot, u8),
     Append(u8),
+    /// Some bytes more, less or others in the middle.
+    Edit(u8, u8),
     /// Another content of any size, under the same mtime.
     Sneak(u8, u8),
     Touch(u8, u8),
@@ -49,6 +51,8 @@ struct How {
     archive_all: bool,
     // Without what only makes it faster.
     plain: bool,
+    // As if the line were slow.
+    packed: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -63,11 +67,13 @@ const NAMES: [&[u8]; 5] = [b"a", b"a.20010909T014640Z", b"b", b"c d", b"\xff"];
 // Three of one second, for names that collide in the archive.
 const TIMES: [(i64, u32); 4] = [(1_000_000_000, 0), (1_000_000_000, 1), (1_000_000_000, 2), (-5, 999_999_999)];
 const MODES: [u32; 5] = [0o644, 0o600, 0o700, 0o755, 0o4755];
-// Around the size from which on files are not sent whole with their hash, 128 KiB.
-const SIZES: [usize; 6] = [0, 1, 1, 5, 70_000, 140_000];
+// Around the sizes from which on files are not sent whole with their hash, and compared with what they were, 128 KiB; and are
+// told apart by samples, 1 MiB.
+const SIZES: [usize; 7] = [0, 1, 1, 5, 70_000, 140_000, 1_100_000];
 
 fn content(number: u8) -> Vec<u8> {
-    vec![b'a' + number % 3; SIZES[usize::from(number) % SIZES.len()]]
+    let (size, seed) = (SIZES[usize::from(number) % SIZES.len()], number % 3);
+    if size > 100_000 { noise(seed.into(), size) } else { vec![b'a' + seed; size] }
 }
 
 fn deed() -> impl Strategy<Value = Deed> {
@@ -76,6 +82,7 @@ fn deed() -> impl Strategy<Value = Deed> {
     prop_oneof![
         4 => (spot(), n()).prop_map(|(spot, content)| Deed::Write(spot, content)),
         1 => n().prop_map(Deed::Append),
+        2 => (n(), n()).prop_map(|(which, how)| Deed::Edit(which, how)),
         1 => (n(), n()).prop_map(|(which, content)| Deed::Sneak(which, content)),
         2 => (n(), n()).prop_map(|(which, time)| Deed::Touch(which, time)),
         1 => (n(), n()).prop_map(|(which, mode)| Deed::Chmod(which, mode)),
@@ -90,16 +97,18 @@ fn deed() -> impl Strategy<Value = Deed> {
 }
 
 fn history() -> impl Strategy<Value = History> {
-    let how = (prop::bool::weighted(0.2), any::<bool>(), prop::bool::weighted(0.3), prop::bool::weighted(0.25));
-    let how = how.prop_map(|(other_source, hash_on_server, archive_all, plain)| How {
+    let [rarely, now_and_then] = [0.2, 0.3].map(prop::bool::weighted);
+    let how = (rarely, prop::bool::weighted(0.4), now_and_then, now_and_then, now_and_then);
+    let how = how.prop_map(|(other_source, hash_on_server, archive_all, plain, packed)| How {
         other_source,
         hash_on_server,
         archive_all,
         plain,
+        packed,
     });
     let steps = prop::collection::vec((prop::collection::vec(deed(), 1..20), how), 1..6);
     let link = prop::sample::select(vec!["content", "content", "exact", "never"]);
-    (link, prop::bool::weighted(0.15), steps).prop_map(|(link, over_ssh, steps)| History { link, over_ssh, steps })
+    (link, prop::bool::weighted(0.3), steps).prop_map(|(link, over_ssh, steps)| History { link, over_ssh, steps })
 }
 
 fn cases() -> u32 {
@@ -154,6 +163,9 @@ fn pull(program: &Program, sshd: Option<&Sshd>, client: &Tree, link: &str, how: 
     if how.plain {
         flags.extend(["--copy", "sftp", "--no-gather", "--writers", "1"]);
     }
+    if how.packed {
+        flags.push("--compress=always");
+    }
     for again in [false, true] {
         let summary = match sshd {
             Some(sshd) => program.pull_well(sshd, &client.root(), &flags),
@@ -195,6 +207,7 @@ fn carry_out(client: &Tree, deed: &Deed) {
     match deed {
         Deed::Write(spot, number) => put(client, *spot, file(content(*number))),
         Deed::Append(which) => append(client, *which),
+        Deed::Edit(which, how) => edit(client, *which, *how),
         Deed::Sneak(which, number) => sneak(client, *which, &content(*number)),
         Deed::Touch(which, time) => touch(client, *which, *time),
         Deed::Chmod(which, mode) => chmod(client, *which, *mode),
@@ -234,6 +247,18 @@ fn append(client: &Tree, which: u8) {
     let longer = [fs::read(client.path(&path)).unwrap(), b"+".to_vec()].concat();
     // In place, so that further names of the inode see it.
     fs::write(client.path(&path), longer).unwrap();
+}
+
+fn edit(client: &Tree, which: u8, how: u8) {
+    let Some(path) = choose_file(client, which) else { return };
+    let mut content = fs::read(client.path(&path)).unwrap();
+    let (middle, length) = (content.len() / 2, (content.len() / 4).min(usize::from(how) * 100));
+    match how % 3 {
+        0 => drop(content.splice(middle..middle, noise(how.into(), length))),
+        1 => drop(content.splice(middle..middle + length, noise(how.into(), length))),
+        _ => drop(content.drain(middle..middle + length)),
+    }
+    fs::write(client.path(&path), content).unwrap();
 }
 
 fn sneak(client: &Tree, which: u8, content: &[u8]) {

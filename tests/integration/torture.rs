@@ -67,9 +67,25 @@ impl Torture {
     }
 
     fn content(&mut self) -> Vec<u8> {
-        let size = [0, 3, 5_000, 200_000, 1_500_000][self.dice.below(5) as usize];
+        // Those of one size are told apart by samples from the fifth on, and put together ahead of the end from the last on.
+        let size = [0, 3, 5_000, 200_000, 1_500_000, 24_000_000];
+        let size = size[if self.dice.below(40) == 0 { 5 } else { self.dice.below(5) as usize }];
         // Few different ones, so that many are equal.
-        vec![self.dice.below(6) as u8; size]
+        noise(self.dice.below(6), size)
+    }
+
+    // Changes a part of a content, or moves one.
+    fn edit(&mut self, mut content: Vec<u8>) -> Vec<u8> {
+        let at = self.dice.below(content.len() as u64 + 1) as usize;
+        let length = (self.dice.below(5_000) as usize).min(content.len() - at);
+        match self.dice.below(5) {
+            0 => drop(content.splice(at..at, noise(self.dice.0, length))),
+            1 => drop(content.splice(at..at + length, noise(self.dice.0, length))),
+            2 => drop(content.drain(at..at + length)),
+            3 => content.rotate_left(at),
+            _ => content.extend(noise(self.dice.0, length)),
+        }
+        content
     }
 
     fn change(&mut self) {
@@ -77,14 +93,18 @@ impl Torture {
         let file = self.dice.one_of(&self.paths("f"));
         let any = self.dice.one_of(&[self.paths("f"), self.paths("d")].concat());
         // What can't be done is not done.
-        let _ = match (self.dice.below(9), file, any) {
+        let _ = match (self.dice.below(12), file, any) {
             (0 | 1, _, _) => fs::write(&spot, content),
             (2, Some(file), _) => fs::write(file, content),
             (3, _, _) => fs::create_dir(&spot),
             (4, _, Some(any)) => fs::rename(any, &spot),
             (5, _, Some(any)) => fs::remove_file(&any).or_else(|_| fs::remove_dir_all(&any)),
             (6, Some(file), _) => fs::hard_link(file, &spot),
-            (7, Some(file), _) => std::os::unix::fs::symlink(file, &spot),
+            (7..=9, Some(file), _) => {
+                let content = fs::read(&file).map(|content| self.edit(content));
+                content.and_then(|content| fs::write(file, content))
+            }
+            (10, Some(file), _) => std::os::unix::fs::symlink(file, &spot),
             (_, Some(file), _) => {
                 use std::os::unix::fs::PermissionsExt;
                 fs::set_permissions(file, fs::Permissions::from_mode(0o600 + self.dice.below(0o200) as u32))
@@ -111,7 +131,7 @@ impl Torture {
             Some(bytes) => self.sshd.break_line(bytes, Break::Cut, false),
             None => self.sshd.configure_client(""),
         }
-        let over_ssh = cut.is_some() || self.dice.below(4) == 0;
+        let over_ssh = cut.is_some() || self.dice.below(2) == 0;
         let flags = self.flags();
         let mut command = self.program.command(["pull", "-q", "--name", "client", "-F"]);
         command.arg(self.sshd.config()).args(&flags);
@@ -169,7 +189,9 @@ impl Torture {
     }
 
     fn check(&mut self) {
-        let script = "find snapshot archive -type f -exec sha256sum {} + | cut -c1-64 | sort -u";
+        // No inode is read twice.
+        let script = "find snapshot archive -type f -printf '%i\t%p\n' | sort -unk1,1 | cut -f2- \
+                      | xargs -rd '\n' sha256sum | cut -c1-64 | sort -u";
         let output = Command::new("sh").args(["-c", script]).current_dir(self.program.repo()).output().unwrap();
         let found: BTreeSet<_> = String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
         let lost: Vec<_> = self.committed.difference(&found).collect();

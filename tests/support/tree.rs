@@ -135,6 +135,18 @@ fn make(path: &Path, node: Node) {
     }
 }
 
+/// Bytes that nothing compresses, another sequence for each seed (xorshift, Marsaglia 2003).
+pub fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    std::iter::repeat_with(next).take(length).collect()
+}
+
 /// The names in a directory, sorted; none if it is not there.
 pub fn names(path: &Path) -> Vec<String> {
     let Ok(listing) = fs::read_dir(path) else { return Vec::new() };

@@ -46,6 +46,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         hash_on_server,
         archive_all,
         plain: false,
+        packed: false,
     });
     let step = (prop::collection::vec(deed(), 1..15), prop::collection::vec(dressing(), 0..10), how);
     prop::collection::vec(step, 1..6)
