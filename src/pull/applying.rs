@@ -37,6 +37,8 @@ const MOST_AGE: Duration = Duration::from_secs(2);
 const IDLE_BATCH: usize = 512;
 // How often an open batch that gets no more changes looks whether anybody waits for it to be committed.
 const IDLE: Duration = Duration::from_millis(10);
+// How often it looks when it only waits for the rest of its trays.
+const PATIENCE: u32 = 3;
 
 /// Applies changes until no more come.
 pub fn apply<'a>(
@@ -60,6 +62,7 @@ pub fn apply<'a>(
             released,
             ends: Ends::default(),
             changes: 0,
+            late: Vec::new(),
             most_changes: fault::most_changes(MOST_CHANGES),
             idle_batch: if run.begins_anew { MOST_CHANGES } else { IDLE_BATCH },
             bytes: 0,
@@ -88,6 +91,8 @@ struct Gathering<'scope, 'a: 'scope> {
     released: &'a Sender<Released>,
     ends: Ends,
     changes: usize,
+    // Files that came while the batch waited for those of its trays: they are the next one's.
+    late: Vec<Change>,
     most_changes: usize,
     idle_batch: usize,
     bytes: u64,
@@ -117,10 +122,11 @@ impl Gathering<'_, '_> {
             match self.next(changes) {
                 Ok(change) => self.take(change)?,
                 Err(Nothing::Yet) => self.commit(Then::More)?,
-                Err(Nothing::More) => {
+                Err(Nothing::More) if self.late.is_empty() => {
                     self.commit(Then::Nothing)?;
                     return self.ledger.index().map(drop);
                 }
+                Err(Nothing::More) => self.commit(Then::More)?,
             }
             if self.is_full() {
                 self.commit(Then::More)?;
@@ -131,13 +137,16 @@ impl Gathering<'_, '_> {
     fn next(&self, changes: &Receiver<Change>) -> std::result::Result<Change, Nothing> {
         let Some(begun) = self.begun else { return changes.recv().ok_or(Nothing::More) };
         match changes.try_recv() {
-            Err(Nothing::Yet) if self.changes < self.idle_batch => {}
+            Err(Nothing::Yet) if self.changes < self.idle_batch || self.waits_for_trays() => {}
             received => return received,
         }
+        let mut looks = 0;
         loop {
+            looks += 1;
             match changes.recv_timeout(IDLE) {
                 // Nothing is gained by closing a batch that has to wait for the one before it.
                 Err(Nothing::Yet) if self.ledger.is_writing() => {}
+                Err(Nothing::Yet) if looks < PATIENCE && self.waits_for_trays() => {}
                 Err(Nothing::Yet) if begun.elapsed() < MOST_AGE && !self.contents.is_awaited() => {}
                 received => return received,
             }
@@ -145,13 +154,35 @@ impl Gathering<'_, '_> {
     }
 
     fn is_full(&self) -> bool {
-        self.changes >= self.most_changes
+        self.has_enough() && !self.waits_for_trays()
             || self.bytes >= MOST_BYTES
             || self.attributes >= MOST_ATTRIBUTES
             || self.begun.is_some_and(|begun| begun.elapsed() >= MOST_AGE)
     }
 
+    fn has_enough(&self) -> bool {
+        self.changes >= self.most_changes
+    }
+
+    // One that ends amid a directory has to move its files one by one.
+    fn waits_for_trays(&self) -> bool {
+        let most = self.most_changes + self.most_changes / 2;
+        self.has_enough() && self.changes + self.late.len() < most && self.placing.has_open_trays()
+    }
+
+    fn is_late(&self, change: &Change) -> bool {
+        let is_for_others = || match change {
+            Change::Received(task, staged) => staged.name.tray.is_some() && !self.placing.has_tray_of(&task.directory),
+            _ => false,
+        };
+        self.has_enough() && is_for_others()
+    }
+
     fn take(&mut self, change: Change) -> Result<()> {
+        if self.is_late(&change) {
+            self.late.push(change);
+            return Ok(());
+        }
         self.begun.get_or_insert_with(Instant::now);
         self.changes += 1;
         match change {
@@ -267,7 +298,7 @@ impl Gathering<'_, '_> {
             Ok(())
         })?;
         (self.changes, self.bytes, self.attributes, self.begun) = (0, 0, 0, None);
-        Ok(())
+        std::mem::take(&mut self.late).into_iter().try_for_each(|change| self.take(change))
     }
 }
 

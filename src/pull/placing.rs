@@ -127,6 +127,16 @@ impl<'a> Placing<'a> {
         std::mem::replace(&mut self.batch, Batch { run: self.run.number, ..Batch::default() })
     }
 
+    /// True when files of a tray are in the batch, and others of it have not come yet.
+    pub(super) fn has_open_trays(&self) -> bool {
+        self.trays.values().any(|(directory, _)| directory.settled().is_none())
+    }
+
+    /// True when files of this directory's tray are in the batch.
+    pub(super) fn has_tray_of(&self, directory: &Arc<Directory>) -> bool {
+        self.numbers.get(&Arc::as_ptr(directory)).is_some_and(|number| self.trays.contains_key(number))
+    }
+
     // Each is moved as soon as its directory is there, before anything else comes to be in it.
     fn close_trays(&mut self) {
         let mut fills = Vec::new();

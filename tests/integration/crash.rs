@@ -236,6 +236,31 @@ fn files_gather_unless_they_are_not_to() {
 }
 
 #[test]
+fn no_batch_ends_amid_a_directory_that_could_be_moved_as_a_whole() {
+    // Each of its own size, so that none is hashed before it comes.
+    let files = |n: usize| dir((0..12).map(move |k| (format!("f{k}"), file(vec![b'x'; 1 + n * 12 + k]))));
+    let client = Tree::new((0..20).map(|n| (format!("d{n}"), files(n))));
+    let root = client.root();
+    // How many steps change the repository.
+    let steps = |batch: &str| {
+        let survives = |step: usize| {
+            let program = Program::new();
+            let mut command = program.command(["pull", root.to_str().unwrap()]);
+            command.env("ARCHIVE_FAULT", format!("kill:{step}")).env("ARCHIVE_BATCH", batch);
+            Ran::of(command.output().unwrap()).status == 0
+        };
+        let (mut dies, mut lives) = (1_usize, 4000);
+        while lives - dies > 8 {
+            let middle = dies.midpoint(lives);
+            if survives(middle) { lives = middle } else { dies = middle }
+        }
+        lives
+    };
+    let (few, many) = (steps("1000"), steps("50"));
+    assert!(many < few + 75, "{many} steps with small batches, {few} with a large one");
+}
+
+#[test]
 fn a_first_pull_may_be_killed_at_every_step() {
     let client = Tree::new((0..20).map(|n| (format!("f{n}"), file(format!("content {n}")))));
     let root = client.root();
