@@ -51,7 +51,7 @@ check: ## formatting, lints, the order of the house, the manual pages
 	$(CARGO) test --locked --test integration -- tidy:: man::
 	tests/lint.sh $(PAGES)
 
-bench: ## compares with rsync; BENCH_QUICK=1 is short, BENCH_LONG=1 goes up to a million files
+bench: ## compares with rsync; BENCH_QUICK=1 is short, BENCH_LONG=1 goes up to ten million files
 	tests/needs.sh ssh:openssh-client sshd:openssh-server rsync:rsync
 	$(CARGO) bench --locked --bench bench
 

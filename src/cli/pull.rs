@@ -85,7 +85,7 @@ pub struct Args {
     /// How often to connect again when the line is lost; 2 unless set
     #[arg(long, value_name = "NUMBER")]
     retries: Option<u32>,
-    /// Read at most this many bytes a second, as in 500KiB or 2MB; 0 is no limit
+    /// Read at most this many bytes a second from each source, as in 500KiB or 2MB; 0 is no limit
     #[arg(long, value_name = "RATE")]
     bwlimit: Option<bytesize::ByteSize>,
     /// How many sources to pull at the same time

@@ -128,8 +128,8 @@ struct Waiting {
     tasks: HashMap<Key, Vec<(FileTask, Option<Claim>)>>,
     // Inodes with several names whose content is in place, and where. Only such cost memory, some 200 bytes each.
     inodes: HashMap<Inode, (Hash, Arc<Spot>)>,
-    // How many of the keys are samples.
-    samples: usize,
+    // Those of the keys that are samples, by sizes.
+    samples: HashMap<u64, Vec<u64>>,
     unfinished: usize,
     ending: bool,
     aborted: bool,
@@ -140,22 +140,37 @@ impl Waiting {
     fn lead(&mut self, task: &mut FileTask, key: Key) {
         if let Slot::Vacant(free) = self.tasks.entry(key) {
             free.insert(Vec::new());
-            self.samples += usize::from(matches!(key, Key::Sample(..)));
+            if let Key::Sample(size, sample) = key {
+                self.samples.entry(size).or_default().push(sample);
+            }
             // Of most it is the only one, and many of them wait to be applied.
             task.leads.reserve_exact(1);
             task.leads.push(key);
         }
     }
 
-    // Whose sample a task has that may be under way; of what has none it may be any of its size.
+    // Whose sample a task has that may be under way; of what has none it may be any of its size, unless that is its own.
     fn sampled(&self, task: &FileTask) -> Option<Key> {
-        let is_like = |key: &&Key| match (key, &task.sampling) {
-            (Key::Sample(size, sample), Sampling::Is(own)) => (size, sample) == (&task.entry.size, own),
-            (Key::Sample(size, _), _) => *size == task.entry.size,
-            _ => false,
+        let size = task.entry.size;
+        let is_like = |sample: &&u64| match task.sampling {
+            Sampling::Is(own) => **sample == own,
+            _ => !task.leads.contains(&Key::Size(size)),
         };
-        let is_another_s = |key: &&Key| !task.leads.contains(key);
-        if self.samples == 0 { None } else { self.tasks.keys().filter(is_another_s).find(is_like).copied() }
+        let mut keys = self.samples.get(&size)?.iter().filter(is_like).map(|sample| Key::Sample(size, *sample));
+        keys.find(|key| !task.leads.contains(key))
+    }
+
+    // Who waits for a key that is under way no longer.
+    fn end(&mut self, key: Key) -> Vec<(FileTask, Option<Claim>)> {
+        if let Key::Sample(size, sample) = key
+            && let Slot::Occupied(mut samples) = self.samples.entry(size)
+        {
+            samples.get_mut().retain(|other| *other != sample);
+            if samples.get().is_empty() {
+                samples.remove();
+            }
+        }
+        self.tasks.remove(&key).unwrap_or_default()
     }
 }
 
@@ -244,8 +259,7 @@ impl Contents {
                 waiting.inodes.insert(inode, (hash, Arc::clone(spot)));
                 other_name = Some(spot);
             }
-            waiting.samples -= usize::from(matches!(key, Key::Sample(..)));
-            for (mut task, claim) in waiting.tasks.remove(&key).unwrap_or_default() {
+            for (mut task, claim) in waiting.end(key) {
                 task.other_name = other_name.cloned().or(task.other_name);
                 released.push(release(task, claim, key, hash));
             }

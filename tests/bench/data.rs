@@ -7,14 +7,15 @@ use std::path::{Path, PathBuf};
 // Files in one directory.
 const WIDTH: u64 = 100;
 
-/// Writes so many files with sizes as in a home directory, log-normal with a median of 3 KiB; returns their bytes.
-pub fn small_files(directory: &Path, count: u64) -> io::Result<u64> {
-    let mut random = Random(1);
+/// Writes so many files with sizes as in a home directory, log-normal with a median of 3 KiB; returns their bytes. Another
+/// `host` has others.
+pub fn small_files(directory: &Path, count: u64, host: u64) -> io::Result<u64> {
+    let mut random = Random(host + 1);
     let mut bytes = 0;
     for number in 0..count {
         // This spread makes the mean 5.9 KB.
         let size = (3072.0 * (1.14 * random.normal()).exp()).min(4e6) as u64;
-        write_file(&file(directory, number)?, size, number + 1)?;
+        write_file(&file(directory, number)?, size, host << 40 | (number + 1))?;
         bytes += size;
     }
     Ok(bytes)

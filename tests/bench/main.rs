@@ -4,7 +4,7 @@
 //! falsify everything. What comes of every pull is checked. Settings, all by environment variables:
 //!
 //! - `BENCH_QUICK=1`: a hundredth of the data, to see whether it works;
-//! - `BENCH_LONG=1`: also a million files;
+//! - `BENCH_LONG=1`: also `others` and `growth`;
 //! - `BENCH_ONLY`: one of `small`, `large`, `changed`, `edited`, `renamed`, `second`, `far`, `thin`, `limited`, `hosts`,
 //!   `million`, `others` (tar, rclone, rdiff-backup and rsnapshot, as far as they are installed) and `growth`;
 //! - `BENCH_ROUNDS`: how often everything is done, 6 unless set; medians are shown;
@@ -28,7 +28,7 @@ use anyhow::{Result, ensure};
 
 use place::{Place, Places};
 use table::Table;
-use tools::{How, Tools};
+use tools::{How, Ran, Tools};
 
 /// What a bench works with.
 struct Bench {
@@ -41,6 +41,9 @@ struct Bench {
     /// A hundredth of everything.
     quick: bool,
 }
+
+// How many hosts are pulled together.
+const HOSTS: u64 = 8;
 
 type Workload = fn(&mut Bench) -> Result<()>;
 
@@ -103,7 +106,7 @@ impl Bench {
             ("thin", Bench::thin_line, true),
             ("limited", Bench::limited, true),
             ("hosts", Bench::hosts, true),
-            ("million", Bench::million_files, is_set("BENCH_LONG")),
+            ("million", Bench::million_files, true),
             ("others", Bench::other_tools, is_set("BENCH_LONG")),
             ("growth", Bench::growth, is_set("BENCH_LONG")),
         ];
@@ -122,7 +125,7 @@ impl Bench {
     fn small_files(&mut self) -> Result<()> {
         let count = self.scaled(100_000);
         let client = self.places.for_client()?;
-        let bytes = data::small_files(client.path(), count)?;
+        let bytes = data::small_files(client.path(), count, 0)?;
         let what = format!("{} files, {} MB", grouped(count), bytes / 1_000_000);
         for round in 0..self.rounds {
             let targets = self.targets()?;
@@ -183,7 +186,8 @@ impl Bench {
             ] {
                 change(&client.path().join("large-0"), round as u64)?;
                 let row = format!("a file of {} MiB, {what}", size >> 20);
-                self.compare((&row, 1.0), round, &client, &targets, &How::default())?;
+                let ran = self.compare((&row, 1.0), round, &client, &targets, &How::default())?;
+                self.limit_wire(&ran, size / 50)?;
             }
         }
         Ok(())
@@ -227,6 +231,7 @@ impl Bench {
             let summary = self.compare((&what, 0.1), round, &client, &targets, &How::default())?;
             ensure!(summary.count("copied") == 0 && summary.count("bytes_copied") == 0, "it copied what it had");
             ensure!(summary.count("linked") == count, "it linked {} files", summary.count("linked"));
+            self.limit_wire(&summary, size / 50)?;
         }
         Ok(())
     }
@@ -242,6 +247,7 @@ impl Bench {
             let second = How { copy: "second", ..How::default() };
             let summary = self.compare((&what, 1.0), round, &client, &targets, &second)?;
             ensure!(summary.count("linked") == count, "it linked {} files", summary.count("linked"));
+            self.limit_wire(&summary, count * size / 100)?;
         }
         Ok(())
     }
@@ -249,7 +255,7 @@ impl Bench {
     fn far_away(&mut self) -> Result<()> {
         let (small, large) = (self.places.for_client()?, self.places.for_client()?);
         let count = self.scaled(10_000);
-        data::small_files(small.path(), count)?;
+        data::small_files(small.path(), count, 0)?;
         data::large_files(large.path(), 1, self.scaled(100_000_000))?;
         let far = How { host: sshd::FAR, ..How::default() };
         for round in 0..self.rounds {
@@ -288,24 +294,41 @@ impl Bench {
 
     // Eight at once must not take longer than one after the other.
     fn hosts(&mut self) -> Result<()> {
-        const HOSTS: u64 = 8;
         let count = self.scaled(12_500);
         let client = self.places.for_client()?;
         for host in 0..HOSTS {
-            data::small_files(&client.path().join(host.to_string()), count)?;
+            data::small_files(&client.path().join(host.to_string()), count, host)?;
         }
+        let what = format!("8 hosts of {} files each", grouped(count));
         for round in 0..self.rounds {
-            for (row, jobs) in [("one after the other", 1), ("at once", HOSTS)] {
-                let row = format!("8 hosts of {} files each, {row}", grouped(count));
-                let targets = self.targets()?;
-                let by_rsync = self.tools.rsync_hosts(client.path(), targets.rsync.path(), HOSTS, jobs)?;
-                let by_archive = self.tools.archive_hosts(client.path(), targets.archive.path(), HOSTS, jobs)?;
-                eprintln!("round {}: {row}: {:.2} s, {:.2} s", round + 1, by_rsync.seconds, by_archive.seconds);
-                self.table.rsync(&row, 1.0, &by_rsync);
-                self.table.archive(&row, &by_archive);
-            }
+            let in_turn = self.hosts_by_both((&format!("{what}, one after the other"), 1), round, &client)?;
+            let row = format!("{what}, at once");
+            let at_once = self.hosts_by_both((&row, HOSTS), round, &client)?;
+            let row = format!("{row}; instead of rsync, archive one after the other");
+            self.table.rsync(&row, 1.0, &in_turn);
+            self.table.archive(&row, &at_once);
         }
         Ok(())
+    }
+
+    fn hosts_by_both(&mut self, (row, jobs): (&str, u64), round: usize, client: &Place) -> Result<Ran> {
+        let targets = self.targets()?;
+        let pull = |by_archive: bool| {
+            self.places.settle(client)?;
+            match by_archive {
+                true => self.tools.archive_hosts(client.path(), targets.archive.path(), HOSTS, jobs),
+                false => self.tools.rsync_hosts(client.path(), targets.rsync.path(), HOSTS, jobs),
+            }
+        };
+        let (by_rsync, by_archive) = in_turn(round, || pull(false), || pull(true))?;
+        eprintln!("round {}: {row}: rsync {:.2} s, archive {:.2} s", round + 1, by_rsync.seconds, by_archive.seconds);
+        for host in 0..HOSTS {
+            let (files, source) = (client.path().join(host.to_string()), format!("host{host}"));
+            self.tools.check(&files, targets.archive.path(), &source, round == 0)?;
+        }
+        self.table.rsync(row, 1.0, &by_rsync);
+        self.table.archive(row, &by_archive);
+        Ok(by_archive)
     }
 
     // One tool after the other, for three such trees at a time are too much for many a machine's memory.
@@ -326,9 +349,18 @@ impl Bench {
         let target = self.places.fresh()?;
         for (row, _) in rows {
             let ran = self.tools.archive(client.path(), target.path(), &near)?;
-            self.tools.check(client.path(), target.path(), &near, false)?;
+            self.tools.check(client.path(), target.path(), near.copy, false)?;
             self.table.archive(row, &ran);
+            if row == &again {
+                self.limit_wire(&ran, 1_000_000)?;
+            }
         }
+        Ok(())
+    }
+
+    // A hundredth of the data takes more than a hundredth of the bytes.
+    fn limit_wire(&self, ran: &Ran, most: u64) -> Result<()> {
+        ensure!(self.quick || ran.wire <= most, "{} bytes went over the wire, {most} are the limit", ran.wire);
         Ok(())
     }
 
@@ -350,7 +382,7 @@ impl Bench {
         client: &Place,
         targets: &Targets,
         how: &How,
-    ) -> Result<tools::Ran> {
+    ) -> Result<Ran> {
         let row = &format!("{row}{}", self.places.suffix());
         let pull_by_rsync = || {
             self.places.settle(client)?;
@@ -360,21 +392,25 @@ impl Bench {
             self.places.settle(client)?;
             self.tools.archive(client.path(), targets.archive.path(), how)
         };
-        let (by_rsync, by_archive) = if round.is_multiple_of(2) {
-            let by_rsync = pull_by_rsync()?;
-            (by_rsync, pull_by_archive()?)
-        } else {
-            let by_archive = pull_by_archive()?;
-            (pull_by_rsync()?, by_archive)
-        };
+        let (by_rsync, by_archive) = in_turn(round, pull_by_rsync, pull_by_archive)?;
         let times = format!("rsync {:.2} s, archive {:.2} s", by_rsync.seconds, by_archive.seconds);
         eprintln!("round {}: {row}: {times}", round + 1);
         // Comparing contents takes longer than all pulls; once will do.
-        self.tools.check(client.path(), targets.archive.path(), how, round == 0)?;
+        self.tools.check(client.path(), targets.archive.path(), how.copy, round == 0)?;
         self.table.rsync(row, aim, &by_rsync);
         self.table.archive(row, &by_archive);
         Ok(by_archive)
     }
+}
+
+/// Does both, in an order that changes from round to round.
+fn in_turn<T>(round: usize, one: impl Fn() -> Result<T>, other: impl Fn() -> Result<T>) -> Result<(T, T)> {
+    if round.is_multiple_of(2) {
+        let first = one()?;
+        return Ok((first, other()?));
+    }
+    let first = other()?;
+    Ok((one()?, first))
 }
 
 /// Where the two put what they pull.

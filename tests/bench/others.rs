@@ -71,7 +71,7 @@ impl Bench {
     pub fn other_tools(&mut self) -> Result<()> {
         let (count, size) = (self.scaled(100_000), self.scaled(1 << 30));
         let (small, large) = (self.places.for_client()?, self.places.for_client()?);
-        data::small_files(small.path(), count)?;
+        data::small_files(small.path(), count, 0)?;
         data::large_files(large.path(), 2, size)?;
         let first = format!("first pull of {} files", grouped(count));
         let rows = [first.as_str(), "nothing changed", "1 % changed", &format!("first pull of 2 x {} MiB", size >> 20)];

@@ -54,7 +54,8 @@ impl Sshd {
             format!(
                 "Port {port}\nListenAddress 127.0.0.1\nHostKey {at}/host_key\nAuthorizedKeysFile {at}/authorized_keys\n\
                  PidFile none\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nMaxStartups 100\n\
-                 Subsystem sftp internal-sftp\nSetEnv SHLVL=2 XDG_CACHE_HOME={at}/cache\n"
+                 Subsystem sftp {}\nSetEnv SHLVL=2 XDG_CACHE_HOME={at}/cache\n",
+                sftp_server()
             ),
         )?;
         let user = nix::unistd::User::from_uid(nix::unistd::geteuid())?.context("this user has no name")?.name;
@@ -100,4 +101,10 @@ impl Drop for Sshd {
 
 fn free_port() -> Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+// A program of its own, so that what it takes can be told from what sshd takes.
+fn sftp_server() -> &'static str {
+    let usual = ["/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server", "/usr/lib/ssh/sftp-server"];
+    usual.into_iter().find(|program| Path::new(program).is_file()).unwrap_or("internal-sftp")
 }

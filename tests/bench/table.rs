@@ -18,7 +18,7 @@ const SHOWN: [Shown; 2] = [
     Shown {
         name: "bench",
         head: "\
-| workload | rsync | archive | ratio | aim | rsync received | archive received | archive memory |
+| workload | rsync | archive | ratio | aim | rsync on the wire | archive on the wire | archive memory |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
 ",
         row: Row::times,
@@ -51,7 +51,7 @@ struct Row {
 #[derive(Default)]
 struct Pulls {
     seconds: Vec<f64>,
-    received: u64,
+    wire: u64,
     peak_kib: u64,
     client_seconds: Vec<f64>,
     client_peak_kib: Vec<f64>,
@@ -60,7 +60,7 @@ struct Pulls {
 impl Pulls {
     fn add(&mut self, ran: &Ran) {
         self.seconds.push(ran.seconds);
-        self.received = self.received.max(ran.received);
+        self.wire = self.wire.max(ran.wire);
         self.peak_kib = self.peak_kib.max(ran.watched.peak_kib);
         self.client_seconds.push(ran.watched.client_seconds);
         self.client_peak_kib.push(ran.watched.client_peak_kib as f64);
@@ -122,7 +122,7 @@ impl Row {
     fn times(&self) -> String {
         let Row { workload, aim, rsync, archive } = self;
         let (by_rsync, by_archive) = (median(&rsync.seconds), median(&archive.seconds));
-        let megabytes = [rsync, archive].map(|pulls| pulls.received as f64 / 1e6);
+        let megabytes = [rsync, archive].map(|pulls| pulls.wire as f64 / 1e6);
         format!(
             "| {workload} | {by_rsync:.2} s | {by_archive:.2} s | {:.2} | {aim:.2} | {:.1} MB | {:.1} MB | {} MiB |",
             by_archive / by_rsync,

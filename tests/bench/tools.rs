@@ -45,8 +45,8 @@ pub struct Ran {
     pub seconds: f64,
     /// What it and the client's processes took.
     pub watched: Watched,
-    /// Bytes that came from the client.
-    pub received: u64,
+    /// Bytes that went either way, without what ssh adds.
+    pub wire: u64,
     summary: Value,
 }
 
@@ -96,11 +96,7 @@ impl Tools {
         // In units of 1024 bytes.
         command.args(how.bytes_per_second.map(|bytes| format!("--bwlimit={}", bytes / 1024)));
         command.arg(format!("{}:{}/", how.host, client.display())).arg(target.join(how.copy));
-        let ran = self.run(command)?;
-        let told = std::fs::read_to_string(self.scratch.join("stdout"))?;
-        let line = told.lines().find_map(|line| line.strip_prefix("Total bytes received: "));
-        let received = line.and_then(|number| number.replace(',', "").parse().ok()).unwrap_or(0);
-        Ok(Ran { received, ..ran })
+        self.run(command)
     }
 
     /// Pulls by archive.
@@ -111,8 +107,7 @@ impl Tools {
         command.args(["--max-delete", "100", "--name", how.copy]).arg(format!("--compress={}", how.compress));
         command.args(how.bytes_per_second.map(|bytes| format!("--bwlimit={bytes}")));
         command.arg(format!("{}:{}", how.host, client.display()));
-        let ran = self.run(command)?;
-        Ok(Ran { received: ran.count("bytes_received"), ..ran })
+        self.run(command)
     }
 
     /// Reads all files of a directory through ssh into one file: as fast as ssh can bring their bytes.
@@ -129,7 +124,7 @@ impl Tools {
         std::fs::write(self.scratch.join("hosts"), numbers)?;
         let mut command = Command::new("xargs");
         command.arg("-a").arg(self.scratch.join("hosts")).args(["-P", &jobs.to_string(), "-I", "{}"]);
-        command.args(["rsync", "-aH", "-e"]).arg(format!("ssh -F {}", self.sshd.config.display()));
+        command.args(["rsync", "-aH", "--stats", "-e"]).arg(format!("ssh -F {}", self.sshd.config.display()));
         command.arg(format!("{HOST}:{}/{{}}/", client.display())).arg(target.join("{}"));
         self.run(command)
     }
@@ -145,13 +140,13 @@ impl Tools {
         }
         std::fs::write(&config, text)?;
         let mut command = Command::new(env!("CARGO_BIN_EXE_archive"));
-        command.arg("--config").arg(&config).args(["pull", "--all", "--jobs", &jobs.to_string()]);
+        command.arg("--config").arg(&config).args(["--json", "pull", "--all", "--jobs", &jobs.to_string()]);
         self.run(command)
     }
 
     /// Holds what archive pulled against the client's files; by their content too, if `thoroughly`.
-    pub fn check(&self, client: &Path, target: &Path, how: &How, thoroughly: bool) -> Result<()> {
-        let snapshot = target.join("repository/snapshot").join(how.copy).join(client.strip_prefix("/")?);
+    pub fn check(&self, client: &Path, target: &Path, source: &str, thoroughly: bool) -> Result<()> {
+        let snapshot = target.join("repository/snapshot").join(source).join(client.strip_prefix("/")?);
         let mut command = Command::new("rsync");
         // Times of directories are in the index only.
         command.args([if thoroughly { "-naciHO" } else { "-naiHO" }, "--delete"]);
@@ -197,8 +192,20 @@ impl Tools {
         });
         let said = std::fs::read_to_string(&err)?;
         ensure!(status?.success(), "{command:?} failed:\n{said}");
-        let last = std::fs::read_to_string(&out)?.lines().last().map(serde_json::from_str);
+        let told = std::fs::read_to_string(&out)?;
+        let last = told.lines().last().map(serde_json::from_str);
         let summary = last.and_then(|parsed| parsed.ok()).unwrap_or(Value::Null);
-        Ok(Ran { seconds, watched, received: 0, summary })
+        Ok(Ran { seconds, watched, wire: told.lines().map(bytes_told).sum(), summary })
     }
+}
+
+// What a line of rsync's statistics, or a summary of archive, says of bytes on the wire.
+fn bytes_told(line: &str) -> u64 {
+    let prefixes = ["Total bytes sent: ", "Total bytes received: "];
+    if let Some(number) = prefixes.iter().find_map(|prefix| line.strip_prefix(prefix)) {
+        return number.replace(',', "").parse().unwrap_or(0);
+    }
+    let told: Value = serde_json::from_str(line).unwrap_or(Value::Null);
+    let counts = ["bytes_sent", "bytes_received"].map(|name| told[name].as_u64().unwrap_or(0));
+    if told["type"] == "summary" { counts.iter().sum() } else { 0 }
 }

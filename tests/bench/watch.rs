@@ -45,12 +45,14 @@ fn processes() -> impl Iterator<Item = String> {
     names.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-// Helpers, and what rsync starts to send.
+// Helpers, SFTP, and what rsync starts to send.
 fn is_client(number: &str) -> bool {
     let process = Path::new("/proc").join(number);
     let name = std::fs::read_to_string(process.join("comm")).unwrap_or_default();
     let arguments = || std::fs::read_to_string(process.join("cmdline")).unwrap_or_default();
-    name.starts_with("archive-helper") || name.trim_end() == "rsync" && arguments().contains("--sender")
+    name.starts_with("archive-helper")
+        || name.trim_end() == "sftp-server"
+        || name.trim_end() == "rsync" && arguments().contains("--sender")
 }
 
 // The kernel keeps the peak itself, and shows it as long as the process lives.

@@ -161,11 +161,9 @@ fn pull(program: &Program, sshd: Option<&Sshd>, client: &Tree, link: &str, how: 
     let archive = if how.archive_all { "all" } else { "replaced" };
     let mut flags = vec!["--name", name, "--link", link, "--hash", hash, "--archive", archive, "--max-delete", "100"];
     if how.plain {
-        flags.extend(["--copy", "sftp", "--no-gather", "--writers", "1"]);
+        flags.extend(["--copy", "sftp", "--whole-file", "--no-gather", "--writers", "1"]);
     }
-    if how.packed {
-        flags.push("--compress=always");
-    }
+    flags.push(if how.packed { "--compress=always" } else { "--compress=auto" });
     for again in [false, true] {
         let summary = match sshd {
             Some(sshd) => program.pull_well(sshd, &client.root(), &flags),

@@ -119,7 +119,9 @@ impl Torture {
         flags.extend(["--link", ["content", "exact", "never"][self.dice.below(3) as usize]]);
         flags.extend(["--hash", ["client", "server"][self.dice.below(2) as usize]]);
         flags.extend(["--copy", ["auto", "auto", "sftp"][self.dice.below(3) as usize]]);
-        flags.extend(["--writers", ["1", "3"][self.dice.below(2) as usize]]);
+        for flag in ["--writers", "--readers", "--channels"] {
+            flags.extend([flag, ["1", "3"][self.dice.below(2) as usize]]);
+        }
         flags.push(["--compress=auto", "--compress=always", "--compress=never"][self.dice.below(3) as usize]);
         let switches = [("--no-gather", 4), ("--whole-file", 4), ("--checksum", 8)];
         flags.extend(switches.iter().filter(|(_, of)| self.dice.below(*of) == 0).map(|(flag, _)| *flag));
