@@ -12,7 +12,7 @@ use super::Run;
 use super::change::{Change, aborted};
 use super::contents::{Claim, Contents, FileTask, Key, Released, Turn};
 use super::dispatch::hash_of_nothing;
-use super::fetching::{Expected, path_of};
+use super::fetching::Expected;
 use crate::entry::Hash;
 use crate::error::Result;
 use crate::queue::Sender;
@@ -52,7 +52,7 @@ impl<'a> Comparing<'a> {
     }
 
     /// Returns the task if it has still to come, or is wanted now that it has.
-    pub fn decide(&self, task: FileTask, hash: Hash, is_here: bool) -> Result<Option<FileTask>> {
+    pub fn decide(&self, mut task: FileTask, hash: Hash, is_here: bool) -> Result<Option<FileTask>> {
         // Bytes there are, so that is not their hash; and the server may be the one to hash.
         if hash == hash_of_nothing() || self.run.source.settings.hash == HashWhere::Server {
             return Ok(Some(task));
@@ -63,8 +63,9 @@ impl<'a> Comparing<'a> {
         }
         if task.old.as_ref().is_some_and(|old| old.hash == Some(hash)) {
             if !is_here {
-                let what = "is not what it was in the snapshot: `archive verify --repair` puts it right";
-                self.run.tally.warn(format_args!("`{}` {what}", path_of(&task)));
+                // What the earlier version should have had and has not comes again.
+                task.spoilt = true;
+                return Ok(Some(task));
             }
             return self.known(task, hash);
         }

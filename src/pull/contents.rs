@@ -25,6 +25,8 @@ pub struct FileTask {
     pub leads: Vec<Key>,
     /// All of it must come, whatever is said to be here.
     pub whole: bool,
+    /// Its earlier version has the same content, but what the snapshot has of it has not.
+    pub spoilt: bool,
     /// What the index gets is not what was listed: the next run must look again.
     pub deviates: bool,
     /// Where this run has put another name of its inode.
@@ -67,6 +69,7 @@ impl FileTask {
             old,
             leads: Vec::new(),
             whole: false,
+            spoilt: false,
             deviates: false,
             other_name: None,
             sampling: Sampling::Not,

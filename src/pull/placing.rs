@@ -10,6 +10,7 @@ use nix::errno::Errno;
 
 use super::contents::{FileTask, Spot};
 use super::dispatch::hash_of_nothing;
+use super::fetching::path_of;
 use super::ledger::Ledger;
 use super::whereabouts::{Wanted, Whereabouts};
 use super::{Directory, Run};
@@ -259,8 +260,12 @@ impl<'a> Placing<'a> {
             && (same_mtime || settings.link == LinkWhen::Content)
             && let Some(found) = self.find_old(&file)?
         {
-            self.staging.unlink(&staged.name).on_server(WHAT)?;
-            return self.same_content(file, found);
+            if !task.spoilt {
+                self.staging.unlink(&staged.name).on_server(WHAT)?;
+                return self.same_content(file, found);
+            }
+            let what = "was not what it was in the snapshot, and came again; what was there goes to the archive";
+            self.run.tally.warn(format_args!("`{}` {what}", path_of(task)));
         }
         // Where nothing was hashed before it came, what came may be here already.
         if settings.hash == HashWhere::Server {

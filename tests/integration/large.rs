@@ -112,7 +112,7 @@ fn an_earlier_version_that_is_rotten_or_gone_spoils_nothing() {
 }
 
 #[test]
-fn what_has_rotted_beside_a_touched_file_is_told() {
+fn what_has_rotted_comes_again_where_a_file_was_only_touched() {
     let sshd = Sshd::new();
     // The smaller one is decided over before anything of it comes, the larger one begins to come before.
     for size in [SIZE, 24 << 20] {
@@ -125,9 +125,13 @@ fn what_has_rotted_beside_a_touched_file_is_told() {
         filetime::set_file_mtime(client.path("f"), filetime::FileTime::from_unix_time(1_000_000_001, 0)).unwrap();
         let ran = program.pull(&sshd, [&format!("client:{}", client.root().display())]);
         assert_eq!(ran.status, 0, "{}", ran.stderr);
-        let told = format!("`{}` is not what it was in the snapshot", client.path("f").display());
+        let told = format!("`{}` was not what it was in the snapshot", client.path("f").display());
         assert_eq!(ran.stderr.matches(&told).count(), 1, "{}", ran.stderr);
-        assert_ne!(program.run(["verify"]).status, 0);
+        assert!(fs::read(&place).unwrap() == noise(1, size), "the snapshot is right");
+        program.assert_index_is_right();
+        assert_ne!(program.run(["verify"]).status, 0, "the archive has what was there");
+        program.run(["verify", "--repair"]);
+        program.run(["verify"]).well();
     }
 }
 
