@@ -27,7 +27,8 @@ use crate::repository::index::{Index, Write};
 use crate::repository::journal::{Journal, Row, Then};
 use crate::repository::staging::{Staged, Staging};
 
-const MOST_CHANGES: usize = 4096;
+// One that waits for its trays has half as many more.
+const MOST_CHANGES: usize = 2560;
 const MOST_BYTES: u64 = 256 << 20;
 // Two batches are in memory, one that gathers and one that is being entered, and one in a row of the index while pending.
 const MOST_ATTRIBUTES: usize = 16 << 20;
