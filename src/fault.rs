@@ -10,7 +10,7 @@ pub fn step() -> nix::Result<()> {
     Ok(())
 }
 
-/// How many changes a batch has at most, and how many wait for it.
+/// How many changes are enough for a batch, and how many wait for it.
 #[cfg(not(debug_assertions))]
 #[inline(always)]
 pub fn most_changes(usual: usize) -> usize {
@@ -39,7 +39,7 @@ mod made {
         Fail(Errno),
     }
 
-    /// How many changes a batch has at most, and how many wait for it.
+    /// How many changes are enough for a batch, and how many wait for it.
     pub fn most_changes(usual: usize) -> usize {
         std::env::var("ARCHIVE_BATCH").ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
     }

@@ -256,16 +256,16 @@ impl<'a> Placing<'a> {
         let settings = &self.run.source.settings;
         let file = NewFile::of(task, staged.hash, if staged.consistent { 0 } else { flags::INCONSISTENT });
         let same_mtime = file.old.is_some_and(|old| old.entry.mtime == file.entry.mtime);
-        if file.had_its_content()
+        if file.had_its_content() && task.spoilt {
+            self.run
+                .tally
+                .warn(format_args!("`{}` was not what it was in the snapshot, and came again", path_of(task)));
+        } else if file.had_its_content()
             && (same_mtime || settings.link == LinkWhen::Content)
             && let Some(found) = self.find_old(&file)?
         {
-            if !task.spoilt {
-                self.staging.unlink(&staged.name).on_server(WHAT)?;
-                return self.same_content(file, found);
-            }
-            let what = "was not what it was in the snapshot, and came again; what was there goes to the archive";
-            self.run.tally.warn(format_args!("`{}` {what}", path_of(task)));
+            self.staging.unlink(&staged.name).on_server(WHAT)?;
+            return self.same_content(file, found);
         }
         // Where nothing was hashed before it came, what came may be here already.
         if settings.hash == HashWhere::Server {

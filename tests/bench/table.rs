@@ -86,8 +86,9 @@ impl Table {
         let is_same = std::fs::read_to_string(readme).context("README.md")?.contains(of);
         for shown in &SHOWN {
             let old = between(readme, shown.name)?;
-            let is_row = |line: &&str| line.starts_with("| ") && !shown.head.contains(*line);
-            let old: Vec<&str> = old.lines().filter(|line| is_same && is_row(line)).collect();
+            // Whatever the head above them says.
+            let below = old.lines().skip_while(|line| !line.starts_with("| ---")).skip(1);
+            let old: Vec<&str> = below.filter(|line| is_same && line.starts_with("| ")).collect();
             let measured = |line: &str| self.rows.iter().find(|row| row.workload == workload_of(line));
             let is_kept = |row: &&Row| old.iter().any(|line| row.workload == workload_of(line));
             let kept = old.iter().map(|line| measured(line).map_or_else(|| (*line).to_owned(), shown.row));

@@ -238,8 +238,8 @@ fn files_gather_unless_they_are_not_to() {
 #[test]
 fn no_batch_ends_amid_a_directory_that_could_be_moved_as_a_whole() {
     // Each of its own size, so that none is hashed before it comes.
-    let files = |n: usize| dir((0..12).map(move |k| (format!("f{k}"), file(vec![b'x'; 1 + n * 12 + k]))));
-    let client = Tree::new((0..20).map(|n| (format!("d{n}"), files(n))));
+    let files = |n: usize| dir((0..60).map(move |k| (format!("f{k}"), file(vec![b'x'; 1 + n * 60 + k]))));
+    let client = Tree::new((0..10).map(|n| (format!("d{n}"), files(n))));
     let root = client.root();
     // How many steps change the repository.
     let steps = |batch: &str| {
@@ -256,8 +256,10 @@ fn no_batch_ends_amid_a_directory_that_could_be_moved_as_a_whole() {
         }
         lives
     };
-    let (few, many) = (steps("1000"), steps("50"));
-    assert!(many < few + 75, "{many} steps with small batches, {few} with a large one");
+    let few = steps("1000");
+    // On a busy machine a batch may end early, for it has waited long enough.
+    let moves_whole = |_| steps("150") < few + 200;
+    assert!((0..3).any(moves_whole), "small batches take many steps more than {few}");
 }
 
 #[test]
