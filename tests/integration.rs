@@ -29,6 +29,8 @@ mod helper;
 mod hostile;
 #[path = "integration/index.rs"]
 mod index;
+#[path = "integration/integrity.rs"]
+mod integrity;
 #[path = "integration/large.rs"]
 mod large;
 #[path = "integration/line.rs"]
