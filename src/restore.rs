@@ -15,7 +15,7 @@ use nix::errno::Errno;
 
 use crate::entry::{Attributes, Inode, Kind, Version};
 use crate::error::{Error, Result};
-use crate::history::Past;
+use crate::history::{Child, Past};
 use crate::path::{AbsPath, SourceName};
 use crate::remote::Stop;
 use crate::report::{Change, Report};
@@ -288,28 +288,19 @@ impl Walk<'_> {
 
     // Everything but further names; returns the directories that are there now, each after what holds it.
     fn make(&mut self, path: &AbsPath) -> Result<Vec<Task>> {
+        let run = self.shared.options.run;
         let (mut waiting, mut directories) = (Vec::new(), Vec::new());
         match path.split() {
-            Some((_, name)) if !self.past.is_above_roots(path)? => {
-                let version = self.past.version(path, self.shared.options.run)?;
-                debug_assert_eq!(version.entry.name, name);
-                let found = vec![Task { path: path.clone(), to: AbsPath::root(), version, link: None }];
+            Some((parent, _)) => {
+                let found = sort(self.past.at(path, run)?, &parent, &AbsPath::root(), &mut waiting);
                 self.take(found, &mut waiting, &mut directories)?;
             }
-            _ => waiting.push((path.clone(), AbsPath::root())),
+            None => waiting.push((path.clone(), AbsPath::root())),
         }
         while !waiting.is_empty() {
             let mut found = Vec::new();
             for (path, to) in waiting.split_off(waiting.len().saturating_sub(LISTED)) {
-                let versions = self.past.list(&path, self.shared.options.run)?;
-                if versions.is_empty() && self.past.is_above_roots(&path)? {
-                    let leads = self.past.leads(&path)?.into_iter();
-                    waiting.extend(leads.filter_map(|name| Some((path.join(&name)?, to.join(&name)?))));
-                }
-                found.extend(versions.into_iter().filter_map(|version| {
-                    let path = path.join(&version.entry.name)?;
-                    Some(Task { path, to: to.clone(), version, link: None })
-                }));
+                found.extend(sort(self.past.list(&path, run)?, &path, &to, &mut waiting));
             }
             self.take(found, &mut waiting, &mut directories)?;
         }
@@ -373,6 +364,20 @@ impl Walk<'_> {
         };
         Ok(batch.into_iter().zip(outcomes).filter(there).collect())
     }
+}
+
+// What is to be made of what was in a directory. A directory that only leads to roots is made when something in it is, for
+// nothing is known of it but its name.
+fn sort(children: Vec<Child>, path: &AbsPath, to: &AbsPath, waiting: &mut Vec<(AbsPath, AbsPath)>) -> Vec<Task> {
+    let mut tasks = Vec::with_capacity(children.len());
+    for Child { name, version } in children {
+        let Some(path) = path.join(&name) else { continue };
+        match version {
+            Some(version) => tasks.push(Task { path, to: to.clone(), version, link: None }),
+            None => waiting.extend(to.join(&name).map(|to| (path, to))),
+        }
+    }
+    tasks
 }
 
 fn batches(tasks: Vec<Task>) -> Vec<Vec<Task>> {

@@ -1,5 +1,6 @@
 //! What a run that was cut off may leave: directories whose entries are in the index while their own are not yet, for
-//! directories come in any order. Nobody would miss them when they are gone on the client, so they get an entry first.
+//! directories come in any order. Nobody would miss them when they are gone on the client, so they get an entry first. The
+//! same goes for directories that only led to a root, when a directory above them is pulled.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +15,11 @@ pub fn mend(run: &Run<'_>, roots: &[AbsPath]) -> Result<()> {
     let mut index = run.repository.index()?;
     let mut missing = BTreeSet::new();
     for root in roots {
-        for (id, path) in index.directories_below(run.source_id, root)? {
+        let directories = match run.mends {
+            true => index.directories_below(run.source_id, root)?,
+            false => index.unlisted_below(run.source_id, root)?,
+        };
+        for (id, path) in directories {
             if !index.current_after(id, None, 1)?.is_empty() {
                 unlisted_above(run, &index, root, path, &mut missing)?;
             }

@@ -15,6 +15,7 @@ use crate::path::{AbsPath, Name, SourceName};
 mod attributes;
 mod contents;
 mod facts;
+mod shown;
 mod verified;
 mod write;
 
