@@ -13,10 +13,10 @@ use archive_helper::protocol::{Item, Outcome, Restore};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use nix::errno::Errno;
 
-use crate::entry::{Attributes, Inode, Kind, Version};
+use crate::entry::{Attributes, Entry, Kind, Version};
 use crate::error::{Error, Result};
 use crate::history::{Child, Past};
-use crate::path::{AbsPath, SourceName};
+use crate::path::{AbsPath, Name, SourceName};
 use crate::remote::Stop;
 use crate::report::{Change, Report};
 use crate::repository::Repository;
@@ -235,8 +235,8 @@ struct Walk<'a> {
     target: Target,
     tasks: Option<Sender<Vec<Task>>>,
     links: Vec<Task>,
-    // Where the first name of an inode with several is restored to, if it can be.
-    first_names: HashMap<Inode, AbsPath>,
+    // Where the first name of a file with several is restored to, if it can be.
+    first_names: HashMap<Identity, AbsPath>,
 }
 
 impl Walk<'_> {
@@ -339,16 +339,16 @@ impl Walk<'_> {
             self.shared.report.notice(format_args!("`{}` is a socket, which only a program can make", task.path));
             return None;
         }
-        let Some(inode) = task.version.entry.inode else { return Some(task) };
+        let Some(identity) = identity(&task.version) else { return Some(task) };
         let to = task.to.join(&task.version.entry.name)?;
-        match self.first_names.get(&inode) {
+        match self.first_names.get(&identity) {
             Some(first) => {
                 task.link = Some(first.clone());
                 self.links.push(task);
                 None
             }
             None => {
-                self.first_names.insert(inode, to);
+                self.first_names.insert(identity, to);
                 Some(task)
             }
         }
@@ -364,6 +364,23 @@ impl Walk<'_> {
         };
         Ok(batch.into_iter().zip(outcomes).filter(there).collect())
     }
+}
+
+/// BLAKE3 of all that the names of one file have in common.
+type Identity = [u8; 32];
+
+// `None` for what has one name. The inode's number alone says nothing: it was listed at different times, and the client
+// may have used it for something else between them.
+fn identity(version: &Version) -> Option<Identity> {
+    let Version { entry, hash, .. } = version;
+    entry.inode?;
+    if entry.kind == Kind::File && hash.is_none() {
+        return None;
+    }
+    // The ctime is not restored, and becomes another with every name.
+    let common = Entry { name: Name::new("name").expect("it is a name"), ctime: 0, ..entry.clone() };
+    let bytes = postcard::to_stdvec(&(common, hash)).ok()?;
+    Some(*blake3::hash(&bytes).as_bytes())
 }
 
 // What is to be made of what was in a directory. A directory that only leads to roots is made when something in it is, for

@@ -498,3 +498,63 @@ fn what_an_interrupted_restore_left_is_finished_by_the_next() {
         assert_exact(&client.root(), &data);
     }
 }
+
+#[test]
+fn names_are_of_one_file_only_if_all_about_them_is_the_same() {
+    let program = Program::new();
+    let pair = |content: &str, node: Node| (dir([("first", node)]), content.to_owned());
+    let same = || at(1_000_000_000, 0, mode(0o640, file("content")));
+    // Whatever differs, the inode's number is said to be the same.
+    let others = [
+        pair("content", same()),
+        pair("CONTENT", at(1_000_000_000, 0, mode(0o640, file("CONTENT")))),
+        pair("longer content", at(1_000_000_000, 0, mode(0o640, file("longer content")))),
+        pair("content", at(1_100_000_000, 0, mode(0o640, file("content")))),
+        pair("content", at(1_000_000_000, 0, mode(0o600, file("content")))),
+        pair("content", at(1_000_000_000, 0, mode(0o640, file("content")))),
+    ];
+    let names = ["0", "1", "2", "3", "4", "5"];
+    let (nodes, contents): (Vec<_>, Vec<_>) = others.into_iter().unzip();
+    let client = Tree::new(names.into_iter().zip(nodes));
+    setfattr("user.x", &client.path("5/first"));
+    for name in names {
+        client.hard_link(&format!("{name}/first"), &format!("{name}/second"));
+    }
+    program.pull_local(&client.root(), &["--name", "laptop"]);
+    program.change_index("UPDATE version SET inode_device = 1, inode_number = 7 WHERE inode_number IS NOT NULL");
+    let place = tempfile::tempdir_in("/tmp").unwrap();
+    let what = format!("laptop:{}", client.root().display());
+    program.run(["restore", &what, place.path().to_str().unwrap()]).well();
+    assert_exact(&client.root(), &place.path().join("data"));
+    for (name, content) in names.iter().zip(contents) {
+        let restored = |file: &str| place.path().join("data").join(name).join(file);
+        assert_eq!(fs::read_to_string(restored("second")).unwrap(), content);
+        assert_eq!(inode(&restored("first")), inode(&restored("second")));
+    }
+}
+
+#[test]
+fn an_inode_number_that_was_used_again_mixes_nothing_up() {
+    let program = Program::new();
+    let client = Tree::new([("a", dir([("x", file("of a"))])), ("b", dir([("other", file("other"))]))]);
+    client.hard_link("a/x", "a/x2");
+    program.pull_local(&client.path("a"), &["--name", "laptop"]);
+    let was = inode(&client.path("a/x"));
+    client.remove("a/x");
+    client.remove("a/x2");
+    for number in 0..500 {
+        client.add([(format!("b/y{number}"), file("in b"))]);
+        client.hard_link(&format!("b/y{number}"), &format!("b/z{number}"));
+        if inode(&client.path(format!("b/y{number}"))) == was {
+            break;
+        }
+    }
+    program.pull_local(&client.path("b"), &["--name", "laptop"]);
+    let place = tempfile::tempdir_in("/tmp").unwrap();
+    program.run(["restore", "laptop", place.path().to_str().unwrap()]).well();
+    let restored = place.path().join(client.root().strip_prefix("/").unwrap());
+    assert_exact(&client.path("b"), &restored.join("b"));
+    for name in ["x", "x2"] {
+        assert_eq!(fs::read_to_string(restored.join("a").join(name)).unwrap(), "of a");
+    }
+}
