@@ -22,6 +22,7 @@ use crate::report::{Change, Report};
 use crate::repository::Repository;
 
 mod filling;
+mod inside;
 mod owners;
 mod target;
 
@@ -87,7 +88,7 @@ pub fn restore(
 ) -> Result<Restored> {
     let past = Past::open(repository, source)?;
     let asked = ask(&to, options);
-    let target = Target::open(to, &asked)?;
+    let (target, own) = open(repository, to, &asked)?;
     let (done, first_names) = (Mutex::default(), Mutex::default());
     let shared = Shared { repository, source, to, options, asked, report, done, first_names };
     thread::scope(|scope| {
@@ -104,6 +105,7 @@ pub fn restore(
             shared: &shared,
             past: &past,
             target,
+            own,
             tasks: Some(tasks),
             links: Vec::new(),
             first_names: HashMap::new(),
@@ -117,6 +119,14 @@ pub fn restore(
         });
         options.stop.asked().map_or(walked, Err).map(|()| *shared.done())
     })
+}
+
+// Also returns where the repository is below the destination, if it is.
+fn open(repository: &Repository, to: To<'_>, asked: &Restore) -> Result<(Target, Option<AbsPath>)> {
+    let To::Here(path) = to else { return Ok((Target::open(to, asked)?, None)) };
+    inside::refuse(repository, path)?;
+    let target = Target::open(to, asked)?;
+    Ok((target, inside::own_path(repository, path)))
 }
 
 fn ask(to: &To<'_>, options: &Options) -> Restore {
@@ -233,6 +243,7 @@ struct Walk<'a> {
     shared: &'a Shared<'a>,
     past: &'a Past<'a>,
     target: Target,
+    own: Option<AbsPath>,
     tasks: Option<Sender<Vec<Task>>>,
     links: Vec<Task>,
     // Where the first name of a file with several is restored to, if it can be.
@@ -313,8 +324,8 @@ impl Walk<'_> {
         waiting: &mut Vec<(AbsPath, AbsPath)>,
         directories: &mut Vec<Task>,
     ) -> Result<()> {
-        let (below, others): (Vec<Task>, Vec<Task>) =
-            found.into_iter().partition(|task| task.version.entry.kind == Kind::Dir);
+        let found = found.into_iter().filter(|task| !self.is_own(task));
+        let (below, others): (Vec<Task>, Vec<Task>) = found.partition(|task| task.version.entry.kind == Kind::Dir);
         for batch in batches(below) {
             for (task, outcome) in self.offer(batch)? {
                 waiting.extend(task.to.join(&task.version.entry.name).map(|to| (task.path.clone(), to)));
@@ -331,6 +342,19 @@ impl Walk<'_> {
             }
         }
         Ok(())
+    }
+
+    // True for what would go to where the repository is.
+    fn is_own(&self, task: &Task) -> bool {
+        let Some(own) = &self.own else { return false };
+        let to = task.to.join(&task.version.entry.name);
+        let is_own = to.as_ref().is_some_and(|to| to.starts_with(own));
+        if is_own && to.as_ref() == Some(own) && task.version.entry.kind == Kind::Dir {
+            self.shared.report.notice(format_args!("`{}` is where the repository is, and was left out", task.path));
+        } else if is_own {
+            self.shared.failed(&task.path, "it would be written into the repository");
+        }
+        is_own
     }
 
     // Keeps a further name of a file for later, and what can't be made at all.

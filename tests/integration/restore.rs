@@ -558,3 +558,58 @@ fn an_inode_number_that_was_used_again_mixes_nothing_up() {
         assert_eq!(fs::read_to_string(restored.join("a").join(name)).unwrap(), "of a");
     }
 }
+
+#[test]
+fn nothing_is_restored_into_the_repository() {
+    let program = Program::new();
+    let client = Tree::new([("f", file("f")), ("repo", dir([("snapshot", file("s"))]))]);
+    program.pull_local(&client.root(), &["--name", "laptop"]);
+    // But for the time of the repository itself, in which SQLite makes files and removes them.
+    let fingerprint = || program.fingerprint().split_once('\n').unwrap().1.to_owned();
+    let before = fingerprint();
+    let plain = program.snapshot("laptop", client.root().parent().unwrap());
+    symlink(program.repo(), program.path("way")).unwrap();
+    symlink(&plain, program.path("deep")).unwrap();
+    let below = program.repo().join("snapshot/laptop/new/er");
+    let places = [program.repo(), plain.clone(), below, program.path("way/archive"), program.path("deep")];
+    let what = format!("laptop:{}", client.root().display());
+    let refused = |place: &Path| {
+        for flags in [&["--overwrite", "always"][..], &["-n"], &[]] {
+            let ran = program.run([&["restore", &what, place.to_str().unwrap()], flags].concat());
+            ran.refused(2, &["is in the repository", "name a directory outside of it"]);
+        }
+    };
+    places.iter().for_each(|place| refused(place));
+    fs::create_dir(program.path("new")).unwrap();
+    let relative = program.command(["restore", &what, "new/../repo/snapshot"]).output().unwrap();
+    assert_eq!(relative.status.code(), Some(2), "{}", String::from_utf8_lossy(&relative.stderr));
+    if is_root() {
+        for bound in [program.repo(), program.repo().join("snapshot"), plain] {
+            let point = program.path("a bound place");
+            fs::create_dir_all(&point).unwrap();
+            let mounted = Command::new("mount").arg("--bind").args([&bound, &point]).status().unwrap();
+            assert!(mounted.success());
+            let refused = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                refused(&point);
+                refused(&point.join("new"));
+            }));
+            assert!(Command::new("umount").arg(&point).status().unwrap().success());
+            refused.unwrap();
+        }
+    }
+    assert_eq!(fingerprint(), before);
+    // What is above the repository may be named, but nothing goes into it.
+    let above = program.path("");
+    let what = format!("laptop:{}", client.path("repo").display());
+    let ran = program.run(["restore", &what, above.to_str().unwrap(), "--overwrite", "always"]);
+    ran.well();
+    assert!(ran.stderr.contains("is where the repository is"), "{}", ran.stderr);
+    assert_eq!(fingerprint(), before);
+    program.pull_local(&client.path("repo/snapshot"), &["--name", "other"]);
+    let before = fingerprint();
+    let other = format!("other:{}", client.path("repo").display());
+    let ran = program.run(["restore", &other, above.to_str().unwrap(), "--overwrite", "always"]);
+    assert_eq!(ran.status, 3, "{}", ran.stderr);
+    assert!(ran.stderr.contains("it would be written into the repository"), "{}", ran.stderr);
+    assert_eq!(fingerprint(), before);
+}
