@@ -24,10 +24,12 @@ use crate::repository::Repository;
 mod filling;
 mod inside;
 mod owners;
+mod privileges;
 mod target;
 
 pub use archive_helper::protocol::Overwrite;
 pub use owners::{Accounts, Owners};
+pub use privileges::LeftOut;
 pub use target::To;
 
 use filling::Filler;
@@ -59,6 +61,8 @@ pub struct Restored {
     pub bytes: u64,
     /// Entries that could not be restored.
     pub errors: u64,
+    /// What was left out, for it could give rights on this machine.
+    pub left_out: LeftOut,
 }
 
 /// How to restore.
@@ -72,6 +76,8 @@ pub struct Options {
     pub overwrite: Overwrite,
     /// To whom things belong; `None` for whoever restores them.
     pub owners: Option<Owners>,
+    /// On this machine, make what could give rights on it, too. A host gets its own back, whatever that is.
+    pub privileged: bool,
     /// How to stop it.
     pub stop: Stop,
 }
@@ -117,7 +123,9 @@ pub fn restore(
             };
             workers.into_iter().map(join).collect::<Result<Vec<()>>>().map(drop)
         });
-        options.stop.asked().map_or(walked, Err).map(|()| *shared.done())
+        let done = *shared.done();
+        done.left_out.tell(report);
+        options.stop.asked().map_or(walked, Err).map(|()| done)
     })
 }
 
@@ -172,6 +180,12 @@ impl Shared<'_> {
             (entry.uid, entry.gid) = owners.there(entry.uid, entry.gid);
         }
         Item { directory: task.to.clone(), entry, link: task.link.clone() }
+    }
+
+    // False when nothing is left to be made.
+    fn take_rights(&self, task: &mut Task) -> bool {
+        let keeps = self.options.privileged || matches!(self.to, To::There(..));
+        keeps || self.done().left_out.take(&mut task.version.entry)
     }
 
     fn failed(&self, path: &AbsPath, why: impl std::fmt::Display) {
@@ -324,7 +338,8 @@ impl Walk<'_> {
         waiting: &mut Vec<(AbsPath, AbsPath)>,
         directories: &mut Vec<Task>,
     ) -> Result<()> {
-        let found = found.into_iter().filter(|task| !self.is_own(task));
+        let may_be_made = |task: &mut Task| !self.is_own(task) && self.shared.take_rights(task);
+        let found = found.into_iter().filter_map(|mut task| may_be_made(&mut task).then_some(task));
         let (below, others): (Vec<Task>, Vec<Task>) = found.partition(|task| task.version.entry.kind == Kind::Dir);
         for batch in batches(below) {
             for (task, outcome) in self.offer(batch)? {

@@ -75,7 +75,7 @@ fn every_run_comes_back_exactly() {
         let place = tempfile::tempdir_in("/tmp").unwrap();
         let at = (run + 1).to_string();
         let target = format!("laptop:{}", client.root().display());
-        program.run(["restore", &target, place.path().to_str().unwrap(), "--at", &at]).well();
+        program.run(["restore", "--privileged", &target, place.path().to_str().unwrap(), "--at", &at]).well();
         assert_exact(&was.path().join("data"), &place.path().join("data"));
     }
 }
@@ -88,7 +88,7 @@ fn everything_a_directory_or_a_file_can_be_asked_for_and_again() {
     let place = tempfile::tempdir_in("/tmp").unwrap();
     let to = place.path().join("all");
     let restore = |what: &str, flags: &[&str]| {
-        let ran = program.run([&["--json", "restore", what, to.to_str().unwrap()], flags].concat());
+        let ran = program.run([&["--json", "restore", "--privileged", what, to.to_str().unwrap()], flags].concat());
         ran.well();
         ran.summary()
     };
@@ -179,7 +179,7 @@ fn attributes_and_holes_come_back_here_and_on_a_host() {
     assert!(Command::new("setfacl").args(acl).status().unwrap().success());
     let target = format!("laptop:{}", client.root().display());
     let (here, there) = (place.path().join("here"), place.path().join("there"));
-    program.run(["restore", &target, here.to_str().unwrap()]).well();
+    program.run(["restore", "--privileged", &target, here.to_str().unwrap()]).well();
     let host = format!("client:{}", there.display());
     let config = sshd.config();
     let to_host = ["--json", "restore", "-F", config.to_str().unwrap(), &target, &host];
@@ -280,8 +280,13 @@ fn owners_are_the_client_s_numbers_names_or_none() {
         let found = place.path().join("f").metadata();
         (ran, found.map(|found| (found.uid(), found.gid(), found.mode() & 0o7777)).ok())
     };
-    assert_eq!(restored(&[]).1, Some((5555, 6666, 0o6755)));
-    assert_eq!(restored(&["--owner", "none"]).1, Some((0, 0, 0o755)), "what ran as another must not run as root");
+    assert_eq!(restored(&["--privileged"]).1, Some((5555, 6666, 0o6755)));
+    assert_eq!(restored(&[]).1, Some((5555, 6666, 0o755)));
+    assert_eq!(
+        restored(&["--privileged", "--owner", "none"]).1,
+        Some((0, 0, 0o755)),
+        "what ran as another must not run as root"
+    );
     let (ran, found) = restored(&["--owner", "names"]);
     assert_eq!((ran.status, found), (1, None));
     assert!(ran.stderr.contains("`/etc/passwd` is not kept"), "{}", ran.stderr);
@@ -612,4 +617,47 @@ fn nothing_is_restored_into_the_repository() {
     assert_eq!(ran.status, 3, "{}", ran.stderr);
     assert!(ran.stderr.contains("it would be written into the repository"), "{}", ran.stderr);
     assert_eq!(fingerprint(), before);
+}
+
+#[test]
+fn what_could_give_rights_here_is_only_restored_when_asked_for() {
+    if !is_root() {
+        return;
+    }
+    let program = Program::new();
+    let client = ugly();
+    client.add([("shared", mode(0o2775, dir([("setgid", mode(0o2755, file("x")))])))]);
+    dress(&client);
+    assert!(Command::new("mknod").arg(client.path("shared/block")).args(["b", "7", "200"]).status().unwrap().success());
+    program.pull_local(&client.root(), &["--name", "laptop"]);
+    let place = tempfile::tempdir_in("/tmp").unwrap();
+    let (what, to) = (format!("laptop:{}", client.root().display()), place.path().to_str().unwrap());
+    let data = place.path().join("data");
+    let told =
+        ["devices (2)", "setuid and setgid bits of files (2)", "file capabilities (1)", "`trusted` attributes (1)"];
+    for flags in [&["-n"][..], &[], &[]] {
+        let ran = program.run([&["restore", &what, to], flags].concat());
+        ran.well();
+        for kind in told {
+            assert_eq!(ran.stderr.matches(&format!("left out {kind}: `--privileged`")).count(), 1, "{}", ran.stderr);
+            assert!(ran.stdout.lines().last().unwrap().contains(kind), "{}", ran.stdout);
+        }
+    }
+    let mode_of = |name: &str| fs::metadata(data.join(name)).unwrap().permissions().mode() & 0o7777;
+    assert_eq!([mode_of("setuid"), mode_of("shared"), mode_of("shared/setgid")], [0o755, 0o2775, 0o755]);
+    assert_eq!(names(&data.join("shared")), ["setgid"]);
+    assert!(!data.join("zero").exists());
+    let getfattr = |name: &str| {
+        let ran = Command::new("getfattr").args(["-hd", "-m", "-"]).arg(data.join(name)).output().unwrap();
+        String::from_utf8_lossy(&ran.stdout).into_owned()
+    };
+    assert!(!getfattr("setuid").contains("capability") && !getfattr("dangling").contains("trusted"));
+    assert!(getfattr("plain").contains("user.comment"), "{}", getfattr("plain"));
+    let json = program.run(["--json", "restore", &what, to]).summary();
+    let expected = serde_json::json!({ "devices": 2, "setuid": 2, "capabilities": 1, "trusted": 1 });
+    assert_eq!((&json["left_out"], &json["restored"]), (&expected, &0.into()));
+    let ran = program.run(["restore", "--privileged", "--overwrite", "always", &what, to]);
+    ran.well();
+    assert!(!ran.stderr.contains("left out") && !ran.stdout.contains("left out"), "{}", ran.stderr);
+    oracle::assert_exact(&client.root(), &data);
 }
