@@ -49,7 +49,10 @@ pub fn rebuild(repository: &Repository, report: &dyn Report) -> Result<Rebuilt> 
     let mut index = repository.index()?;
     index.expect_much_writing()?;
     let mut rebuilt = Rebuilt::default();
-    let sources = repository.sources_on_disk()?;
+    let (sources, unknown) = repository.sources_on_disk()?;
+    for path in &unknown {
+        report.warn(format_args!("`{}` is no source's, and is left alone", Escaped(path)));
+    }
     for source in &sources {
         // What can't be finished is read from the trees as it is.
         if let Err(error) = recover(repository, &mut index, source) {
