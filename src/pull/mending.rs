@@ -10,7 +10,7 @@ use crate::error::{OnServer, Result};
 use crate::path::AbsPath;
 use crate::repository::index::{Index, NewVersion};
 
-/// Enters every directory below the roots that holds something and has no entry of its own.
+/// Enters every directory at or below the roots that holds something and has no entry of its own.
 pub fn mend(run: &Run<'_>, roots: &[AbsPath]) -> Result<()> {
     let mut index = run.repository.index()?;
     let mut missing = BTreeSet::new();
@@ -36,12 +36,13 @@ fn unlisted_above(
     mut path: AbsPath,
     missing: &mut BTreeSet<AbsPath>,
 ) -> Result<()> {
-    while path != *root && !missing.contains(&path) {
+    while !missing.contains(&path) && index.current_at(run.source_id, &path)?.is_none() {
         let Some((parent, _)) = path.split() else { break };
-        if index.current_at(run.source_id, &path)?.is_some() {
+        let is_root = path == *root;
+        missing.insert(path);
+        if is_root {
             break;
         }
-        missing.insert(path);
         path = parent;
     }
     Ok(())

@@ -215,3 +215,20 @@ fn what_led_to_a_root_goes_with_the_directory_that_is_pulled_above_it() {
     assert_same(&client.root(), &place.path().join("data"));
     program.assert_index_is_right();
 }
+
+#[test]
+fn a_directory_that_led_to_a_root_can_become_a_root_that_is_a_file() {
+    let program = Program::new();
+    let client = Tree::new([("d", dir([("root", dir([("f", file("f"))]))]))]);
+    program.pull_local(&client.path("d/root"), &["--name", "laptop"]);
+    client.put("d", file("a file"));
+    program.pull_local(&client.path("d"), &["--name", "laptop"]);
+    assert_same(&client.root(), &program.snapshot("laptop", &client.root()));
+    let listed = program.run(["ls", "-R", &format!("laptop:{}", client.root().display())]);
+    assert_eq!(listed.stdout.trim_end(), client.path("d").to_str().unwrap());
+    let place = tempfile::tempdir_in("/tmp").unwrap();
+    program.run(["restore", "laptop", place.path().to_str().unwrap(), "--at", "1"]).well();
+    let then = place.path().join(client.path("d/root/f").strip_prefix("/").unwrap());
+    assert_eq!(fs::read_to_string(then).unwrap(), "f");
+    program.assert_index_is_right();
+}

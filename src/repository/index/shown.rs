@@ -34,12 +34,14 @@ impl Index {
         self.one(sql, params![source.0, from, until], |row| row.get(0))
     }
 
-    /// The directories of a source below `path` of which no listing is kept: above all those that only lead to roots.
+    /// The directories of a source at and below `path` of which no listing is kept: above all those that only lead to roots.
     pub fn unlisted_below(&self, source: SourceId, path: &AbsPath) -> Result<Vec<(DirectoryId, AbsPath)>> {
         let (from, until) = span(path);
-        let sql = "SELECT id, path FROM directory WHERE source = ?1 AND path >= ?2 AND path < ?3 AND fingerprint IS NULL \
-                   ORDER BY path";
-        self.all(sql, params![source.0, from, until], |row| Ok((DirectoryId(row.get(0)?), path_of(row.get_ref(1)?)?)))
+        let sql = "SELECT id, path FROM directory WHERE source = ?1 AND (path = ?2 OR (path >= ?3 AND path < ?4)) \
+                   AND fingerprint IS NULL ORDER BY path";
+        self.all(sql, params![source.0, path.as_bytes(), from, until], |row| {
+            Ok((DirectoryId(row.get(0)?), path_of(row.get_ref(1)?)?))
+        })
     }
 
     /// True when the index has a version, of any time, of something below a path.
