@@ -30,8 +30,8 @@ const OPS: u64 = 40;
 // How many changes are enough for a batch; a seed's history has that at `seed % 3`.
 const BATCHES: [&str; 3] = ["3", "11", "2560"];
 
-// How long to look for a shorter history that fails.
-const PATIENCE: Duration = Duration::from_secs(15);
+// Seconds that may go by in search of a shorter history that fails.
+const PATIENCE: u64 = 15;
 
 /// Numbers that look random, the same ones for the same seed (xorshift, Marsaglia 2003).
 pub struct Dice(u64);
@@ -117,12 +117,12 @@ fn tell(history: &[(Step, u64)], place: &Path, disk: &Path) -> Option<Failure> {
 
 // Leaves out steps as long as the rest fails, too: long stretches first.
 fn shrink(mut history: History, mut failure: Failure, place: &Path, disk: &Path) -> Failure {
-    let begun = Instant::now();
+    let (begun, patience) = (Instant::now(), Duration::from_secs(number("HISTORIES_PATIENCE", PATIENCE)));
     history.truncate(failure.steps);
     let mut length = (history.len() / 2).max(1);
     loop {
         let (mut at, mut has_shrunk) = (0, false);
-        while at < history.len() && begun.elapsed() < PATIENCE {
+        while at < history.len() && begun.elapsed() < patience {
             let mut shorter = history.clone();
             shorter.drain(at..(at + length).min(history.len()));
             match tell(&shorter, place, disk) {
@@ -133,7 +133,7 @@ fn shrink(mut history: History, mut failure: Failure, place: &Path, disk: &Path)
                 None => at += length,
             }
         }
-        if begun.elapsed() >= PATIENCE || (length == 1 && !has_shrunk) {
+        if begun.elapsed() >= patience || (length == 1 && !has_shrunk) {
             return failure;
         }
         length = (length / 2).max(1);
