@@ -100,6 +100,8 @@ pub struct Keys {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remote: Option<RemoteKind>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub verify_age: Option<Span>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub every: Option<Span>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep: Option<KeepKeys>,
@@ -411,6 +413,7 @@ impl Keys {
             writers: self.writers.or(defaults.writers),
             gather: self.gather.or(defaults.gather),
             remote: self.remote.or(defaults.remote),
+            verify_age: self.verify_age.or(defaults.verify_age),
             every: self.every.or(defaults.every),
             keep: self.keep.or(defaults.keep),
         }
@@ -433,6 +436,7 @@ impl Keys {
             min_free: self.min_free.or(Some(Room(usual.min_free))),
             timeout: self.timeout.or(Some(Span(usual.timeout, format!("{}s", usual.timeout.as_secs())))),
             retries: self.retries.or(Some(usual.retries)),
+            verify_age: self.verify_age.or(Some(Span(usual.verify_age, "30d".to_owned()))),
             ..self
         }
     }
@@ -473,6 +477,7 @@ impl Keys {
             writers: self.writers.map(|count| count.0),
             gather: self.gather.unwrap_or(usual.gather),
             remote: self.remote,
+            verify_age: self.verify_age.as_ref().map_or(usual.verify_age, |span| span.0),
             every: self.every.as_ref().map(|span| span.0),
             keep: self.keep.as_ref().map(KeepKeys::policy),
         })

@@ -60,6 +60,9 @@ pub struct Version {
     pub archive_name: Option<Name>,
     /// See [`flags`].
     pub flags: u32,
+    /// The version whose plain file is this one's, too: of the same name, content and mtime. `None` when it has its own,
+    /// or none.
+    pub relies_on: Option<i64>,
 }
 
 impl Version {

@@ -303,7 +303,7 @@ fn known(index: &Index, source: &SourceName) -> Result<SourceId> {
 
 /// Calls `each` with every version that the index holds.
 pub fn export(repository: &Repository, each: &mut dyn FnMut(ExportRow) -> Result<()>) -> Result<()> {
-    repository.known_index()?.each_version(&mut |located| match export_row(repository, &located) {
+    repository.known_index()?.each_version(&mut |located| match export_row(&located) {
         Some(row) => each(row),
         None => Ok(()),
     })
@@ -329,7 +329,7 @@ fn each_place(
             each(Place {
                 source: located.source.to_string(),
                 path,
-                on_disk: place.on_disk(repository),
+                on_disk: place.on_disk(),
                 hash,
                 size: version.entry.size,
                 mtime: version.entry.mtime,
@@ -349,7 +349,7 @@ fn hash_range(hex: &str) -> Option<(Hash, Hash)> {
     Some((*padded("0")?.as_bytes(), *padded("f")?.as_bytes()))
 }
 
-fn export_row(repository: &Repository, located: &Located) -> Option<ExportRow> {
+fn export_row(located: &Located) -> Option<ExportRow> {
     use crate::entry::flags::{INCONSISTENT, REBUILT, UNREADABLE};
     let version = &located.version;
     let entry = &version.entry;
@@ -371,10 +371,7 @@ fn export_row(repository: &Repository, located: &Located) -> Option<ExportRow> {
         hash: version.hash.as_ref().map(hash_hex),
         from_run: version.from_run,
         until_run: version.until_run,
-        places: place::Place::all_of(located)
-            .iter()
-            .map(|place| Escaped(&place.on_disk(repository)).to_string())
-            .collect(),
+        places: place::Place::all_of(located).iter().map(|place| Escaped(&place.on_disk()).to_string()).collect(),
         flags: words.iter().filter(|(flag, _)| version.has(*flag)).map(|(_, word)| *word).collect(),
     })
 }

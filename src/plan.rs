@@ -106,6 +106,7 @@ mod tests {
             until_run: None,
             archive_name: None,
             flags: 0,
+            relies_on: None,
         }
     }
 

@@ -4,20 +4,20 @@
 //! versions go, batch by batch through the journal: the index says what goes, the names go, the index forgets them.
 //! What was cut off is finished by the next run of whatever kind. The snapshot is never touched.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
-use nix::errno::Errno;
 use serde::Serialize;
 
 use crate::entry::Version;
 use crate::error::{Error, OnServer, Result};
-use crate::path::{AbsPath, SourceName};
-use crate::report::Outcome;
+use crate::path::{AbsPath, Escaped, SourceName};
+use crate::report::{Outcome, Report};
 use crate::repository::Repository;
 use crate::repository::dirs::Metadata;
+use crate::repository::evidence::Evidence;
 use crate::repository::index::{Index, RunRow, SourceId};
 use crate::repository::journal::{Batch, Deed, Journal, Row, Then, recover};
 use crate::repository::lock::Lock;
@@ -67,12 +67,14 @@ pub struct Prune<'a> {
     repository: &'a Repository,
     dry_run: bool,
     freed: Freed,
+    evidence: Evidence,
+    report: &'a dyn Report,
 }
 
 impl<'a> Prune<'a> {
     /// Prunes in this repository; with `dry_run` nothing goes, but all is told.
-    pub fn new(repository: &'a Repository, dry_run: bool) -> Prune<'a> {
-        Prune { repository, dry_run, freed: Freed::default() }
+    pub fn new(repository: &'a Repository, dry_run: bool, report: &'a dyn Report) -> Prune<'a> {
+        Prune { repository, dry_run, freed: Freed::default(), evidence: Evidence::new(), report }
     }
 
     /// Drops the runs of a source that `keep` doesn't keep, and each past version that only they show. Calls `each`
@@ -90,6 +92,7 @@ impl<'a> Prune<'a> {
         let _lock = (!self.dry_run).then(|| Lock::source(self.repository, source, PATIENCE)).transpose()?;
         let mut index = if self.dry_run { self.repository.known_index()? } else { self.repository.index()? };
         let Some(id) = index.source_id(source)? else { return Ok(Pruned::default()) };
+        self.repository.check_index_is_newest(&index)?;
         if !self.dry_run {
             index.expect_much_writing()?;
             recover(self.repository, &mut index, source)?;
@@ -119,37 +122,52 @@ impl<'a> Prune<'a> {
         let mut batch = Batch::default();
         let mut dropping = if self.dry_run { None } else { Some(Dropping::open(self.repository, source, id)?) };
         for (id, directory) in index.directories_below(id, &AbsPath::root())? {
-            for version in index.past_in(id)?.into_iter().filter(|version| !is_shown(version, kept)) {
+            let (mut going, staying): (Vec<_>, Vec<_>) =
+                index.past_in(id)?.into_iter().partition(|version| !is_shown(version, kept));
+            // Those that have no plain file of their own first: no file is left to one that goes, too.
+            going.sort_by_key(|version| version.relies_on.is_none());
+            let relied_on: HashSet<i64> = staying.iter().filter_map(|version| version.relies_on).collect();
+            for version in going {
                 let Some(path) = directory.join(&version.entry.name) else { continue };
-                let place = archived(source, &directory, &version);
+                let place = archived(source, &directory, &version).filter(|_| !relied_on.contains(&version.id));
                 each(&Going { path: &path, version: &version, place: place.as_ref() })?;
                 pruned.versions += 1;
                 batch.rows.push(Row::Forget { id: version.id });
                 if let Some(place) = place
-                    && let Some(found) = self.look(&place)?
+                    && let Some(found) = self.prove(index, &place, &version)?
                 {
                     pruned.files += 1;
                     pruned.bytes_freed += self.freed.with(&found);
                     batch.deeds.push(Deed::Drop { directory: place.directory, name: place.name, inode: found.inode });
                 }
                 if batch.rows.len() >= BATCH {
-                    let full = std::mem::take(&mut batch);
+                    let full = self.take(&mut batch);
                     dropping.as_mut().map_or(Ok(()), |dropping| dropping.carry_out(index, full, Then::More))?;
                 }
             }
         }
+        let batch = self.take(&mut batch);
         let Some(mut dropping) = dropping else { return Ok(()) };
         dropping.carry_out(index, batch, Then::Nothing)?;
         dropping.clear(index)
     }
 
-    // `None` for what went already: the index only has to follow.
-    fn look(&self, place: &Place) -> Result<Option<Metadata>> {
-        match place.look(self.repository) {
-            Ok((_, found)) => Ok(Some(found)),
-            Err(Errno::ENOENT) => Ok(None),
-            Err(errno) => Err(errno).on_server("can't look into the archive"),
+    fn take(&mut self, batch: &mut Batch) -> Batch {
+        let found = self.evidence.take();
+        Batch { found, ..std::mem::take(batch) }
+    }
+
+    // `None` for what went already, and for what is not this version's: nobody knows whose it is, so it stays.
+    fn prove(&mut self, index: &Index, place: &Place, version: &Version) -> Result<Option<Metadata>> {
+        if self.dry_run {
+            return Ok(place.look(self.repository).map(|(_, found)| found).ok());
         }
+        let proved = self.evidence.proves_version(self.repository, index, place, version)?;
+        if proved.is_none() && place.look(self.repository).is_ok() {
+            let on_disk = place.on_disk();
+            self.report.warn(format_args!("`{}` is not what the index says, and stays", Escaped(&on_disk)));
+        }
+        Ok(proved)
     }
 }
 

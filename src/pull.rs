@@ -11,7 +11,7 @@
 //!
 //! - [`listing`] compares what the client lists with the index and, through [`crate::plan`], finds what to do;
 //! - [`dispatch`] sends each step on its way, and keeps removals back until the listing is complete;
-//! - [`hashing`] asks the helper for hashes, and [`contents`] says which of them are here already or on their way, [`proof`]
+//! - [`hashing`] asks the helper for hashes, and [`contents`] says which of them are here already or on their way, [`possession`]
 //!   who may have what another source has sent;
 //! - [`receiving`] has what comes written into staging, and hashed, as [`arriving`] files, and [`comparing`] says what need
 //!   not come after all;
@@ -54,11 +54,13 @@ mod listing;
 mod mending;
 mod merging;
 mod moved;
+mod parents;
 mod pipeline;
 mod placing;
+mod possession;
 mod preview;
-mod proof;
 mod receiving;
+mod roots;
 mod sizes;
 mod whereabouts;
 
@@ -281,13 +283,14 @@ fn run(
     let _lock = Lock::source(repository, &source.name, options.lock_wait)?;
     let index = opened.insert(repository.index()?);
     refuse_without_index(repository, source, index.source_id(&source.name)?)?;
+    repository.check_index_is_newest(index)?;
     let source_id = index.enter_source(&source.name)?;
     let finished = recover(repository, index, &source.name)?;
     if finished > 0 {
         tally.notice(format_args!("finished {finished} changes that an interrupted run had begun"));
     }
     let cut_off = Cell::new(index.has_cut_off_runs(source_id)?);
-    let number = index.begin_run(source_id, Timestamp::now())?;
+    let number = repository.begin_run(index, source_id)?;
     facts.run = Some(number);
     tally.report.begin(&source.name, Some(number));
     if repository.is_open_to_others() {

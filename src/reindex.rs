@@ -57,7 +57,7 @@ pub fn rebuild(repository: &Repository, report: &dyn Report) -> Result<Rebuilt> 
         }
     }
     let ids = sources.iter().map(|source| index.enter_source(source)).collect::<Result<Vec<_>>>()?;
-    let runs = ids.iter().map(|id| index.begin_run(*id, Timestamp::now())).collect::<Result<Vec<_>>>()?;
+    let runs = ids.iter().map(|id| repository.begin_run(&mut index, *id)).collect::<Result<Vec<_>>>()?;
     let write = index.write()?;
     write.delete_all()?;
     for ((source, id), run) in sources.iter().zip(ids).zip(&runs) {
@@ -266,7 +266,7 @@ impl Spot {
         if same {
             return Ok(0);
         }
-        let run = index.begin_run(source, Timestamp::now())?;
+        let run = repository.begin_run(index, source)?;
         let write = index.write()?;
         if let Some(known) = known {
             write.delete(known.id)?;
@@ -291,7 +291,7 @@ impl Spot {
     fn look(&self, repository: &Repository) -> Result<Option<Found>> {
         let dir = match self.tree {
             Tree::Snapshot => repository.snapshot(&self.source)?.open(self.directory.below_root()),
-            Tree::Archive => open_directory(&repository.archive(&self.source)?, &self.directory, false),
+            Tree::Archive => open_directory(&repository.archive(&self.source)?, &self.directory),
         };
         let dir = dir.on_server(format_args!("can't open `{}`", Escaped(self.directory.as_bytes())))?;
         if dir.metadata(&self.name).is_err() {

@@ -10,10 +10,13 @@ use crate::path::{AbsPath, Name, SourceName};
 
 pub mod archive;
 pub mod dirs;
+pub mod evidence;
 pub mod index;
 pub mod journal;
 pub mod lock;
+mod newest_run;
 pub mod place;
+mod relayout;
 pub mod room;
 pub mod staging;
 

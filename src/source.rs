@@ -175,6 +175,8 @@ pub struct Settings {
     pub every: Option<Duration>,
     /// What `prune` keeps.
     pub keep: Option<Keep>,
+    /// How long a plain file counts as intact after it was read: an older one is read before anything is linked to it.
+    pub verify_age: Duration,
 }
 
 impl Default for Settings {
@@ -203,6 +205,7 @@ impl Default for Settings {
             remote: None,
             every: None,
             keep: None,
+            verify_age: Duration::from_secs(30 * 24 * 3600),
         }
     }
 }

@@ -163,11 +163,11 @@ impl<'a> Sources<'a> {
     }
 
     fn tell(&mut self, wrong: &Wrong, report: &dyn Report) -> Result<()> {
-        let place = wrong.place.on_disk(self.repository);
+        let place = wrong.place.on_disk();
         let (place, why) = (Escaped(&place), &wrong.why);
         match self.of(wrong)? {
             Some(good) => {
-                let good = good.on_disk(self.repository);
+                let good = good.on_disk();
                 report.error(format_args!("`{place}` {why}; a good copy is at `{}`", Escaped(&good)));
             }
             None => report.error(format_args!("`{place}` {why}, and there is no good copy")),

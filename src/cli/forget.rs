@@ -44,8 +44,8 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
         other => other,
     };
     let tells = args.dry_run && !context.global.quiet;
-    let mut list = |going: &Going<'_>| if tells { show(context, &repository, &source, going) } else { Ok(()) };
-    let would = forget(&repository, &source, &what, true, &mut list)?;
+    let mut list = |going: &Going<'_>| if tells { show(context, &source, going) } else { Ok(()) };
+    let would = forget(&repository, &source, &what, (true, &context.terminal()), &mut list)?;
     if would.versions == 0 {
         return Err(Error::new(Kind::Failed, format_args!("nothing fits `{}`", Escaped(args.what.as_bytes())))
             .hint("`archive find` tells what there is"));
@@ -56,10 +56,11 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     if !args.yes && !is_meant(&source, &would)? {
         return Err(Error::new(Kind::Failed, "nothing was forgotten"));
     }
-    let done = forget(&repository, &source, &what, false, &mut |going| match context.global.verbose {
-        0 => Ok(()),
-        _ => show(context, &repository, &source, going),
-    })?;
+    let done =
+        forget(&repository, &source, &what, (false, &context.terminal()), &mut |going| match context.global.verbose {
+            0 => Ok(()),
+            _ => show(context, &source, going),
+        })?;
     tell(context, &source, &done, "forgot")?;
     Ok(0)
 }

@@ -9,7 +9,6 @@ use crate::prune::{Going, Prune, Pruned};
 use crate::report::json::{insert_path, object, text};
 use crate::report::terminal::grouped;
 use crate::report::{Level, Report};
-use crate::repository::Repository;
 use crate::retention::Keep;
 use crate::time::parse_calendar_span;
 
@@ -91,11 +90,12 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     for name in unruled {
         context.terminal().message(Level::Notice, &format_args!("`{name}` keeps everything, for it has no rules"));
     }
-    let mut prune = Prune::new(&repository, args.dry_run);
+    let terminal = context.terminal();
+    let mut prune = Prune::new(&repository, args.dry_run, &terminal);
     for (source, keep) in policies {
         let tells = args.dry_run && !context.global.quiet || context.global.verbose > 0;
         let pruned = prune.source(&source, &keep, &mut |going| {
-            if tells { show(context, &repository, &source, going) } else { Ok(()) }
+            if tells { show(context, &source, going) } else { Ok(()) }
         })?;
         if context.global.json {
             let mut line = object("pruned");
@@ -127,8 +127,8 @@ pub(super) fn insert_counts(
     }
 }
 
-pub(super) fn show(context: &Context, repository: &Repository, source: &SourceName, going: &Going<'_>) -> Result<()> {
-    let on_disk = going.place.map(|place| place.on_disk(repository));
+pub(super) fn show(context: &Context, source: &SourceName, going: &Going<'_>) -> Result<()> {
+    let on_disk = going.place.map(|place| place.on_disk());
     if !context.global.json {
         return match &on_disk {
             Some(on_disk) => print_line(&Escaped(on_disk).to_string()),

@@ -3,15 +3,16 @@
 use std::collections::HashSet;
 
 use archive_helper::exclude::Excludes;
-use nix::errno::Errno;
 
 use super::freed::Freed;
 use super::{Dropping, Going, PATIENCE, Pruned};
 use crate::entry::{DirectoryId, Kind, Version};
-use crate::error::{Error, OnServer, Result};
-use crate::path::{AbsPath, Name, SourceName};
+use crate::error::{Error, Result};
+use crate::path::{AbsPath, Escaped, Name, SourceName};
+use crate::report::Report;
 use crate::repository::Repository;
 use crate::repository::dirs::Metadata;
+use crate::repository::evidence::Evidence;
 use crate::repository::index::{Index, Located, SourceId};
 use crate::repository::journal::{Batch, Deed, New, Old, Row, Then, recover};
 use crate::repository::lock::Lock;
@@ -35,7 +36,7 @@ pub fn forget(
     repository: &Repository,
     source: &SourceName,
     what: &What,
-    dry_run: bool,
+    (dry_run, report): (bool, &dyn Report),
     each: &mut dyn FnMut(&Going<'_>) -> Result<()>,
 ) -> Result<Pruned> {
     let _lock = (!dry_run).then(|| Lock::source(repository, source, PATIENCE)).transpose()?;
@@ -45,20 +46,25 @@ pub fn forget(
         Error::usage(format_args!("there is no source `{source}` in the repository"))
             .hint("`archive status` lists them")
     })?;
+    repository.check_index_is_newest(&index)?;
     let mut dropping = None;
     if !dry_run {
         recover(repository, &mut index, source)?;
         dropping = Some(Dropping::open(repository, source, id)?);
     }
     let chosen = Chosen::of(&index, id, what)?;
-    let mut forgetting = Forgetting { repository, source, freed: Freed::default(), done: Pruned::default() };
+    let (freed, evidence, done) = (Freed::default(), Evidence::new(), Pruned::default());
+    let mut forgetting = Forgetting { repository, source, index: &repository.index()?, freed, evidence, report, done };
     let mut batch = Batch::default();
     // Those below first, so that every directory is empty when its turn comes.
     for (id, directory, whole) in chosen.directories.iter().rev() {
         let at = batch.directories.len() as u32;
         // Even one that is empty by now: the next pull must not take it for unchanged.
         batch.directories.push(directory.clone());
-        for version in index.versions_in(*id)? {
+        let mut versions = index.versions_in(*id)?;
+        // Those that have no plain file of their own first: no file is left to one that goes, too.
+        versions.sort_by_key(|version| version.relies_on.is_none());
+        for version in versions {
             if *whole || chosen.fits(directory, &version.entry.name, version.entry.kind) {
                 forgetting.version(directory, at, version, &mut batch, each)?;
             }
@@ -66,9 +72,11 @@ pub fn forget(
         if batch.rows.len() >= BATCH
             && let Some(dropping) = &mut dropping
         {
+            batch.found = forgetting.evidence.take();
             dropping.carry_out(&mut index, std::mem::take(&mut batch), Then::More)?;
         }
     }
+    batch.found = forgetting.evidence.take();
     if let Some(mut dropping) = dropping {
         dropping.carry_out(&mut index, batch, Then::Nothing)?;
         dropping.clear(&mut index)?;
@@ -126,7 +134,10 @@ impl Chosen {
 struct Forgetting<'a> {
     repository: &'a Repository,
     source: &'a SourceName,
+    index: &'a Index,
     freed: Freed,
+    evidence: Evidence,
+    report: &'a dyn Report,
     done: Pruned,
 }
 
@@ -146,7 +157,7 @@ impl Forgetting<'_> {
         self.done.versions += 1;
         batch.rows.push(Row::Forget { id: version.id });
         for place in places {
-            let Some(found) = self.look(&place)? else { continue };
+            let Some(found) = self.prove(&place, version)? else { continue };
             if found.kind != Kind::Dir {
                 self.done.files += 1;
                 self.done.bytes_freed += self.freed.with(&found);
@@ -167,11 +178,13 @@ impl Forgetting<'_> {
         Ok(())
     }
 
-    fn look(&self, place: &Place) -> Result<Option<Metadata>> {
-        match place.look(self.repository) {
-            Ok((_, found)) => Ok(Some(found)),
-            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(None),
-            Err(errno) => Err(errno).on_server("can't look into the trees"),
+    // `None` for what is gone, and for what is not this version's: nobody knows whose it is, so it stays.
+    fn prove(&mut self, place: &Place, version: &Version) -> Result<Option<Metadata>> {
+        let proved = self.evidence.proves_version(self.repository, self.index, place, version)?;
+        if proved.is_none() && place.look(self.repository).is_ok() {
+            let on_disk = place.on_disk();
+            self.report.warn(format_args!("`{}` is not what the index says, and stays", Escaped(&on_disk)));
         }
+        Ok(proved)
     }
 }

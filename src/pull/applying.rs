@@ -204,7 +204,7 @@ impl Gathering<'_, '_> {
 
     fn plain(&mut self, task: FileTask) -> Result<()> {
         tell(self.run, &task, false);
-        self.placing.plain(&task)?;
+        self.placing.plain(&mut self.ledger, &task)?;
         self.finish(task, None);
         Ok(())
     }
@@ -230,7 +230,9 @@ impl Gathering<'_, '_> {
 
     fn known(&mut self, task: FileTask, hash: Hash) -> Result<()> {
         if !self.placing.known(&mut self.ledger, &task, hash)? {
-            // Its place is gone or spoilt: the client has it still.
+            // No plain file proves to have it: the client has it still.
+            let mut task = task;
+            self.contents.wait(&mut task);
             let _ = self.released.send(Released::Missing(task));
             return Ok(());
         }
@@ -254,7 +256,7 @@ impl Gathering<'_, '_> {
     }
 
     fn removed(&mut self, directory: Arc<Directory>, version: &Version) -> Result<()> {
-        self.placing.remove(&directory, version)?;
+        self.placing.remove(&mut self.ledger, &directory, version)?;
         directory.done.fetch_add(1, Ordering::Relaxed);
         if let Some(path) = directory.path.join(&version.entry.name) {
             self.run.tally.changed(Told::Removed, &path);

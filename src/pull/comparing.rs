@@ -64,7 +64,7 @@ impl<'a> Comparing<'a> {
         if task.old.as_ref().is_some_and(|old| old.hash == Some(hash)) {
             if !is_here {
                 // What the earlier version should have had and has not comes again.
-                task.spoilt = true;
+                task.basis_corrupt = true;
                 return Ok(Some(task));
             }
             return self.known(task, hash);
@@ -77,7 +77,7 @@ impl<'a> Comparing<'a> {
     }
 
     // `None` when another source has it: the client has to prove that it does.
-    fn turn(&self, task: FileTask, hash: Hash) -> Result<Option<Turn>> {
+    fn turn(&self, mut task: FileTask, hash: Hash) -> Result<Option<Turn>> {
         let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
         let index = match &mut *index {
             Some(index) => index,
@@ -85,6 +85,7 @@ impl<'a> Comparing<'a> {
         };
         let is_sent = || index.source_sent(self.run.source_id, &hash);
         if self.run.has_others && !is_sent()? && !index.versions_with(&hash, 1)?.is_empty() {
+            self.contents.wait(&mut task);
             self.released.send(Released::Unproven(task)).map_err(aborted)?;
             return Ok(None);
         }

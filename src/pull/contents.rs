@@ -9,8 +9,18 @@ use std::collections::hash_map::Entry as Slot;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::Directory;
-use crate::entry::{Entry, Hash, Inode, Version};
+use crate::entry::{Attributes, Entry, Hash, Inode, Version};
 use crate::path::{AbsPath, Name};
+use crate::repository::index::Record;
+
+// How many inodes with several names are remembered.
+const MAX_LINKED_INODES: usize = 64 * 1024;
+
+// How many bytes of memory may be taken by files that wait for others. Nothing more is listed meanwhile.
+const MAX_WAITING_BYTES: usize = 64 << 20;
+
+// What a waiting file takes besides its names and attributes, in bytes.
+const TASK_BYTES: usize = 512;
 
 /// One file whose content is wanted in the snapshot.
 #[derive(Debug)]
@@ -26,13 +36,17 @@ pub struct FileTask {
     /// All of it must come, whatever is said to be here.
     pub whole: bool,
     /// Its earlier version has the same content, but what the snapshot has of it has not.
-    pub spoilt: bool,
+    pub basis_corrupt: bool,
     /// What the index gets is not what was listed: the next run must look again.
     pub deviates: bool,
     /// Where this run has put another name of its inode.
     pub other_name: Option<Arc<Spot>>,
     /// Whether its content is told from those of other files by a sample.
     pub sampling: Sampling,
+    /// That the client has its content, if that had to be proved.
+    pub possession: Option<Box<Possession>>,
+    /// Its memory is counted among that of what waits.
+    pub is_counted: bool,
 }
 
 /// Of a large file, if nothing of its size was here when the first of them was come across.
@@ -69,10 +83,39 @@ impl FileTask {
             old,
             leads: Vec::new(),
             whole: false,
-            spoilt: false,
+            basis_corrupt: false,
             deviates: false,
             other_name: None,
             sampling: Sampling::Not,
+            possession: None,
+            is_counted: false,
+        }
+    }
+}
+
+impl FileTask {
+    // How much memory is to be counted for it now.
+    fn count(&mut self) -> usize {
+        if std::mem::replace(&mut self.is_counted, true) { 0 } else { self.bytes() }
+    }
+
+    // About how much memory it takes.
+    fn bytes(&self) -> usize {
+        let of_entry = |entry: &Entry| {
+            let attributes = entry.attributes.as_deref().map_or(0, Attributes::weight);
+            entry.name.as_bytes().len() + entry.target.len() + attributes
+        };
+        TASK_BYTES + of_entry(&self.entry) + self.old.as_ref().map_or(0, |old| TASK_BYTES + of_entry(&old.entry))
+    }
+}
+
+impl Released {
+    /// The task, unless it is the end.
+    pub fn task(&mut self) -> Option<&mut FileTask> {
+        match self {
+            Released::Known(task, _) | Released::Claimed(task, _) => Some(task),
+            Released::Unknown(task) | Released::Unproven(task) | Released::Missing(task) => Some(task),
+            Released::End => None,
         }
     }
 }
@@ -86,8 +129,36 @@ pub enum Key {
     Size(u64),
     /// The only content of a size with a sample, fetched before its hash is known.
     Sample(u64, u64),
-    /// An inode of the client.
-    Inode(Inode),
+    /// An inode of the client, with the content that it has now: numbers are used again.
+    Inode(Linked),
+}
+
+/// An inode of the client that has several names, as it was listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Linked {
+    inode: Inode,
+    size: u64,
+    mtime: i64,
+    ctime: i64,
+}
+
+impl Linked {
+    /// That of an entry, if it has several names.
+    pub fn of(entry: &Entry) -> Option<Linked> {
+        let &Entry { size, mtime, ctime, .. } = entry;
+        entry.inode.map(|inode| Linked { inode, size, mtime, ctime })
+    }
+}
+
+/// That a client has a content, shown by a keyed hash, and the plain file on the server for which that was shown.
+#[derive(Clone, Copy, Debug)]
+pub struct Possession {
+    /// The content's hash under the run's key.
+    pub proof: Hash,
+    /// The plain file's inode number.
+    pub inode: u64,
+    /// What it was like.
+    pub record: Record,
 }
 
 /// What a client said of a content.
@@ -129,10 +200,12 @@ pub enum Turn {
 #[derive(Debug, Default)]
 struct Waiting {
     tasks: HashMap<Key, Vec<(FileTask, Option<Claim>)>>,
-    // Inodes with several names whose content is in place, and where. Only such cost memory, some 200 bytes each.
-    inodes: HashMap<Inode, (Hash, Arc<Spot>)>,
+    // Inodes with several names whose content is in place, and where: some 200 bytes each.
+    inodes: HashMap<Linked, (Hash, Arc<Spot>)>,
     // Those of the keys that are samples, by sizes.
     samples: HashMap<u64, Vec<u64>>,
+    // How much memory those take that wait, and those that were released and are not yet decided over.
+    bytes: usize,
     unfinished: usize,
     ending: bool,
     aborted: bool,
@@ -190,8 +263,32 @@ impl Contents {
         self.lock().unfinished += 1;
     }
 
+    /// Waits until not too much waits for others; false when the run is aborted.
+    pub fn wait_for_room(&self) -> bool {
+        let waiting = self.lock();
+        let is_full = |waiting: &mut Waiting| waiting.bytes > MAX_WAITING_BYTES && !waiting.aborted;
+        !self.finished.wait_while(waiting, is_full).unwrap_or_else(PoisonError::into_inner).aborted
+    }
+
+    /// Counts a task that is about to wait for being decided over again.
+    pub fn wait(&self, task: &mut FileTask) {
+        let bytes = task.count();
+        self.lock().bytes += bytes;
+    }
+
+    /// Ends that wait, or one for another task.
+    pub fn resume(&self, task: &mut FileTask) {
+        if !std::mem::take(&mut task.is_counted) {
+            return;
+        }
+        let mut waiting = self.lock();
+        waiting.bytes = waiting.bytes.saturating_sub(task.bytes());
+        drop(waiting);
+        self.finished.notify_all();
+    }
+
     /// Makes a task the one that others of its inode wait for.
-    pub fn lead_inode(&self, mut task: FileTask, inode: Inode) -> Turn {
+    pub fn lead_inode(&self, mut task: FileTask, inode: Linked) -> Turn {
         let mut waiting = self.lock();
         if let Some((hash, spot)) = waiting.inodes.get(&inode) {
             task.other_name = Some(Arc::clone(spot));
@@ -203,7 +300,9 @@ impl Contents {
         }
         match waiting.tasks.get_mut(&key) {
             Some(others) => {
+                let bytes = task.count();
                 others.push((task, None));
+                waiting.bytes += bytes;
                 Turn::Wait
             }
             None => {
@@ -231,7 +330,9 @@ impl Contents {
         let sampled = waiting.sampled(&task);
         for key in [Key::Hash(claim.hash), Key::Size(task.entry.size)].into_iter().chain(sampled) {
             if let Some(others) = waiting.tasks.get_mut(&key).filter(|_| !task.leads.contains(&key)) {
+                let bytes = task.count();
                 others.push((task, Some(claim)));
+                waiting.bytes += bytes;
                 return Ok(Turn::Wait);
             }
         }
@@ -259,6 +360,10 @@ impl Contents {
         for key in leads {
             let mut other_name = None;
             if let (Key::Inode(inode), Some(hash), Some(spot)) = (key, hash, &spot) {
+                // Names that are listed later than that are hashed, and found to be the same by their content.
+                if waiting.inodes.len() >= MAX_LINKED_INODES {
+                    waiting.inodes.clear();
+                }
                 waiting.inodes.insert(inode, (hash, Arc::clone(spot)));
                 other_name = Some(spot);
             }

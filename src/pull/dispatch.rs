@@ -9,7 +9,7 @@ use archive_helper::protocol::MAX_BUNDLED;
 use crossbeam_channel::Sender as Unbounded;
 
 use super::change::{Change, aborted};
-use super::contents::{Contents, FileTask, Key, Released, Sampling, Turn};
+use super::contents::{Contents, FileTask, Key, Linked, Released, Sampling, Turn};
 use super::fetching::{Fetch, path_of};
 use super::listing::Steps;
 use super::mending::mend;
@@ -53,6 +53,12 @@ pub struct Onward<'a> {
 }
 
 impl Onward<'_> {
+    /// Has a task decided over again.
+    pub fn release(&self, mut released: Released) -> Result<()> {
+        released.task().into_iter().for_each(|task| self.contents.wait(task));
+        self.released.send(released).map_err(aborted)
+    }
+
     /// Hands a change over.
     pub fn change(&self, change: Change) -> Result<()> {
         self.changes.send(change).map_err(aborted)
@@ -71,7 +77,7 @@ pub struct Ways<'a> {
 impl Ways<'_> {
     /// Sends a file on its way; it has begun already.
     pub fn file(&self, run: &Run<'_>, index: &Index, task: FileTask) -> Result<()> {
-        let task = match task.entry.inode {
+        let task = match Linked::of(&task.entry) {
             None => task,
             Some(inode) => match self.onward.contents.lead_inode(task, inode) {
                 Turn::Lead(task) => task,
@@ -163,6 +169,9 @@ impl Steps for Dispatch<'_> {
     }
 
     fn step(&mut self, directory: &Arc<Directory>, step: Step) -> Result<()> {
+        if !self.ways.onward.contents.wait_for_room() {
+            return Err(aborted(()));
+        }
         let task = |entry, old| FileTask::new(directory.clone(), entry, old);
         match step {
             Step::Same => Ok(()),
@@ -183,6 +192,9 @@ impl Steps for Dispatch<'_> {
     }
 
     fn moved(&mut self, directory: &Arc<Directory>, entry: Entry, hash: Option<Hash>) -> Result<()> {
+        if !self.ways.onward.contents.wait_for_room() {
+            return Err(aborted(()));
+        }
         let task = FileTask::new(directory.clone(), entry, None);
         match hash {
             Some(hash) => {

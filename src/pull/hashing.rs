@@ -12,7 +12,7 @@ use super::contents::{Claim, FileTask, Key, Released, Sampling, Turn};
 use super::dispatch::{Onward, Ways, hash_of_nothing};
 use super::failure::Failure;
 use super::fetching::path_of;
-use super::proof::is_proven;
+use super::possession::proven;
 use crate::entry::Entry;
 use crate::error::Result;
 use crate::queue::Receiver;
@@ -155,7 +155,8 @@ fn answer(mut replies: Replies, asked: &Asked, deciding: Deciding<'_>) -> Result
 
 /// Decides anew over tasks that waited for others, until there are no more.
 pub fn rejoin(released: &Unbounded<Released>, deciding: &Deciding<'_>, ways: &Ways<'_>) -> Result<()> {
-    for released in released {
+    for mut released in released {
+        released.task().into_iter().for_each(|task| ways.onward.contents.resume(task));
         match released {
             Released::Known(task, hash) => deciding.onward.change(Change::Known(task, hash))?,
             Released::Claimed(task, claim) => deciding.decide(task, claim)?,
@@ -190,7 +191,7 @@ impl Deciding<'_> {
         let task = FileTask { sampling, ..task };
         match self.onward.sizes.is_other(size, sample, of_first) {
             true => self.onward.fetch.want(self.onward.contents.lead(task, Key::Sample(size, sample))),
-            false => self.onward.released.send(Released::Unproven(task)).map_err(aborted),
+            false => self.onward.release(Released::Unproven(task)),
         }
     }
 
@@ -213,10 +214,15 @@ impl Deciding<'_> {
         match self.onward.contents.lead_claim(task, claim, known)? {
             Turn::Wait => Ok(()),
             Turn::Known(task, hash) => self.onward.change(Change::Known(task, hash)),
-            Turn::Lead(task) if self.run.has_others && is_proven(self.run, &self.index, &task, claim)? => {
-                self.onward.change(Change::Known(task, claim.hash))
+            Turn::Lead(mut task) => {
+                if self.run.has_others {
+                    task.possession = proven(self.run, &self.index, &task, claim)?.map(Box::new);
+                }
+                match task.possession {
+                    Some(_) => self.onward.change(Change::Known(task, claim.hash)),
+                    None => self.onward.fetch.want(task),
+                }
             }
-            Turn::Lead(task) => self.onward.fetch.want(task),
         }
     }
 }

@@ -8,11 +8,12 @@ use archive_helper::protocol::{
     Announced, Changes, Entries, MAX_ENTRIES, Problem, Reply, Request, Root, SkipReason, Skipped, Verdict, Walk, Wish,
 };
 use nix::errno::Errno;
-use xxhash_rust::xxh3::xxh3_128;
 
 use super::moved::{Found, Moved};
+use super::parents::{Parents, digest};
+use super::roots::{is_what_was_asked, refuse_overlap};
 use super::{Directory, Tally, merging};
-use crate::entry::{Digests, DirectoryId, Entry, Fingerprint, Hash, Version};
+use crate::entry::{Digests, DirectoryId, Entry, Fingerprint, Hash, Kind, Version};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::path::{AbsPath, Escaped, Name};
 use crate::plan::{Step, in_order, plan};
@@ -98,6 +99,7 @@ pub fn list(
         awaited: HashMap::new(),
         awaited_bytes: 0,
         seen: HashSet::new(),
+        parents: Parents::default(),
         moved: Moved::default(),
         next: 0,
         kernel_file_system_told: false,
@@ -141,6 +143,7 @@ struct Listing<'a> {
     awaited_bytes: usize,
     // XXH3-128 of the paths of directories that were not as remembered: none comes twice.
     seen: HashSet<u128>,
+    parents: Parents,
     moved: Moved,
     next: u64,
     kernel_file_system_told: bool,
@@ -185,6 +188,9 @@ impl Listing<'_> {
         refuse_overlap(&found)?;
         self.steps.begin(&found.iter().map(|(path, _)| path.clone()).collect::<Vec<_>>())?;
         for (path, entry) in found {
+            if entry.as_ref().is_none_or(|entry| entry.kind == Kind::Dir) {
+                self.parents.list_root(&path);
+            }
             self.begin_root(path, entry)?;
         }
         while self.hear()? {}
@@ -238,11 +244,11 @@ impl Listing<'_> {
         Ok(true)
     }
 
-    fn end(&self) -> Result<bool> {
-        match self.awaited.is_empty() {
-            true => Ok(false),
-            false => Err(nonsense("the listing ended before it was complete")),
+    fn end(&mut self) -> Result<bool> {
+        if !self.awaited.is_empty() {
+            return Err(nonsense("the listing ended before it was complete"));
         }
+        self.parents.check_unconfirmed(self.remembered.index).map(|()| false)
     }
 
     fn judge(&self, root: Root) -> Result<(AbsPath, Option<Entry>)> {
@@ -338,7 +344,7 @@ impl Listing<'_> {
             self.tally.report.progress(&self.tally.progress);
             return Ok(());
         }
-        if !self.seen.insert(xxh3_128(path.as_bytes())) {
+        if !self.seen.insert(digest(path)) {
             return Err(nonsense("a directory was announced twice"));
         }
         let kept = match (trusted, remembered) {
@@ -388,11 +394,13 @@ impl Listing<'_> {
     }
 
     fn take_moved(&mut self, directory: Directory, Found { origin, versions, digests }: Found) -> Result<()> {
+        self.parents.confirm_later(directory.path.clone());
         self.tally.progress.listed.add(versions.len() as u64);
         let directory = Arc::new(Directory { origin: Some((origin, digests.fingerprint())), ..directory });
         directory.settle_on(digests);
         directory.steps.store(versions.len() as u64, Ordering::Relaxed);
         for Version { entry, hash, .. } in versions {
+            self.parents.list(&directory.path, &entry);
             self.steps.moved(&directory, entry, hash)?;
         }
         self.tally.report.progress(&self.tally.progress);
@@ -417,6 +425,7 @@ impl Listing<'_> {
         let (Some((index, _)), Some(id), Some(kept)) = (self.remembered.index, remembered, kept) else {
             return Err(nonsense("changes came that nobody asked for"));
         };
+        self.parents.check(self.remembered.index, &directory.path)?;
         check_entries(&directory, None, &entries)?;
         let mut added = Digests::default();
         entries.iter().for_each(|entry| added.add(entry));
@@ -451,6 +460,11 @@ impl Listing<'_> {
             return Err(nonsense("a directory's entries are not in order"));
         }
         check_entries(&awaited.directory, before.as_ref(), &entries)?;
+        if before.is_none() {
+            let path = awaited.directory.path.clone();
+            self.parents.check(self.remembered.index, &path)?;
+        }
+        let awaited = self.awaited.get_mut(&number).ok_or_else(|| nonsense("entries came that nobody asked for"))?;
         let until = entries.last().map(|entry| entry.name.clone());
         awaited.last = until.clone();
         let directory = awaited.directory.clone();
@@ -498,6 +512,7 @@ impl Listing<'_> {
             if step != Step::Same {
                 directory.steps.fetch_add(1, Ordering::Relaxed);
             }
+            self.parents.note(&directory.path, &step);
             match step {
                 Step::Same => self.tally.progress.unchanged.add(1),
                 step if self.leaves_out(&step) => {
@@ -563,33 +578,6 @@ fn check_entries(directory: &Directory, before: Option<&Name>, entries: &[Entry]
         true => Err(nonsense("a path is longer than any can be")),
         false => Ok(()),
     }
-}
-
-// A relative root starts at the account's home, of which only the client knows.
-fn is_what_was_asked(written: &[u8], root: &Root) -> bool {
-    let parts = |path: &[u8]| -> Vec<Vec<u8>> {
-        let parts = path.split(|&byte| byte == b'/').filter(|part| !part.is_empty() && *part != b".");
-        parts.map(<[u8]>::to_vec).collect()
-    };
-    match root {
-        Root::Invalid => true,
-        Root::Found { path, .. } | Root::Missing { path } | Root::Unreadable { path, .. } => {
-            let at_home = if written == b"~" { Some(&b""[..]) } else { written.strip_prefix(b"~/") };
-            let (asked, told) = (parts(at_home.unwrap_or(written)), parts(path.as_bytes()));
-            if written.starts_with(b"/") { told == asked } else { told.ends_with(&asked) }
-        }
-    }
-}
-
-fn refuse_overlap(roots: &[(AbsPath, Option<Entry>)]) -> Result<()> {
-    for (at, (one, _)) in roots.iter().enumerate() {
-        for (other, _) in &roots[at + 1..] {
-            if one.starts_with(other) || other.starts_with(one) {
-                return Err(Error::usage(format_args!("`{one}` and `{other}` overlap")).hint("name only the outer one"));
-            }
-        }
-    }
-    Ok(())
 }
 
 fn errno_text(errno: i32) -> String {

@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 
 use super::Run;
-use crate::entry::{Kind, flags};
-use crate::error::{OnServer, Result};
-use crate::path::AbsPath;
+use crate::entry::{Entry, Kind, flags};
+use crate::error::Result;
+use crate::path::{AbsPath, Name};
 use crate::repository::index::{Index, NewVersion};
 
 /// Enters every directory below the roots that holds something and has no entry of its own.
@@ -47,17 +47,23 @@ fn enter(run: &Run<'_>, index: &mut Index, missing: BTreeSet<AbsPath>) -> Result
     let write = index.write()?;
     for path in missing {
         let Some((parent, name)) = path.split() else { continue };
-        let found = snapshot.open(parent.below_root()).and_then(|dir| dir.metadata(&name));
-        let found = found.on_server("can't look at the snapshot")?;
-        if found.kind != Kind::Dir {
-            continue;
-        }
+        // One that holds nothing but what is in the index only may not be on the disk.
+        let found = snapshot.open(parent.below_root()).and_then(|dir| dir.metadata(&name)).ok();
+        let entry = match found.filter(|found| found.kind == Kind::Dir) {
+            Some(found) => found.entry(name, Vec::new()),
+            None => unknown_directory(name),
+        };
         let directory = write.enter_directory(run.source_id, &parent)?;
-        let entry = found.entry(name, Vec::new());
         let (hash, archive_name, flags) = (None, None, flags::REBUILT);
         write.insert(&NewVersion { directory, entry: &entry, hash, run: run.number, archive_name, flags })?;
         // The client must list it, whatever it says of its fingerprint.
         write.forget_fingerprint(directory)?;
     }
     write.commit()
+}
+
+// A directory of which nothing is known but its name.
+fn unknown_directory(name: Name) -> Entry {
+    let (kind, mode, target, attributes, inode) = (Kind::Dir, 0o700, Vec::new(), None, None);
+    Entry { name, kind, size: 0, mtime: 0, ctime: 0, mode, uid: 0, gid: 0, inode, device: 0, target, attributes }
 }

@@ -34,6 +34,7 @@ pub(super) fn preview(
     };
     if let Some(repository) = repository {
         refuse_without_index(repository, source, known.map(|(_, id)| id))?;
+        index.as_ref().map_or(Ok(()), |index| repository.check_index_is_newest(index))?;
     }
     let id = repository.map(Repository::id).unwrap_or_default();
     let how = remote::Options { channels: Some(1), ..how(source, options) };

@@ -9,7 +9,7 @@ use super::change::{Change, aborted};
 use super::comparing::Comparing;
 use super::contents::{Claim, FileTask, Key, Released, Turn};
 use super::fetching::{Asked, path_of};
-use super::proof::{is_proven, proof_of};
+use super::possession::{proof_of, proven};
 use crate::entry::{Extent, Hash};
 use crate::error::{OnServer, Result};
 use crate::queue::Receiver;
@@ -133,15 +133,18 @@ impl Inbox<'_> {
             None => self.index.insert(self.run.repository.index()?),
         };
         let is_here = || index.source_sent(self.run.source_id, &hash);
-        let proven = |task: &FileTask| {
-            let claim = Claim { hash, proof: Some(proof_of(self.run, bytes)) };
-            is_proven(self.run, index, task, claim)
+        let possession = |task: &FileTask| match self.run.has_others {
+            true => proven(self.run, index, task, Claim { hash, proof: Some(proof_of(self.run, bytes)) }),
+            false => Ok(None),
         };
         match self.comparing.contents.lead_claim(task, Claim { hash, proof: None }, is_here)? {
-            Turn::Lead(task) if self.run.has_others && proven(&task)? => {
+            Turn::Lead(mut task) => {
+                task.possession = possession(&task)?.map(Box::new);
+                if task.possession.is_none() {
+                    return Ok(Some(task));
+                }
                 self.hand_on(Change::Known(task, hash)).map(|()| None)
             }
-            Turn::Lead(task) => Ok(Some(task)),
             Turn::Wait => Ok(None),
             Turn::Known(task, hash) => self.hand_on(Change::Known(task, hash)).map(|()| None),
         }
@@ -205,7 +208,8 @@ impl Inbox<'_> {
         self.comparing.changes.send(change).map_err(aborted)
     }
 
-    fn release(&self, released: Released) -> Result<()> {
+    fn release(&self, mut released: Released) -> Result<()> {
+        released.task().into_iter().for_each(|task| self.comparing.contents.wait(task));
         self.comparing.released.send(released).map_err(aborted)
     }
 }

@@ -1,16 +1,23 @@
-//! Where contents are that are here already: what a link or a copy is made of.
+//! Where contents are that are on the server already: what a link or a copy is made of.
+//!
+//! A path serves only if the file that is open there has the content at that moment: see [`evidence`](crate::repository::evidence).
+//! One in another source's trees serves only if the client has proved to possess what is in that very file.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
 use std::sync::Arc;
 
-use super::contents::Spot;
+use super::contents::{Possession, Spot};
 use super::ledger::Ledger;
+use super::possession::is_possessed;
 use super::{Directory, Run};
-use crate::entry::{Entry, Hash, Kind};
+use crate::entry::{Entry, Hash, Kind, Version};
 use crate::error::Result;
-use crate::path::Name;
+use crate::path::{Escaped, Name};
 use crate::repository::dirs::{Dir, Metadata, OpenTree};
-use crate::repository::place::Place;
+use crate::repository::evidence::{Age, Evidence};
+use crate::repository::index::Record;
+use crate::repository::place::{Place, Tree};
 use crate::repository::staging::{StagedName, Staging};
 
 // Versions of a content whose places are tried before it is copied or fetched.
@@ -27,6 +34,8 @@ pub struct Whereabouts<'a> {
     last: Option<(Place, Dir)>,
     // Where the last directory was that has moved, by what it is now; nothing when it is no longer as it was there.
     origin: Option<(*const Directory, Option<Dir>)>,
+    // Paths that were reported as corrupt.
+    reported: HashSet<Vec<u8>>,
 }
 
 /// The content of a file.
@@ -40,13 +49,36 @@ pub struct Wanted<'a> {
     pub hash: Hash,
     /// Where this run has put another name of its inode.
     pub other_name: Option<&'a Spot>,
+    /// That the client has it, for what only another source has sent.
+    pub possession: Option<&'a Possession>,
+}
+
+impl Wanted<'_> {
+    fn is_at(&self, place: &Place) -> bool {
+        place.tree == Tree::Snapshot && (&place.directory, &place.name) == (&self.directory.path, &self.entry.name)
+    }
+}
+
+/// A plain file with the content: open, and as it was found.
+pub struct Candidate<'a> {
+    /// The directory that it is in.
+    pub dir: &'a Dir,
+    /// Its name there.
+    pub name: &'a Name,
+    /// The file.
+    pub file: &'a File,
+    /// What it is like.
+    pub found: &'a Metadata,
+    /// What is known of its content.
+    pub record: Record,
 }
 
 impl<'a> Whereabouts<'a> {
     /// Knows of nothing in staging yet.
     pub fn new(run: &'a Run<'a>, staging: &'a Staging) -> Result<Whereabouts<'a>> {
         let snapshot = OpenTree::new(run.repository.snapshot(&run.source.name)?);
-        Ok(Whereabouts { run, staging, snapshot, arriving: HashMap::new(), last: None, origin: None })
+        let (arriving, reported) = (HashMap::new(), HashSet::new());
+        Ok(Whereabouts { run, staging, snapshot, arriving, last: None, origin: None, reported })
     }
 
     /// A content is in staging.
@@ -61,49 +93,111 @@ impl<'a> Whereabouts<'a> {
         (self.last, self.origin) = (None, None);
     }
 
-    /// Tries the places of a content until one serves: another name of the same inode, where a directory was before it moved,
-    /// and then the newest first. Mostly the first does. `serve` gets plain files of the right size.
+    /// Tries the plain files of a content until one serves: another name of the same inode, where a directory was before it
+    /// moved, and then the newest first. Mostly the first does.
     pub fn first<T>(
         &mut self,
         ledger: &mut Ledger<'_>,
+        evidence: &mut Evidence,
         wanted: Wanted<'_>,
-        mut serve: impl FnMut(&Dir, &Name, &Metadata) -> Option<T>,
+        mut serve: impl FnMut(&mut Evidence, &Candidate<'_>) -> Option<T>,
     ) -> Result<Option<T>> {
-        let mut serve = |dir: &Dir, name: &Name| {
-            let found = dir.metadata(name).ok()?;
-            let fits = found.kind == Kind::File && found.size == wanted.entry.size;
-            if fits { serve(dir, name, &found) } else { None }
-        };
         if let Some(staged) = self.arriving.get(&wanted.hash)
             && let Ok(dir) = self.staging.directory_of(staged)
-            && let Some(served) = serve(&dir, &staged.name)
+            && let Some((file, found)) = open(&dir, &staged.name, wanted.entry)
+            && let Some(record) = evidence.proves(ledger.index()?, (&file, &found), &wanted.hash, Age::Any)?
+            && let Some(served) =
+                serve(evidence, &Candidate { dir: &dir, name: &staged.name, file: &file, found: &found, record })
         {
             return Ok(Some(served));
         }
-        // Nothing changes twice in a run, so it is there still.
         if let Some(Spot { directory, name }) = wanted.other_name
             && let Ok(dir) = self.snapshot.directory_by(directory, |base| base.open(directory.below_root()))
-            && let Some(served) = serve(&dir, name)
+            && let Some(served) = self.own(ledger, evidence, (&dir, name), wanted, &mut serve)?
         {
             return Ok(Some(served));
         }
         if let Some(dir) = self.origin_of(ledger, wanted.directory)?
-            && let Some(served) = serve(&dir, &wanted.entry.name)
+            && let Some(served) = self.own(ledger, evidence, (&dir, &wanted.entry.name), wanted, &mut serve)?
         {
             return Ok(Some(served));
         }
+        let own = Some(self.run.source_id);
         for (skipped, limit) in [(0, 1), (1, MOST_CANDIDATES)] {
-            for located in ledger.index()?.versions_with(&wanted.hash, limit)?.into_iter().skip(skipped) {
+            for located in ledger.index()?.versions_with_of(&wanted.hash, own, limit)?.into_iter().skip(skipped) {
                 for place in Place::all_of(&located) {
-                    if let Ok(dir) = self.directory_of(&place)
-                        && let Some(served) = serve(&dir, &place.name)
-                    {
-                        return Ok(Some(served));
+                    let Ok(dir) = self.directory_of(&place) else { continue };
+                    let name = &place.name;
+                    match self.own(ledger, evidence, (&dir, name), wanted, &mut serve)? {
+                        Some(served) => return Ok(Some(served)),
+                        // What is replaced is reported as such.
+                        None if wanted.is_at(&place) => {}
+                        None => self.report(ledger, evidence, (&place, &dir), &located.version)?,
                     }
                 }
             }
         }
+        self.of_others(ledger, evidence, wanted, &mut serve)
+    }
+
+    // One in this source's own trees.
+    fn own<T>(
+        &self,
+        ledger: &mut Ledger<'_>,
+        evidence: &mut Evidence,
+        (dir, name): (&Dir, &Name),
+        wanted: Wanted<'_>,
+        serve: &mut impl FnMut(&mut Evidence, &Candidate<'_>) -> Option<T>,
+    ) -> Result<Option<T>> {
+        let Some((file, found)) = open(dir, name, wanted.entry) else { return Ok(None) };
+        let age = Age::AtMost(self.run.source.settings.verify_age);
+        let Some(record) = evidence.proves(ledger.index()?, (&file, &found), &wanted.hash, age)? else {
+            return Ok(None);
+        };
+        Ok(serve(evidence, &Candidate { dir, name, file: &file, found: &found, record }))
+    }
+
+    // One in another source's trees: what the client has proved to possess is what is in that file.
+    fn of_others<T>(
+        &mut self,
+        ledger: &mut Ledger<'_>,
+        evidence: &mut Evidence,
+        wanted: Wanted<'_>,
+        serve: &mut impl FnMut(&mut Evidence, &Candidate<'_>) -> Option<T>,
+    ) -> Result<Option<T>> {
+        let Some(possession) = wanted.possession else { return Ok(None) };
+        for located in ledger.index()?.versions_with(&wanted.hash, MOST_CANDIDATES)? {
+            for place in Place::all_of(&located).into_iter().filter(|place| place.source != self.run.source.name) {
+                let Ok(dir) = self.directory_of(&place) else { continue };
+                let Some((file, found)) = open(&dir, &place.name, wanted.entry) else { continue };
+                let Some(record) = is_possessed(self.run, possession, &wanted.hash, (&file, &found)) else { continue };
+                let candidate = Candidate { dir: &dir, name: &place.name, file: &file, found: &found, record };
+                if let Some(served) = serve(evidence, &candidate) {
+                    return Ok(Some(served));
+                }
+            }
+        }
         Ok(None)
+    }
+
+    // Of a path that should have the content and has not. Few are, and each is reported once.
+    fn report(
+        &mut self,
+        ledger: &mut Ledger<'_>,
+        evidence: &mut Evidence,
+        (place, dir): (&Place, &Dir),
+        version: &Version,
+    ) -> Result<()> {
+        let is_right = dir.metadata(&place.name).is_err()
+            || evidence.proves_version_at(ledger.index()?, (dir, &place.name), version)?.is_some();
+        let on_disk = place.on_disk();
+        if !is_right && self.reported.insert(on_disk.clone()) {
+            self.run.tally.warn(format_args!(
+                "`{}` is corrupt and was not linked to: run `archive verify --repair`",
+                Escaped(&on_disk)
+            ));
+        }
+        Ok(())
     }
 
     // Where the files of a directory that has moved are, under the names that they have still.
@@ -129,4 +223,9 @@ impl<'a> Whereabouts<'a> {
         self.last = Some((place.clone(), dir.clone()));
         Ok(dir)
     }
+}
+
+fn open(dir: &Dir, name: &Name, entry: &Entry) -> Option<(File, Metadata)> {
+    let (file, found) = dir.open_file_with_metadata(name).ok()?;
+    (found.kind == Kind::File && found.size == entry.size).then_some((file, found))
 }

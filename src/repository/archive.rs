@@ -4,10 +4,12 @@ use std::collections::HashSet;
 
 use nix::errno::Errno;
 
-use super::dirs::{Dir, OpenTree};
-use crate::entry::Kind;
+use super::dirs::{Dir, Metadata, OpenTree};
 use crate::path::{AbsPath, MAX_NAME, Name};
 use crate::time::stamp;
+
+// `~`, 32 digits, `~`: the end of a directory's name that was shortened.
+const DIRECTORY_MARK: usize = 34;
 
 /// The archive of one source.
 #[derive(Debug)]
@@ -56,44 +58,37 @@ impl Archive {
         })
     }
 
-    /// Gives `name` in the client's directory `path` free: a directory, which a client called like an archived file,
-    /// goes to the place where it would have been made after that file; anything else gets a number.
+    /// Frees `name` in the client's directory `path`: what is there, which nobody knows of, gets a number.
     pub fn make_room(&mut self, path: &AbsPath, name: &Name) -> nix::Result<()> {
         let dir = self.directory(path)?;
-        if dir.metadata(name)?.kind == Kind::Dir {
-            path.join(name).iter().for_each(|below| self.tree.forget(below));
-            return dir.rename(name, &dir, &aside(name));
-        }
-        for number in 2.. {
-            match dir.rename(name, &dir, &fitting(name, format!("-{number}").as_bytes())) {
-                Err(Errno::EEXIST) => continue,
-                other => return other,
-            }
-        }
-        Err(Errno::EEXIST)
+        number(&dir, name)
     }
 
-    /// Removes `name` of the client's directory `path`, if it still is a name of this inode.
-    pub fn drop_name(&mut self, path: &AbsPath, name: &Name, inode: (u64, u64)) -> nix::Result<()> {
-        let dir = match self.tree.directory_by(path, |base| open_directory(base, path, false)) {
-            Err(Errno::ENOENT) => return Ok(()),
-            other => other?,
-        };
-        match dir.metadata(name) {
-            Ok(found) if found.inode == inode => dir.unlink(name),
-            Ok(_) | Err(Errno::ENOENT) => Ok(()),
-            Err(errno) => Err(errno),
+    /// Removes `name` of the client's directory `path`, if it still is a name of this inode; see [`Dir::unlink_inode`].
+    pub fn drop_name(
+        &mut self,
+        path: &AbsPath,
+        name: &Name,
+        inode: (u64, u64),
+    ) -> nix::Result<Option<(Metadata, Metadata)>> {
+        match self.tree.directory_by(path, |base| open_directory(base, path)) {
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(None),
+            other => other?.unlink_inode(name, inode),
         }
+    }
+
+    /// The archive's own directory.
+    pub fn base(&self) -> &Dir {
+        self.tree.base()
     }
 
     /// Removes the directory of `path` if nothing is in it, and then those above it.
     pub fn clear(&mut self, path: &AbsPath) -> nix::Result<()> {
         let Some((parent, name)) = path.split() else { return Ok(()) };
         self.tree.forget(path);
-        let removed = self.tree.base().open(parent.below_root()).and_then(|dir| dir.remove_dir(&name));
-        match removed {
+        match open_directory(self.tree.base(), &parent).and_then(|dir| dir.remove_dir(&name_on_disk(&name))) {
             Ok(()) => self.clear(&parent),
-            // Something is in it, or it has another place.
+            // Something is in it, or it is no directory.
             Err(Errno::ENOTEMPTY | Errno::EEXIST | Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(()),
             Err(errno) => Err(errno),
         }
@@ -102,54 +97,109 @@ impl Archive {
     /// The directory here of a client's directory, made if it is not there.
     pub fn directory(&mut self, path: &AbsPath) -> nix::Result<Dir> {
         let fresh = &mut self.fresh;
-        self.tree.directory_by(path, |base| match open_directory(base, path, false) {
-            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => {
-                let made = open_directory(base, path, true)?;
-                fresh.insert(path.clone());
-                Ok(made)
+        self.tree.directory_by(path, |base| {
+            let on_disk = path_on_disk(path);
+            match base.open(&on_disk) {
+                Err(Errno::ENOENT) => {}
+                Err(Errno::ENOTDIR | Errno::ELOOP) => make_way(base, &on_disk)?,
+                other => return other,
             }
-            other => other,
+            let made = base.open_or_create(&on_disk)?;
+            fresh.insert(path.clone());
+            Ok(made)
         })
     }
 }
 
-/// Opens the archive's directory of a client's directory, below an archive's `base`.
-///
-/// A client may have a directory of the very name that an archived file got. Such a directory has a `~` behind
-/// its name here.
-pub fn open_directory(base: &Dir, path: &AbsPath, create: bool) -> nix::Result<Dir> {
-    let missing = match base.open(path.below_root()) {
-        Err(missing @ (Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP)) => missing,
-        other => return other,
-    };
-    // Most of what is above it is there.
-    let (parent, name) = path.split().ok_or(missing)?;
-    let above = open_directory(base, &parent, create)?;
-    match above.open(name.as_bytes()) {
-        Err(Errno::ENOENT) if create && above.open(aside(&name).as_bytes()).is_err() => {
-            above.open_or_create(name.as_bytes())
+// Gives a number to what is no directory on the way to one: nobody knows of it.
+fn make_way(base: &Dir, on_disk: &[u8]) -> nix::Result<()> {
+    let mut dir = base.clone();
+    for name in on_disk.split(|&byte| byte == b'/').filter_map(Name::new) {
+        dir = match dir.open(name.as_bytes()) {
+            Err(Errno::ENOENT) => return Ok(()),
+            Err(Errno::ENOTDIR | Errno::ELOOP) => return number(&dir, &name),
+            other => other?,
+        };
+    }
+    Ok(())
+}
+
+fn number(dir: &Dir, name: &Name) -> nix::Result<()> {
+    for number in 2.. {
+        match dir.rename(name, dir, &fitting(name, format!("-{number}").as_bytes())) {
+            Err(Errno::EEXIST) => continue,
+            other => return other,
         }
-        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) if create => above.open_or_create(aside(&name).as_bytes()),
-        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => above.open(aside(&name).as_bytes()),
-        other => other,
     }
+    Err(Errno::EEXIST)
 }
 
-/// The path below an archive's `base` of a client's directory: see [`open_directory`].
-pub fn path_on_disk(base: &Dir, path: &AbsPath) -> AbsPath {
-    if base.open(path.below_root()).is_ok() {
-        return path.clone();
-    }
-    let parts = path.below_root().split(|&byte| byte == b'/').filter_map(Name::new);
-    parts.fold(AbsPath::root(), |above, name| {
-        let is_there = |name: &Name| above.join(name).is_some_and(|path| base.open(path.below_root()).is_ok());
-        let name = if !is_there(&name) && is_there(&aside(&name)) { aside(&name) } else { name };
-        above.join(&name).unwrap_or(above)
-    })
+/// Opens the archive's directory of a client's directory, below an archive's `base`.
+pub fn open_directory(base: &Dir, path: &AbsPath) -> nix::Result<Dir> {
+    base.open(&path_on_disk(path))
 }
 
-fn aside(name: &Name) -> Name {
-    fitting(name, b"~")
+/// The path below an archive's base of a client's directory: names joined by `/`, empty for the base itself.
+///
+/// No two directories of a client share one, and none has a name that an archived file can have: see [`name_on_disk`].
+pub fn path_on_disk(path: &AbsPath) -> Vec<u8> {
+    let names = components(path).map(|name| name_on_disk(&name).as_bytes().to_vec());
+    names.collect::<Vec<_>>().join(&b'/')
+}
+
+/// The client's directory that a directory of the archive stands for, and whether it is the one that [`path_on_disk`]
+/// leads to: a shortened name tells nothing, and older programs gave directories other names.
+pub fn original_path(on_disk: &AbsPath) -> (AbsPath, bool) {
+    let mut is_exact = true;
+    let path = components(on_disk).fold(AbsPath::root(), |above, name| {
+        let original = original_directory_name(&name);
+        is_exact &= name_on_disk(&original) == name;
+        above.join(&original).unwrap_or(above)
+    });
+    (path, is_exact)
+}
+
+fn components(path: &AbsPath) -> impl Iterator<Item = Name> + '_ {
+    path.below_root().split(|&byte| byte == b'/').filter_map(Name::new)
+}
+
+// A directory that is called like an archived file gets a `~` more. So does what could be such a name with its `~`, or one
+// that was shortened, or two directories could come to have one name.
+fn name_on_disk(name: &Name) -> Name {
+    let bytes = name.as_bytes();
+    if !is_stamped_directory(bytes) && !is_shortened_directory(bytes) {
+        return name.clone();
+    }
+    let marked = [bytes, b"~"].concat();
+    Name::new(if marked.len() <= MAX_NAME { marked } else { shortened_directory(bytes) })
+        .expect("a name with a mark that was made to fit is a name")
+}
+
+fn original_directory_name(on_disk: &Name) -> Name {
+    let bytes = on_disk.as_bytes();
+    let unmarked = bytes.strip_suffix(b"~").filter(|_| is_stamped_directory(bytes) && !is_shortened_directory(bytes));
+    unmarked.and_then(Name::new).unwrap_or_else(|| on_disk.clone())
+}
+
+fn is_stamped_directory(name: &[u8]) -> bool {
+    let end = name.iter().rposition(|&byte| byte != b'~').map_or(0, |last| last + 1);
+    is_stamped(&name[..end])
+}
+
+// As `shortened_directory` makes them.
+fn is_shortened_directory(name: &[u8]) -> bool {
+    let tail = name.len().checked_sub(DIRECTORY_MARK).map(|start| &name[start..]);
+    let is_mark = |tail: &[u8]| {
+        let (digits, ends) = (&tail[1..DIRECTORY_MARK - 1], (tail[0], tail[DIRECTORY_MARK - 1]));
+        ends == (b'~', b'~') && digits.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    name.len() == MAX_NAME && tail.is_some_and(is_mark)
+}
+
+// 128 bits of the hash, for a client that could find two names with one mark could have one directory hide another.
+fn shortened_directory(name: &[u8]) -> Vec<u8> {
+    let hash = blake3::hash(name).to_hex();
+    [&name[..MAX_NAME - DIRECTORY_MARK], b"~", &hash.as_bytes()[..DIRECTORY_MARK - 2], b"~"].concat()
 }
 
 // Tries names until one is free; `act` fails with EEXIST where one is not.
@@ -179,16 +229,26 @@ pub fn archive_name(name: &Name, mtime: i64, attempt: u32) -> Name {
 /// Only a rebuild of the index asks, when nothing better is left.
 pub fn original_name(archived: &Name) -> Name {
     let bytes = archived.as_bytes();
-    let stamped = bytes.iter().rposition(|&byte| byte == b'.').filter(|&dot| is_stamp(&bytes[dot + 1..]));
+    let stamped = bytes.iter().rposition(|&byte| byte == b'.').filter(|_| is_stamped(bytes));
     stamped.and_then(|dot| Name::new(&bytes[..dot])).unwrap_or_else(|| archived.clone())
 }
 
+// True for `….STAMP` and `….STAMP-N`.
+fn is_stamped(name: &[u8]) -> bool {
+    name.iter().rposition(|&byte| byte == b'.').is_some_and(|dot| is_stamp(&name[dot + 1..]))
+}
+
 fn is_stamp(text: &[u8]) -> bool {
-    let stamp = text.split(|&byte| byte == b'-').next().unwrap_or_default();
+    let are_digits = |digits: &[u8]| digits.iter().all(u8::is_ascii_digit);
+    let (stamp, number) = match text.iter().position(|&byte| byte == b'-') {
+        Some(dash) => (&text[..dash], Some(&text[dash + 1..])),
+        None => (text, None),
+    };
     stamp.len() == 16
-        && stamp[8] == b'T'
-        && stamp[15] == b'Z'
-        && [&stamp[..8], &stamp[9..15]].iter().all(|digits| digits.iter().all(u8::is_ascii_digit))
+        && (stamp[8], stamp[15]) == (b'T', b'Z')
+        && are_digits(&stamp[..8])
+        && are_digits(&stamp[9..15])
+        && number.is_none_or(|number| !number.is_empty() && are_digits(number))
 }
 
 fn fitting(name: &Name, suffix: &[u8]) -> Name {
@@ -263,25 +323,83 @@ mod tests {
         assert_eq!(free(&mut archive, false), archive_name(&name("f"), NOON, 2), "others have made it");
     }
 
-    #[test]
-    fn a_directory_is_made_beside_a_file_that_has_the_name_aside() {
-        let place = tempfile::tempdir().unwrap();
-        std::fs::write(place.path().join("d~"), "a backup of somebody's").unwrap();
-        let mut archive = Archive::new(Dir::open_base(place.path()).unwrap());
-        archive.directory(&AbsPath::new(&b"/d"[..]).unwrap()).unwrap();
-        assert!(place.path().join("d").is_dir());
+    fn on_disk(path: &[u8]) -> Vec<u8> {
+        path_on_disk(&AbsPath::new(path).unwrap())
     }
 
     #[test]
-    fn a_directory_called_like_an_archived_file_gets_its_own_place() {
+    fn directory_called_like_archived_file_gets_mark() {
+        assert_eq!(on_disk(b"/a/d~/b"), b"a/d~/b");
+        assert_eq!(on_disk(b"/x.20261123T125400Z/y"), b"x.20261123T125400Z~/y");
+        assert_eq!(on_disk(b"/x.20261123T125400Z~"), b"x.20261123T125400Z~~");
+        assert_eq!(on_disk(b"/x.20261123T125400Z-2"), b"x.20261123T125400Z-2~");
+        assert_eq!(on_disk(b"/x.20261123T125400Z-a"), b"x.20261123T125400Z-a");
+        assert_eq!(on_disk(b"/"), b"");
+    }
+
+    #[test]
+    fn directories_and_archived_files_never_share_name() {
+        // Marks, stamps and names that were shortened, made of each other.
+        let long = |tail: &str| name(&("x".repeat(255 - tail.len()) + tail));
+        let mut names: Vec<Name> = ["d", "d~", "d~~", ".20261123T125400Z"].map(name).into_iter().collect();
+        names.extend(
+            ["", "~", "-2", "-2~", ".20261123T125400Z", ".20261123T125400Z~", ".20261123T125400Z-12~"].map(long),
+        );
+        names.push(long(&format!("~{}~", "0".repeat(32))));
+        for round in 0..4 {
+            let next: Vec<Name> = names.iter().map(name_on_disk).collect();
+            let files = names.iter().map(|name| archive_name(name, NOON, 1 + round));
+            names = names
+                .iter()
+                .cloned()
+                .chain(next)
+                .chain(files)
+                .collect::<std::collections::BTreeSet<_>>()
+                .into_iter()
+                .collect();
+        }
+        assert!(names.len() > 100, "{}", names.len());
+        let mapped: HashSet<Name> = names.iter().map(name_on_disk).collect();
+        assert_eq!(mapped.len(), names.len(), "two directories share a name");
+        let files: HashSet<Name> =
+            names.iter().flat_map(|name| (1..4).map(|attempt| archive_name(name, NOON, attempt))).collect();
+        assert!(mapped.is_disjoint(&files), "a directory has the name of an archived file");
+    }
+
+    #[test]
+    fn original_path_undoes_what_is_not_shortened() {
+        for path in [&b"/"[..], b"/a/d~", b"/x.20261123T125400Z/y", b"/x.20261123T125400Z-2~/z"] {
+            let path = AbsPath::new(path).unwrap();
+            let on_disk = AbsPath::new([b"/", &path_on_disk(&path)[..]].concat()).unwrap();
+            assert_eq!(original_path(&on_disk), (path, true));
+        }
+        let of_old_program = AbsPath::new(&b"/x.20261123T125400Z/y"[..]).unwrap();
+        assert_eq!(original_path(&of_old_program), (of_old_program.clone(), false));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn mapping_of_directories_is_injective(
+            one in proptest::collection::vec("(x{0,3}|x{240,255})(\\.2026112[0-9]T125400Z(-[0-9]{1,3})?)?(~|~[0-9a-f]{32}~){0,3}", 1..3),
+            other in proptest::collection::vec("(x{0,3}|x{240,255})(\\.2026112[0-9]T125400Z(-[0-9]{1,3})?)?(~|~[0-9a-f]{32}~){0,3}", 1..3),
+        ) {
+            let path = |parts: Vec<String>| {
+                let parts = parts.iter().map(|part| part.as_bytes()[..part.len().min(255)].to_vec());
+                AbsPath::new(parts.fold(Vec::new(), |path, part| [&path[..], b"/", &part].concat()))
+            };
+            if let (Some(one), Some(other)) = (path(one), path(other)) {
+                proptest::prop_assert_eq!(one == other, path_on_disk(&one) == path_on_disk(&other));
+            }
+        }
+    }
+
+    #[test]
+    fn directory_is_made_where_unknown_file_was() {
         let place = tempfile::tempdir().unwrap();
-        let base = Dir::open_base(place.path()).unwrap();
-        base.create_file(&name("x")).unwrap();
-        let path = AbsPath::new(&b"/x/y"[..]).unwrap();
-        let made = open_directory(&base, &path, true).unwrap();
-        made.create_file(&name("kept")).unwrap();
-        let found = open_directory(&base, &path, false).unwrap();
-        assert_eq!(found.names().unwrap(), [name("kept")]);
-        assert_eq!(path_on_disk(&base, &path), AbsPath::new(&b"/x~/y"[..]).unwrap());
+        std::fs::write(place.path().join("d"), "somebody's").unwrap();
+        let mut archive = Archive::new(Dir::open_base(place.path()).unwrap());
+        archive.directory(&AbsPath::new(&b"/d/e"[..]).unwrap()).unwrap();
+        assert!(place.path().join("d/e").is_dir());
+        assert_eq!(std::fs::read(place.path().join("d-2")).unwrap(), b"somebody's");
     }
 }

@@ -22,7 +22,7 @@ use nix::unistd::{Gid, LinkatFlags, Uid, UnlinkatFlags, fchown, fchownat, linkat
 
 use crate::entry::{Entry, Extent, Kind};
 use crate::fault;
-use crate::path::{AbsPath, Name};
+use crate::path::{AbsPath, MAX_PATH, Name};
 
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC).union(OFlag::O_NOFOLLOW);
 
@@ -43,6 +43,8 @@ pub struct Metadata {
     pub bytes_on_disk: u64,
     /// Nanoseconds since 1970 UTC.
     pub mtime: i64,
+    /// Time of the last change of the inode, its links and metadata included; nanoseconds since 1970 UTC.
+    pub ctime: i64,
     /// Permission bits, at most `0o7777`.
     pub mode: u32,
     /// Owner.
@@ -56,6 +58,12 @@ pub struct Metadata {
 }
 
 impl Metadata {
+    /// True for the inode of this number. The device tells nothing: it is another one after each mount, and all that is
+    /// in the trees is on one.
+    pub fn is_inode(&self, (_, number): (u64, u64)) -> bool {
+        self.inode.1 == number
+    }
+
     /// The entry that the disk tells of; the client's ctime and inode are not among it.
     pub fn entry(&self, name: Name, target: Vec<u8>) -> Entry {
         let size = if self.kind == Kind::File { self.size } else { 0 };
@@ -101,7 +109,8 @@ impl Dir {
 
     fn open_beneath(&self, path: &[u8], flags: OFlag) -> nix::Result<OwnedFd> {
         static NO_OPENAT2: AtomicBool = AtomicBool::new(false);
-        if !NO_OPENAT2.load(Ordering::Relaxed) {
+        // The kernel takes no longer one, but names of the archive may be longer than the client's own.
+        if path.len() <= MAX_PATH && !NO_OPENAT2.load(Ordering::Relaxed) {
             let resolve =
                 ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS;
             match openat2(self, path, OpenHow::new().flags(flags).resolve(resolve)) {
@@ -127,10 +136,15 @@ impl Dir {
 
     /// Opens a regular file to read; anything else is `EINVAL`.
     pub fn open_file(&self, name: &Name) -> nix::Result<File> {
+        self.open_file_with_metadata(name).map(|(file, _)| file)
+    }
+
+    /// Opens a regular file to read, with what `fstat` tells of it; anything else is `EINVAL`.
+    pub fn open_file_with_metadata(&self, name: &Name) -> nix::Result<(File, Metadata)> {
         let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-        let fd = openat(self, name.as_bytes(), flags, Mode::empty())?;
-        let is_file = fstat(&fd)?.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits();
-        if is_file { Ok(File::from(fd)) } else { Err(Errno::EINVAL) }
+        let file = openat(self, name.as_bytes(), flags, Mode::empty()).map(File::from)?;
+        let found = file_metadata(&file)?;
+        if found.kind == Kind::File { Ok((file, found)) } else { Err(Errno::EINVAL) }
     }
 
     /// Creates a file that was not there, mode 0600, to write and read.
@@ -198,6 +212,23 @@ impl Dir {
     pub fn unlink(&self, name: &Name) -> nix::Result<()> {
         fault::step()?;
         unlinkat(self, name.as_bytes(), UnlinkatFlags::NoRemoveDir)
+    }
+
+    /// Removes a name if it is one of this inode, and tells of the inode before and after that; `None` if it is none.
+    pub fn unlink_inode(&self, name: &Name, inode: (u64, u64)) -> nix::Result<Option<(Metadata, Metadata)>> {
+        let flags = OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+        let held = match openat(self, name.as_bytes(), flags, Mode::empty()) {
+            Err(Errno::ENOENT) => return Ok(None),
+            other => other?,
+        };
+        let before = fstat(&held).map(|stat| metadata_of(&stat))?;
+        if !before.is_inode(inode) {
+            return Ok(None);
+        }
+        self.unlink(name)?;
+        // What can't be told any more is as good as gone.
+        let after = fstat(&held).map_or(Metadata { links: 0, ..before }, |stat| metadata_of(&stat));
+        Ok(Some((before, after)))
     }
 
     /// Removes an empty directory.
@@ -336,6 +367,11 @@ pub fn set_file_mode(file: &File, mode: u32) -> nix::Result<()> {
     fchmod(file, Mode::from_bits_truncate(mode))
 }
 
+/// Tells of an open file.
+pub fn file_metadata(file: &File) -> nix::Result<Metadata> {
+    fstat(file).map(|stat| metadata_of(&stat))
+}
+
 /// Which permission bits an open file has.
 pub fn file_mode(file: &File) -> nix::Result<u32> {
     fstat(file).map(|stat| stat.st_mode & 0o7777)
@@ -401,6 +437,7 @@ fn metadata_of(stat: &FileStat) -> Metadata {
         // In this unit, whatever the file system's own are: see stat(2).
         bytes_on_disk: stat.st_blocks.max(0) as u64 * 512,
         mtime: stat.st_mtime.saturating_mul(1_000_000_000).saturating_add(stat.st_mtime_nsec),
+        ctime: stat.st_ctime.saturating_mul(1_000_000_000).saturating_add(stat.st_ctime_nsec),
         mode: stat.st_mode & 0o7777,
         uid: stat.st_uid,
         gid: stat.st_gid,

@@ -15,11 +15,14 @@ use crate::path::{AbsPath, Name, SourceName};
 mod attributes;
 mod contents;
 mod facts;
+mod inodes;
+mod migration;
 mod verified;
 mod write;
 
 pub use attributes::encode as attributes_text;
 pub use facts::{Located, RunRow, Stats};
+pub use inodes::Record;
 pub use verified::Verification;
 pub use write::{NewVersion, Write};
 
@@ -34,17 +37,7 @@ const CONTENTS: &str = include_str!("index/contents.sql");
 const ADDITIONS: &str = include_str!("index/additions.sql");
 
 // Stands in the database's header; a database with another one is of another program or a newer format.
-const USER_VERSION: i64 = 4;
-
-// What the second format has that the first had not. Nothing is known of attributes yet: everything is listed again.
-const TO_FORMAT_2: &str = "ALTER TABLE version ADD COLUMN attributes INTEGER REFERENCES attributes; \
-                           UPDATE directory SET fingerprint = NULL; PRAGMA user_version = 2";
-
-// The third computes fingerprints in another way.
-const TO_FORMAT_3: &str = "UPDATE directory SET fingerprint = NULL; PRAGMA user_version = 3";
-
-// The fourth has tables for what was found by two indexes of `version`.
-const TO_FORMAT_4: &str = "DROP INDEX version_by_hash; DROP INDEX version_by_size; PRAGMA user_version = 4";
+const USER_VERSION: i64 = 5;
 
 // How long to wait for another process, or thread, that writes.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -72,7 +65,7 @@ const COLUMNS: &str = "version.id, version.directory, version.name, version.kind
                        version.inode_device, version.inode_number, version.hash, version.from_run, \
                        version.until_run, version.archive_name, version.flags, \
                        CASE WHEN version.attributes IS NULL THEN NULL \
-                       ELSE (SELECT value FROM attributes WHERE id = version.attributes) END";
+                       ELSE (SELECT value FROM attributes WHERE id = version.attributes) END, version.relies_on";
 
 impl Index {
     /// Opens the index in a repository, creating it when it is not there.
@@ -84,7 +77,7 @@ impl Index {
         let index = Index { connection };
         match index.format()? {
             0 => create_schema(index.connection),
-            1..USER_VERSION => bring_up_to_date(index),
+            1..USER_VERSION => migration::bring_up_to_date(index),
             USER_VERSION => {
                 index.connection.execute_batch(ADDITIONS).on_index("can't open the index")?;
                 Ok(index)
@@ -199,6 +192,13 @@ impl Index {
         })
     }
 
+    /// The directories of a source that have versions in the archive, each deeper one after what holds it.
+    pub fn directories_with_archive(&self, source: SourceId) -> Result<Vec<(DirectoryId, AbsPath)>> {
+        let sql = "SELECT id, path FROM directory WHERE source = ?1 AND EXISTS \
+                   (SELECT 1 FROM version WHERE directory = directory.id AND archive_name IS NOT NULL) ORDER BY path";
+        self.all(sql, params![source.0], |row| Ok((DirectoryId(row.get(0)?), path_of(row.get_ref(1)?)?)))
+    }
+
     /// The current versions in a directory whose names come after `after` and not after `until`, by name.
     pub fn current_in(&self, directory: DirectoryId, after: Option<&Name>, until: &Name) -> Result<Vec<Version>> {
         let sql = format!(
@@ -228,6 +228,23 @@ impl Index {
         let sql = format!("SELECT {COLUMNS} FROM version WHERE id = ?1");
         let found = self.one(&sql, params![id], version_of)?;
         found.ok_or_else(|| Error::new(ErrorKind::Failed, "the index lost a version while it was in use"))
+    }
+
+    /// True while a version is current.
+    pub fn is_current(&self, id: i64) -> Result<bool> {
+        let sql = "SELECT 1 FROM version WHERE id = ?1 AND until_run IS NULL";
+        self.one(sql, params![id], |_| Ok(())).map(|found| found.is_some())
+    }
+
+    /// The version whose plain file is that of this one: itself, or the one that it relies on.
+    pub fn with_plain_file(&self, version: &Version) -> Result<Version> {
+        version.relies_on.map_or_else(|| Ok(version.clone()), |other| self.version(other))
+    }
+
+    /// The versions that rely on the plain file of another one, the newest first.
+    pub fn relying_on(&self, id: i64) -> Result<Vec<Version>> {
+        let sql = format!("SELECT {COLUMNS} FROM version WHERE relies_on = ?1 ORDER BY from_run DESC, id DESC");
+        self.all(&sql, params![id], version_of)
     }
 
     /// Every version in a directory, past ones too.
@@ -393,24 +410,6 @@ fn create_schema(mut connection: Connection) -> Result<Index> {
     Ok(Index { connection })
 }
 
-fn bring_up_to_date(mut index: Index) -> Result<Index> {
-    let done = (|| {
-        let transaction = index.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        // Another process may have been faster.
-        let version: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        let [contents, sizes] = contents::FROM_VERSIONS;
-        let to_format_4 = [CONTENTS, contents, sizes, TO_FORMAT_4].map(|change| (3, change));
-        for (before, change) in [(1, TO_FORMAT_2), (2, TO_FORMAT_3)].into_iter().chain(to_format_4) {
-            if version <= before {
-                transaction.execute_batch(change)?;
-            }
-        }
-        transaction.execute_batch(ADDITIONS)?;
-        transaction.commit()
-    })();
-    done.on_index("can't open the index").map(|()| index)
-}
-
 /// Turns SQLite's errors into ours; a full disk is told apart.
 pub(crate) trait OnIndex<T> {
     fn on_index(self, what: &str) -> Result<T>;
@@ -480,6 +479,7 @@ fn version_of(row: &Row<'_>) -> rusqlite::Result<Version> {
             value => Some(name_of(value)?),
         },
         flags: row.get(18)?,
+        relies_on: row.get(20)?,
     })
 }
 

@@ -10,7 +10,12 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::Repository;
-use super::index::{Index, NewVersion, SourceId, Write};
+use super::archive::open_directory;
+use super::dirs::Dir;
+use super::dirs::Metadata;
+use super::evidence::keep;
+use super::index::{Index, NewVersion, Record, SourceId, Write};
+use super::relayout::relocate;
 use super::staging::{StagedName, Staging};
 use crate::entry::{DirectoryId, Entry, Hash, flags, mode_on_disk};
 use crate::error::{Error, Kind as ErrorKind, OnServer, Result};
@@ -20,7 +25,7 @@ use crate::path::{AbsPath, Name, SourceName};
 mod tests;
 mod trees;
 
-use trees::Trees;
+use trees::{Touched, Trees};
 
 // The encoding of a batch, postcard's with the types below, and that of one whose rows are in the index already. Another
 // one can't be read.
@@ -38,6 +43,34 @@ pub struct Batch {
     pub deeds: Vec<Deed>,
     /// In order.
     pub rows: Vec<Row>,
+    /// Plain files whose content is known once the deeds are done. Whoever carries the batch out again does not know it.
+    #[serde(skip)]
+    pub known: Vec<Known>,
+    /// What was found out of other plain files while the batch was planned.
+    #[serde(skip)]
+    pub found: Vec<(u64, Record)>,
+}
+
+/// A plain file whose content is known: by that of which it is another name, or as it was received.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Known {
+    /// Where it is.
+    pub at: At,
+    /// BLAKE3 of the content.
+    pub hash: Hash,
+    /// When that was computed, nanoseconds since 1970 UTC.
+    pub read: i64,
+    /// Its inode; `None` for one that was received, which has the size and mtime of its row.
+    pub inode: Option<u64>,
+}
+
+/// A place in the trees of a batch's source.
+#[derive(Clone, Debug, PartialEq)]
+pub enum At {
+    /// That of the version which the row of this number begins.
+    Row(usize),
+    /// In the archive: the directory's place in the batch, and the name there.
+    Archive(u32, Name),
 }
 
 /// One change to the trees.
@@ -155,6 +188,8 @@ pub enum Row {
     Gone { directory: AbsPath },
     /// A past version is no longer known.
     Forget { id: i64 },
+    /// A version ends, and leaves its plain file to the one that begins.
+    Continue { id: i64, directory: u32, entry: Box<Entry>, hash: Option<Hash>, archive_name: Option<Name>, flags: u32 },
 }
 
 /// Whether another batch follows at once.
@@ -199,7 +234,8 @@ impl Journal {
             self.trees.sync()?;
             self.is_pending = false;
         }
-        Ok(Done { batch, strays, source: self.source, ends })
+        let (trees, touched) = (self.trees.bases(), self.trees.take_touched());
+        Ok(Done { batch, strays, source: self.source, ends, trees, touched })
     }
 
     /// Removes a client's directory from the archive if nothing is in it, and then those above it.
@@ -219,13 +255,21 @@ pub struct Done {
     source: SourceId,
     // All of it, and of what was before it, is on the disk: nothing is pending once its rows are.
     ends: bool,
+    // The source's snapshot and archive.
+    trees: (Dir, Dir),
+    touched: Vec<Touched>,
 }
 
 impl Done {
     /// Commits the batch's rows, along with what `also` writes.
     pub fn settle(&self, index: &mut Index, also: impl FnOnce(&Write<'_>) -> Result<()>) -> Result<()> {
+        let records = self.records(index)?;
         let write = index.write()?;
         self.batch.settle(&write, self.source)?;
+        keep(&write, &self.batch.found)?;
+        keep(&write, &records)?;
+        let gone = self.touched.iter().filter(|touched| touched.after.links == 0);
+        gone.into_iter().try_for_each(|touched| write.drop_inode(touched.after.inode.1))?;
         also(&write)?;
         if self.ends {
             write.clear_pending(self.source)?;
@@ -233,6 +277,59 @@ impl Done {
             write.restate_pending(self.source, SETTLED)?;
         }
         write.commit()
+    }
+}
+
+impl Done {
+    // What is known of inodes now that nothing of this batch will change them any more.
+    fn records(&self, index: &Index) -> Result<Vec<(u64, Record)>> {
+        let mut records = Vec::with_capacity(self.batch.known.len());
+        for Touched { before, after } in self.touched.iter().filter(|touched| touched.after.links > 0) {
+            let known = index.inode(before.inode.1)?.filter(|record| record.fits(before));
+            records.extend(known.map(|known| (after.inode.1, Record::of(after, known.hash, known.read))));
+        }
+        // Most are in the directory of the one before them.
+        let mut open: Option<(bool, u32, Dir)> = None;
+        for known in &self.batch.known {
+            let (in_archive, directory, name) = match &known.at {
+                At::Archive(directory, name) => (true, *directory, name),
+                At::Row(row) => match self.batch.rows.get(*row) {
+                    Some(Row::Begin { directory, entry, .. } | Row::Continue { directory, entry, .. }) => {
+                        (false, *directory, &entry.name)
+                    }
+                    _ => continue,
+                },
+            };
+            if open.as_ref().is_none_or(|(tree, number, _)| (*tree, *number) != (in_archive, directory)) {
+                let path = &self.batch.directories[directory as usize];
+                let opened = match in_archive {
+                    true => open_directory(&self.trees.1, path),
+                    false => self.trees.0.open(path.below_root()),
+                };
+                let Ok(opened) = opened else { continue };
+                open = Some((in_archive, directory, opened));
+            }
+            let Some((_, _, dir)) = &open else { continue };
+            if let Ok(found) = dir.metadata(name)
+                && self.is_meant(known, &found)
+            {
+                records.push((found.inode.1, Record::of(&found, known.hash, known.read)));
+            }
+        }
+        Ok(records)
+    }
+
+    fn is_meant(&self, known: &Known, found: &Metadata) -> bool {
+        match (known.inode, &known.at) {
+            (Some(inode), _) => found.inode.1 == inode,
+            (None, At::Row(row)) => match self.batch.rows.get(*row) {
+                Some(Row::Begin { entry, .. } | Row::Continue { entry, .. }) => {
+                    (found.size, found.mtime) == (entry.size, entry.mtime)
+                }
+                _ => false,
+            },
+            (None, At::Archive(..)) => false,
+        }
     }
 }
 
@@ -292,6 +389,11 @@ impl Rows<'_> {
                 self.write.forget_fingerprint(gone)
             }
             Row::Forget { id } => self.write.delete(*id),
+            Row::Continue { id, directory, entry, hash, archive_name, flags } => {
+                let (directory, archive_name) = (self.id(*directory)?, archive_name.as_ref());
+                let version = NewVersion { directory, entry, hash: *hash, run, archive_name, flags: *flags };
+                self.write.continue_as(*id, &version)
+            }
         }
     }
 }
@@ -300,6 +402,15 @@ impl Rows<'_> {
 /// of. The source must be locked.
 pub fn recover(repository: &Repository, index: &mut Index, source: &SourceName) -> Result<u64> {
     let Some(id) = index.source_id(source)? else { return Ok(0) };
+    let finished = finish_pending(repository, index, (id, source))?;
+    if index.has_old_layout(id)? {
+        relocate(repository, index, (id, source))?;
+        index.set_layout(id)?;
+    }
+    Ok(finished)
+}
+
+fn finish_pending(repository: &Repository, index: &mut Index, (id, source): (SourceId, &SourceName)) -> Result<u64> {
     let Some((format, encoded)) = index.pending(id)? else { return Ok(0) };
     let batch = [FORMAT, SETTLED].contains(&format).then(|| postcard::from_bytes::<Batch>(&encoded).ok()).flatten();
     let mut batch = batch.filter(Batch::is_sound).ok_or_else(|| {
@@ -314,8 +425,13 @@ pub fn recover(repository: &Repository, index: &mut Index, source: &SourceName) 
     }
     trees.carry_out(&mut batch, true)?;
     trees.sync()?;
+    let touched = trees.take_touched();
     let write = index.write()?;
     batch.settle(&write, id)?;
+    touched
+        .iter()
+        .filter(|touched| touched.after.links == 0)
+        .try_for_each(|gone| write.drop_inode(gone.after.inode.1))?;
     write.clear_pending(id)?;
     write.commit()?;
     Ok(if format == FORMAT { batch.deeds.len() as u64 } else { 0 })
@@ -331,6 +447,10 @@ impl Batch {
             }
             Deed::Drop { .. } => true,
         });
-        deeds && self.rows.iter().all(|row| !matches!(row, Row::Begin { directory, .. } if !known(directory)))
+        let rows = |row: &Row| match row {
+            Row::Begin { directory, .. } | Row::Continue { directory, .. } => known(directory),
+            _ => true,
+        };
+        deeds && self.rows.iter().all(rows)
     }
 }

@@ -4,10 +4,10 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 
+use super::Repository;
 use super::archive::{open_directory, path_on_disk};
 use super::dirs::{Dir, Metadata};
 use super::index::{Index, Located};
-use super::{Repository, path_in};
 use crate::entry::{Hash, hash_content, is_on_disk};
 use crate::error::Result;
 use crate::path::{AbsPath, Name, SourceName};
@@ -83,7 +83,7 @@ impl Place {
             repository.base().open(&[self.tree.name().as_bytes(), b"/", self.source.as_str().as_bytes()].concat())?;
         match self.tree {
             Tree::Snapshot => base.open(self.directory.below_root()),
-            Tree::Archive => open_directory(&base, &self.directory, false),
+            Tree::Archive => open_directory(&base, &self.directory),
         }
     }
 
@@ -100,13 +100,13 @@ impl Place {
     }
 
     /// The path relative to the repository.
-    pub fn on_disk(&self, repository: &Repository) -> Vec<u8> {
-        let base = [self.tree.name().as_bytes(), b"/", self.source.as_str().as_bytes()].concat();
+    pub fn on_disk(&self) -> Vec<u8> {
         let directory = match self.tree {
-            Tree::Snapshot => None,
-            Tree::Archive => repository.base().open(&base).ok().map(|base| path_on_disk(&base, &self.directory)),
+            Tree::Snapshot => self.directory.below_root().to_vec(),
+            Tree::Archive => path_on_disk(&self.directory),
         };
-        path_in(self.tree.name(), &self.source, directory.as_ref().unwrap_or(&self.directory), &self.name)
+        let parts = [self.tree.name().as_bytes(), self.source.as_str().as_bytes(), &directory, self.name.as_bytes()];
+        parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(&b'/')
     }
 }
 

@@ -116,7 +116,7 @@ impl<'a> Filler<'a> {
                 (self.snapshot.directory_by(&directory, open), &name)
             }
             Some(_) => {
-                let open = |base: &Dir| open_directory(base, &directory, false);
+                let open = |base: &Dir| open_directory(base, &directory);
                 (self.archive.directory_by(&directory, open), version.archive_name.as_ref()?)
             }
         };

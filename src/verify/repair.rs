@@ -10,7 +10,7 @@ use crate::error::{OnServer, Result};
 use crate::path::{Escaped, Name, SourceName};
 use crate::report::Report;
 use crate::repository::Repository;
-use crate::repository::archive::{Archive, open_directory};
+use crate::repository::archive::{Archive, path_on_disk};
 use crate::repository::dirs::{Dir, Metadata};
 use crate::repository::index::Index;
 use crate::repository::place::{Place, Tree};
@@ -93,7 +93,7 @@ impl<'a> Repair<'a> {
             Err(Errno::ENOENT) => None,
             found => Some(found.on_server(WHAT)?),
         };
-        let shown = place.on_disk(self.repository);
+        let shown = place.on_disk();
         let shown = Escaped(&shown);
         // A directory is never in the way of good bytes: what is in it is somebody's.
         let is_blocked = found.as_ref().is_some_and(|found| found.kind == Kind::Dir);
@@ -109,7 +109,7 @@ impl<'a> Repair<'a> {
             }
             Some(good) => {
                 self.staging.dir().rename(&good.name, &dir, &place.name).on_server(WHAT)?;
-                let from = good.from.map(|from| from.on_disk(self.repository));
+                let from = good.from.map(|from| from.on_disk());
                 let from = from.map_or(String::new(), |from| format!(", from `{}`", Escaped(&from)));
                 report.notice(format_args!("`{shown}` is repaired{from}"));
                 Ok(true)
@@ -138,7 +138,7 @@ impl<'a> Repair<'a> {
         let base = self.repository.base().open(&base)?;
         match place.tree {
             Tree::Snapshot => base.open_or_create(place.directory.below_root()),
-            Tree::Archive => open_directory(&base, &place.directory, true),
+            Tree::Archive => base.open_or_create(&path_on_disk(&place.directory)),
         }
     }
 

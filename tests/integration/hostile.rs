@@ -92,7 +92,7 @@ fn untouchable(hostile: &Hostile) -> Vec<String> {
     let beside = hostile.program.path("");
     let script = "find . -path ./repo/snapshot/client -prune -o -path ./repo/archive/client -prune \
                   -o -path ./repo/staging/client -prune -o -path './repo/log*' -prune -o -path './repo/index*' -prune \
-                  -o -path './repo/lock*' -prune -o -type d -print -o -printf '%p %y %s %T@\\n' | sort";
+                  -o -path './repo/lock*' -prune -o -path ./repo/newest-run -prune -o -type d -print -o -printf '%p %y %s %T@\\n' | sort";
     let output = std::process::Command::new("sh").args(["-c", script]).current_dir(beside).output().unwrap();
     String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
 }

@@ -234,7 +234,8 @@ fn a_lost_index_is_asked_for_not_made_up() {
 }
 
 // What the third format had instead of tables of contents and sizes.
-const AS_FORMAT_3: &str = "DROP TABLE content; DROP TABLE new_content; DROP TABLE size; \
+const AS_FORMAT_3: &str = "DROP INDEX version_archived; DROP INDEX version_relies_on; DROP TABLE inode; \
+                           ALTER TABLE version DROP COLUMN relies_on; ALTER TABLE source DROP COLUMN layout; DROP TABLE content; DROP TABLE new_content; DROP TABLE size; \
                            CREATE INDEX version_by_hash ON version (substr(hash, 1, 8)) WHERE kind = 0; \
                            CREATE INDEX version_by_size ON version (size) WHERE kind = 0; PRAGMA user_version = 3";
 

@@ -50,13 +50,27 @@ impl Index {
         self.versions_with_before(hash, i64::MAX, limit)
     }
 
+    /// As [`versions_with`](Index::versions_with), those of one source only if one is named.
+    pub fn versions_with_of(&self, hash: &Hash, source: Option<SourceId>, limit: u32) -> Result<Vec<Located>> {
+        self.newest_versions(hash, i64::MAX, source, limit)
+    }
+
     /// As [`versions_with`](Index::versions_with), those whose number is below `before`.
     pub fn versions_with_before(&self, hash: &Hash, before: i64, limit: u32) -> Result<Vec<Located>> {
+        self.newest_versions(hash, before, None, limit)
+    }
+
+    fn newest_versions(&self, hash: &Hash, before: i64, source: Option<SourceId>, limit: u32) -> Result<Vec<Located>> {
         // Of a content that there is a thousand times, no more than `limit` are looked at.
+        let (join, of_source) = match source {
+            None => ("", "AND ?5 IS NULL"),
+            Some(_) => ("JOIN directory ON directory.id = version.directory", "AND directory.source = ?5"),
+        };
         let newest = |table: &str| {
             format!(
-                "SELECT * FROM (SELECT id FROM {table} JOIN version ON id = version \
-                 WHERE head = ?1 AND version < ?4 AND hash = ?2 ORDER BY version DESC LIMIT ?3)"
+                "SELECT * FROM (SELECT version.id FROM {table} JOIN version ON version.id = {table}.version {join} \
+                 WHERE head = ?1 AND {table}.version < ?4 AND hash = ?2 {of_source} \
+                 ORDER BY {table}.version DESC LIMIT ?3)"
             )
         };
         let sql = located(&format!(
@@ -64,7 +78,8 @@ impl Index {
             newest("new_content"),
             newest("content")
         ));
-        self.all(&sql, params![head_of(hash), &hash[..], limit, before], Located::of)
+        let source = source.map(|source| source.0);
+        self.all(&sql, params![head_of(hash), &hash[..], limit, before, source], Located::of)
     }
 
     /// Calls `each` with every version whose hash lies between two, both included.

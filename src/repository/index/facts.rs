@@ -21,11 +21,11 @@ pub struct Located {
 
 impl Located {
     pub(super) fn of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Located> {
-        let source: String = row.get(20)?;
+        let source: String = row.get(21)?;
         Ok(Located {
             version: version_of(row)?,
             source: SourceName::new(&source).map_err(|_| rusqlite::Error::InvalidQuery)?,
-            directory: path_of(row.get_ref(21)?)?,
+            directory: path_of(row.get_ref(22)?)?,
         })
     }
 }
@@ -82,6 +82,12 @@ impl Index {
         versions.sort_by_key(|version| version.from_run);
         versions.extend(by_name("IS NULL")?);
         Ok(versions)
+    }
+
+    /// The highest number that a run ever had, as far as this index knows.
+    pub fn newest_run(&self) -> Result<i64> {
+        let sql = "SELECT seq FROM sqlite_sequence WHERE name = 'run'";
+        self.one(sql, params![], |row| row.get(0)).map(|newest| newest.unwrap_or(0))
     }
 
     /// The runs of a source, newest first.

@@ -1,7 +1,8 @@
 -- The index of a repository. archive-tree(5) explains it; numbers of kinds, flags and outcomes stand there too.
 CREATE TABLE source (
     id      INTEGER PRIMARY KEY,
-    name    TEXT NOT NULL UNIQUE
+    name    TEXT NOT NULL UNIQUE,
+    layout  INTEGER NOT NULL            -- of its archive's directories: 1 as before format 5, 2 as described below
 );
 CREATE TABLE run (
     id      INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -38,7 +39,8 @@ CREATE TABLE version (
     until_run    INTEGER,               -- the run that found it gone or replaced; NULL while current
     archive_name BLOB,                  -- its name in the archive's directory of the same path
     flags        INTEGER NOT NULL,      -- 1 inconsistent, 2 unreadable, 4 rebuilt
-    attributes   INTEGER REFERENCES attributes
+    attributes   INTEGER REFERENCES attributes,
+    relies_on    INTEGER REFERENCES version -- whose plain file is this one's, too; NULL when it has its own, or none
 );
 CREATE TABLE attributes (
     id      INTEGER PRIMARY KEY,
@@ -50,7 +52,17 @@ CREATE TABLE pending (
     format  INTEGER NOT NULL,           -- of the batch
     batch   BLOB NOT NULL               -- changes to the trees that are under way, or were cut off
 );
+CREATE TABLE inode (                    -- plain files, as they were after the last change that the program made to them
+    number  INTEGER PRIMARY KEY,        -- of the inode, on the server
+    size    INTEGER NOT NULL,
+    mtime   INTEGER NOT NULL,           -- nanoseconds since 1970 UTC
+    ctime   INTEGER NOT NULL,
+    hash    BLOB NOT NULL,              -- BLAKE3 of the content
+    read    INTEGER NOT NULL            -- when that was last computed, nanoseconds since 1970 UTC
+);
 CREATE UNIQUE INDEX version_current ON version (directory, name) WHERE until_run IS NULL;
 CREATE INDEX version_span ON version (directory, name, until_run, from_run) WHERE until_run IS NOT NULL;
 CREATE INDEX version_attributes ON version (attributes) WHERE attributes IS NOT NULL;
+CREATE UNIQUE INDEX version_archived ON version (directory, archive_name) WHERE archive_name IS NOT NULL;
+CREATE INDEX version_relies_on ON version (relies_on) WHERE relies_on IS NOT NULL;
 CREATE INDEX version_unreadable ON version (directory) WHERE flags & 2;

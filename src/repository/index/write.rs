@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::contents::Found;
 use super::{Index, OnIndex, SourceId, digests_of, kind_number};
@@ -16,6 +16,9 @@ use crate::path::{AbsPath, Name, SourceName};
 use crate::report::{Outcome, Summary};
 
 pub(super) const WHAT: &str = "can't write the index";
+
+// How the directories of archives are named today.
+const LAYOUT: i64 = 2;
 
 /// A transaction under way: nothing of it lasts until [`commit`](Write::commit).
 pub struct Write<'a> {
@@ -53,13 +56,29 @@ impl Index {
         if let Some(id) = self.source_id(name)? {
             return Ok(id);
         }
-        self.execute("INSERT OR IGNORE INTO source (name) VALUES (?1)", params![name.as_str()])?;
+        let sql = "INSERT OR IGNORE INTO source (name, layout) VALUES (?1, ?2)";
+        self.execute(sql, params![name.as_str(), LAYOUT])?;
         let id = self.source_id(name)?;
         Ok(id.expect("a source that was just entered is found"))
     }
 
-    /// Begins a run and returns its number.
-    pub fn begin_run(&mut self, source: SourceId, started: Timestamp) -> Result<i64> {
+    /// True while a source's archive may have directories under the names that older programs gave them.
+    pub fn has_old_layout(&self, source: SourceId) -> Result<bool> {
+        let sql = "SELECT 1 FROM source WHERE id = ?1 AND layout < ?2";
+        self.one(sql, params![source.0, LAYOUT], |_| Ok(())).map(|found| found.is_some())
+    }
+
+    /// All directories of a source's archive have the names that they should have.
+    pub fn set_layout(&mut self, source: SourceId) -> Result<()> {
+        self.execute("UPDATE source SET layout = ?2 WHERE id = ?1", params![source.0, LAYOUT])
+    }
+
+    /// Begins a run and returns its number, which is above `floor`.
+    pub fn begin_run(&mut self, source: SourceId, started: Timestamp, floor: i64) -> Result<i64> {
+        if self.newest_run()? < floor {
+            self.execute("DELETE FROM sqlite_sequence WHERE name = 'run'", params![])?;
+            self.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('run', ?1)", params![floor])?;
+        }
         let sql = "INSERT INTO run (source, started) VALUES (?1, ?2)";
         self.execute(sql, params![source.0, started.as_nanosecond() as i64])?;
         Ok(self.connection.last_insert_rowid())
@@ -178,10 +197,34 @@ impl Write<'_> {
         entry.attributes.as_deref().map(|attributes| self.enter_attributes(attributes)).transpose()
     }
 
-    /// Makes a current version a past one.
+    /// Makes a current version a past one; leaves a past one as it is.
     pub fn close(&self, id: i64, run: i64, archive_name: Option<&Name>) -> Result<()> {
-        let sql = "UPDATE version SET until_run = ?2, archive_name = ?3 WHERE id = ?1";
-        self.execute(sql, params![id, run, archive_name.map(Name::as_bytes)])
+        let sql = "UPDATE version SET until_run = ?2, archive_name = ?3 WHERE id = ?1 AND until_run IS NULL";
+        self.execute(sql, params![id, run, archive_name.map(Name::as_bytes)])?;
+        if archive_name.is_none() {
+            self.execute("UPDATE version SET relies_on = NULL WHERE relies_on = ?1", params![id])?;
+        }
+        Ok(())
+    }
+
+    /// Makes a current version a past one that leaves its plain file, in both trees, to the version that follows it.
+    pub fn continue_as(&self, id: i64, version: &NewVersion<'_>) -> Result<()> {
+        let sql = "UPDATE version SET until_run = ?2, archive_name = NULL WHERE id = ?1";
+        self.execute(sql, params![id, version.run])?;
+        self.insert(version)?;
+        let next = self.transaction.last_insert_rowid();
+        self.execute("UPDATE version SET relies_on = ?2 WHERE id = ?1 OR relies_on = ?1", params![id, next])
+    }
+
+    /// Gives a past version a plain file of its own, or takes it away.
+    pub fn set_archive_name(&self, id: i64, archive_name: Option<&Name>) -> Result<()> {
+        let sql = "UPDATE version SET archive_name = ?2, relies_on = NULL WHERE id = ?1";
+        self.execute(sql, params![id, archive_name.map(Name::as_bytes)])
+    }
+
+    /// Has a past version rely on the plain file of another one; on none's without.
+    pub fn set_relies_on(&self, id: i64, other: Option<i64>) -> Result<()> {
+        self.execute("UPDATE version SET relies_on = ?2 WHERE id = ?1", params![id, other])
     }
 
     /// Sets flags of a version.
@@ -228,11 +271,28 @@ impl Write<'_> {
         self.execute("DELETE FROM pending WHERE source = ?1", params![source.0])
     }
 
-    /// Forgets a version whose place no longer exists. Content is never forgotten by this: it is not there.
+    /// Forgets a version. Its plain file in the archive is left to the newest of those that rely on it, if there are any.
     pub fn delete(&self, id: i64) -> Result<()> {
+        self.hand_over(id)?;
         self.execute("DELETE FROM examined WHERE version = ?1", params![id])?;
         self.leave_content(id)?;
         self.execute("DELETE FROM version WHERE id = ?1", params![id])
+    }
+
+    fn hand_over(&self, id: i64) -> Result<()> {
+        let heir = "SELECT id FROM version WHERE relies_on = ?1 ORDER BY from_run DESC, id DESC LIMIT 1";
+        let mut query = self.transaction.prepare_cached(heir).on_index(WHAT)?;
+        let heir: Option<i64> = query.query_row(params![id], |row| row.get(0)).optional().on_index(WHAT)?;
+        let Some(heir) = heir else { return Ok(()) };
+        let name = "SELECT archive_name FROM version WHERE id = ?1";
+        let mut query = self.transaction.prepare_cached(name).on_index(WHAT)?;
+        let name: Option<Vec<u8>> = query.query_row(params![id], |row| row.get(0)).on_index(WHAT)?;
+        // No two versions may have one name at any time.
+        self.execute("UPDATE version SET archive_name = NULL WHERE id = ?1", params![id])?;
+        let has_file = name.is_some();
+        self.execute("UPDATE version SET archive_name = ?2, relies_on = NULL WHERE id = ?1", params![heir, name])?;
+        let others = "UPDATE version SET relies_on = ?2 WHERE relies_on = ?1";
+        self.execute(others, params![id, has_file.then_some(heir)])
     }
 
     /// Forgets a run: its moment of the past can no longer be asked for.
@@ -244,6 +304,7 @@ impl Write<'_> {
     pub fn delete_all(&self) -> Result<()> {
         self.execute("DELETE FROM pending", params![])?;
         self.execute("DELETE FROM examined", params![])?;
+        self.execute("DELETE FROM inode", params![])?;
         self.execute("DELETE FROM version", params![])?;
         self.delete_contents()?;
         self.execute("DELETE FROM attributes", params![])?;

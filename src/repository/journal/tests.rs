@@ -38,7 +38,7 @@ impl Repo {
         let begin =
             Row::Begin { directory: 0, entry: Box::new(entry), hash: Some([7; 32]), archive_name: None, flags: 0 };
         let directories = vec![AbsPath::new(&b"/d"[..]).unwrap()];
-        Batch { run: 1, directories, deeds: vec![change], rows: vec![begin] }
+        Batch { run: 1, directories, deeds: vec![change], rows: vec![begin], ..Batch::default() }
     }
 
     // The same in a tray, which becomes the directory.

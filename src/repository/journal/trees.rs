@@ -12,7 +12,7 @@ use crate::error::{OnServer, Result};
 use crate::path::{AbsPath, Name, SourceName};
 use crate::repository::Repository;
 use crate::repository::archive::Archive;
-use crate::repository::dirs::{Dir, OpenTree, set_file_metadata, set_file_mode};
+use crate::repository::dirs::{Dir, Metadata, OpenTree, set_file_metadata, set_file_mode};
 use crate::repository::staging::{StagedName, Staging};
 
 const WHAT: &str = "can't change the trees";
@@ -24,6 +24,14 @@ pub struct Trees {
     staging: Arc<Staging>,
     // Trays of the batch that were moved as a whole.
     moved: HashSet<Name>,
+    touched: Vec<Touched>,
+}
+
+/// An inode that lost a name, before and after that.
+#[derive(Debug)]
+pub struct Touched {
+    pub before: Metadata,
+    pub after: Metadata,
 }
 
 impl Trees {
@@ -34,7 +42,18 @@ impl Trees {
             archive: Archive::new(repository.archive(source)?),
             staging,
             moved: HashSet::new(),
+            touched: Vec::new(),
         })
+    }
+
+    /// The source's snapshot and archive.
+    pub fn bases(&self) -> (Dir, Dir) {
+        (self.snapshot.base().clone(), self.archive.base().clone())
+    }
+
+    /// Hands over which inodes lost a name.
+    pub fn take_touched(&mut self) -> Vec<Touched> {
+        std::mem::take(&mut self.touched)
     }
 
     /// Carries out a batch's deeds; `again` when it may have been begun before. Adds a row for each stray that was in the
@@ -55,7 +74,8 @@ impl Trees {
                     self.keep(&batch.directories[*directory as usize], staged, name)?;
                 }
                 Deed::Drop { directory, name, inode } => {
-                    self.archive.drop_name(directory, name, *inode).on_server(WHAT)?;
+                    let dropped = self.archive.drop_name(directory, name, *inode).on_server(WHAT)?;
+                    self.touched.extend(dropped.map(|(before, after)| Touched { before, after }));
                 }
             }
         }
@@ -98,9 +118,8 @@ impl Trees {
             Old::None => {}
             Old::Archive { name: archived, inode } => self.retire(directory, &dir, name, (archived, *inode))?,
             Old::Remove { inode } => {
-                if dir.metadata(name).is_ok_and(|found| found.inode == *inode) {
-                    dir.unlink(name).on_server(WHAT)?;
-                }
+                let dropped = dir.unlink_inode(name, *inode).on_server(WHAT)?;
+                self.touched.extend(dropped.map(|(before, after)| Touched { before, after }));
             }
             // What is in a directory by now may be what was placed there.
             Old::Clear if again && matches!(new, New::Directory(_)) && is_directory(&dir, name) => {}
@@ -153,7 +172,7 @@ impl Trees {
 
     // Done already, or missing, if the snapshot has another inode there.
     fn retire(&mut self, path: &AbsPath, dir: &Dir, name: &Name, (archived, inode): (&Name, (u64, u64))) -> Result<()> {
-        if !dir.metadata(name).is_ok_and(|found| found.inode == inode) {
+        if !dir.metadata(name).is_ok_and(|found| found.is_inode(inode)) {
             return Ok(());
         }
         self.archive_as(path, dir, name, archived).on_server(WHAT)

@@ -147,8 +147,7 @@ fn names_of_one_inode_need_not_be_of_one_size() {
     let inode = Some(Inode { device: 1, number: 1 });
     let of_inode = |name: &str, size| Entry { inode, ..sized(name, size) };
     hostile.answers(To::Walk, listing(vec![sized("kept", 4), of_inode("one", 5), of_inode("two", 6)]));
-    hostile.answers(To::Read, frames(&[Reply::Read(vec![content(0, b"first")])]));
-    hostile.answers_then(To::Read, frames(&[Reply::Read(vec![content(1, b"second")])]));
+    hostile.answers(To::Read, frames(&[Reply::Read(vec![content(0, b"first"), content(1, b"second")])]));
     let ran = hostile.pull(&["-q"]);
     assert_eq!(ran.status, 0, "{}", ran.stderr);
     let read = |name: &str| fs::read_to_string(kept.with_file_name(name)).unwrap();

@@ -1,0 +1,83 @@
+//! Which directories the ones above them list: nothing is believed of any other.
+//!
+//! The entries of a directory come before those of the ones below it, for the helper sends them in the order of verdicts.
+
+use std::collections::HashSet;
+
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::entry::{Entry, Kind};
+use crate::error::Result;
+use crate::path::AbsPath;
+use crate::plan::Step;
+use crate::remote::helper::nonsense;
+use crate::repository::index::{Index, SourceId};
+
+/// Directories by XXH3-128 of their paths.
+#[derive(Default)]
+pub struct Parents {
+    listed: HashSet<u128>,
+    // Those that were known, and are gone or something else.
+    dropped: HashSet<u128>,
+    // Those whose entries were known before the entries of the ones above them came.
+    unconfirmed: Vec<AbsPath>,
+}
+
+impl Parents {
+    /// A root is a directory.
+    pub fn list_root(&mut self, path: &AbsPath) {
+        self.listed.insert(digest(path));
+    }
+
+    /// A directory has this entry.
+    pub fn list(&mut self, directory: &AbsPath, entry: &Entry) {
+        if entry.kind == Kind::Dir {
+            self.listed.extend(directory.join(&entry.name).as_ref().map(digest));
+        }
+    }
+
+    /// A directory's entry differs so from what is remembered.
+    pub fn note(&mut self, directory: &AbsPath, step: &Step) {
+        match step {
+            Step::New { entry } | Step::Touched { entry, .. } | Step::Restated { entry, .. } => {
+                self.list(directory, entry)
+            }
+            Step::Changed { entry, .. } if entry.kind == Kind::Dir => self.list(directory, entry),
+            Step::Changed { old, .. } | Step::Removed { old } if old.entry.kind == Kind::Dir => {
+                self.dropped.extend(directory.join(&old.entry.name).as_ref().map(digest));
+            }
+            _ => {}
+        }
+    }
+
+    /// A directory is to be checked when all entries of all directories have come.
+    pub fn confirm_later(&mut self, path: AbsPath) {
+        self.unconfirmed.push(path);
+    }
+
+    /// Refuses a directory that is neither listed in the one above it, nor was before and is there still.
+    pub fn check(&self, remembered: Option<(&Index, SourceId)>, path: &AbsPath) -> Result<()> {
+        let number = digest(path);
+        if self.listed.contains(&number) {
+            return Ok(());
+        }
+        let known = match remembered.filter(|_| !self.dropped.contains(&number)) {
+            Some((index, source)) => index.current_at(source, path)?,
+            None => None,
+        };
+        match known.is_some_and(|version| version.entry.kind == Kind::Dir) {
+            true => Ok(()),
+            false => Err(nonsense("it announced a directory that is not listed in the one above it")),
+        }
+    }
+
+    /// The same, of those that were to be checked later.
+    pub fn check_unconfirmed(&self, remembered: Option<(&Index, SourceId)>) -> Result<()> {
+        self.unconfirmed.iter().try_for_each(|path| self.check(remembered, path))
+    }
+}
+
+/// A number that stands for a path.
+pub fn digest(path: &AbsPath) -> u128 {
+    xxh3_128(path.as_bytes())
+}

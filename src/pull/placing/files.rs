@@ -1,0 +1,360 @@
+//! Files: received, linked to or copied from what is on the server already, or only touched.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::contents::{FileTask, Possession, Spot};
+use super::super::dispatch::hash_of_nothing;
+use super::super::ledger::Ledger;
+use super::super::whereabouts::{Candidate, Wanted};
+use super::{Directory, Placing, Retired, WHAT, is_restated};
+use crate::entry::{Entry, Hash, Kind, Version, flags, mode_on_disk};
+use crate::error::{OnServer, Result};
+use crate::path::Name;
+use crate::repository::dirs::{Dir, Metadata};
+use crate::repository::evidence::Age;
+use crate::repository::index::Record;
+use crate::repository::journal::{At, Looks, New, Old, Row};
+use crate::repository::staging::{Staged, StagedName};
+use crate::source::{ArchiveWhat, HashWhere, LinkWhen};
+
+/// A version of a file that is about to begin.
+struct NewFile<'a> {
+    directory: &'a Arc<Directory>,
+    entry: &'a Entry,
+    old: Option<&'a Version>,
+    hash: Hash,
+    flags: u32,
+    other_name: Option<&'a Spot>,
+    possession: Option<&'a Possession>,
+    // The old version is the same but for metadata, and its inode has other names: its name here may just go.
+    drop_old: bool,
+}
+
+/// A name in staging with a content that is on the server already, and what is known of its inode.
+type Linked = (StagedName, Option<(u64, Record)>);
+
+impl<'a> NewFile<'a> {
+    fn of(task: &'a FileTask, hash: Hash, flags: u32) -> NewFile<'a> {
+        let FileTask { directory, entry, old, other_name, possession, .. } = task;
+        NewFile {
+            directory,
+            entry,
+            old: old.as_deref(),
+            hash,
+            flags,
+            other_name: other_name.as_deref(),
+            possession: possession.as_deref(),
+            drop_old: false,
+        }
+    }
+
+    fn wanted(&self) -> Wanted<'a> {
+        let NewFile { directory, entry, hash, other_name, possession, .. } = *self;
+        Wanted { directory, entry, hash, other_name, possession }
+    }
+
+    fn begin(&self, number: u32, archive_name: Option<Name>) -> Row {
+        let (hash, flags) = (Some(self.hash), self.flags);
+        Row::Begin { directory: number, entry: Box::new(self.entry.clone()), hash, archive_name, flags }
+    }
+
+    // The old version ends, but its plain file, or what comes in the place of that, is the new one's.
+    fn follow(&self, old: i64, number: u32, archive_name: Option<Name>) -> Row {
+        let (hash, flags, entry) = (Some(self.hash), self.flags, Box::new(self.entry.clone()));
+        Row::Continue { id: old, directory: number, entry, hash, archive_name, flags }
+    }
+
+    fn had_its_content(&self) -> bool {
+        self.old.is_some_and(|old| old.entry.kind == Kind::File && old.hash == Some(self.hash))
+    }
+}
+
+impl Placing<'_> {
+    /// Plans a file that was received.
+    pub(in crate::pull) fn received(&mut self, ledger: &mut Ledger<'_>, task: &FileTask, staged: Staged) -> Result<()> {
+        let settings = &self.run.source.settings;
+        let file = NewFile::of(task, staged.hash, if staged.consistent { 0 } else { flags::INCONSISTENT });
+        let same_mtime = file.old.is_some_and(|old| old.entry.mtime == file.entry.mtime);
+        if task.basis_corrupt {
+            // What it was when it was last read tells nothing any more.
+            let age = Age::AtMost(Duration::ZERO);
+            self.prove(ledger, (file.directory, &file.entry.name), file.entry.size, (&file.hash, age))?;
+        }
+        if file.had_its_content()
+            && (same_mtime || settings.link == LinkWhen::Content)
+            && let Some(found) = self.find_old(ledger, &file)?
+        {
+            self.staging.unlink(&staged.name).on_server(WHAT)?;
+            return self.same_content(ledger, file, found);
+        }
+        // Where nothing was hashed before it came, what came may be here already.
+        if settings.hash == HashWhere::Server {
+            if settings.link != LinkWhen::Never
+                && let Some(linked) = self.link(ledger, &file)?
+            {
+                self.staging.unlink(&staged.name).on_server(WHAT)?;
+                self.run.tally.progress.linked.add(1);
+                self.run.tally.progress.bytes_linked.add(file.entry.size);
+                return self.place(ledger, &file, linked);
+            }
+            self.whereabouts.add(staged.hash, staged.name.clone());
+        }
+        self.place(ledger, &file, (staged.name, None))
+    }
+
+    /// Plans a file whose content is on the server already; false when no plain file proves to have it.
+    pub(in crate::pull) fn known(&mut self, ledger: &mut Ledger<'_>, task: &FileTask, hash: Hash) -> Result<bool> {
+        let file = NewFile::of(task, hash, 0);
+        if file.had_its_content()
+            && let Some(found) = self.find_old(ledger, &file)?
+        {
+            return self.same_content(ledger, file, found).map(|()| true);
+        }
+        if hash == hash_of_nothing() {
+            let (staged, empty) = self.staging.create_for(&file.directory.tray, file.entry).on_server(WHAT)?;
+            self.staging.dress(&empty, file.entry).on_server(WHAT)?;
+            return self.place(ledger, &file, (staged, None)).map(|()| true);
+        }
+        let Some(staged) = self.bring(ledger, &file)? else { return Ok(false) };
+        self.place(ledger, &file, staged)?;
+        self.run.tally.progress.linked.add(1);
+        self.run.tally.progress.bytes_linked.add(task.entry.size);
+        Ok(true)
+    }
+
+    // The old version's plain file, if it proves to be what the index says.
+    fn find_old(&mut self, ledger: &mut Ledger<'_>, file: &NewFile<'_>) -> Result<Option<(Metadata, Record)>> {
+        let age = Age::AtMost(self.run.source.settings.verify_age);
+        self.prove(ledger, (file.directory, &file.entry.name), file.entry.size, (&file.hash, age))
+    }
+
+    fn same_content(
+        &mut self,
+        ledger: &mut Ledger<'_>,
+        mut file: NewFile<'_>,
+        (found, record): (Metadata, Record),
+    ) -> Result<()> {
+        let old = file.old.expect("the same content is that of an old version");
+        let link = self.run.source.settings.link;
+        let shared = found.links > 1;
+        let number = self.number(file.directory);
+        if old.entry.mtime == file.entry.mtime || old.has(flags::REBUILT) {
+            let as_wanted = looks_as(&found, file.entry, self.owned);
+            if !as_wanted && !shared {
+                let (looks, mtime) = (Looks::of(file.entry, self.owned), file.entry.mtime);
+                self.change(file.directory, &file.entry.name, Old::None, New::Restated { looks, mtime });
+            } else if !as_wanted && link == LinkWhen::Exact {
+                file.drop_old = true;
+                return self.copy_of_itself(ledger, &file);
+            }
+            return self.same_version(ledger, &file, old, (found.inode.1, record));
+        }
+        if link == LinkWhen::Content
+            && let Some(archive_name) = self.archive_link(&file, old, (found.inode.1, record))?
+        {
+            self.end(ledger, old)?;
+            let kept = self.archive_new(&file, None, Some((found.inode.1, record)))?;
+            self.row(file.directory, Row::End { id: old.id, archive_name: Some(archive_name) });
+            self.begin(&file, number, kept, Some((found.inode.1, record)));
+            return Ok(());
+        }
+        self.copy_of_itself(ledger, &file)
+    }
+
+    // Owner and mode may have changed; if so that is another version, which has the same place.
+    fn same_version(
+        &mut self,
+        ledger: &mut Ledger<'_>,
+        file: &NewFile<'_>,
+        old: &Version,
+        known: (u64, Record),
+    ) -> Result<()> {
+        self.end(ledger, old)?;
+        let number = self.number(file.directory);
+        if old.has(flags::REBUILT) || is_restated(&old.entry, file.entry) {
+            let (entry, hash) = (Box::new(file.entry.clone()), Some(file.hash));
+            self.row(file.directory, Row::Refresh { id: old.id, entry, hash, flags: file.flags });
+            return Ok(());
+        }
+        self.begin_with(file, file.follow(old.id, number, old.archive_name.clone()), Some(known));
+        Ok(())
+    }
+
+    fn begin(&mut self, file: &NewFile<'_>, number: u32, archive_name: Option<Name>, known: Option<(u64, Record)>) {
+        self.begin_with(file, file.begin(number, archive_name), known);
+    }
+
+    // A row with which a version of a file begins, and what is known of its plain file.
+    fn begin_with(&mut self, file: &NewFile<'_>, row: Row, known: Option<(u64, Record)>) {
+        self.row(file.directory, row);
+        if file.entry.size > 0 && file.flags & flags::INCONSISTENT == 0 {
+            let at = At::Row(self.batch.rows.len() - 1);
+            self.know(at, file.hash, known);
+        }
+    }
+
+    fn copy_of_itself(&mut self, ledger: &mut Ledger<'_>, file: &NewFile<'_>) -> Result<()> {
+        let old = self.open_old(file)?;
+        let staged = self.staging.copy(&old, file.entry).on_server(WHAT)?;
+        self.place(ledger, file, (staged.into(), None))
+    }
+
+    fn open_old(&mut self, file: &NewFile<'_>) -> Result<File> {
+        let dir = self.snapshot.directory(&file.directory.path).on_server(WHAT)?;
+        dir.open_file(&file.entry.name).on_server(WHAT)
+    }
+
+    // A name in staging with the content that is on the server already.
+    fn bring(&mut self, ledger: &mut Ledger<'_>, file: &NewFile<'_>) -> Result<Option<Linked>> {
+        if self.run.source.settings.link != LinkWhen::Never
+            && let Some(linked) = self.link(ledger, file)?
+        {
+            return Ok(Some(linked));
+        }
+        let staging = self.staging;
+        self.whereabouts.first(ledger, &mut self.evidence, file.wanted(), |_, candidate| {
+            staging.copy(candidate.file, file.entry).ok().map(|copy| (StagedName::from(copy), None))
+        })
+    }
+
+    // A further name, in staging, of an inode that has the content.
+    fn link(&mut self, ledger: &mut Ledger<'_>, file: &NewFile<'_>) -> Result<Option<Linked>> {
+        let exact = self.run.source.settings.link == LinkWhen::Exact;
+        let (staging, owned) = (self.staging, self.owned);
+        self.whereabouts.first(ledger, &mut self.evidence, file.wanted(), |evidence, candidate| {
+            let Candidate { dir, name, found, record, .. } = *candidate;
+            if exact && !looks_as(found, file.entry, owned) {
+                return None;
+            }
+            let link = |to: &Dir, to_name: &Name| dir.link(name, to, to_name);
+            // EMLINK, above all: the file system gives an inode no further name. Then another inode will do.
+            let (staged, ()) = staging.put(&file.directory.tray, &file.entry.name, link).ok()?;
+            // Between looking at a name and linking it, it may have come to be another file's.
+            let linked = staging.directory_of(&staged).and_then(|dir| dir.metadata(&staged.name)).ok();
+            match linked.filter(|linked| linked.is_inode(found.inode)) {
+                Some(linked) => {
+                    evidence.carry_over(&linked, &record);
+                    Some((staged, Some((found.inode.1, record))))
+                }
+                None => {
+                    let _ = staging.unlink(&staged);
+                    None
+                }
+            }
+        })
+    }
+
+    fn place(&mut self, ledger: &mut Ledger<'_>, file: &NewFile<'_>, (staged, known): Linked) -> Result<()> {
+        let name = &file.entry.name;
+        file.old.map_or(Ok(()), |old| self.end(ledger, old))?;
+        let retired = match file.old {
+            Some(_) if file.drop_old => match self.look(file.directory, name)? {
+                Some(found) => Retired { gone: Old::Remove { inode: found.inode }, ..Retired::nothing() },
+                None => Retired::nothing(),
+            },
+            Some(old) => self.retire(ledger, file.directory, old, file.had_its_content())?,
+            None => Retired::nothing(),
+        };
+        // What an old version lost, the new one has.
+        let is_lost = retired.is_lost && file.had_its_content();
+        let same_version = file.old.filter(|old| old.entry.mtime == file.entry.mtime);
+        let follows = same_version.filter(|_| file.drop_old || is_lost);
+        let archive_name = match file.old {
+            Some(old) if is_lost && follows.is_none() => Some(self.keep_for(file, old, &staged, known)?),
+            _ => retired.archive_name,
+        };
+        let kept = match follows {
+            Some(old) => old.archive_name.clone(),
+            None => self.archive_new(file, Some(&staged), known)?,
+        };
+        let number = self.number(file.directory);
+        self.take_place(file.directory, name, retired.gone, staged);
+        match follows {
+            Some(old) => self.begin_with(file, file.follow(old.id, number, kept), known),
+            None => {
+                self.batch.rows.extend(file.old.map(|old| Row::End { id: old.id, archive_name }));
+                self.begin(file, number, kept, known);
+            }
+        }
+        Ok(())
+    }
+
+    // A name in the archive for an old version whose plain file was lost, and whose content has come.
+    fn keep_for(
+        &mut self,
+        file: &NewFile<'_>,
+        old: &Version,
+        staged: &StagedName,
+        known: Option<(u64, Record)>,
+    ) -> Result<Name> {
+        let dir = self.staging.directory_of(staged).on_server(WHAT)?;
+        let linked = match self.run.source.settings.link {
+            LinkWhen::Content => self.stage_link(&dir, &staged.name)?,
+            _ => None,
+        };
+        let (kept, known) = match linked {
+            Some(linked) => (linked, known),
+            None => {
+                let content = dir.open_file(&staged.name).on_server(WHAT)?;
+                (self.staging.copy(&content, &old.entry).on_server(WHAT)?, None)
+            }
+        };
+        self.run.tally.progress.archived.add(1);
+        self.keep(file.directory, &old.entry, kept, (file.hash, known))
+    }
+
+    // With `archive = "all"`, a file is in the archive from the moment it is received. Its content is in staging, or
+    // else in the snapshot.
+    fn archive_new(
+        &mut self,
+        file: &NewFile<'_>,
+        staged: Option<&StagedName>,
+        known: Option<(u64, Record)>,
+    ) -> Result<Option<Name>> {
+        if self.run.source.settings.archive != ArchiveWhat::All || file.drop_old {
+            return Ok(None);
+        }
+        let (dir, from) = match staged {
+            Some(staged) => (self.staging.directory_of(staged).on_server(WHAT)?, &staged.name),
+            None => (self.snapshot.directory(&file.directory.path).on_server(WHAT)?, &file.entry.name),
+        };
+        let linked = match self.run.source.settings.link {
+            LinkWhen::Never => None,
+            _ => self.stage_link(&dir, from)?,
+        };
+        let (kept, known) = match linked {
+            Some(linked) => (linked, known),
+            None => {
+                let content = dir.open_file(from).on_server(WHAT)?;
+                (self.staging.copy(&content, file.entry).on_server(WHAT)?, None)
+            }
+        };
+        self.run.tally.progress.archived.add(1);
+        self.keep(file.directory, file.entry, kept, (file.hash, known)).map(Some)
+    }
+
+    // Gives an old version that stays in place its name in the archive; `None` when its inode takes no further name.
+    fn archive_link(&mut self, file: &NewFile<'_>, old: &Version, known: (u64, Record)) -> Result<Option<Name>> {
+        if old.archive_name.is_some() {
+            return Ok(old.archive_name.clone());
+        }
+        let dir = self.snapshot.directory(&file.directory.path).on_server(WHAT)?;
+        let Some(staged) = self.stage_link(&dir, &old.entry.name)? else { return Ok(None) };
+        let linked = self.staging.dir().metadata(&staged).on_server(WHAT)?;
+        if linked.inode.1 != known.0 {
+            self.staging.unlink(&staged.into()).on_server(WHAT)?;
+            return Ok(None);
+        }
+        self.evidence.carry_over(&linked, &known.1);
+        self.run.tally.progress.archived.add(1);
+        self.keep(file.directory, &old.entry, staged, (file.hash, Some(known))).map(Some)
+    }
+}
+
+fn looks_as(found: &Metadata, entry: &Entry, owned: bool) -> bool {
+    found.mtime == entry.mtime
+        && found.mode == mode_on_disk(entry)
+        && (!owned || (found.uid, found.gid) == (entry.uid, entry.gid))
+}

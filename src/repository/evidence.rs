@@ -1,0 +1,154 @@
+//! Proof that a plain file is, at this moment, the content that is claimed of it.
+//!
+//! A name and a size prove nothing: somebody may have changed the file, another process may be about to replace it, and an
+//! index that was put back may speak of another one. What counts is the file that is open: either its inode is as it was when
+//! its content was last known, or the content is read.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Seek};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::Repository;
+use super::dirs::{Dir, Metadata, file_metadata};
+use super::index::{Index, Record, Write};
+use super::place::Place;
+use crate::entry::{Hash, Kind, Version, hash_content};
+use crate::error::Result;
+use crate::path::Name;
+
+/// How old the last reading of a plain file may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Age {
+    /// Only so old, for a copy or a link of a file that has decayed would decay, too.
+    AtMost(Duration),
+    /// However old.
+    Any,
+}
+
+/// What is known of the contents of plain files: by the index, and what was found out since it was last written to.
+#[derive(Debug, Default)]
+pub struct Evidence {
+    found: HashMap<u64, Record>,
+    now: i64,
+}
+
+impl Evidence {
+    /// Nothing but what the index knows.
+    pub fn new() -> Evidence {
+        Evidence { found: HashMap::new(), now: now() }
+    }
+
+    /// The hash of an open file, and when its content was last read. Reads it if its inode is not as recorded.
+    pub fn content(
+        &mut self,
+        index: &Index,
+        (file, found): (&File, &Metadata),
+        age: Age,
+    ) -> Result<io::Result<Record>> {
+        let number = found.inode.1;
+        let known = match self.found.get(&number) {
+            Some(record) => Some(*record),
+            None => index.inode(number)?,
+        };
+        let is_young = |record: &Record| match age {
+            Age::Any => true,
+            // A clock that was wrong then must not make a file young for ever.
+            Age::AtMost(most) => {
+                (0..=most.as_nanos() as i128).contains(&(i128::from(self.now) - i128::from(record.read)))
+            }
+        };
+        if let Some(record) = known.filter(|record| record.fits(found) && is_young(record)) {
+            return Ok(Ok(record));
+        }
+        let read = read(file);
+        if let Ok(record) = &read {
+            self.found.insert(number, *record);
+        }
+        Ok(read)
+    }
+
+    /// True when an open file has this content.
+    pub fn proves(&mut self, index: &Index, file: (&File, &Metadata), hash: &Hash, age: Age) -> Result<Option<Record>> {
+        // No bytes are no bytes.
+        if file.1.size == 0 {
+            let record = Record::of(file.1, *blake3::hash(b"").as_bytes(), self.now);
+            return Ok((record.hash == *hash).then_some(record));
+        }
+        Ok(self.content(index, file, age)?.ok().filter(|record| record.hash == *hash))
+    }
+
+    /// What is at a place, if it proves to be a version's: a file with its content, a symlink with its target.
+    pub fn proves_version(
+        &mut self,
+        repository: &Repository,
+        index: &Index,
+        place: &Place,
+        version: &Version,
+    ) -> Result<Option<Metadata>> {
+        let Ok(dir) = place.open_directory(repository) else { return Ok(None) };
+        self.proves_version_at(index, (&dir, &place.name), version)
+    }
+
+    /// The same, of a name in an open directory.
+    pub fn proves_version_at(
+        &mut self,
+        index: &Index,
+        (dir, name): (&Dir, &Name),
+        version: &Version,
+    ) -> Result<Option<Metadata>> {
+        let Ok(found) = dir.metadata(name) else { return Ok(None) };
+        if found.kind != version.entry.kind {
+            return Ok(None);
+        }
+        let is_proved = match (found.kind, version.hash) {
+            (Kind::File, Some(hash)) => {
+                let Ok((file, found)) = dir.open_file_with_metadata(name) else { return Ok(None) };
+                found.size == version.entry.size && self.proves(index, (&file, &found), &hash, Age::Any)?.is_some()
+            }
+            (Kind::Symlink, _) => dir.read_symlink(name).is_ok_and(|target| target == version.entry.target),
+            _ => true,
+        };
+        Ok(is_proved.then_some(found))
+    }
+
+    /// When what is found out now was found out, nanoseconds since 1970 UTC.
+    pub fn now(&self) -> i64 {
+        self.now
+    }
+
+    /// The program itself has changed the inode, but not its content.
+    pub fn carry_over(&mut self, found: &Metadata, record: &Record) {
+        self.found.insert(found.inode.1, Record::of(found, record.hash, record.read));
+    }
+
+    /// Hands over what was found out, to be written to the index.
+    pub fn take(&mut self) -> Vec<(u64, Record)> {
+        self.now = now();
+        self.found.drain().collect()
+    }
+}
+
+/// Writes to the index what was found out.
+pub fn keep(write: &Write<'_>, found: &[(u64, Record)]) -> Result<()> {
+    found.iter().try_for_each(|(number, record)| write.set_inode(*number, record))
+}
+
+// What is changed while it is read is no content.
+fn read(mut file: &File) -> io::Result<Record> {
+    let before = file_metadata(file)?;
+    file.rewind()?;
+    let hash = hash_content(file, blake3::Hasher::new())?;
+    let after = file_metadata(file)?;
+    if (before.size, before.mtime) != (after.size, after.mtime) {
+        return Err(io::Error::other("it changed while it was read"));
+    }
+    // A link that is made meanwhile changes the ctime only; the earlier one counts then as none.
+    Ok(Record::of(&before, hash, now()))
+}
+
+fn now() -> i64 {
+    Timestamp::now().as_nanosecond() as i64
+}

@@ -1,0 +1,64 @@
+//! What is known of the inodes of plain files: proof of their content that need not be read again.
+//!
+//! A record counts only while size, mtime and ctime of the inode are as recorded: whoever changes a file changes its ctime.
+//! The device is no part of it, for a file system can have another number each time it is mounted.
+
+use rusqlite::params;
+
+use super::{Index, Write};
+use crate::entry::Hash;
+use crate::error::Result;
+use crate::repository::dirs::Metadata;
+
+/// A plain file's content, and what its inode was like when that was known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Bytes.
+    pub size: u64,
+    /// Nanoseconds since 1970 UTC.
+    pub mtime: i64,
+    /// Nanoseconds since 1970 UTC.
+    pub ctime: i64,
+    /// BLAKE3 of the content.
+    pub hash: Hash,
+    /// When the content was last read and hashed, nanoseconds since 1970 UTC.
+    pub read: i64,
+}
+
+impl Record {
+    /// The record of an inode as it is now.
+    pub fn of(found: &Metadata, hash: Hash, read: i64) -> Record {
+        Record { size: found.size, mtime: found.mtime, ctime: found.ctime, hash, read }
+    }
+
+    /// True while nothing has changed the inode since.
+    pub fn fits(&self, found: &Metadata) -> bool {
+        (self.size, self.mtime, self.ctime) == (found.size, found.mtime, found.ctime)
+    }
+}
+
+impl Index {
+    /// What is known of an inode.
+    pub fn inode(&self, number: u64) -> Result<Option<Record>> {
+        let sql = "SELECT size, mtime, ctime, hash, read FROM inode WHERE number = ?1";
+        self.one(sql, params![number as i64], |row| {
+            let size = row.get::<_, i64>(0)? as u64;
+            Ok(Record { size, mtime: row.get(1)?, ctime: row.get(2)?, hash: row.get(3)?, read: row.get(4)? })
+        })
+    }
+}
+
+impl Write<'_> {
+    /// Keeps what is known of an inode.
+    pub fn set_inode(&self, number: u64, record: &Record) -> Result<()> {
+        let sql =
+            "INSERT OR REPLACE INTO inode (number, size, mtime, ctime, hash, read) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+        let Record { size, mtime, ctime, hash, read } = *record;
+        self.execute(sql, params![number as i64, size as i64, mtime, ctime, hash, read])
+    }
+
+    /// Forgets an inode that is gone.
+    pub fn drop_inode(&self, number: u64) -> Result<()> {
+        self.execute("DELETE FROM inode WHERE number = ?1", params![number as i64])
+    }
+}
