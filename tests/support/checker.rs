@@ -64,7 +64,6 @@ struct Index {
     versions: BTreeMap<i64, Version>,
     inodes: HashMap<i64, Recorded>,
     findings: Vec<String>,
-    has_references: bool,
 }
 
 /// Something on the disk.
@@ -147,16 +146,9 @@ impl Index {
     fn of(connection: &Connection) -> rusqlite::Result<Index> {
         let mut findings = Vec::new();
         let format: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        // FORMAT 4 begin: to be removed.
-        let has_references = format != 4;
-        if format != 5 && format != 4 {
+        if format != 5 {
             findings.push(format!("the index has format {format}"));
         }
-        let (relies_on, inodes) = match has_references {
-            true => ("relies_on", "SELECT number, size, mtime, ctime, hash FROM inode"),
-            false => ("NULL", "SELECT 0, 0, 0, 0, x'' WHERE 0"),
-        };
-        // FORMAT 4 end.
         for text in all(connection, "PRAGMA integrity_check", |row| row.get::<_, String>(0))? {
             if text != "ok" {
                 findings.push(format!("SQLite finds: {text}"));
@@ -177,12 +169,10 @@ impl Index {
             let source_name = names.get(&source).cloned().unwrap_or_default();
             Ok((row.get(0)?, Directory { source, source_name, path: row.get(2)? }))
         })?;
-        let sql = format!(
-            "SELECT id, directory, name, kind, size, mtime, target, hash, from_run, until_run, archive_name, \
-             flags, {relies_on} FROM version"
-        );
-        let versions = all(connection, &sql, Version::of)?.into_iter().map(|version| (version.id, version)).collect();
-        let inodes = all(connection, inodes, |row| {
+        let sql = "SELECT id, directory, name, kind, size, mtime, target, hash, from_run, until_run, archive_name, flags, \
+                   relies_on FROM version";
+        let versions = all(connection, sql, Version::of)?.into_iter().map(|version| (version.id, version)).collect();
+        let inodes = all(connection, "SELECT number, size, mtime, ctime, hash FROM inode", |row| {
             let recorded = Recorded { size: row.get(1)?, mtime: row.get(2)?, ctime: row.get(3)?, hash: row.get(4)? };
             Ok((row.get(0)?, recorded))
         })?;
@@ -193,7 +183,6 @@ impl Index {
             versions,
             inodes: inodes.into_iter().collect(),
             findings,
-            has_references,
         })
     }
 }
@@ -337,17 +326,6 @@ impl Checking<'_> {
     fn archive_place(&self, version: &Version) -> Option<Place> {
         let directory = self.index.directories.get(&version.directory)?;
         let name = version.archive_name.as_ref()?;
-        // FORMAT 4 begin: to be removed.
-        if !self.index.has_references {
-            let mut place = join(&[b"archive", &directory.source_name]);
-            for part in directory.path.split(|&byte| byte == b'/').filter(|part| !part.is_empty()) {
-                let (plain, aside) = (join(&[&place, part]), join(&[&place, &[part, b"~"].concat()]));
-                let is_directory = |place: &Place| self.disk.get(place).is_some_and(|found| found.kind == DIR);
-                place = if !is_directory(&plain) && is_directory(&aside) { aside } else { plain };
-            }
-            return Some(join(&[&place, name]));
-        }
-        // FORMAT 4 end.
         Some(join(&[b"archive", &directory.source_name, &archive_directory(&directory.path), name]))
     }
 
@@ -397,7 +375,7 @@ impl Checking<'_> {
                 self.find(format!("version {} ({}) is in the archive, but no file", version.id, self.path(version)));
             }
             let is_past = version.until_run.is_some() && version.is_plain();
-            if self.index.has_references && is_past && version.archive_name.is_none() && version.relies_on.is_none() {
+            if is_past && version.archive_name.is_none() && version.relies_on.is_none() {
                 self.find(format!("past version {} ({}) has no plain file", version.id, self.path(version)));
             }
         }
@@ -557,16 +535,6 @@ impl Checking<'_> {
                 .flatten()
                 .any(|place| self.holds(version, &place).is_ok())
         };
-        // FORMAT 4 begin: to be removed.
-        if !self.index.has_references {
-            let same = |other: &&Version| {
-                other.kind == version.kind
-                    && other.hash == version.hash
-                    && (version.kind == FILE || version.target == other.target)
-            };
-            return version.size == 0 || version.kind == SYMLINK || self.index.versions.values().filter(same).any(own);
-        }
-        // FORMAT 4 end.
         own(version) || version.relies_on.and_then(|id| self.index.versions.get(&id)).is_some_and(own)
     }
 
@@ -655,3 +623,7 @@ impl History {
         self.versions.iter().filter(is_shown).map(|(_, path, _, _, shown)| (path.as_slice(), shown)).collect()
     }
 }
+
+#[cfg(test)]
+#[path = "checker/tests.rs"]
+mod tests;

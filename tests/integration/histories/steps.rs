@@ -305,7 +305,8 @@ impl World {
         }
         self.tell(format!("prune {source} {keep:?}"));
         let Some(repository) = self.repository() else { return };
-        let pruned = prune::Prune::new(&repository, false).source(&name(source), &keep, &mut |_| Ok(()));
+        let listener = Listener::default();
+        let pruned = prune::Prune::new(&repository, false, &listener).source(&name(source), &keep, &mut |_| Ok(()));
         match pruned {
             Ok(pruned) => self.tell(format!("    {pruned:?}")),
             Err(error) => self.find(format!("prune fails: {error}")),
@@ -356,7 +357,8 @@ impl World {
             (prune::forget::What::Path(checked), Box::new(goes))
         };
         let Some(repository) = self.repository() else { return };
-        match prune::forget::forget(&repository, &name(source), &what, false, &mut |_| Ok(())) {
+        let listener = Listener::default();
+        match prune::forget::forget(&repository, &name(source), &what, (false, &listener), &mut |_| Ok(())) {
             Ok(_) => self.forgotten(source, goes),
             Err(error) => self.find(format!("forget fails: {error}")),
         }
@@ -420,7 +422,9 @@ impl World {
         let planned = Planned::throw(self, source, dice);
         let most = [20, 60, 200][dice.below(3) as usize];
         let at = 1 + dice.below(most);
-        let (mut command, words) = match dice.below(if self.exists() { 6 } else { 1 }) {
+        let kinds = if super::is_left_out("Rebuild") { 5 } else { 6 };
+        let kinds = if self.exists() { kinds } else { 1 };
+        let (mut command, words) = match dice.below(kinds) {
             0..=3 => (planned.command(self), planned.words()),
             4 => {
                 let keep = ["--keep-last", ["1", "2"][dice.below(2) as usize]];
@@ -456,6 +460,7 @@ impl World {
         let listener = Listener::default();
         match archive::check::check(&repository, &listener) {
             Ok(0) => {}
+            Ok(_) if super::is_left_out("Program") => {}
             Ok(count) => self.find(format!("index check finds {count} after a fault: {:?}", listener.errors())),
             Err(error) => self.find(format!("index check fails after a fault: {error}")),
         }
@@ -481,7 +486,7 @@ impl World {
         let Some(repository) = self.repository() else { return };
         let certain: Vec<PathBuf> =
             state.iter().filter(|(_, walk)| walk.is_some()).map(|(root, _)| root.clone()).collect();
-        let whole = dice.below(2) == 0 && certain.len() == state.len();
+        let whole = dice.below(2) == 0 && certain.len() == state.len() && !super::is_left_out("Whole");
         let Some(root) = dice.one_of(&certain) else { return };
         // A root that was removed as a whole is no path of that moment.
         if !whole && state[&root].as_ref().is_none_or(|walk| walk.is_empty()) {

@@ -170,7 +170,7 @@ impl World {
             Ok(history) => self.compare(&history),
             Err(error) => self.find(format!("the index can't be read: {error}")),
         }
-        if dice.below(3) == 0 {
+        if dice.below(3) == 0 && !super::is_left_out("Program") {
             self.ask_program(dice.below(3) == 0);
         }
     }
