@@ -1,6 +1,6 @@
 //! `index check`: do the trees and the index tell the same story? Names, kinds and sizes; content is for `verify`.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -9,6 +9,7 @@ use crate::entry::{DirectoryId, Kind, Version, is_on_disk};
 use crate::error::{Kind as ErrorKind, OnServer, Result};
 use crate::path::{AbsPath, Escaped, Name, SourceName};
 use crate::report::Report;
+use crate::repository::archive::{original_path, path_on_disk};
 use crate::repository::dirs::{Dir, Metadata};
 use crate::repository::index::{Index, SourceId};
 use crate::repository::journal::recover;
@@ -31,6 +32,10 @@ pub fn check(repository: &Repository, report: &dyn Report) -> Result<u64> {
     sources.sort();
     sources.dedup();
     let mut count = 0;
+    if let Err(error) = repository.check_index_is_newest(&index) {
+        report.error(&error);
+        count += 1;
+    }
     for source in &sources {
         count += check_source(repository, &mut index, source, report)?.count;
     }
@@ -49,6 +54,9 @@ fn mend_contents(index: &mut Index, report: &dyn Report) -> Result<u64> {
     Ok(wrong)
 }
 
+/// A file or symlink of which the index knows nothing: its tree, and its path below the source's directory there.
+pub type Unknown = (Tree, AbsPath);
+
 /// What is not as the index says.
 #[derive(Debug, Default)]
 pub struct Problems {
@@ -56,6 +64,10 @@ pub struct Problems {
     pub count: u64,
     /// Versions whose plain file is lost, and in which tree.
     pub lost: Vec<(Tree, Version)>,
+    /// Versions that some run shows, and that have no plain file by what the index says.
+    pub baseless: Vec<Version>,
+    /// What the index knows nothing of.
+    pub unknown: Vec<Unknown>,
 }
 
 /// As [`check`], of one source.
@@ -72,23 +84,61 @@ pub fn check_source(
     };
     let mut problems = Problems::default();
     for tree in [Tree::Snapshot, Tree::Archive] {
-        let mut checking = Checking {
-            repository,
-            index,
-            report,
-            source,
-            id,
-            tree,
-            seen: HashSet::new(),
-            problems: Problems::default(),
-        };
+        let (seen, reverse) = (HashSet::new(), reverse_of(index, id, tree)?);
+        let mut checking = Checking { repository, index, report, source, id, tree, reverse, seen, problems };
         checking.on_disk()?;
         checking.in_index()?;
-        problems.count += checking.problems.count;
-        problems.lost.extend(checking.problems.lost);
+        problems = checking.problems;
     }
     problems.count += check_fingerprints(index, id, source, report)?;
+    check_references(index, (id, source), report, &mut problems)?;
     Ok(problems)
+}
+
+// Which version has its content where must hold in the index itself.
+fn check_references(
+    index: &Index,
+    (id, source): (SourceId, &SourceName),
+    report: &dyn Report,
+    problems: &mut Problems,
+) -> Result<()> {
+    let path_of = |version: &Version| -> Result<String> {
+        let directory = index.directory_path(version.directory)?;
+        let path = directory.and_then(|directory| directory.join(&version.entry.name));
+        Ok(path.map_or("?".to_owned(), |path| path.to_string()))
+    };
+    let baseless = index.baseless(id)?;
+    for version in &baseless {
+        let (path, from) = (path_of(version)?, version.from_run);
+        report.error(format_args!("the version of `{path}` of `{source}` from run {from} has no plain file"));
+    }
+    let wrong = index.wrongly_relying(id)?;
+    for version in &wrong {
+        let (path, from) = (path_of(version)?, version.from_run);
+        report.error(format_args!(
+            "the version of `{path}` of `{source}` from run {from} relies on a plain file that is not its own: \
+             run `archive index rebuild`"
+        ));
+    }
+    let unlisted = index.unlisted_directories(id)?;
+    for path in &unlisted {
+        report.error(format_args!(
+            "`{path}` of `{source}` holds something and is in no directory: run `archive index rebuild`, then pull"
+        ));
+    }
+    problems.count += (baseless.len() + wrong.len() + unlisted.len()) as u64;
+    problems.baseless = baseless;
+    Ok(())
+}
+
+// Which client's directory a directory of the archive is, where its name there does not tell.
+fn reverse_of(index: &Index, id: SourceId, tree: Tree) -> Result<HashMap<Vec<u8>, AbsPath>> {
+    if tree == Tree::Snapshot {
+        return Ok(HashMap::new());
+    }
+    let directories = index.directories_below(id, &AbsPath::root())?.into_iter();
+    let named = directories.map(|(_, path)| (path_on_disk(&path), path));
+    Ok(named.filter(|(on_disk, path)| on_disk != path.below_root()).collect())
 }
 
 // What a directory's fingerprint says must be what is current in it, or pulls would pass over changes.
@@ -122,6 +172,8 @@ struct Checking<'a> {
     source: &'a SourceName,
     id: SourceId,
     tree: Tree,
+    // Directories of the archive that have other names than the client's.
+    reverse: HashMap<Vec<u8>, AbsPath>,
     // Directories of the index that are on the disk.
     seen: HashSet<DirectoryId>,
     problems: Problems,
@@ -141,9 +193,9 @@ impl Checking<'_> {
         Ok(())
     }
 
-    // Compares one directory; returns the directories in it.
-    fn directory(&mut self, path: &AbsPath, dir: &Dir) -> Result<Vec<AbsPath>> {
-        let expected = self.expected(path)?;
+    // Compares one directory, by its path on the disk; returns the directories in it.
+    fn directory(&mut self, on_disk: &AbsPath, dir: &Dir) -> Result<Vec<AbsPath>> {
+        let (client, expected) = self.expected(on_disk)?;
         let mut children = Vec::new();
         let mut found = HashSet::new();
         for name in dir.names().on_server(WHAT)? {
@@ -152,17 +204,20 @@ impl Checking<'_> {
                 other => other.on_server(WHAT)?,
             };
             match expected.get(&name) {
-                Some(version) => self.compare(path, dir, (&name, version), &metadata)?,
+                Some(version) => self.compare(&client, dir, (&name, version), &metadata)?,
                 None if metadata.kind == Kind::Dir => {}
-                None => self.tell(path, &name, "is unknown to the index"),
+                None => {
+                    self.tell_on_disk(on_disk, &name, "is unknown to the index");
+                    self.problems.unknown.extend(on_disk.join(&name).map(|path| (self.tree, path)));
+                }
             }
             if metadata.kind == Kind::Dir {
-                children.extend(path.join(&name));
+                children.extend(on_disk.join(&name));
             }
             found.insert(name);
         }
         for (name, version) in expected.iter().filter(|(name, _)| !found.contains(*name)) {
-            self.tell_lost(path, name, version, "is missing")?;
+            self.tell_lost(&client, name, version, "is missing")?;
         }
         Ok(children)
     }
@@ -187,29 +242,19 @@ impl Checking<'_> {
         }
     }
 
-    // What the index says should be in a directory of this tree, by name, and that it was looked at.
-    fn expected(&mut self, path: &AbsPath) -> Result<BTreeMap<Name, Version>> {
-        let mut expected = BTreeMap::new();
-        for path in self.clients_paths(path) {
-            if let Some((id, _)) = self.index.directory(self.id, &path)? {
-                self.seen.insert(id);
-                expected.extend(self.places_in(id)?);
-            }
-        }
-        Ok(expected)
-    }
-
-    // A directory of the archive, and any above it, may have a `~` behind its name: see `archive::open_directory`.
-    fn clients_paths(&self, path: &AbsPath) -> Vec<AbsPath> {
-        const MOST: usize = 64;
-        let mut paths = vec![AbsPath::root()];
-        for part in path.below_root().split(|&byte| byte == b'/').filter(|part| !part.is_empty()) {
-            let plain = part.strip_suffix(b"~").filter(|_| self.tree == Tree::Archive && paths.len() < MOST);
-            let names = [Some(part), plain].into_iter().flatten().filter_map(Name::new);
-            let names: Vec<_> = names.collect();
-            paths = paths.iter().flat_map(|above| names.iter().filter_map(|name| above.join(name))).collect();
-        }
-        paths
+    // Which client's directory a directory of this tree is, and what the index says should be in it.
+    fn expected(&mut self, on_disk: &AbsPath) -> Result<(AbsPath, BTreeMap<Name, Version>)> {
+        let client = match (self.tree, self.reverse.get(on_disk.below_root())) {
+            (Tree::Snapshot, _) => on_disk.clone(),
+            (Tree::Archive, Some(client)) => client.clone(),
+            (Tree::Archive, None) => original_path(on_disk).0,
+        };
+        let is_here = self.tree == Tree::Snapshot || path_on_disk(&client) == on_disk.below_root();
+        let known = if is_here { self.index.directory(self.id, &client)? } else { None };
+        let Some((id, _)) = known else { return Ok((client, BTreeMap::new())) };
+        self.seen.insert(id);
+        let expected = self.places_in(id)?.into_iter().collect();
+        Ok((client, expected))
     }
 
     fn places_in(&self, id: DirectoryId) -> Result<Vec<(Name, Version)>> {
@@ -253,8 +298,15 @@ impl Checking<'_> {
     }
 
     fn tell(&mut self, path: &AbsPath, name: &Name, what: &str) {
+        let (tree, source) = (self.tree, self.source.clone());
+        let place = Place { tree, source, directory: path.clone(), name: name.clone() };
         self.problems.count += 1;
-        let place = path_in(self.tree.name(), self.source, path, name);
+        self.report.error(format_args!("`{}` {what}", Escaped(&place.on_disk())));
+    }
+
+    fn tell_on_disk(&mut self, on_disk: &AbsPath, name: &Name, what: &str) {
+        let place = path_in(self.tree.name(), self.source, on_disk, name);
+        self.problems.count += 1;
         self.report.error(format_args!("`{}` {what}", Escaped(&place)));
     }
 }

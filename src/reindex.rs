@@ -10,15 +10,16 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use jiff::Timestamp;
+use nix::errno::Errno;
 
-use crate::entry::{Hash, Kind, flags, hash_content, is_on_disk};
+use crate::entry::{DirectoryId, Hash, Kind, Version, flags, hash_content, is_on_disk};
 use crate::error::{Error, OnServer, Result};
 use crate::path::{AbsPath, Escaped, Name, SourceName};
 use crate::report::Report;
 use crate::repository::Repository;
-use crate::repository::archive::{open_directory, original_name};
+use crate::repository::archive::{open_directory, original_name, original_path, path_on_disk};
 use crate::repository::dirs::{Dir, Metadata};
-use crate::repository::index::{Index, NewVersion, SourceId, Write};
+use crate::repository::index::{Index, NewVersion, Record, SourceId, Write};
 use crate::repository::journal::recover;
 use crate::repository::lock::Lock;
 use crate::repository::place::Tree;
@@ -42,31 +43,91 @@ pub struct Rebuilt {
     pub bytes: u64,
 }
 
-/// Makes the index anew from the two trees, reading every inode once. What only the index knew is lost: exact times,
-/// owners and modes of files that share an inode, devices, earlier directories.
+/// Brings the index in line with the two trees, reading every inode once; makes it where there is none. What the index says
+/// of a plain file that is as it says stays. Of others only place and content are certain: times, owners and modes of files
+/// that share an inode, devices and earlier directories are lost.
 pub fn rebuild(repository: &Repository, report: &dyn Report) -> Result<Rebuilt> {
     let _lock = Lock::repository(repository, Duration::ZERO)?;
     let mut index = repository.index()?;
     index.expect_much_writing()?;
     let mut rebuilt = Rebuilt::default();
-    let sources = repository.sources_on_disk()?;
+    let mut sources = repository.sources_on_disk()?;
+    for name in index.source_names()? {
+        sources.push(SourceName::new(&name)?);
+    }
+    sources.sort();
+    sources.dedup();
     for source in &sources {
         // What can't be finished is read from the trees as it is.
         if let Err(error) = recover(repository, &mut index, source) {
             report.warn(&error);
         }
-    }
-    let ids = sources.iter().map(|source| index.enter_source(source)).collect::<Result<Vec<_>>>()?;
-    let runs = ids.iter().map(|id| repository.begin_run(&mut index, *id)).collect::<Result<Vec<_>>>()?;
-    let write = index.write()?;
-    write.delete_all()?;
-    for ((source, id), run) in sources.iter().zip(ids).zip(&runs) {
+        let id = index.enter_source(source)?;
+        let run = repository.begin_run(&mut index, id)?;
         report.notice(format_args!("reads everything of `{source}`"));
-        rebuild_source(repository, source, &Entering { write: &write, source: id, run: *run }, &mut rebuilt)?;
+        normalize(repository, &index, (id, source), report)?;
+        let known = reverse_of(&index, id)?;
+        let write = index.write()?;
+        write.clear_pending(id)?;
+        write.begin_finding()?;
+        let entering = Entering { write: &write, source: id, run };
+        rebuild_source(repository, (source, &known), &entering, &mut rebuilt)?;
+        let unfound = write.end_finding(id, run)?;
+        write.forget_fingerprints(id)?;
+        write.end_rebuild(run, Timestamp::now())?;
+        write.commit()?;
+        if unfound.baseless > 0 {
+            report.warn(format_args!(
+                "{} versions of `{source}` have no plain file: `archive verify --repair` looks for their contents",
+                unfound.baseless
+            ));
+        }
     }
-    runs.iter().try_for_each(|run| write.end_rebuild(*run, Timestamp::now()))?;
+    let write = index.write()?;
+    write.restore_contents()?;
     write.commit()?;
     Ok(rebuilt)
+}
+
+// Which client's directory a directory of the archive is, where its name there does not tell.
+type Reverse = HashMap<Vec<u8>, AbsPath>;
+
+fn reverse_of(index: &Index, id: SourceId) -> Result<Reverse> {
+    let directories = index.directories_below(id, &AbsPath::root())?.into_iter();
+    let named = directories.map(|(_, path)| (path_on_disk(&path), path));
+    Ok(named.filter(|(on_disk, path)| on_disk != path.below_root()).collect())
+}
+
+// Directories of the archive that have names which no client's directory has there get the names that they should have.
+fn normalize(
+    repository: &Repository,
+    index: &Index,
+    (id, source): (SourceId, &SourceName),
+    report: &dyn Report,
+) -> Result<()> {
+    let (base, known) = (repository.archive(source)?, reverse_of(index, id)?);
+    let mut waiting = vec![AbsPath::root()];
+    while let Some(path) = waiting.pop() {
+        let dir = base.open(path.below_root()).on_server(WHAT)?;
+        let (original, is_exact) = original_path(&path);
+        let is_right = is_exact || known.contains_key(path.below_root());
+        for name in dir.names().on_server(WHAT)? {
+            let is_dir = dir.metadata(&name).on_server(WHAT)?.kind == Kind::Dir;
+            if is_dir {
+                waiting.extend(path.join(&name));
+            } else if !is_right {
+                let to = base.open_or_create(&path_on_disk(&original)).on_server(WHAT)?;
+                match dir.rename(&name, &to, &name) {
+                    Err(Errno::EEXIST) => report.warn(format_args!(
+                        "`{}` is in a directory that is no client's, and stays there",
+                        Escaped(path.join(&name).as_ref().map_or(b"", |path| path.as_bytes()))
+                    )),
+                    other => other.on_server(WHAT)?,
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Something found in a tree; a file's hash follows when it is known.
@@ -85,7 +146,7 @@ type Inodes = Mutex<HashMap<(u64, u64), Arc<OnceLock<std::result::Result<Hash, S
 
 fn rebuild_source(
     repository: &Repository,
-    source: &SourceName,
+    (source, known): (&SourceName, &Reverse),
     entering: &Entering<'_>,
     rebuilt: &mut Rebuilt,
 ) -> Result<()> {
@@ -96,7 +157,7 @@ fn rebuild_source(
         let (hashed, to_enter) = bounded::<Result<Found>>(QUEUE);
         let failed = hashed.clone();
         scope.spawn(move || {
-            if let Err(error) = walk(repository, source, &listed) {
+            if let Err(error) = walk(repository, (source, known), &listed) {
                 // The receiver is gone only when another error came first.
                 let _ = failed.send(Err(error));
             }
@@ -110,13 +171,21 @@ fn rebuild_source(
     })
 }
 
-fn walk(repository: &Repository, source: &SourceName, listed: &Sender<(Found, Option<File>)>) -> Result<()> {
+fn walk(
+    repository: &Repository,
+    (source, known): (&SourceName, &Reverse),
+    listed: &Sender<(Found, Option<File>)>,
+) -> Result<()> {
     for (tree, base) in [(Tree::Snapshot, repository.snapshot(source)?), (Tree::Archive, repository.archive(source)?)] {
         let mut waiting = vec![AbsPath::root()];
         while let Some(path) = waiting.pop() {
             let dir = base.open(path.below_root()).on_server(WHAT)?;
+            let client = match tree {
+                Tree::Snapshot => path.clone(),
+                Tree::Archive => known.get(path.below_root()).cloned().unwrap_or_else(|| original_path(&path).0),
+            };
             for name in dir.names().on_server(WHAT)? {
-                let (found, file) = look(tree, &path, &dir, name)?;
+                let (found, file) = look(tree, &client, &dir, name)?;
                 if found.metadata.kind == Kind::Dir {
                     waiting.extend(path.join(&found.name));
                 }
@@ -130,9 +199,13 @@ fn walk(repository: &Repository, source: &SourceName, listed: &Sender<(Found, Op
 }
 
 fn look(tree: Tree, path: &AbsPath, dir: &Dir, name: Name) -> Result<(Found, Option<File>)> {
-    let metadata = dir.metadata(&name).on_server(WHAT)?;
+    let mut metadata = dir.metadata(&name).on_server(WHAT)?;
     let target = if metadata.kind == Kind::Symlink { dir.read_symlink(&name).on_server(WHAT)? } else { Vec::new() };
-    let file = if metadata.kind == Kind::File { Some(dir.open_file(&name).on_server(WHAT)?) } else { None };
+    let mut file = None;
+    if metadata.kind == Kind::File {
+        let opened = dir.open_file_with_metadata(&name).on_server(WHAT)?;
+        (file, metadata) = (Some(opened.0), opened.1);
+    }
     let found = Found { tree, directory: path.clone(), name, metadata, target, hash: None, first: false };
     Ok((found, file))
 }
@@ -185,21 +258,51 @@ impl Entering<'_> {
         if !is_on_disk(found.metadata.kind) || (found.tree == Tree::Archive && found.metadata.kind == Kind::Dir) {
             return Ok(());
         }
+        if let Some(hash) = found.hash.filter(|_| found.metadata.size > 0) {
+            let record = Record::of(&found.metadata, hash, Timestamp::now().as_nanosecond() as i64);
+            self.write.set_inode(found.metadata.inode.1, &record)?;
+        }
         let directory = self.write.enter_directory(self.source, &found.directory)?;
-        let in_archive = found.tree == Tree::Archive;
-        let name = if in_archive { original_name(&found.name) } else { found.name.clone() };
-        let entry = found.metadata.entry(name, found.target);
-        let archive_name = in_archive.then_some(&found.name);
-        let version = NewVersion {
-            directory,
-            entry: &entry,
-            hash: found.hash,
-            run: self.run,
-            archive_name,
-            flags: flags::REBUILT,
-        };
-        if in_archive { self.write.insert_past(&version) } else { self.write.insert(&version) }
+        match found.tree {
+            Tree::Snapshot => self.enter_current(directory, found),
+            Tree::Archive => self.enter_archived(directory, found),
+        }
     }
+
+    fn enter_current(&self, directory: DirectoryId, found: Found) -> Result<()> {
+        if let Some(known) = self.write.current_named(directory, &found.name)? {
+            if is_as_known(&known, &found) {
+                return self.write.set_found(known.id);
+            }
+            self.write.close(known.id, self.run, known.archive_name.as_ref())?;
+        } else if found.metadata.kind == Kind::Dir
+            && let Some(path) = found.directory.join(&found.name)
+            && self.write.only_leads(self.source, &path)?
+        {
+            return Ok(());
+        }
+        let entry = found.metadata.entry(found.name, found.target);
+        let (hash, run, archive_name, flags) = (found.hash, self.run, None, flags::REBUILT);
+        let id = self.write.insert(&NewVersion { directory, entry: &entry, hash, run, archive_name, flags })?;
+        self.write.set_found(id)
+    }
+
+    fn enter_archived(&self, directory: DirectoryId, found: Found) -> Result<()> {
+        if let Some(known) = self.write.archived_as(directory, &found.name)? {
+            if is_as_known(&known, &found) {
+                return self.write.set_found(known.id);
+            }
+            self.write.set_archive_name(known.id, None)?;
+        }
+        let entry = found.metadata.entry(original_name(&found.name), found.target);
+        let (hash, run, archive_name, flags) = (found.hash, self.run, Some(&found.name), flags::REBUILT);
+        let id = self.write.insert_past(&NewVersion { directory, entry: &entry, hash, run, archive_name, flags })?;
+        self.write.set_found(id)
+    }
+}
+
+fn is_as_known(known: &Version, found: &Found) -> bool {
+    known.entry.kind == found.metadata.kind && known.hash == found.hash && known.entry.target == found.target
 }
 
 /// Brings the index up to date with single files of the trees that were changed by hand; returns how many rows
@@ -272,6 +375,7 @@ impl Spot {
             write.delete(known.id)?;
         }
         let entering = Entering { write: &write, source, run };
+        write.begin_finding()?;
         if let Some(found) = found {
             entering.enter(found, &mut Rebuilt::default())?;
         }

@@ -17,14 +17,17 @@ use crate::path::{AbsPath, Escaped, SourceName};
 use crate::report::Report;
 use crate::repository::Repository;
 use crate::repository::dirs::Metadata;
-use crate::repository::index::{Index, Located, SourceId, Verification};
+use crate::repository::evidence::keep;
+use crate::repository::index::{Index, Located, Record, SourceId, Verification};
 use crate::repository::journal::recover;
 use crate::repository::lock::Lock;
 use crate::repository::place::Place;
 use crate::source::LinkWhen;
 
+mod orphans;
 mod repair;
 
+use orphans::Orphans;
 use repair::Repair;
 
 // How long to wait for a pull that has been broken off, and is about to be gone.
@@ -32,6 +35,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 // Files that may wait for a thread to read them.
 const QUEUE: usize = 256;
+
+// How many inodes are written to the index at once.
+const RECORDS: usize = 8192;
 
 // More threads than this rarely read faster.
 const MOST_THREADS: usize = 8;
@@ -65,9 +71,10 @@ pub fn verify(repository: &Repository, source: &SourceName, options: Options, re
     let mut index = repository.known_index()?;
     let _lock = options.repair.map(|_| Lock::source(repository, source, PATIENCE)).transpose()?;
     if options.repair.is_some() {
+        repository.check_index_is_newest(&index)?;
         recover(repository, &mut index, source)?;
     }
-    let Problems { count: bad, lost } = check_source(repository, &mut index, source, report)?;
+    let Problems { count: bad, lost, baseless, unknown } = check_source(repository, &mut index, source, report)?;
     let Some(id) = index.source_id(source)? else { return Ok(Verified { bad, ..Verified::default() }) };
     let chosen = match options.sample {
         Some(percent) => Some(index.longest_unverified(id, percent)?.into_iter().collect::<HashSet<_>>()),
@@ -77,7 +84,7 @@ pub fn verify(repository: &Repository, source: &SourceName, options: Options, re
     let threads = thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
     let mut verified = Verified { bad, ..Verified::default() };
     let mut examined = HashMap::new();
-    let mut wrong = Vec::new();
+    let (mut wrong, mut records) = (Vec::new(), Vec::new());
     thread::scope(|scope| {
         let (found, to_read) = bounded::<Copy>(QUEUE);
         let (read, outcomes) = bounded(QUEUE);
@@ -93,6 +100,13 @@ pub fn verify(repository: &Repository, source: &SourceName, options: Options, re
                 verified.inodes += 1;
                 verified.bytes += copy.metadata.size;
             }
+            if let (true, Ok(hash)) = (outcome.first && copy.metadata.size > 0, &outcome.hash) {
+                let read = Timestamp::now().as_nanosecond() as i64;
+                records.push((copy.metadata.inode.1, Record::of(&copy.metadata, *hash, read)));
+                if records.len() >= RECORDS {
+                    keep_records(&mut index, &mut records)?;
+                }
+            }
             let is_bad = examined.entry(copy.located.version.id).or_insert(false);
             if let Some(found) = reading.judge(&index, copy, outcome)? {
                 *is_bad = true;
@@ -101,20 +115,34 @@ pub fn verify(repository: &Repository, source: &SourceName, options: Options, re
         }
         finder.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })?;
+    keep_records(&mut index, &mut records)?;
     verified.bad += wrong.len() as u64;
     let mut sources = Sources::new(repository, &index, &wrong);
     wrong.iter().try_for_each(|wrong| sources.tell(wrong, report))?;
     let misplaced = sources.misplaced;
     let known: HashSet<i64> = lost.iter().map(|(_, version)| version.id).collect();
     if let Some(link) = options.repair {
-        let lost = lost.into_iter().chain(wrong.into_iter().map(|wrong| (wrong.place.tree, wrong.version))).collect();
-        let repaired = Repair::open(repository, source, link, misplaced)?.repair(&mut index, lost, report)?;
+        let wrong = wrong.into_iter().map(|wrong| (wrong.place.tree, wrong.version));
+        let lost = lost.into_iter().chain(wrong).map(|(tree, version)| (Some(tree), version));
+        let lost = lost.chain(baseless.into_iter().map(|version| (None, version))).collect();
+        let orphans = Orphans::find(repository, source, &unknown)?;
+        let repaired =
+            Repair::open(repository, source, link, (misplaced, orphans))?.repair(&mut index, lost, report)?;
         examined.extend(repaired.iter().map(|version| (*version, false)));
         verified.repaired = repaired.len() as u64;
         verified.bad -= verified.repaired;
     }
     remember(&mut index, id, &known, &examined, &verified)?;
     Ok(verified)
+}
+
+// So that no file has to be read again before it is linked to.
+fn keep_records(index: &mut Index, records: &mut Vec<(u64, Record)>) -> Result<()> {
+    let write = index.write()?;
+    keep(&write, records)?;
+    write.commit()?;
+    records.clear();
+    Ok(())
 }
 
 // What a sample did not read is as bad as it was when it was last read.
@@ -226,8 +254,10 @@ impl Reading<'_> {
                 let located = Located { source: self.source.clone(), directory: directory.clone(), version };
                 for place in Place::all_of(&located) {
                     // What can't be opened, or has another size, was told of already.
-                    let Ok((dir, metadata)) = place.look(self.repository) else { continue };
-                    let Ok(file) = dir.open_file(&place.name) else { continue };
+                    let opened = place.open_directory(self.repository);
+                    let Ok((file, metadata)) = opened.and_then(|dir| dir.open_file_with_metadata(&place.name)) else {
+                        continue;
+                    };
                     if metadata.size != located.version.entry.size {
                         continue;
                     }

@@ -31,6 +31,8 @@ mod histories;
 mod hostile;
 #[path = "integration/index.rs"]
 mod index;
+#[path = "integration/integrity.rs"]
+mod integrity;
 #[path = "integration/large.rs"]
 mod large;
 #[path = "integration/line.rs"]

@@ -96,15 +96,15 @@ impl Ways<'_> {
         }
     }
 
-    // A rebuilt index does not know ctimes; here size and mtime must do, or all would be copied again.
+    // A rebuilt index does not know ctimes. What size and mtime say is no proof, but the client's hash is, and spares sending
+    // everything again.
     fn to_server(&self, task: FileTask) -> Result<()> {
-        let rebuilt = |old: &Version| {
-            old.has(flags::REBUILT) && old.entry.mtime == task.entry.mtime && old.entry.size == task.entry.size
+        let is_alike = |old: &Version| {
+            old.has(flags::REBUILT) && (old.entry.mtime, old.entry.size) == (task.entry.mtime, task.entry.size)
         };
-        let known = task.old.as_deref().filter(|old| rebuilt(old)).and_then(|old| old.hash);
-        match known {
-            Some(hash) => self.onward.change(Change::Known(task, hash)),
-            None => self.onward.fetch.want(task),
+        match task.old.as_deref().is_some_and(is_alike) {
+            true => self.hashing.send(task).map_err(aborted),
+            false => self.onward.fetch.want(task),
         }
     }
 

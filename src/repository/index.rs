@@ -16,13 +16,16 @@ mod attributes;
 mod contents;
 mod facts;
 mod inodes;
+mod invariants;
 mod migration;
+mod reconcile;
 mod verified;
 mod write;
 
 pub use attributes::encode as attributes_text;
 pub use facts::{Located, RunRow, Stats};
 pub use inodes::Record;
+pub use reconcile::Unfound;
 pub use verified::Verification;
 pub use write::{NewVersion, Write};
 
@@ -180,12 +183,7 @@ impl Index {
 
     /// The directories of a source at and below `path`, each deeper one after what holds it.
     pub fn directories_below(&self, source: SourceId, path: &AbsPath) -> Result<Vec<(DirectoryId, AbsPath)>> {
-        let mut from = path.as_bytes().to_vec();
-        if !path.is_root() {
-            from.push(b'/');
-        }
-        let mut until = from.clone();
-        *until.last_mut().expect("a path has a byte") += 1;
+        let (from, until) = range_below(path);
         let sql = "SELECT id, path FROM directory WHERE source = ?1 AND (path = ?2 OR (path >= ?3 AND path < ?4)) ORDER BY path";
         self.all(sql, params![source.0, path.as_bytes(), from, until], |row| {
             Ok((DirectoryId(row.get(0)?), path_of(row.get_ref(1)?)?))
@@ -481,6 +479,17 @@ fn version_of(row: &Row<'_>) -> rusqlite::Result<Version> {
         flags: row.get(18)?,
         relies_on: row.get(20)?,
     })
+}
+
+// The least of the paths below one, and what is greater than all of them.
+fn range_below(path: &AbsPath) -> (Vec<u8>, Vec<u8>) {
+    let mut from = path.as_bytes().to_vec();
+    if !path.is_root() {
+        from.push(b'/');
+    }
+    let mut until = from.clone();
+    *until.last_mut().expect("a path has a byte") += 1;
+    (from, until)
 }
 
 fn name_of(value: ValueRef<'_>) -> rusqlite::Result<Name> {

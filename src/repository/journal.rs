@@ -374,13 +374,15 @@ impl Rows<'_> {
         match row {
             Row::Begin { directory, entry, hash, archive_name, flags } => {
                 let (directory, archive_name) = (self.id(*directory)?, archive_name.as_ref());
-                self.write.insert(&NewVersion { directory, entry, hash: *hash, run, archive_name, flags: *flags })
+                let version = NewVersion { directory, entry, hash: *hash, run, archive_name, flags: *flags };
+                self.write.insert(&version).map(drop)
             }
             Row::End { id, archive_name } => self.write.close(*id, run, archive_name.as_ref()),
             Row::Stray { directory, entry, hash, archive_name } => {
                 let directory = self.write.enter_directory(self.source, directory)?;
                 let (archive_name, flags) = (Some(archive_name), flags::REBUILT);
-                self.write.insert_past(&NewVersion { directory, entry, hash: *hash, run, archive_name, flags })
+                let version = NewVersion { directory, entry, hash: *hash, run, archive_name, flags };
+                self.write.insert_past(&version).map(drop)
             }
             Row::Refresh { id, entry, hash, flags } => self.write.refresh(*id, entry, *hash, *flags),
             Row::Flag { id } => self.write.flag(*id, flags::UNREADABLE),

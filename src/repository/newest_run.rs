@@ -26,7 +26,9 @@ impl Repository {
 
     /// Refuses an index that is older than the trees: what it says of them is not so any more.
     pub fn check_index_is_newest(&self, index: &Index) -> Result<()> {
-        let (known, newest) = (index.newest_run()?, self.newest_run()?);
+        // The file first: its number is written when the index knows the run already.
+        let newest = self.newest_run()?;
+        let known = index.newest_run()?;
         if known >= newest {
             return Ok(());
         }

@@ -1,11 +1,12 @@
 //! Repair: a good copy comes to where a plain file is rotten or missing; what was there is put aside, never deleted.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use nix::errno::Errno;
 
-use crate::entry::{Hash, Kind, Version, flags, hash_content, mode_on_disk};
+use super::orphans::{Orphan, Orphans};
+use crate::entry::{DirectoryId, Hash, Kind, Version, flags, hash_content, mode_on_disk};
 use crate::error::{OnServer, Result};
 use crate::path::{Escaped, Name, SourceName};
 use crate::report::Report;
@@ -25,22 +26,29 @@ pub(super) struct Repair<'a> {
     source: &'a SourceName,
     staging: Arc<Staging>,
     damaged: Archive,
+    archive: Archive,
+    // Names in the archive that versions without a place are about to get.
+    taken: HashSet<(DirectoryId, Name)>,
     link: LinkWhen,
     // Contents that were found where others should be.
     misplaced: HashMap<Hash, Place>,
+    orphans: Orphans,
 }
 
 /// A version whose plain file is not what it was, and what is to come in its place, if there is anything.
 struct Lost {
     version: Version,
     place: Place,
+    // The version has no place by what the index says: this one is to be its own.
+    is_baseless: bool,
     staged: Option<Good>,
 }
 
 /// A name in staging with what a plain file should be, and where that is from, if it is not made up.
 struct Good {
     name: Name,
-    from: Option<Place>,
+    from: Option<Vec<u8>>,
+    orphan: Option<Orphan>,
 }
 
 impl<'a> Repair<'a> {
@@ -48,28 +56,44 @@ impl<'a> Repair<'a> {
         repository: &'a Repository,
         source: &'a SourceName,
         link: LinkWhen,
-        misplaced: HashMap<Hash, Place>,
+        (misplaced, orphans): (HashMap<Hash, Place>, Orphans),
     ) -> Result<Repair<'a>> {
         let staging = Staging::open(repository.staging(source)?).on_server(WHAT)?;
         staging.clear().on_server(WHAT)?;
         let damaged = Archive::new(repository.damaged(source)?);
-        Ok(Repair { repository, source, staging: Arc::new(staging), damaged, link, misplaced })
+        let archive = Archive::new(repository.archive(source)?);
+        Ok(Repair {
+            repository,
+            source,
+            staging: Arc::new(staging),
+            damaged,
+            archive,
+            taken: HashSet::new(),
+            link,
+            misplaced,
+            orphans,
+        })
     }
 
     /// Puts good copies to where versions' plain files are not what they were, and returns the numbers of those for which
-    /// there was one. What else a pull can fetch again is marked so that the next one does.
+    /// there was one; `None` for the tree of one that has no place. What else a pull can fetch again is marked so that the next
+    /// one does.
     pub(super) fn repair(
         &mut self,
         index: &mut Index,
-        lost: Vec<(Tree, Version)>,
+        lost: Vec<(Option<Tree>, Version)>,
         report: &dyn Report,
     ) -> Result<Vec<i64>> {
         let mut to_do = Vec::with_capacity(lost.len());
         // All copies first: they may be found by way of names that are put aside, of each other above all.
         for (tree, version) in lost {
-            let Some(place) = self.place(index, tree, &version)? else { continue };
+            let place = match tree {
+                Some(tree) => self.place(index, tree, &version)?,
+                None => self.free_place(index, &version)?,
+            };
+            let Some(place) = place else { continue };
             let staged = self.stage(index, &place, &version)?;
-            to_do.push(Lost { version, place, staged });
+            to_do.push(Lost { version, place, is_baseless: tree.is_none(), staged });
         }
         self.staging.dir().sync_file_system().on_server(WHAT)?;
         let mut repaired = Vec::new();
@@ -83,7 +107,7 @@ impl<'a> Repair<'a> {
     }
 
     fn put(&mut self, index: &mut Index, lost: Lost, report: &dyn Report) -> Result<bool> {
-        let Lost { version, place, staged } = lost;
+        let Lost { version, place, is_baseless, staged } = lost;
         if staged.is_none() && place.tree == Tree::Archive {
             // What is rotten is better than nothing.
             return Ok(false);
@@ -109,7 +133,13 @@ impl<'a> Repair<'a> {
             }
             Some(good) => {
                 self.staging.dir().rename(&good.name, &dir, &place.name).on_server(WHAT)?;
-                let from = good.from.map(|from| from.on_disk());
+                if is_baseless {
+                    let write = index.write()?;
+                    write.set_archive_name(version.id, Some(&place.name))?;
+                    write.commit()?;
+                }
+                good.orphan.map_or(Ok(()), |orphan| orphan.remove()).on_server(WHAT)?;
+                let from = good.from;
                 let from = from.map_or(String::new(), |from| format!(", from `{}`", Escaped(&from)));
                 report.notice(format_args!("`{shown}` is repaired{from}"));
                 Ok(true)
@@ -132,6 +162,17 @@ impl<'a> Repair<'a> {
         Ok(name.zip(directory).map(|(name, directory)| Place { tree, source, directory, name }))
     }
 
+    // Where a version without a place is to be in the archive.
+    fn free_place(&mut self, index: &Index, version: &Version) -> Result<Option<Place>> {
+        let Some(directory) = index.directory_path(version.directory)? else { return Ok(None) };
+        let taken = &self.taken;
+        let is_taken = |name: &Name| taken.contains(&(version.directory, name.clone()));
+        let name =
+            self.archive.free_name(&directory, &version.entry.name, version.entry.mtime, is_taken).on_server(WHAT)?;
+        self.taken.insert((version.directory, name.clone()));
+        Ok(Some(Place { tree: Tree::Archive, source: self.source.clone(), directory, name }))
+    }
+
     // Of the tree, made if it is gone.
     fn directory(&self, place: &Place) -> nix::Result<Dir> {
         let base = [place.tree.name().as_bytes(), b"/", self.source.as_str().as_bytes()].concat();
@@ -142,21 +183,25 @@ impl<'a> Repair<'a> {
         }
     }
 
-    fn stage(&self, index: &Index, wrong: &Place, version: &Version) -> Result<Option<Good>> {
+    fn stage(&mut self, index: &Index, wrong: &Place, version: &Version) -> Result<Option<Good>> {
         let entry = &version.entry;
         if entry.kind == Kind::Symlink {
-            return Ok(Some(Good { name: self.staging.create_symlink(entry).on_server(WHAT)?, from: None }));
+            return Ok(Some(Good {
+                name: self.staging.create_symlink(entry).on_server(WHAT)?,
+                from: None,
+                orphan: None,
+            }));
         }
         let Some(hash) = version.hash.filter(|_| entry.kind == Kind::File) else { return Ok(None) };
         if entry.size == 0 {
             let (name, file) = self.staging.create().on_server(WHAT)?;
             self.staging.permit(&file, entry).on_server(WHAT)?;
             self.staging.dress(&file, entry).on_server(WHAT)?;
-            return Ok(Some(Good { name, from: None }));
+            return Ok(Some(Good { name, from: None, orphan: None }));
         }
         let misplaced = || self.misplaced.get(&hash).filter(|place| self.holds(place, &hash)).cloned();
         let Some(from) = Place::intact(self.repository, index, &hash, wrong)?.or_else(misplaced) else {
-            return Ok(None);
+            return self.stage_orphan(version, &hash);
         };
         let (dir, found) = from.look(self.repository).on_server(WHAT)?;
         let may_link = match self.link {
@@ -166,10 +211,18 @@ impl<'a> Repair<'a> {
         };
         let linked = self.staging.free_name();
         if may_link && dir.link(&from.name, self.staging.dir(), &linked).is_ok() {
-            return Ok(Some(Good { name: linked, from: Some(from) }));
+            return Ok(Some(Good { name: linked, from: Some(from.on_disk()), orphan: None }));
         }
         let file = dir.open_file(&from.name).on_server(WHAT)?;
-        Ok(Some(Good { name: self.staging.copy(&file, entry).on_server(WHAT)?, from: Some(from) }))
+        let name = self.staging.copy(&file, entry).on_server(WHAT)?;
+        Ok(Some(Good { name, from: Some(from.on_disk()), orphan: None }))
+    }
+
+    // A copy, for nobody knows who else has a name of that inode.
+    fn stage_orphan(&mut self, version: &Version, hash: &Hash) -> Result<Option<Good>> {
+        let Some(orphan) = self.orphans.with(hash, version.entry.size) else { return Ok(None) };
+        let name = self.staging.copy(&orphan.open().on_server(WHAT)?, &version.entry).on_server(WHAT)?;
+        Ok(Some(Good { name, from: Some(orphan.on_disk.clone()), orphan: Some(orphan) }))
     }
 
     fn holds(&self, place: &Place, hash: &Hash) -> bool {

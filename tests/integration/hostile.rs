@@ -82,8 +82,13 @@ fn in_order(directory: u64, entries: Vec<Entry>, order: &[u16]) -> Reply {
     Reply::Entries(Entries { directory, entries, last: true, order: order.to_vec() })
 }
 
+/// A file of one inode with several names, as it was at this time.
+pub fn linked(text: &str, ctime: i64) -> Entry {
+    Entry { inode: Some(Inode { device: 1, number: 1 }), ctime, ..sized(text, 5) }
+}
+
 /// The listing of one directory with these entries.
-fn listing(of: Vec<Entry>) -> Vec<u8> {
+pub fn listing(of: Vec<Entry>) -> Vec<u8> {
     frames(&[root(), directory(0, "/root/data"), entries(0, of), Reply::End])
 }
 
@@ -324,6 +329,67 @@ fn below_a_symlink_nothing_is_written() {
         }
     }
     assert_eq!(names(&canary), ["sings"]);
+}
+
+#[test]
+fn directories_that_no_parent_lists_are_refused() {
+    let below = |number, path: &str, list: Vec<Entry>| vec![directory(number, path), entries(number, list)];
+    let walk = |parts: Vec<Vec<Reply>>| {
+        let parts = [vec![root()]].into_iter().chain(parts).chain([vec![Reply::End]]);
+        frames(&parts.flatten().collect::<Vec<_>>())
+    };
+    let data = |list| below(0, "/root/data", list);
+    refused_walks(vec![
+        (
+            "in no directory",
+            walk(vec![data(vec![sized("kept", 4)]), below(1, "/root/data/.ssh", vec![entry("keys", Kind::Fifo)])]),
+        ),
+        (
+            "below one that is in no directory",
+            walk(vec![data(vec![sized("kept", 4)]), below(1, "/root/data/a/b", vec![entry("f", Kind::Fifo)])]),
+        ),
+        (
+            "a file",
+            walk(vec![
+                data(vec![entry("d", Kind::Fifo), sized("kept", 4)]),
+                below(1, "/root/data/d", vec![entry("f", Kind::Fifo)]),
+            ]),
+        ),
+        (
+            "before the one above it",
+            walk(vec![
+                below(0, "/root/data/d", vec![entry("f", Kind::Fifo)]),
+                below(1, "/root/data", vec![entry("d", Kind::Dir), sized("kept", 4)]),
+            ]),
+        ),
+    ]);
+}
+
+#[test]
+fn bytes_sent_for_directory_that_is_gone_are_not_archived_as_its_old_version() {
+    let (hostile, kept) = once_honest();
+    let before = untouchable(&hostile);
+    let d = |list: Vec<Entry>| frames(&[root(), directory(0, "/root/data"), entries(0, list)]);
+    let z = |mtime| Entry { mtime, ..sized("z", 5) };
+    let answer = |bytes: &[u8]| read_answer(ReadOutcome::Content(Bytes::new(bytes).unwrap()));
+    let with_d = d(vec![entry("d", Kind::Dir), sized("kept", 4)]);
+    hostile.answers(
+        To::Walk,
+        [with_d, frames(&[directory(1, "/root/data/d"), entries(1, vec![z(1)]), Reply::End])].concat(),
+    );
+    hostile.answers(To::Read, answer(b"right"));
+    hostile.pull(&[]).well();
+    let without = d(vec![sized("kept", 4)]);
+    hostile.answers(
+        To::Walk,
+        [without, frames(&[directory(1, "/root/data/d"), entries(1, vec![z(2)]), Reply::End])].concat(),
+    );
+    hostile.answers(To::Read, answer(b"wrong"));
+    let ran = hostile.pull(&["-q"]);
+    assert!(matches!(ran.status, 1 | 6), "{} {}", ran.status, ran.stderr);
+    harmless(&hostile, &before, &kept, &ran, "a directory that is gone");
+    assert_eq!(files_with(&hostile, "wrong"), [] as [&str; 0]);
+    hostile.program.run(["verify"]).well();
 }
 
 #[test]

@@ -130,12 +130,12 @@ impl Write<'_> {
         id.map(DirectoryId).on_index(WHAT)
     }
 
-    /// Enters a version that is current.
-    pub fn insert(&self, version: &NewVersion<'_>) -> Result<()> {
+    /// Enters a version that is current, and returns its number.
+    pub fn insert(&self, version: &NewVersion<'_>) -> Result<i64> {
         self.insert_row(version, None)
     }
 
-    fn insert_row(&self, version: &NewVersion<'_>, until_run: Option<i64>) -> Result<()> {
+    fn insert_row(&self, version: &NewVersion<'_>, until_run: Option<i64>) -> Result<i64> {
         let NewVersion { directory, entry, hash, run, archive_name, flags } = version;
         let sql = "INSERT INTO version (directory, name, kind, size, mtime, ctime, mode, uid, gid, target, device, \
                    inode_device, inode_number, hash, from_run, archive_name, flags, until_run, attributes) \
@@ -166,7 +166,8 @@ impl Write<'_> {
                 self.attributes_of(entry)?,
             ],
         )?;
-        self.keep_new(self.transaction.last_insert_rowid(), entry, *hash)
+        let id = self.transaction.last_insert_rowid();
+        self.keep_new(id, entry, *hash).map(|()| id)
     }
 
     /// Gives a current version other metadata, without making another version of it.
@@ -211,8 +212,7 @@ impl Write<'_> {
     pub fn continue_as(&self, id: i64, version: &NewVersion<'_>) -> Result<()> {
         let sql = "UPDATE version SET until_run = ?2, archive_name = NULL WHERE id = ?1";
         self.execute(sql, params![id, version.run])?;
-        self.insert(version)?;
-        let next = self.transaction.last_insert_rowid();
+        let next = self.insert(version)?;
         self.execute("UPDATE version SET relies_on = ?2 WHERE id = ?1 OR relies_on = ?1", params![id, next])
     }
 
@@ -244,8 +244,8 @@ impl Write<'_> {
         self.execute(own, params![source.0, parent.as_bytes(), name.as_bytes()])
     }
 
-    /// Enters a version that is past already: something that lay in the way and went to the archive.
-    pub fn insert_past(&self, version: &NewVersion<'_>) -> Result<()> {
+    /// Enters a version that is past already, something that lay in the way and went to the archive; returns its number.
+    pub fn insert_past(&self, version: &NewVersion<'_>) -> Result<i64> {
         self.insert_row(version, Some(version.run))
     }
 
@@ -298,18 +298,6 @@ impl Write<'_> {
     /// Forgets a run: its moment of the past can no longer be asked for.
     pub fn delete_run(&self, run: i64) -> Result<()> {
         self.execute("DELETE FROM run WHERE id = ?1", params![run])
-    }
-
-    /// Forgets every version and fingerprint, and what was pending, for a rebuild. Runs stay: their numbers are never used again.
-    pub fn delete_all(&self) -> Result<()> {
-        self.execute("DELETE FROM pending", params![])?;
-        self.execute("DELETE FROM examined", params![])?;
-        self.execute("DELETE FROM inode", params![])?;
-        self.execute("DELETE FROM version", params![])?;
-        self.delete_contents()?;
-        self.execute("DELETE FROM attributes", params![])?;
-        self.execute("DELETE FROM listed", params![])?;
-        self.execute("DELETE FROM directory", params![])
     }
 
     /// Keeps a directory's fingerprint, the digests that it is of, and its inode number on the client; computes the

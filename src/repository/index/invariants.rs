@@ -1,0 +1,51 @@
+//! What must hold in the index itself: see archive-tree(5).
+
+use rusqlite::params;
+
+use super::reconcile::BASELESS;
+use super::{COLUMNS, Index, SourceId, path_of, version_of};
+use crate::entry::Version;
+use crate::error::Result;
+use crate::path::AbsPath;
+
+// Some run that is still known shows the version.
+const SHOWN: &str = "EXISTS (SELECT 1 FROM run WHERE run.source = ?1 AND run.id >= version.from_run \
+                     AND run.id < max(version.until_run, version.from_run + 1))";
+
+const OF_SOURCE: &str = "version.directory IN (SELECT id FROM directory WHERE source = ?1)";
+
+impl Index {
+    /// Versions of a source that some run shows, that should have a plain file, and have none by what the index says.
+    pub fn baseless(&self, source: SourceId) -> Result<Vec<Version>> {
+        let sql = format!("SELECT {COLUMNS} FROM version WHERE {OF_SOURCE} AND {BASELESS} AND {SHOWN}");
+        self.all(&sql, params![source.0], version_of)
+    }
+
+    /// Versions of a source that rely on one that is not of the same name and content, or has no plain file of its own.
+    pub fn wrongly_relying(&self, source: SourceId) -> Result<Vec<Version>> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM version LEFT JOIN version AS other ON other.id = version.relies_on \
+             WHERE {OF_SOURCE} AND version.relies_on IS NOT NULL AND (other.id IS NULL \
+             OR other.directory <> version.directory OR other.name <> version.name OR other.kind <> version.kind \
+             OR other.hash IS NOT version.hash OR other.target IS NOT version.target \
+             OR other.relies_on IS NOT NULL OR other.until_run IS NOT NULL AND other.archive_name IS NULL \
+             OR version.until_run IS NULL OR version.archive_name IS NOT NULL)"
+        );
+        self.all(&sql, params![source.0], version_of)
+    }
+
+    /// Directories of a source that were listed and hold something, and that the ones above them do not hold.
+    pub fn unlisted_directories(&self, source: SourceId) -> Result<Vec<AbsPath>> {
+        let sql = "SELECT path FROM directory JOIN listed ON listed.directory = directory.id WHERE source = ?1 \
+                   AND EXISTS (SELECT 1 FROM version WHERE version.directory = directory.id AND until_run IS NULL)";
+        let holding: Vec<AbsPath> = self.all(sql, params![source.0], |row| path_of(row.get_ref(0)?))?;
+        let mut unlisted = Vec::new();
+        for path in holding {
+            let is_dir = |version: Version| version.entry.kind == crate::entry::Kind::Dir;
+            if !path.is_root() && !self.current_at(source, &path)?.is_some_and(is_dir) {
+                unlisted.push(path);
+            }
+        }
+        Ok(unlisted)
+    }
+}

@@ -1,0 +1,159 @@
+//! Bringing the index in line with what is in the trees: which versions were found, and what becomes of the others.
+
+use rusqlite::{OptionalExtension, params};
+
+use super::write::WHAT;
+use super::{COLUMNS, OnIndex, SourceId, Write, range_below, version_of};
+use crate::entry::{DirectoryId, Version, flags};
+use crate::error::Result;
+use crate::path::{AbsPath, Name};
+
+/// What became of versions whose plain files were not found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unfound {
+    /// Those that were current and are past now.
+    pub closed: u64,
+    /// Those that have no plain file any more.
+    pub baseless: u64,
+}
+
+impl Write<'_> {
+    /// Nothing is found yet.
+    pub fn begin_finding(&self) -> Result<()> {
+        self.execute("CREATE TEMP TABLE IF NOT EXISTS found (version INTEGER PRIMARY KEY)", params![])?;
+        self.execute("DELETE FROM found", params![])
+    }
+
+    /// A version's plain file was found.
+    pub fn set_found(&self, id: i64) -> Result<()> {
+        self.execute("INSERT OR IGNORE INTO found (version) VALUES (?1)", params![id])
+    }
+
+    /// The current version of a name.
+    pub fn current_named(&self, directory: DirectoryId, name: &Name) -> Result<Option<Version>> {
+        let sql = format!("SELECT {COLUMNS} FROM version WHERE directory = ?1 AND name = ?2 AND until_run IS NULL");
+        self.find(&sql, params![directory.0, name.as_bytes()])
+    }
+
+    /// The version that has this name in the archive.
+    pub fn archived_as(&self, directory: DirectoryId, name: &Name) -> Result<Option<Version>> {
+        let sql = format!("SELECT {COLUMNS} FROM version WHERE directory = ?1 AND archive_name = ?2");
+        self.find(&sql, params![directory.0, name.as_bytes()])
+    }
+
+    fn find(&self, sql: &str, params: impl rusqlite::Params) -> Result<Option<Version>> {
+        let mut query = self.transaction.prepare_cached(sql).on_index(WHAT)?;
+        query.query_row(params, version_of).optional().on_index(WHAT)
+    }
+
+    /// True for a directory that only leads to roots: nobody listed it, but something below it is known.
+    pub fn only_leads(&self, source: SourceId, path: &AbsPath) -> Result<bool> {
+        let (from, until) = range_below(path);
+        let sql = "SELECT 1 FROM directory WHERE source = ?1 AND (path = ?2 OR path >= ?3 AND path < ?4) \
+                   AND EXISTS (SELECT 1 FROM version WHERE directory = directory.id) AND NOT EXISTS \
+                   (SELECT 1 FROM directory AS own JOIN listed ON listed.directory = own.id \
+                    WHERE own.source = ?1 AND own.path = ?2) LIMIT 1";
+        let mut query = self.transaction.prepare_cached(sql).on_index(WHAT)?;
+        query.exists(params![source.0, path.as_bytes(), from, until]).on_index(WHAT)
+    }
+
+    /// Ends the search in a source's trees: what was current and was not found is past since this run, and what was not
+    /// found in the archive is not there. What is in the index only stays as it is.
+    pub fn end_finding(&self, source: SourceId, run: i64) -> Result<Unfound> {
+        let of_source = "directory IN (SELECT id FROM directory WHERE source = ?1)";
+        let unfound = "id NOT IN (SELECT version FROM found)";
+        let count = |sql: &str| -> Result<u64> {
+            let counted = self.transaction.query_row(sql, params![source.0], |row| row.get::<_, i64>(0));
+            counted.map(|count| count as u64).on_index(WHAT)
+        };
+        let current = format!("{of_source} AND until_run IS NULL AND kind IN (0, 1, 2) AND {unfound}");
+        let closed = count(&format!("SELECT count(*) FROM version WHERE {current}"))?;
+        self.execute(&format!("UPDATE version SET until_run = ?2 WHERE {current}"), params![source.0, run])?;
+        let archived = format!("{of_source} AND archive_name IS NOT NULL AND {unfound}");
+        self.execute(&format!("UPDATE version SET archive_name = NULL WHERE {archived}"), params![source.0])?;
+        // Of those that were in both trees, one place may be left.
+        self.adopt(source, run)?;
+        let baseless = format!("SELECT count(*) FROM version WHERE {of_source} AND {BASELESS}");
+        Ok(Unfound { closed, baseless: count(&baseless)? })
+    }
+
+    // What lost its plain file takes that of a version of the same name and content, or an unknown file of its directory
+    // that has its content.
+    fn adopt(&self, source: SourceId, run: i64) -> Result<()> {
+        let released = "UPDATE version SET relies_on = NULL WHERE relies_on IN \
+                        (SELECT id FROM version WHERE until_run IS NOT NULL AND archive_name IS NULL)";
+        self.execute(released, params![])?;
+        let sql = format!(
+            "SELECT {COLUMNS} FROM version WHERE directory IN (SELECT id FROM directory WHERE source = ?1) AND {BASELESS} \
+             ORDER BY from_run DESC, id DESC"
+        );
+        let mut query = self.transaction.prepare(&sql).on_index(WHAT)?;
+        let rows = query.query_map(params![source.0], version_of).on_index(WHAT)?;
+        let baseless: Vec<Version> = rows.collect::<rusqlite::Result<_>>().on_index(WHAT)?;
+        for version in baseless {
+            if let Some(other) = self.same_with_file(&version)? {
+                self.set_relies_on(version.id, Some(other))?;
+            } else if let Some(unknown) = self.unknown_with_content(&version, run)? {
+                let name = unknown.archive_name.clone();
+                self.set_archive_name(unknown.id, None)?;
+                self.delete(unknown.id)?;
+                self.set_archive_name(version.id, name.as_ref())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn same_with_file(&self, version: &Version) -> Result<Option<i64>> {
+        let sql = "SELECT id FROM version WHERE directory = ?1 AND name = ?2 AND id <> ?3 AND kind = ?4 AND mtime = ?5 \
+                   AND hash IS ?6 AND target IS ?7 AND (until_run IS NULL OR archive_name IS NOT NULL) \
+                   AND from_run > ?8 AND NOT flags & ?9 ORDER BY from_run LIMIT 1";
+        let entry = &version.entry;
+        let target = (!entry.target.is_empty()).then_some(&entry.target);
+        let kind = super::kind_number(entry.kind);
+        let mut query = self.transaction.prepare_cached(sql).on_index(WHAT)?;
+        let params = params![
+            version.directory.0,
+            entry.name.as_bytes(),
+            version.id,
+            kind,
+            entry.mtime,
+            version.hash,
+            target,
+            version.from_run,
+            flags::INCONSISTENT,
+        ];
+        query.query_row(params, |row| row.get(0)).optional().on_index(WHAT)
+    }
+
+    fn unknown_with_content(&self, version: &Version, run: i64) -> Result<Option<Version>> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM version WHERE directory = ?1 AND hash IS ?2 AND target IS ?3 AND kind = ?4 \
+             AND from_run = ?5 AND until_run = ?5 AND archive_name IS NOT NULL AND flags & ?6 \
+             ORDER BY name <> ?7, mtime <> ?8 LIMIT 1"
+        );
+        let entry = &version.entry;
+        let target = (!entry.target.is_empty()).then_some(&entry.target);
+        let kind = super::kind_number(entry.kind);
+        let params = params![
+            version.directory.0,
+            version.hash,
+            target,
+            kind,
+            run,
+            flags::REBUILT,
+            entry.name.as_bytes(),
+            entry.mtime,
+        ];
+        self.find(&sql, params)
+    }
+
+    /// Makes the next pull of a source list every directory.
+    pub fn forget_fingerprints(&self, source: SourceId) -> Result<()> {
+        let sql = "DELETE FROM listed WHERE directory IN (SELECT id FROM directory WHERE source = ?1)";
+        self.execute(sql, params![source.0])?;
+        self.execute("UPDATE directory SET fingerprint = NULL WHERE source = ?1", params![source.0])
+    }
+}
+
+/// A past version that should have a plain file, and neither has one nor relies on another's.
+pub(super) const BASELESS: &str = "version.kind IN (0, 2) AND version.until_run IS NOT NULL AND version.archive_name IS NULL AND version.relies_on IS NULL";

@@ -1,0 +1,103 @@
+//! Files that the index does not know of, and those that a repair put aside: what is lost elsewhere may be in them.
+
+use std::collections::HashMap;
+use std::fs::File;
+
+use nix::errno::Errno;
+
+use crate::check::Unknown;
+use crate::entry::{Hash, Kind, hash_content};
+use crate::error::{OnServer, Result};
+use crate::path::{AbsPath, Name, SourceName};
+use crate::repository::dirs::Dir;
+use crate::repository::place::Tree;
+use crate::repository::{Repository, path_in};
+
+const WHAT: &str = "can't read the trees";
+
+const DAMAGED: &str = "damaged";
+
+/// Those of one source, by size.
+pub(super) struct Orphans {
+    by_size: HashMap<u64, Vec<Orphan>>,
+}
+
+/// One of them.
+#[derive(Clone)]
+pub(super) struct Orphan {
+    dir: Dir,
+    name: Name,
+    /// Its path relative to the repository.
+    pub(super) on_disk: Vec<u8>,
+    // In the trees, where it is of no use once its content is where it belongs.
+    is_in_trees: bool,
+    hash: Option<Hash>,
+}
+
+impl Orphans {
+    /// Finds them.
+    pub(super) fn find(repository: &Repository, source: &SourceName, unknown: &[Unknown]) -> Result<Orphans> {
+        let mut orphans = Orphans { by_size: HashMap::new() };
+        for (tree, path) in unknown {
+            let Some((parent, name)) = path.split() else { continue };
+            let base = match tree {
+                Tree::Snapshot => repository.snapshot(source)?,
+                Tree::Archive => repository.archive(source)?,
+            };
+            if let Ok(dir) = base.open(parent.below_root()) {
+                orphans.add(dir, name.clone(), (path_in(tree.name(), source, &parent, &name), true));
+            }
+        }
+        let damaged = [DAMAGED.as_bytes(), b"/", source.as_str().as_bytes()].concat();
+        let Ok(base) = repository.base().open(&damaged) else { return Ok(orphans) };
+        let mut waiting = vec![AbsPath::root()];
+        while let Some(path) = waiting.pop() {
+            let dir = base.open(path.below_root()).on_server(WHAT)?;
+            for name in dir.names().on_server(WHAT)? {
+                match dir.metadata(&name).on_server(WHAT)?.kind {
+                    Kind::Dir => waiting.extend(path.join(&name)),
+                    _ => orphans.add(dir.clone(), name.clone(), (path_in(DAMAGED, source, &path, &name), false)),
+                }
+            }
+        }
+        Ok(orphans)
+    }
+
+    fn add(&mut self, dir: Dir, name: Name, (on_disk, is_in_trees): (Vec<u8>, bool)) {
+        if let Ok((_, found)) = dir.open_file_with_metadata(&name) {
+            let orphan = Orphan { dir, name, on_disk, is_in_trees, hash: None };
+            self.by_size.entry(found.size).or_default().push(orphan);
+        }
+    }
+
+    /// One that has this content, as reading it tells.
+    pub(super) fn with(&mut self, hash: &Hash, size: u64) -> Option<Orphan> {
+        let orphans = self.by_size.get_mut(&size)?;
+        let found = orphans.iter_mut().position(|orphan| orphan.content() == Some(*hash))?;
+        orphans.get(found).cloned()
+    }
+}
+
+impl Orphan {
+    fn content(&mut self) -> Option<Hash> {
+        if self.hash.is_none() {
+            let file = self.dir.open_file(&self.name).ok()?;
+            self.hash = hash_content(file, blake3::Hasher::new()).ok();
+        }
+        self.hash
+    }
+
+    /// Opens it.
+    pub(super) fn open(&self) -> nix::Result<File> {
+        self.dir.open_file(&self.name)
+    }
+
+    /// Removes it, if it is in the trees: its content is where it belongs.
+    pub(super) fn remove(&self) -> nix::Result<()> {
+        match self.is_in_trees.then(|| self.dir.unlink(&self.name)) {
+            // It may have been what several versions lacked.
+            None | Some(Err(Errno::ENOENT)) => Ok(()),
+            Some(removed) => removed,
+        }
+    }
+}

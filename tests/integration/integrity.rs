@@ -1,0 +1,289 @@
+//! Bytes are never lost, mixed up or believed without proof: each case was once a fault.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::*;
+
+/// Makes the runs of a repository lie days apart, the first one the longest ago.
+fn spread_runs(program: &Program, days_apart: i64) {
+    let day = 86_400_000_000_000_i64 * days_apart;
+    let sql = format!("UPDATE run SET started = started - {day} * ((SELECT max(id) FROM run) - id)");
+    program.change_index(&sql);
+}
+
+fn cat(program: &Program, path: &Path, run: i64) -> String {
+    let ran = program.run(["cat", &format!("localhost:{}", path.display()), "--at", &run.to_string()]);
+    ran.well();
+    ran.stdout
+}
+
+/// What changes nothing but metadata of `f`.
+const METADATA_ONLY: [&[&str]; 4] = [
+    &["chmod", "600", "f"],
+    &["chown", "7:7", "f"],
+    &["setfattr", "-n", "user.note", "-v", "1", "f"],
+    &["ln", "f", "g"],
+];
+
+#[test]
+fn prune_keeps_content_that_kept_version_shares_with_its_successor() {
+    for change in METADATA_ONLY.iter().filter(|change| is_root() || change[0] != "chown") {
+        let program = Program::new();
+        let client = Tree::new([("f", at(1_000_000_000, 0, file("precious")))]);
+        program.pull_local(&client.root(), &[]);
+        assert!(Command::new(change[0]).args(&change[1..]).current_dir(client.root()).status().unwrap().success());
+        program.pull_local(&client.root(), &[]);
+        client.remove("g");
+        client.put("f", file("something else"));
+        program.pull_local(&client.root(), &[]);
+        spread_runs(&program, 2);
+        // Runs 2 and 3 are of other days than run 1, and one of them is to go.
+        program.change_index("UPDATE run SET started = (SELECT started FROM run WHERE id = 3) - 1 WHERE id = 2");
+        program.run(["prune", "--keep-daily", "14"]).well();
+        assert_eq!(cat(&program, &client.path("f"), 1), "precious", "{change:?}");
+        program.assert_index_is_right();
+        program.run(["verify"]).well();
+    }
+}
+
+#[test]
+fn every_kept_night_gives_back_its_documents() {
+    let program = Program::new();
+    let documents: Vec<String> = (0..20).map(|n| format!("d{n}")).collect();
+    let client = Tree::new(documents.iter().map(|name| (name, mode(0o644, file(format!("content of {name}"))))));
+    client.add([("stays", file("stays"))]);
+    for night in 1..=12 {
+        match night {
+            6 => documents.iter().for_each(|name| {
+                fs::set_permissions(client.path(name), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap()
+            }),
+            7 => documents.iter().for_each(|name| client.remove(name)),
+            _ => {}
+        }
+        program.pull_local(&client.root(), &[]);
+    }
+    spread_runs(&program, 5);
+    program.run(["prune", "--keep-daily", "3", "--keep-weekly", "3", "--keep-monthly", "3"]).well();
+    let mut kept = 0;
+    for run in program.run(["--json", "log", "localhost"]).lines() {
+        let run = run["run"].as_i64().unwrap();
+        if run < 7 {
+            kept += 1;
+            for name in &documents {
+                assert_eq!(cat(&program, &client.path(name), run), format!("content of {name}"), "run {run}");
+            }
+        }
+    }
+    assert!(kept > 0, "no run before the deletion was kept");
+    program.assert_index_is_right();
+}
+
+#[test]
+fn directories_of_similar_names_never_share_one_in_the_archive() {
+    let program = Program::new();
+    let photo = |text: &str| dir([("p.jpg", at(1_000_000_000, 0, file(text)))]);
+    let client = Tree::new([
+        ("top", dir([("photos", photo("one")), ("photos~", photo("two"))])),
+        ("x.20010909T014640Z", photo("three")),
+        ("x.20010909T014640Z~", photo("four")),
+        ("x", at(1_000_000_000, 0, file("five"))),
+        ("stays", file("stays")),
+    ]);
+    // Those with a mark first, so that they are there when the others are archived.
+    program.pull_local(&client.root(), &[]);
+    client.remove("x");
+    client.remove("top/photos~");
+    client.remove("x.20010909T014640Z~");
+    program.pull_local(&client.root(), &["--max-delete", "100"]);
+    client.remove("top");
+    client.remove("x.20010909T014640Z");
+    program.pull_local(&client.root(), &["--max-delete", "100"]);
+    for (path, text) in [
+        ("top/photos/p.jpg", "one"),
+        ("top/photos~/p.jpg", "two"),
+        ("x.20010909T014640Z/p.jpg", "three"),
+        ("x.20010909T014640Z~/p.jpg", "four"),
+        ("x", "five"),
+    ] {
+        assert_eq!(cat(&program, &client.path(path), 1), text, "{path}");
+    }
+    program.assert_index_is_right();
+    program.run(["prune", "--keep-last", "2"]).well();
+    assert_eq!(cat(&program, &client.path("top/photos/p.jpg"), 2), "one");
+    program.assert_index_is_right();
+    program.run(["verify"]).well();
+}
+
+#[test]
+fn new_file_is_not_linked_to_what_replaced_its_content() {
+    let program = Program::new();
+    let many = |text: &str| {
+        let text = text.to_owned();
+        (0..400).map(move |n| (format!("f{n}"), file(format!("{n:>04} {text:>95}"))))
+    };
+    let (one, two) = (Tree::new([("stays", file("stays"))]), Tree::new(many("old")));
+    let config = format!(
+        "[source.one]\npaths = ['{}']\n[source.two]\npaths = ['{}']\n",
+        one.root().display(),
+        two.root().display()
+    );
+    let config = program.configured(&config);
+    let pull = |program: &Program| program.run(["--config", &config, "pull", "-q", "--all", "--jobs", "2"]).well();
+    pull(&program);
+    for round in 0..3 {
+        // One gets what two had; two gets something else of the same size.
+        let (old, new) = (format!("old{round}"), format!("new{round}"));
+        two.add(many(&old));
+        pull(&program);
+        two.add(many(&new));
+        one.add(many(&old));
+        pull(&program);
+        for (client, source) in [(&one, "one"), (&two, "two")] {
+            let text = if source == "one" { &old } else { &new };
+            for n in 0..400 {
+                let bytes = fs::read_to_string(program.snapshot(source, &client.path(format!("f{n}")))).unwrap();
+                assert_eq!(bytes, format!("{n:>04} {text:>95}"), "{source} f{n} in round {round}");
+            }
+        }
+        program.assert_index_is_right();
+    }
+}
+
+#[test]
+fn corrupt_file_is_not_linked_to_new_path() {
+    let program = Program::new();
+    let client = Tree::new([("f", file("precious bytes"))]);
+    program.pull_local(&client.root(), &[]);
+    let place = program.snapshot("localhost", &client.path("f"));
+    let time = filetime::FileTime::from_last_modification_time(&fs::metadata(&place).unwrap());
+    fs::write(&place, "PRECIOUS bytes").unwrap();
+    filetime::set_file_mtime(&place, time).unwrap();
+    client.add([("copy", file("precious bytes"))]);
+    let ran = program.run(["--json", "pull", client.root().to_str().unwrap()]);
+    ran.well();
+    assert!(ran.stderr.contains("is corrupt and was not linked to"), "{}", ran.stderr);
+    assert_eq!(fs::read_to_string(program.snapshot("localhost", &client.path("copy"))).unwrap(), "precious bytes");
+    program.run(["verify", "--repair"]);
+    program.run(["verify"]).well();
+}
+
+#[test]
+fn decayed_file_is_read_before_it_is_linked_to_once_it_is_old_enough() {
+    for (age, copied) in [("1s", 1), ("30d", 0)] {
+        let program = Program::new();
+        let client = Tree::new([("f", file("precious bytes"))]);
+        let source = format!("[source.localhost]\npaths = ['{}']\nverify_age = '{age}'\n", client.root().display());
+        let config = program.configured(&source);
+        let pull = || program.run(["--config", &config, "--json", "pull", "localhost"]);
+        pull().well();
+        // As if the disk had changed a bit: no time tells.
+        let place = program.snapshot("localhost", &client.path("f"));
+        let before = fs::metadata(&place).unwrap();
+        fs::write(&place, "precious bits!").unwrap();
+        let time = filetime::FileTime::from_last_modification_time(&before);
+        filetime::set_file_mtime(&place, time).unwrap();
+        let now = fs::metadata(&place).unwrap();
+        program.change_index(&format!(
+            "UPDATE inode SET ctime = {}, read = read - 3000000000 WHERE number = {}",
+            now.ctime() * 1_000_000_000 + now.ctime_nsec(),
+            now.ino()
+        ));
+        client.add([("copy", file("precious bytes"))]);
+        let ran = pull();
+        ran.well();
+        assert_eq!(ran.summary()["copied"], copied, "{age}: {}", ran.stderr);
+    }
+}
+
+#[test]
+fn older_index_is_refused_until_trees_are_taken_in() {
+    let program = Program::new();
+    let client = Tree::new([("f", file("v1 of 3")), ("g", file("stays"))]);
+    program.pull_local(&client.root(), &[]);
+    let aside = program.path("older.sqlite");
+    fs::copy(program.repo().join("index.sqlite"), &aside).unwrap();
+    for version in ["v2 of 3", "v3 of 3"] {
+        client.put("f", file(version));
+        program.pull_local(&client.root(), &[]);
+    }
+    client.put("new", file("v1 of 3"));
+    for beside in ["-wal", "-shm"] {
+        let _ = fs::remove_file(program.repo().join(format!("index.sqlite{beside}")));
+    }
+    fs::copy(&aside, program.repo().join("index.sqlite")).unwrap();
+    let root = client.root();
+    for command in [&["pull", root.to_str().unwrap()][..], &["prune", "--keep-last", "1"], &["index", "check"]] {
+        let ran = program.run(command);
+        assert_eq!(ran.status, 1, "{command:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains("the index is older than the trees"), "{command:?}: {}", ran.stderr);
+    }
+    program.run(["index", "rebuild"]).well();
+    program.assert_index_is_right();
+    program.run(["verify"]).well();
+    let summary = program.pull_local(&root, &[]);
+    assert_eq!((&summary["exit"], summary["run"].as_i64() > Some(3)), (&0.into(), true), "{summary}");
+    for name in ["f", "g", "new"] {
+        let snapshot = fs::read(program.snapshot("localhost", &client.path(name))).unwrap();
+        assert_eq!(snapshot, fs::read(client.path(name)).unwrap(), "{name}");
+    }
+    assert_eq!(cat(&program, &client.path("f"), 1), "v1 of 3");
+    program.assert_index_is_right();
+}
+
+#[test]
+fn inode_that_is_used_again_within_a_walk_is_read_again() {
+    use archive_helper::protocol::{Bytes, ReadAnswer, ReadOutcome, Reply};
+    let hostile = hostile::Hostile::new();
+    let (one, two) = (crate::hostile::linked("one", 1), crate::hostile::linked("two", 2));
+    hostile.answers(hostile::To::Walk, crate::hostile::listing(vec![one, two]));
+    let content = |id, bytes: &[u8]| ReadAnswer { id, outcome: ReadOutcome::Content(Bytes::new(bytes).unwrap()) };
+    let answers = Reply::Read(vec![content(0, b"first"), content(1, b"other")]);
+    hostile.answers(hostile::To::Read, hostile::frames(&[answers]));
+    hostile.pull(&["-q"]).well();
+    let read =
+        |name: &str| fs::read(hostile.program.snapshot("client", Path::new("/root/data").join(name).as_ref())).unwrap();
+    assert_eq!((read("one"), read("two")), (b"first".to_vec(), b"other".to_vec()));
+}
+
+#[test]
+fn content_in_damaged_or_unknown_files_is_put_back() {
+    for tree in ["damaged", "archive"] {
+        let program = Program::new();
+        let client = Tree::new([("f", at(1_000_000_000, 0, file("precious"))), ("stays", file("stays"))]);
+        program.pull_local(&client.root(), &[]);
+        client.put("f", file("second"));
+        program.pull_local(&client.root(), &[]);
+        let archived = program.archive("localhost", &client.root()).join("f.20010909T014640Z");
+        let aside = program.repo().join(tree).join("localhost/somewhere");
+        fs::create_dir_all(&aside).unwrap();
+        fs::rename(&archived, aside.join("file")).unwrap();
+        let ran = program.run(["verify", "--repair"]);
+        assert!(ran.stderr.contains("is repaired"), "{tree}: {}", ran.stderr);
+        assert_eq!(cat(&program, &client.path("f"), 1), "precious", "{tree}");
+        program.run(["verify"]).well();
+    }
+}
+
+#[test]
+fn rebuild_keeps_what_is_right_in_the_index() {
+    let program = Program::new();
+    let client = Tree::new([("f", mode(0o4755, file("content"))), ("pipe", fifo()), ("d", dir([("g", file("g"))]))]);
+    program.pull_local(&client.root(), &[]);
+    client.put("f", file("second"));
+    program.pull_local(&client.root(), &[]);
+    let rows = || {
+        let lines = program.run(["index", "export"]).lines();
+        lines
+            .iter()
+            .map(|line| format!("{} {} {} {}", line["path"], line["mode"], line["mtime"], line["flags"]))
+            .collect::<Vec<_>>()
+    };
+    let before = rows();
+    program.run(["index", "rebuild"]).well();
+    assert_eq!(rows(), before);
+    program.assert_index_is_right();
+    assert_eq!(cat(&program, &client.path("f"), 1), "content");
+}
