@@ -14,7 +14,7 @@ TEST_NEEDS = ssh:openssh-client sshd:openssh-server rsync:rsync setfattr:attr se
 THREADS = $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$((n > 4 ? n : 4)))
 RUNNER = $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 
-.PHONY: build demo test test-long torture fuzz check bench man install clean help
+.PHONY: build demo test test-long torture histories fuzz check bench man install clean help
 
 build: ## the program, at target/release/archive
 	$(CARGO) build --release --locked
@@ -38,6 +38,11 @@ torture: ## random changes, pulls, kills, faults and rebuilds; SEED=1 and STEPS=
 	tests/needs.sh $(TEST_NEEDS)
 	TORTURE_SEED=$(or $(SEED),$(shell date +%s)) TORTURE_STEPS=$(or $(STEPS),1000) \
 	  $(CARGO) test --locked --test integration -- --nocapture torture::
+
+histories: ## random histories of clients and repositories; COUNT=10000, SEED=1 and OPS=40 say which, as many as fit at once
+	tests/needs.sh mkfs.ext4:e2fsprogs
+	HISTORIES=$(or $(COUNT),10000) HISTORIES_SEED=$(or $(SEED),1) HISTORIES_OPS=$(or $(OPS),40) \
+	  $(CARGO) test --locked --test integration -- --nocapture histories::every
 
 fuzz: ## the decoders, each for TIME=600; wants the nightly toolchain and `cargo install cargo-fuzz`
 	for target in frames sftp config; do \

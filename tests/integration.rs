@@ -25,6 +25,8 @@ mod far;
 mod forget;
 #[path = "integration/helper.rs"]
 mod helper;
+#[path = "integration/histories.rs"]
+mod histories;
 #[path = "integration/hostile.rs"]
 mod hostile;
 #[path = "integration/index.rs"]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -28,7 +29,7 @@ impl Days {
             ("kept", file("stays as it is")),
             ("changed", at(1_000_000_000, 1, file("first"))),
             ("touched", at(1_000_000_000, 2, file("same content, another time"))),
-            ("chmod", mode(0o600, file("only the mode changes"))),
+            ("chmod", at(1_000_000_000, 7, mode(0o600, file("only the mode changes")))),
             ("removed", file("goes")),
             ("file-to-dir", file("a file")),
             ("dir-to-file", dir(many("below"))),
@@ -39,13 +40,23 @@ impl Days {
             ("pipe", fifo()),
             ("empty", file("")),
             ("shared", file("stays as it is")),
+            ("owned", at(1_000_000_000, 3, file("only the owner changes"))),
+            ("dressed", at(1_000_000_000, 4, file("only an attribute changes"))),
+            ("linked", at(1_000_000_000, 5, file("gets another name"))),
+            ("unlinked", at(1_000_000_000, 6, file("loses a name"))),
         ]);
         client.hard_link("kept", "hard-link");
+        client.hard_link("unlinked", "unlinked-too");
         let before = tempfile::tempdir_in("/tmp").unwrap();
         copy(&client.root(), &before.path().join("data"));
         client.put("changed", at(1_100_000_000, 1, file("second")));
         client.put("touched", at(1_100_000_000, 2, file("same content, another time")));
-        client.put("chmod", mode(0o644, file("only the mode changes")));
+        fs::set_permissions(client.path("chmod"), fs::Permissions::from_mode(0o644)).unwrap();
+        let _ = std::os::unix::fs::lchown(client.path("owned"), Some(7), Some(8));
+        let none = rustix::fs::XattrFlags::empty();
+        let _ = rustix::fs::lsetxattr(client.path("dressed"), "user.one", b"1", none);
+        client.hard_link("linked", "linked-too");
+        client.remove("unlinked-too");
         client.remove("removed");
         client.put("file-to-dir", dir(many("inside")));
         client.put("dir-to-file", file("a file now"));
@@ -65,6 +76,8 @@ impl Days {
         fs::rename(&root, &aside).unwrap();
         fs::rename(self.before.path().join("data"), &root).unwrap();
         program.pull_local(&root, flags);
+        // Another source has the same contents.
+        program.pull_local(&root, &[flags, &["--name", "another"]].concat());
         fs::rename(&root, self.before.path().join("data")).unwrap();
         fs::rename(&aside, &root).unwrap();
         program
@@ -114,6 +127,7 @@ fn at_every_step(flags: &[&str], fault: &str, stride: usize, mut judge: impl FnM
         assert_same_but_links(&root, &program.snapshot("localhost", &root));
         assert_eq!(trees(&program), trees(&untouched), "after {fault} at step {step}");
         program.assert_index_is_right();
+        assert_eq!(checker::check(&program.repo()), [""; 0], "after {fault} at step {step}");
     }
     unreachable!("the numbers have no end");
 }

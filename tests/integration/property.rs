@@ -33,9 +33,13 @@ enum Deed {
     Sneak(u8, u8),
     Touch(u8, u8),
     Chmod(u8, u8),
+    Chown(u8, u8),
+    Xattr(u8, u8),
     Rename(u8, Spot),
     Remove(u8),
     HardLink(u8, Spot),
+    /// One name of a file goes that has others.
+    Unlink(u8),
     Copy(u8, Spot, bool),
     Symlink(Spot, u8),
     Mkdir(Spot),
@@ -88,6 +92,9 @@ fn deed() -> impl Strategy<Value = Deed> {
         1 => (n(), n()).prop_map(|(which, content)| Deed::Sneak(which, content)),
         2 => (n(), n()).prop_map(|(which, time)| Deed::Touch(which, time)),
         1 => (n(), n()).prop_map(|(which, mode)| Deed::Chmod(which, mode)),
+        1 => (n(), n()).prop_map(|(which, owner)| Deed::Chown(which, owner)),
+        1 => (n(), n()).prop_map(|(which, value)| Deed::Xattr(which, value)),
+        1 => n().prop_map(Deed::Unlink),
         2 => (n(), spot()).prop_map(|(which, spot)| Deed::Rename(which, spot)),
         1 => n().prop_map(Deed::Remove),
         1 => (n(), spot()).prop_map(|(which, spot)| Deed::HardLink(which, spot)),
@@ -148,6 +155,7 @@ fn tell(history: &History) {
         model.assert_archive(&program.archive(name, &client.root()));
         assert_eq!(rows(&program, name, &client), model.rows(), "the index");
         program.assert_index_is_right();
+        assert_eq!(checker::check(&program.repo()), [""; 0]);
     }
     for content in models.values().flat_map(Model::contents) {
         let hash = blake3::hash(content).to_string();
@@ -211,6 +219,9 @@ fn carry_out(client: &Tree, deed: &Deed) {
         Deed::Sneak(which, number) => sneak(client, *which, &content(*number)),
         Deed::Touch(which, time) => touch(client, *which, *time),
         Deed::Chmod(which, mode) => chmod(client, *which, *mode),
+        Deed::Chown(which, owner) => chown(client, *which, *owner),
+        Deed::Xattr(which, value) => xattr(client, *which, *value),
+        Deed::Unlink(which) => unlink(client, *which),
         Deed::Rename(which, spot) => rename(client, *which, *spot),
         Deed::Remove(which) => remove(client, *which),
         Deed::HardLink(which, spot) => hard_link(client, *which, *spot),
@@ -281,6 +292,28 @@ fn chmod(client: &Tree, which: u8, mode: u8) {
     let is_dir = client.path(&path).is_dir();
     let bits = MODES[usize::from(mode) % MODES.len()] | if is_dir { 0o700 } else { 0 };
     fs::set_permissions(client.path(&path), fs::Permissions::from_mode(bits)).unwrap();
+}
+
+// Only root can, and not every file system keeps attributes of everything.
+fn chown(client: &Tree, which: u8, owner: u8) {
+    let Some(path) = choose(client, which, |_| true) else { return };
+    let owner = u32::from(owner % 3);
+    let _ = std::os::unix::fs::lchown(client.path(path), Some(owner), Some(owner + 1));
+}
+
+fn xattr(client: &Tree, which: u8, value: u8) {
+    let Some(path) = choose_file(client, which) else { return };
+    let none = rustix::fs::XattrFlags::empty();
+    let _ = rustix::fs::lsetxattr(client.path(path), "user.p", &[value % 3], none);
+}
+
+fn unlink(client: &Tree, which: u8) {
+    let there = walk(&client.root()).into_iter();
+    let there = there.filter(|(_, seen)| matches!(seen.what, What::File(_)) && seen.links > 1);
+    let there: Vec<_> = there.map(|(path, _)| path).collect();
+    if let Some(at) = usize::from(which).checked_rem(there.len()) {
+        client.remove(&there[at]);
+    }
 }
 
 /// Two paths of which neither lies within the other, so that clearing the second leaves the first.

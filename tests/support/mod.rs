@@ -1,5 +1,6 @@
 //! What the tests share: a throw-away sshd, trees as literals, the program under test, and an oracle that is not ours.
 
+pub mod checker;
 pub mod hostile;
 pub mod mount;
 pub mod oracle;

@@ -1,0 +1,559 @@
+//! What is done to a repository: pulls of every kind, and everything else that a user, an accident or a disk does.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use archive::pull::{self, Options};
+use archive::report::Summary;
+use archive::repository::Repository;
+use archive::retention::Keep;
+use archive::source::{ArchiveWhat, HashWhere, LinkWhen, MinFree, Settings, Source};
+use archive::{prune, reindex};
+use jiff::ToSpan;
+
+use super::Dice;
+use super::client::Change;
+use super::world::{Listener, SOURCES, World, abs, name};
+
+/// One step of a history.
+#[derive(Clone, Copy, Debug)]
+pub enum Step {
+    Client(Change),
+    Pull,
+    PullSeveral,
+    Crowd,
+    Prune,
+    Forget,
+    Rebuild,
+    Damage,
+    KeepIndex,
+    PutIndexBack,
+    Kill,
+    Full,
+    Restore,
+}
+
+/// How often each occurs, beside changes of the client.
+pub const STEPS: [(Step, u64); 12] = [
+    (Step::Pull, 24),
+    (Step::PullSeveral, 5),
+    (Step::Crowd, 1),
+    (Step::Prune, 6),
+    (Step::Forget, 2),
+    (Step::Rebuild, 1),
+    (Step::Damage, 3),
+    (Step::KeepIndex, 2),
+    (Step::PutIndexBack, 1),
+    (Step::Kill, 5),
+    (Step::Full, 1),
+    (Step::Restore, 4),
+];
+
+const FILES_OF_A_CROWD: u64 = 60;
+
+/// How a pull is made.
+struct How {
+    link: usize,
+    hash: usize,
+    archive: usize,
+    checksum: bool,
+    gather: bool,
+}
+
+impl How {
+    fn throw(dice: &mut Dice) -> How {
+        How {
+            link: [0, 0, 1, 2][dice.below(4) as usize],
+            hash: dice.below(2) as usize,
+            archive: usize::from(dice.below(4) == 0),
+            checksum: dice.below(8) == 0,
+            gather: dice.below(4) > 0,
+        }
+    }
+
+    fn flags(&self) -> Vec<&'static str> {
+        let mut flags = vec!["--link", ["content", "exact", "never"][self.link]];
+        flags.extend(["--hash", ["client", "server"][self.hash]]);
+        flags.extend(["--archive", ["replaced", "all"][self.archive]]);
+        flags.extend(self.checksum.then_some("--checksum"));
+        flags.extend((!self.gather).then_some("--no-gather"));
+        flags
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            link: [LinkWhen::Content, LinkWhen::Exact, LinkWhen::Never][self.link],
+            hash: [HashWhere::Client, HashWhere::Server][self.hash],
+            archive: [ArchiveWhat::Replaced, ArchiveWhat::All][self.archive],
+            gather: self.gather,
+            max_delete: 100,
+            min_free: MinFree::Bytes(0),
+            retries: 0,
+            ..Settings::default()
+        }
+    }
+}
+
+/// One pull that is to be made.
+struct Planned {
+    source: &'static str,
+    roots: Vec<PathBuf>,
+    how: How,
+}
+
+impl Planned {
+    fn throw(world: &World, source: &'static str, dice: &mut Dice) -> Planned {
+        let all = world.client(source).roots();
+        let mut roots = all.clone();
+        if dice.below(2) == 0 {
+            roots.retain(|_| dice.below(2) == 0);
+        }
+        // One that was never there is an error.
+        let state = &world.states[source];
+        let was_there = |root: &PathBuf| state.get(root).cloned().flatten().is_some_and(|walk| !walk.is_empty());
+        roots.retain(|root| root.exists() || was_there(root));
+        if roots.is_empty() {
+            roots.push(all[0].clone());
+        }
+        Planned { source, roots, how: How::throw(dice) }
+    }
+
+    fn words(&self) -> String {
+        let roots: Vec<_> = self.roots.iter().map(|root| root.file_name().unwrap().to_string_lossy()).collect();
+        format!("pull {} {} {}", self.source, roots.join(","), self.how.flags().join(" "))
+    }
+
+    fn carry_out(&self, repository: &Repository, report: &Listener) -> Summary {
+        use std::os::unix::ffi::OsStrExt;
+        let paths = self.roots.iter().map(|root| root.as_os_str().as_bytes().to_vec()).collect();
+        let source = Source { name: name(self.source), ssh: None, paths, settings: self.how.settings() };
+        let options = Options {
+            checksum: self.how.checksum,
+            allow_missing: true,
+            lock_wait: Duration::from_secs(10),
+            ..Options::default()
+        };
+        pull::pull(Some(repository), &source, &options, report)
+    }
+
+    fn command(&self, world: &World) -> std::process::Command {
+        let mut command = world.program(&["pull", "-q", "--name", self.source]);
+        command.args(["--lock-wait", "10s", "--max-delete", "100", "--allow-missing", "--retries", "0"]);
+        command.args(["--min-free", "0"]).args(self.how.flags()).args(&self.roots);
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+    }
+}
+
+impl World {
+    /// Carries out a step, and checks what must hold afterwards.
+    pub fn step(&mut self, step: Step, dice: &mut Dice) {
+        match step {
+            Step::Client(change) => {
+                let client = dice.below(2) as usize;
+                let words = self.clients[client].change(change, dice);
+                return self.tell(format!("client {client}: {words}"));
+            }
+            Step::Pull => {
+                let source = dice.one_of(&SOURCES).unwrap().0;
+                let planned = Planned::throw(self, source, dice);
+                self.pull(&planned);
+            }
+            Step::PullSeveral => {
+                let mut planned: Vec<_> =
+                    SOURCES.iter().map(|(source, _)| Planned::throw(self, source, dice)).collect();
+                if dice.below(2) == 0 {
+                    planned.remove(dice.below(3) as usize);
+                }
+                self.pull_several(&planned, dice.below(4) == 0);
+            }
+            Step::Crowd => self.crowd(dice),
+            Step::Prune => self.prune(dice),
+            Step::Forget => self.forget(dice),
+            Step::Rebuild => self.rebuild(),
+            Step::Damage => self.damage(dice),
+            Step::KeepIndex => return self.keep_index(),
+            Step::PutIndexBack => self.put_index_back(dice),
+            Step::Kill => self.fault("kill", dice),
+            Step::Full => self.fault("ENOSPC", dice),
+            Step::Restore => self.restore(dice),
+        }
+        self.check(dice);
+    }
+
+    fn pull(&mut self, planned: &Planned) -> bool {
+        let Some(repository) = self.repository() else { return false };
+        let listener = Listener::default();
+        let summary = planned.carry_out(&repository, &listener);
+        self.pull_ended(planned, &summary, &listener)
+    }
+
+    fn pull_ended(&mut self, planned: &Planned, summary: &Summary, listener: &Listener) -> bool {
+        let run = summary.run;
+        self.tell(format!("{} -> run {run:?}, {}", planned.words(), summary.exit));
+        for text in listener.all() {
+            self.tell(format!("    {text}"));
+        }
+        if let Some(run) = run.filter(|run| *run <= self.last_run) {
+            self.find(format!("run number {run} is used twice"));
+        }
+        match (summary.exit, run) {
+            (0, Some(run)) => {
+                self.pulled(planned.source, &planned.roots, run);
+                true
+            }
+            (exit, _) => {
+                self.cut_off(planned.source, &planned.roots);
+                if !self.is_old {
+                    self.find(format!("a pull of {} ends with {exit}: {:?}", planned.source, listener.all()));
+                }
+                false
+            }
+        }
+    }
+
+    fn pull_several(&mut self, planned: &[Planned], as_processes: bool) {
+        // One after the other makes the repository.
+        if self.repository().is_none() {
+            return;
+        }
+        if as_processes {
+            return self.pull_several_processes(planned);
+        }
+        let repo = self.repo();
+        let ended: Vec<_> = std::thread::scope(|scope| {
+            let pull = |planned: &Planned| {
+                let listener = Listener::default();
+                let repository = Repository::open(&repo).unwrap();
+                let summary = planned.carry_out(&repository, &listener);
+                (summary, listener)
+            };
+            let threads: Vec<_> = planned.iter().map(|planned| scope.spawn(move || pull(planned))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        self.tell("at once:");
+        for (planned, (summary, listener)) in planned.iter().zip(ended) {
+            self.pull_ended(planned, &summary, &listener);
+        }
+    }
+
+    fn pull_several_processes(&mut self, planned: &[Planned]) {
+        let children: Vec<_> = planned.iter().map(|planned| planned.command(self).spawn().unwrap()).collect();
+        self.tell("at once, in processes:");
+        for (planned, child) in planned.iter().zip(children) {
+            let output = child.wait_with_output().unwrap();
+            self.tell(format!("{} -> {}", planned.words(), output.status));
+            self.cut_off(planned.source, &planned.roots);
+            if !output.status.success() {
+                let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+                self.find(format!("a pull of {} ends with {}: {errors}", planned.source, output.status));
+            } else if let Some(run) = self.newest_run(planned.source) {
+                self.pulled(planned.source, &planned.roots, run);
+            }
+        }
+    }
+
+    fn newest_run(&self, source: &str) -> Option<i64> {
+        let sql = "SELECT max(run.id) FROM run JOIN source ON source.id = run.source WHERE source.name = ?1";
+        self.index().query_row(sql, [source], |row| row.get(0)).ok()
+    }
+
+    // Many files of one size: those of one source become others while another source gets what they were.
+    fn crowd(&mut self, dice: &mut Dice) {
+        let seed = self.crowds;
+        self.crowds += 2;
+        self.tell(format!("a crowd from {seed}"));
+        self.clients[1].crowd(seed, FILES_OF_A_CROWD);
+        let pull = |world: &World, source, dice: &mut Dice| Planned {
+            roots: world.client(source).roots()[..2].to_vec(),
+            ..Planned::throw(world, source, dice)
+        };
+        let three = pull(self, "three", dice);
+        if self.pull(&three) {
+            self.clients[1].crowd(seed + 1, FILES_OF_A_CROWD);
+            self.clients[0].crowd(seed, FILES_OF_A_CROWD);
+            let planned = ["three", "one"].map(|source| pull(self, source, dice));
+            self.pull_several(&planned, dice.below(2) == 0);
+        }
+        self.check(dice);
+        for client in &self.clients {
+            let _ = fs::remove_dir_all(client.roots()[0].join("crowd"));
+        }
+    }
+
+    fn prune(&mut self, dice: &mut Dice) {
+        if !self.exists() {
+            return;
+        }
+        let source = dice.one_of(&SOURCES).unwrap().0;
+        self.move_runs(source, dice);
+        let mut some = |of: u64| (dice.below(of) == 0).then(|| 1 + dice.below(3) as u32);
+        let mut keep = Keep {
+            last: some(2),
+            hourly: some(4),
+            daily: some(2),
+            weekly: some(4),
+            monthly: some(5),
+            yearly: some(6),
+            within: None,
+        };
+        keep.within = (dice.below(4) == 0).then(|| (dice.below(5) as i64).days().fieldwise());
+        if keep.is_empty() {
+            keep.daily = Some(2);
+        }
+        self.tell(format!("prune {source} {keep:?}"));
+        let Some(repository) = self.repository() else { return };
+        let listener = Listener::default();
+        let pruned = prune::Prune::new(&repository, false, &listener).source(&name(source), &keep, &mut |_| Ok(()));
+        match pruned {
+            Ok(pruned) => self.tell(format!("    {pruned:?}")),
+            Err(error) => self.find(format!("prune fails: {error}")),
+        }
+    }
+
+    // As if the runs had been at other times: hours, days or weeks apart, backwards, or in the future.
+    fn move_runs(&mut self, source: &str, dice: &mut Dice) {
+        const HOUR: i64 = 3_600_000_000_000;
+        let step = [HOUR, 24 * HOUR, 24 * HOUR, 7 * 24 * HOUR, 40 * 24 * HOUR, -24 * HOUR, 0][dice.below(7) as usize];
+        let base = [1_600_000_000_000_000_000, 1_795_000_000_000_000_000, 4_000_000_000_000_000_000];
+        let base = base[dice.below(3) as usize];
+        let index = self.index();
+        let runs: Vec<i64> = {
+            let sql = "SELECT run.id FROM run JOIN source ON source.id = run.source WHERE source.name = ?1 ORDER BY 1";
+            let mut statement = index.prepare(sql).unwrap();
+            statement.query_map([source], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+        };
+        for (at, run) in (0..).zip(runs) {
+            let started = base + step * at + dice.below(HOUR as u64 / 2) as i64;
+            let sql = "UPDATE run SET started = ?2, ended = iif(ended IS NULL, NULL, ?2 + 1) WHERE id = ?1";
+            index.execute(sql, [run, started]).unwrap();
+        }
+        self.tell(format!("runs of {source} are {} h apart from {base}", step / HOUR));
+    }
+
+    fn forget(&mut self, dice: &mut Dice) {
+        if !self.exists() {
+            return;
+        }
+        let source = dice.one_of(&SOURCES).unwrap().0;
+        let paths: Vec<Vec<u8>> =
+            self.states[source].values().flatten().flat_map(|walk| walk.keys().cloned()).collect();
+        let Some(path) = dice.one_of(&paths) else { return };
+        let (what, goes): (_, Box<dyn Fn(&[u8]) -> bool>) = if dice.below(3) == 0 {
+            let pattern = [&b"a"[..], b"b", b"d~"][dice.below(3) as usize];
+            self.tell(format!("forget {source} {}", pattern.escape_ascii()));
+            let roots = self.client(source).roots();
+            let above: Vec<usize> = roots.iter().map(|root| root.parent().unwrap().as_os_str().len()).collect();
+            // What is above the roots has none of these names.
+            assert!(above.iter().all(|length| *length > 0));
+            let goes = move |path: &[u8]| path.split(|&byte| byte == b'/').any(|part| part == pattern);
+            (prune::forget::What::Pattern(pattern.to_vec()), Box::new(goes))
+        } else {
+            self.tell(format!("forget {source} {}", path.escape_ascii()));
+            let checked = archive::path::AbsPath::new(path.clone()).unwrap();
+            let goes = move |other: &[u8]| other == path || other.starts_with(&[&path[..], b"/"].concat());
+            (prune::forget::What::Path(checked), Box::new(goes))
+        };
+        let Some(repository) = self.repository() else { return };
+        let listener = Listener::default();
+        match prune::forget::forget(&repository, &name(source), &what, (false, &listener), &mut |_| Ok(())) {
+            Ok(_) => self.forgotten(source, goes),
+            Err(error) => self.find(format!("forget fails: {error}")),
+        }
+    }
+
+    pub(super) fn rebuild(&mut self) {
+        if !self.exists() {
+            return;
+        }
+        let Some(repository) = self.repository() else { return };
+        let listener = Listener::default();
+        self.tell("index rebuild");
+        match reindex::rebuild(&repository, &listener) {
+            Ok(_) => {
+                self.rebuilt();
+                self.is_old = false;
+            }
+            Err(error) => self.find(format!("index rebuild fails: {error}")),
+        }
+    }
+
+    fn keep_index(&mut self) {
+        if self.exists() && !self.is_old {
+            let _ = fs::remove_dir_all(self.path("copy"));
+            fs::create_dir(self.path("copy")).unwrap();
+            copy_index(&self.repo(), &self.path("copy"));
+            self.has_copy = true;
+            self.tell("a copy of the index is kept");
+        }
+    }
+
+    // A pull must not believe an older index: it refuses until the trees were taken in.
+    fn put_index_back(&mut self, dice: &mut Dice) {
+        if !self.has_copy {
+            return;
+        }
+        copy_index(&self.path("copy"), &self.repo());
+        self.tell("the copy of the index is put back");
+        self.is_old = true;
+        // Runs that only the lost index knew of can't be asked for.
+        let known = self.known_runs();
+        self.moments.retain(|run, _| known.contains(run));
+        let planned = Planned::throw(self, dice.one_of(&SOURCES).unwrap().0, dice);
+        if self.pull(&planned) {
+            // Then nothing had changed since, or this is found out now.
+            self.is_old = false;
+        } else {
+            self.rebuild();
+        }
+    }
+
+    fn known_runs(&self) -> Vec<i64> {
+        let index = self.index();
+        let mut statement = index.prepare("SELECT id FROM run").unwrap();
+        statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    }
+
+    // The real program dies, or gets no more space, at some step.
+    fn fault(&mut self, fault: &str, dice: &mut Dice) {
+        let source = dice.one_of(&SOURCES).unwrap().0;
+        let planned = Planned::throw(self, source, dice);
+        let most = [20, 60, 200][dice.below(3) as usize];
+        let at = 1 + dice.below(most);
+        let kinds = if super::is_left_out("Rebuild") { 5 } else { 6 };
+        let kinds = if self.exists() { kinds } else { 1 };
+        let (mut command, words) = match dice.below(kinds) {
+            0..=3 => (planned.command(self), planned.words()),
+            4 => {
+                let keep = ["--keep-last", ["1", "2"][dice.below(2) as usize]];
+                (self.program(&["prune", source, keep[0], keep[1], "-q"]), format!("prune {source} {keep:?}"))
+            }
+            _ => (self.program(&["index", "rebuild", "-q"]), "index rebuild".to_owned()),
+        };
+        command.env("ARCHIVE_FAULT", format!("{fault}:{at}")).stderr(Stdio::piped()).stdout(Stdio::null());
+        let output = command.output().unwrap();
+        self.tell(format!("{words} with {fault}:{at} -> {}", output.status));
+        if words.starts_with("pull") {
+            self.cut_off(planned.source, &planned.roots);
+        } else if words.starts_with("index") {
+            self.rebuilt();
+        }
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        let is_expected = match (output.status.code(), fault) {
+            (Some(0), _) => true,
+            (code, "kill") => code.is_none(),
+            (code, _) => code == Some(5),
+        };
+        if !is_expected && !errors.contains("is no source") && !errors.contains("no source") {
+            self.find(format!("{words} with {fault}:{at} ends with {}: {errors}", output.status));
+        }
+        if self.exists() {
+            self.finish_cut_off();
+        }
+    }
+
+    // The next locked operation makes everything right.
+    fn finish_cut_off(&mut self) {
+        let Some(repository) = self.repository() else { return };
+        let listener = Listener::default();
+        match archive::check::check(&repository, &listener) {
+            Ok(0) => {}
+            Ok(_) if super::is_left_out("Program") => {}
+            Ok(count) => self.find(format!("index check finds {count} after a fault: {:?}", listener.errors())),
+            Err(error) => self.find(format!("index check fails after a fault: {error}")),
+        }
+        for source in SOURCES.iter().map(|(source, _)| source) {
+            self.clear_staging(source);
+        }
+    }
+
+    // What a run that was cut off received, and never placed, goes with the next run.
+    fn clear_staging(&self, source: &str) {
+        for entry in fs::read_dir(self.repo().join("staging").join(source)).into_iter().flatten().flatten() {
+            if !entry.file_name().to_string_lossy().starts_with("partial-") {
+                let _ = super::client::remove(&entry.path());
+            }
+        }
+    }
+
+    fn restore(&mut self, dice: &mut Dice) {
+        let known = if self.exists() { self.known_runs() } else { Vec::new() };
+        let runs: Vec<i64> = self.moments.keys().copied().filter(|run| known.contains(run)).collect();
+        let Some(run) = dice.one_of(&runs) else { return };
+        let (source, state) = self.moments[&run].clone();
+        let Some(repository) = self.repository() else { return };
+        let certain: Vec<PathBuf> =
+            state.iter().filter(|(_, walk)| walk.is_some()).map(|(root, _)| root.clone()).collect();
+        let whole = dice.below(2) == 0 && certain.len() == state.len() && !super::is_left_out("Whole");
+        let Some(root) = dice.one_of(&certain) else { return };
+        // A root that was removed as a whole is no path of that moment.
+        if !whole && state[&root].as_ref().is_none_or(|walk| walk.is_empty()) {
+            return;
+        }
+        let to = self.path("restored");
+        let _ = fs::remove_dir_all(&to);
+        fs::create_dir(&to).unwrap();
+        let path = if whole { Path::new("/") } else { &root };
+        self.tell(format!("restore {source} {} --at {run}", path.display()));
+        let listener = Listener::default();
+        let options = archive::restore::Options {
+            run,
+            dry_run: false,
+            overwrite: archive::restore::Overwrite::Never,
+            owners: None,
+            stop: Default::default(),
+        };
+        let to_here = archive::restore::To::Here(&to);
+        match archive::restore::restore(&repository, &name(source), &abs(path), to_here, &options, &listener) {
+            Ok(restored) if restored.errors == 0 && listener.errors().is_empty() => {}
+            Ok(restored) => self.find(format!("restore of run {run}: {restored:?} {:?}", listener.errors())),
+            Err(error) => self.find(format!("restore of run {run} fails: {error}")),
+        }
+        for root in if whole { certain } else { vec![root] } {
+            let at = if whole { to.join(root.strip_prefix("/").unwrap()) } else { to.join(root.file_name().unwrap()) };
+            let wanted = state[&root].clone().unwrap();
+            self.compare_restored(&root, &at, &wanted);
+        }
+        let _ = fs::remove_dir_all(&to);
+    }
+
+    fn compare_restored(&mut self, root: &Path, at: &Path, wanted: &super::client::Walk) {
+        let found = super::client::walk(at, root);
+        let mut groups = std::collections::HashMap::new();
+        for (path, seen) in wanted {
+            let shown = path.escape_ascii();
+            let Some(found) = found.get(path) else {
+                self.find(format!("restore left out {shown}"));
+                continue;
+            };
+            if (found.kind, &found.content) != (seen.kind, &seen.content) {
+                self.find(format!("restore gave {shown} another content or kind"));
+            } else if (found.mode & 0o777, found.mtime) != (seen.mode & 0o777, seen.mtime) {
+                self.find(format!("restore gave {shown} another mode or time"));
+            }
+            let linked = seen.kind == 0 && seen.links > 1;
+            if linked && *groups.entry(seen.inode).or_insert(found.inode) != found.inode {
+                self.find(format!("restore made {shown} no name of its file"));
+            }
+            if !linked && seen.kind == 0 && found.links > 1 {
+                self.find(format!("restore made {shown} a name of another file"));
+            }
+        }
+        for path in found.keys().filter(|path| !wanted.contains_key(*path)) {
+            self.find(format!("restore made {}, which was not there", path.escape_ascii()));
+        }
+    }
+}
+
+fn copy_index(from: &Path, to: &Path) {
+    for name in ["index.sqlite", "index.sqlite-wal", "index.sqlite-shm"] {
+        let _ = fs::remove_file(to.join(name));
+    }
+    for name in ["index.sqlite", "index.sqlite-wal"] {
+        if from.join(name).exists() {
+            fs::copy(from.join(name), to.join(name)).unwrap();
+        }
+    }
+}
