@@ -15,8 +15,13 @@ pub fn mend(run: &Run<'_>, roots: &[AbsPath]) -> Result<()> {
     let mut index = run.repository.index()?;
     let mut missing = BTreeSet::new();
     for root in roots {
+        // A root that was listed before has an entry for each directory below it.
+        let is_listed = || -> Result<bool> {
+            Ok(index.directory(run.source_id, root)?.is_some_and(|(_, fingerprint)| fingerprint.is_some()))
+        };
         let directories = match run.mends {
             true => index.directories_below(run.source_id, root)?,
+            false if is_listed()? => continue,
             false => index.unlisted_below(run.source_id, root)?,
         };
         for (id, path) in directories {

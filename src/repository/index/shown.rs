@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use rusqlite::params;
 
-use super::{Index, SourceId, path_of};
+use super::{Index, SourceId, path_of, range_below};
 use crate::entry::DirectoryId;
 use crate::error::Result;
 use crate::path::{AbsPath, Name};
@@ -12,7 +12,7 @@ use crate::path::{AbsPath, Name};
 impl Index {
     /// The names in a directory that are, or lead to, directories that the index knows of any time, sorted.
     pub fn directories_in(&self, source: SourceId, path: &AbsPath) -> Result<Vec<Name>> {
-        let (prefix, until) = span(path);
+        let (prefix, until) = range_below(path);
         let mut names = BTreeSet::new();
         let mut from = prefix.clone();
         // Jumps over what is below a name: two look-ups a name, however much that is.
@@ -36,7 +36,7 @@ impl Index {
 
     /// The directories of a source at and below `path` of which no listing is kept: above all those that only lead to roots.
     pub fn unlisted_below(&self, source: SourceId, path: &AbsPath) -> Result<Vec<(DirectoryId, AbsPath)>> {
-        let (from, until) = span(path);
+        let (from, until) = range_below(path);
         let sql = "SELECT id, path FROM directory WHERE source = ?1 AND (path = ?2 OR (path >= ?3 AND path < ?4)) \
                    AND fingerprint IS NULL ORDER BY path";
         self.all(sql, params![source.0, path.as_bytes(), from, until], |row| {
@@ -56,7 +56,7 @@ impl Index {
     }
 
     fn has_below(&self, source: SourceId, path: &AbsPath, condition: &str, run: i64) -> Result<bool> {
-        let (from, until) = span(path);
+        let (from, until) = range_below(path);
         let sql = format!(
             "SELECT 1 FROM directory CROSS JOIN version ON version.directory = directory.id WHERE source = ?1 \
              AND (path = ?2 OR (path >= ?3 AND path < ?4)) AND {condition} LIMIT 1"
@@ -64,15 +64,4 @@ impl Index {
         let params = params![source.0, path.as_bytes(), from, until, run];
         self.one(&sql, params, |_| Ok(())).map(|found| found.is_some())
     }
-}
-
-// What the paths below a path begin with, and the first bytes after all of them.
-fn span(path: &AbsPath) -> (Vec<u8>, Vec<u8>) {
-    let mut from = path.as_bytes().to_vec();
-    if !path.is_root() {
-        from.push(b'/');
-    }
-    let mut until = from.clone();
-    *until.last_mut().expect("a path has a byte") += 1;
-    (from, until)
 }
