@@ -60,7 +60,7 @@ impl Trees {
     /// way; returns the paths where they were.
     pub fn carry_out(&mut self, batch: &mut Batch, again: bool) -> Result<Vec<AbsPath>> {
         self.archive.settle();
-        let mut found = Strays { paths: Vec::new(), rows: Vec::new() };
+        let mut found = Strays { paths: Vec::new(), rows: Vec::new(), claimed: claimed(batch) };
         self.moved.clear();
         for deed in &batch.deeds {
             match deed {
@@ -291,7 +291,8 @@ impl Trees {
             }
             _ => None,
         };
-        let archive_name = self.archive.take(path, dir, name, found.mtime).on_server(WHAT)?;
+        let is_claimed = |archived: &Name| strays.claimed.contains(&(path.clone(), archived.clone()));
+        let archive_name = self.archive.take(path, (dir, name), found.mtime, is_claimed).on_server(WHAT)?;
         let entry = Box::new(found.entry(name.clone(), target));
         strays.rows.push(Row::Stray { directory: path.clone(), entry, hash, archive_name });
         Ok(())
@@ -302,6 +303,19 @@ impl Trees {
 struct Strays {
     paths: Vec<AbsPath>,
     rows: Vec<Row>,
+    // Names in the archive that the batch gives to versions.
+    claimed: HashSet<(AbsPath, Name)>,
+}
+
+fn claimed(batch: &Batch) -> HashSet<(AbsPath, Name)> {
+    let claim = |directory: &u32, name: &Name| Some((batch.directories[*directory as usize].clone(), name.clone()));
+    let claims = batch.deeds.iter().filter_map(|deed| match deed {
+        Deed::Change { directory, old: Old::Archive { name, .. }, .. } | Deed::Keep { directory, name, .. } => {
+            claim(directory, name)
+        }
+        _ => None,
+    });
+    claims.collect()
 }
 
 fn is_directory(dir: &Dir, name: &Name) -> bool {
