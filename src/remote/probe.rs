@@ -11,6 +11,7 @@ use std::time::Duration;
 use archive_helper::protocol::VERSION;
 
 use super::ssh::Session;
+use super::stop::Stop;
 use super::stream::{Input, Output, Traffic};
 use crate::error::{Error, Kind, Result};
 use crate::path::Escaped;
@@ -231,8 +232,8 @@ fn until_probed(input: &mut Input) -> Result<String> {
 }
 
 /// Tells of the helper on a client.
-pub fn helper_status(ssh: &Ssh, helper_dir: Option<&Path>) -> Result<HelperStatus> {
-    with_session(ssh, |session| {
+pub fn helper_status(ssh: &Ssh, helper_dir: Option<&Path>, stop: &Stop) -> Result<HelperStatus> {
+    with_session(ssh, stop, |session| {
         let mut probed = probe(session, &HelperFiles::embedded().name)?;
         let helper = HelperFiles::new(helper_dir).of_type(&probed.os, &probed.arch);
         if let Some(other) = helper.as_ref().filter(|helper| helper.bytes != EMBEDDED) {
@@ -243,18 +244,19 @@ pub fn helper_status(ssh: &Ssh, helper_dir: Option<&Path>) -> Result<HelperStatu
 }
 
 /// Brings the helper to a client, if it is not there; returns its path there.
-pub fn helper_install(ssh: &Ssh, helper_dir: Option<&Path>) -> Result<String> {
-    with_session(ssh, |session| find_or_install(session, &HelperFiles::new(helper_dir))).map(|installed| installed.path)
+pub fn helper_install(ssh: &Ssh, helper_dir: Option<&Path>, stop: &Stop) -> Result<String> {
+    with_session(ssh, stop, |session| find_or_install(session, &HelperFiles::new(helper_dir)))
+        .map(|installed| installed.path)
 }
 
 /// Removes every build of the helper from a client; returns how many there were.
-pub fn helper_remove(ssh: &Ssh) -> Result<u64> {
+pub fn helper_remove(ssh: &Ssh, stop: &Stop) -> Result<u64> {
     let script = format!(
         "{OURS} u=$(id -u); n=0; for d in {PLACES}; do for f in \"$d\"/archive-helper-*; do \
          if ours \"$d\" && [ -f \"$f\" ] && rm -f \"$f\"; then n=$((n+1)); fi; done; \
          rmdir \"$d\" 2>/dev/null; done; printf \"\\nARCHIVE-REMOVED %s\\n\" $n"
     );
-    with_session(ssh, |session| {
+    with_session(ssh, stop, |session| {
         let removed = run(session, &script, "", &[])?;
         let removed = marked(&removed, "ARCHIVE-REMOVED ").and_then(|count| count.trim().parse().ok());
         removed.ok_or_else(no_shell)
@@ -271,11 +273,15 @@ pub fn accounts(session: &Session) -> Result<(String, String)> {
     Ok((users.to_owned(), groups.to_owned()))
 }
 
-fn with_session<T>(ssh: &Ssh, work: impl FnOnce(&Session) -> Result<T>) -> Result<T> {
-    let session = Session::connect(ssh, Arc::new(Traffic::new(TIMEOUT)), None)?;
-    let done = work(&session);
-    session.close();
-    done
+fn with_session<T>(ssh: &Ssh, stop: &Stop, work: impl FnOnce(&Session) -> Result<T>) -> Result<T> {
+    let traffic = Arc::new(Traffic::new(TIMEOUT, None));
+    stop.watch(&traffic);
+    let done = Session::connect(ssh, traffic, None).and_then(|session| {
+        let done = work(&session);
+        session.close();
+        done
+    });
+    done.map_err(|error| stop.asked().unwrap_or(error))
 }
 
 fn probe(session: &Session, name: &str) -> Result<Probed> {

@@ -11,6 +11,8 @@ use crate::support::*;
 
 #[path = "hostile/attributes.rs"]
 mod attributes;
+#[path = "hostile/busy.rs"]
+mod busy;
 #[path = "hostile/contents.rs"]
 mod contents;
 #[path = "hostile/digests.rs"]
