@@ -283,15 +283,13 @@ impl Client {
     }
 
     fn read_by_sftp(&self, session: &ssh::Session, wanted: &Receiver<Wanted>, arrived: &Sender<Arrived>) -> Result<()> {
-        let (mut input, output) = session.subsystem("sftp")?;
-        input.greeted();
-        let options = sftp::Options { bytes_per_second: self.options.bytes_per_second };
-        let lost = |error: sftp::Broken| match error {
-            sftp::Broken::Unwanted => Error::new(Kind::BrokenOff, error),
-            error => Error::new(Kind::Unreachable, format_args!("the SFTP connection broke: {error}")),
+        let start = || {
+            let (mut input, output) = session.subsystem("sftp")?;
+            input.greeted();
+            Ok((input, output))
         };
-        let mut reader = sftp::Sftp::start(input, output, options).map_err(lost)?;
-        reader.read_files(wanted, arrived).map_err(lost)
+        let options = sftp::Options { bytes_per_second: self.options.bytes_per_second };
+        sftp::read_files(start, options, wanted, arrived)
     }
 
     /// The lists of the client's users and groups, in the manner of passwd(5) and group(5).
@@ -587,5 +585,9 @@ impl ReadError {
     // See `attempt::Verdict::OtherOwner`.
     fn other_owner() -> ReadError {
         ReadError::Refused("its owner changed while it was read".to_owned())
+    }
+
+    fn irregular() -> ReadError {
+        ReadError::Refused("is no longer a regular file".to_owned())
     }
 }

@@ -71,6 +71,11 @@ impl Attempt {
         (from < until).then(|| Extent { offset: from, length: until - from })
     }
 
+    /// True when no change was found yet.
+    pub(super) fn is_first(&self) -> bool {
+        self.left == ATTEMPTS - 1
+    }
+
     /// True when a change found now could not lead to another attempt.
     pub(super) fn is_last(&self) -> bool {
         self.left == 0

@@ -1,0 +1,70 @@
+//! One entry that can't be done is an error of that entry: its old version stays, and everything else is pulled.
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use archive_helper::protocol::{AbsPath, Announced, Entries, Entry, Kind, Name, Reply, Root};
+
+use crate::support::hostile::{Hostile, To, frames};
+use crate::support::*;
+
+const LISTED: i64 = 1_000_000_000;
+
+/// The listing of a directory of this machine by a helper that calls everything in it a file of so many bytes.
+fn listing(root: &std::path::Path, files: &[(&str, u64)]) -> Vec<u8> {
+    use std::os::unix::ffi::OsStrExt;
+    let entry = |name: &str, kind, size| Entry {
+        name: Name::new(name.as_bytes()).unwrap(),
+        kind,
+        size,
+        mtime: LISTED * 1_000_000_000,
+        ctime: 1,
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+        inode: None,
+        device: 0,
+        target: Vec::new(),
+        attributes: None,
+    };
+    let path = AbsPath::new(root.as_os_str().as_bytes()).unwrap();
+    let entries = files.iter().map(|(name, size)| entry(name, Kind::File, *size)).collect();
+    frames(&[
+        Reply::Root(Root::Found { path: path.clone(), entry: Some(entry("data", Kind::Dir, 0)), empty: false }),
+        Reply::Directory(Announced {
+            directory: 0,
+            path,
+            inode: 0,
+            fingerprint: [1; 16],
+            entries: files.len() as u64,
+            complete: true,
+        }),
+        Reply::Entries(Entries { directory: 0, entries, last: true, order: Vec::new() }),
+        Reply::End,
+    ])
+}
+
+#[test]
+fn file_that_became_a_fifo_stops_nothing() {
+    if !is_root() {
+        return eprintln!("needs root, for the listing says that root owns the files");
+    }
+    let hostile = Hostile::new();
+    let client = Tree::new([
+        ("a", at(LISTED, 0, file(vec![1; 300_000]))),
+        ("pipe", fifo()),
+        ("z", at(LISTED, 0, file(vec![2; 400_000]))),
+    ]);
+    let files = [("a", 300_000), ("pipe", 350_000), ("z", 400_000)];
+    hostile.answers(To::Walk, listing(&client.root(), &files));
+    let target = format!("client:{}", client.root().display());
+    let begun = Instant::now();
+    let ran = hostile.program.pull(&hostile.sshd, [target.as_str(), "-q", "--retries", "0", "--timeout", "3s"]);
+    ran.refused(3, &["pipe", "is no longer a regular file"]);
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    for name in ["a", "z"] {
+        let copy = hostile.program.snapshot("client", &client.path(name));
+        assert!(fs::read(copy).unwrap() == fs::read(client.path(name)).unwrap(), "{name}");
+    }
+}
