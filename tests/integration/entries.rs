@@ -68,3 +68,42 @@ fn file_that_became_a_fifo_stops_nothing() {
         assert!(fs::read(copy).unwrap() == fs::read(client.path(name)).unwrap(), "{name}");
     }
 }
+
+#[test]
+fn file_with_more_holes_than_can_be_hashed_is_refused() {
+    if !is_root() {
+        return eprintln!("needs root, for it mounts a file system with files as large as that");
+    }
+    let program = Program::new();
+    let client = program.path("client");
+    fs::create_dir(&client).unwrap();
+    let _mounted = Mount::tmpfs(&client, "size=10m");
+    fs::write(client.join("huge"), "small still").unwrap();
+    fs::write(client.join("z"), "z").unwrap();
+    let root = client.to_str().unwrap();
+    program.pull_local(&client, &[]);
+    fs::File::options().write(true).open(client.join("huge")).unwrap().set_len(7 << 60).unwrap();
+    fs::write(client.join("z"), "changed").unwrap();
+    let ran = program.run(["pull", "-q", root, "--max-time", "60s"]);
+    ran.refused(3, &["huge", "more than 16 TiB of it are holes"]);
+    assert_eq!(fs::read(program.snapshot("localhost", &client.join("huge"))).unwrap(), b"small still");
+    assert_eq!(fs::read(program.snapshot("localhost", &client.join("z"))).unwrap(), b"changed");
+    program.assert_index_is_right();
+}
+
+#[test]
+fn file_that_grows_beyond_max_file_size_is_refused() {
+    let program = Program::new();
+    let client = Tree::new([("grows", file(vec![1; 300_000])), ("z", file("z"))]);
+    let target = client.root();
+    let flags = ["--bwlimit", "300KB", "--max-file-size", "500KB"];
+    let mut command = program.command([&["pull", "-q", target.to_str().unwrap()], &flags[..]].concat());
+    let pull = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    let mut growing = fs::File::options().append(true).open(client.path("grows")).unwrap();
+    std::io::Write::write_all(&mut growing, &[2; 600_000]).unwrap();
+    let ran = Ran::of(pull.wait_with_output().unwrap());
+    ran.refused(3, &["grows", "larger than max_file_size by now"]);
+    assert_eq!(names(&program.snapshot("localhost", &client.root())), ["z"]);
+    program.assert_index_is_right();
+}
