@@ -41,6 +41,8 @@ const IDLE: Duration = Duration::from_millis(10);
 // How often it looks when it only waits for the rest of its trays.
 const PATIENCE: u32 = 3;
 
+const SYMLINK: &str = "can't make a symlink in the staging area";
+
 /// Applies changes until no more come.
 pub fn apply<'a>(
     run: &'a Run<'a>,
@@ -203,6 +205,12 @@ impl Gathering<'_, '_> {
     }
 
     fn plain(&mut self, task: FileTask) -> Result<()> {
+        if task.entry.kind == Kind::Symlink && self.staging.refuses_symlink(&task.entry).on_server(SYMLINK)? {
+            let (path, length) = (path_of(&task), task.entry.target.len());
+            let what = "the repository's file system can't hold a symlink target of";
+            self.run.tally.unread(format_args!("can't keep `{path}`: {what} {length} bytes"));
+            return self.unread(task, false);
+        }
         tell(self.run, &task, false);
         self.placing.plain(&task)?;
         self.finish(task, None);

@@ -24,6 +24,9 @@ fn is_partial(name: &Name) -> bool {
     name.as_bytes().starts_with(PARTIAL.as_bytes())
 }
 
+// Targets of so many bytes need not be tried.
+const LONGEST_SURE_TARGET: usize = 255;
+
 // Other names in staging are numbers.
 const PARTIAL: &str = "partial-";
 
@@ -174,6 +177,20 @@ impl Staging {
             self.directory_of(&staged)?.set_owner(&staged.name, entry.uid, entry.gid)?;
         }
         Ok(staged)
+    }
+
+    /// True when the file system can't hold the target of an entry, which is a symlink: with XFS, and with blocks of 1 KiB,
+    /// one of 1,024 bytes or more.
+    pub fn refuses_symlink(&self, entry: &Entry) -> nix::Result<bool> {
+        // Every file system that has symlinks holds a name's length.
+        if entry.target.len() <= LONGEST_SURE_TARGET {
+            return Ok(false);
+        }
+        match self.create_symlink(entry) {
+            Ok(name) => self.dir.unlink(&name).map(|()| false),
+            Err(Errno::ENAMETOOLONG) => Ok(true),
+            Err(errno) => Err(errno),
+        }
     }
 
     /// Makes a symlink under a name of its own.

@@ -92,6 +92,42 @@ fn file_with_more_holes_than_can_be_hashed_is_refused() {
 }
 
 #[test]
+fn symlink_target_that_the_file_system_can_not_hold_stops_nothing() {
+    if !is_root() {
+        return eprintln!("needs root, for it mounts a file system that holds targets of 1,023 bytes");
+    }
+    let program = Program::new();
+    let _disk = Disk::xfs(&program.path("disk"), &program.path("mounted"), 400 << 20);
+    std::os::unix::fs::symlink("mounted/repo", program.repo()).unwrap();
+    fs::create_dir(program.path("mounted/repo")).unwrap();
+    let client = Tree::new([("short", link("here")), ("f", file("f"))]);
+    program.pull_local(&client.root(), &[]);
+    let long = |length| link("x".repeat(length));
+    for name in ["short", "new"] {
+        client.put(name, long(1500));
+    }
+    client.put("fits", long(1023));
+    client.put("z", file("z"));
+    for _ in 0..2 {
+        let ran = program.run(["pull", "-q", client.root().to_str().unwrap()]);
+        assert_eq!((ran.status, ran.stderr.lines().count()), (3, 2), "{}", ran.stderr);
+        for name in ["short", "new"] {
+            assert!(ran.stderr.contains(client.path(name).to_str().unwrap()), "{}", ran.stderr);
+        }
+        assert!(ran.stderr.contains("can't hold a symlink target of 1500 bytes"), "{}", ran.stderr);
+    }
+    let there = |name: &str| program.snapshot("localhost", &client.path(name));
+    assert_eq!(fs::read_link(there("short")).unwrap().to_str(), Some("here"));
+    assert_eq!(fs::read_link(there("fits")).unwrap().as_os_str().len(), 1023);
+    assert!(there("z").exists() && fs::symlink_metadata(there("new")).is_err());
+    program.assert_index_is_right();
+    client.put("short", link("there"));
+    client.put("new", link("anywhere"));
+    program.pull_local(&client.root(), &[]);
+    assert_same(&client.root(), &program.snapshot("localhost", &client.root()));
+}
+
+#[test]
 fn file_that_grows_beyond_max_file_size_is_refused() {
     let program = Program::new();
     let client = Tree::new([("grows", file(vec![1; 300_000])), ("z", file("z"))]);
