@@ -128,6 +128,49 @@ fn symlink_target_that_the_file_system_can_not_hold_stops_nothing() {
 }
 
 #[test]
+fn owners_outside_the_id_map_are_no_error() {
+    use std::os::unix::fs::lchown;
+    let namespace = ["--user", "--map-root-user"];
+    if !is_root() || !Command::new("unshare").args(namespace).arg("true").status().is_ok_and(|done| done.success()) {
+        return eprintln!("needs root, and user namespaces");
+    }
+    let program = Program::new();
+    let client = Tree::new([
+        ("d", dir([("f", file("f")), ("l", link("f")), ("empty", file("")), ("e", dir([("g", file("g"))]))])),
+        ("z", file("z")),
+    ]);
+    fs::set_permissions(client.root(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    for name in ["d", "d/f", "d/l", "d/empty", "d/e", "d/e/g"] {
+        lchown(client.path(name), Some(1000), Some(1000)).unwrap();
+    }
+    let pull = || {
+        let plain = program.command(["pull", "-q", client.root().to_str().unwrap()]);
+        let mut command = Command::new("unshare");
+        command.args(namespace).arg(plain.get_program()).args(plain.get_args()).env_clear();
+        command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        Ran::of(command.current_dir(program.path("")).stdin(Stdio::null()).output().unwrap())
+    };
+    let told = |ran: &Ran| {
+        ran.well();
+        assert_eq!(ran.stderr.lines().count(), 1, "once a run: {}", ran.stderr);
+        assert!(ran.stderr.contains("owners"), "{}", ran.stderr);
+    };
+    told(&pull());
+    for (name, bits) in [("d", 0o775), ("d/f", 0o640 | 0o4)] {
+        fs::set_permissions(client.path(name), std::os::unix::fs::PermissionsExt::from_mode(bits)).unwrap();
+    }
+    client.put("d/new", file("new"));
+    lchown(client.path("d/new"), Some(1000), Some(1000)).unwrap();
+    told(&pull());
+    for name in ["d/f", "d/new", "d/empty", "d/e/g", "z"] {
+        let copy = program.snapshot("localhost", &client.path(name));
+        assert_eq!(fs::read(copy).unwrap(), fs::read(client.path(name)).unwrap(), "{name}");
+    }
+    let pending: i64 = program.index().query_row("SELECT count(*) FROM pending", [], |row| row.get(0)).unwrap();
+    assert_eq!(pending, 0);
+}
+
+#[test]
 fn file_that_grows_beyond_max_file_size_is_refused() {
     let program = Program::new();
     let client = Tree::new([("grows", file(vec![1; 300_000])), ("z", file("z"))]);
