@@ -118,6 +118,12 @@ impl HelperFiles {
         if (os, normalized(arch)) == EMBEDDED_FOR {
             return Some(HelperFiles::embedded());
         }
+        // The client says it, and it becomes part of a path.
+        let is_word =
+            |word: &str| word.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.'));
+        if !is_word(os) || !is_word(arch) {
+            return None;
+        }
         let name = format!("archive-helper-{}-{}", os.to_lowercase(), normalized(arch).to_lowercase());
         let bytes = self.directories.iter().find_map(|directory| std::fs::read(directory.join(&name)).ok())?;
         Some(HelperFile { name: file_name(&bytes), bytes: bytes.into() })
@@ -326,12 +332,14 @@ fn install(session: &Session, helper: &HelperFile) -> Result<Installed> {
     .hint("give it one, such as a `~/.cache` that is writable and not mounted noexec"))
 }
 
+// While the directory was open to others, anybody could put symlinks there; from `chmod` on nobody can.
 fn install_script(place: usize, size: usize) -> String {
     format!(
         "{OURS} {OWN} u=$(id -u); umask 077; n=0; for d in {PLACES}; do n=$((n+1)); [ $n = {place} ] && break; done; \
          refuse() {{ rm -f \"$t\"; printf \"\\nARCHIVE-REFUSED %s: %s\\n\" \"$d\" \"$1\"; exit 0; }}; \
          f=$d/$0; t=$d/.upload.$$; mkdir -p \"$d\" 2>/dev/null; own \"$d\" && chmod 700 \"$d\" 2>/dev/null; \
          ours \"$d\" || refuse \"not writable by us alone\"; \
+         rm -f \"$t\" \"$f\"; set -C; \
          cat 2>/dev/null >\"$t\" || refuse \"not writable\"; \
          [ $(wc -c <\"$t\") -eq {size} ] || refuse \"full\"; \
          chmod 700 \"$t\" && mv -f \"$t\" \"$f\" || refuse \"not writable\"; t=$f; \
@@ -388,4 +396,25 @@ fn no_helper(probed: &Probed) -> Error {
     let (machine, file) = (Escaped(machine.as_bytes()), Escaped(file.as_bytes()));
     Error::new(Kind::Failed, format_args!("there is no helper for the client's machine type, {machine}"))
         .hint(format_args!("build one as `{file}` and name its directory with `--helper-dir`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn helper_is_read_from_its_own_directory_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let helpers = directory.path().join("helpers");
+        std::fs::create_dir_all(helpers.join("archive-helper-linux-x")).unwrap();
+        std::fs::write(directory.path().join("secret"), "secret").unwrap();
+        std::fs::write(helpers.join("archive-helper-linux-riscv64"), "helper").unwrap();
+        let files = HelperFiles { directories: vec![helpers] };
+        assert!(files.of_type("Linux", "riscv64").is_some());
+        for (os, arch) in
+            [("Linux", "x/../../secret"), ("linux-x/../../secret", ""), ("Linux", "x\0y"), ("Linux/", "x")]
+        {
+            assert!(files.of_type(os, arch).is_none(), "{os} {arch}");
+        }
+    }
 }
