@@ -26,6 +26,7 @@ use crate::report::Change as Told;
 use crate::repository::index::{Index, Write};
 use crate::repository::journal::{Journal, Row, Then};
 use crate::repository::staging::{Staged, Staging};
+use crate::source::{ArchiveWhat, LinkWhen};
 
 // One that waits for its trays has half as many more.
 const MOST_CHANGES: usize = 2560;
@@ -188,6 +189,7 @@ impl Gathering<'_, '_> {
         }
         self.begun.get_or_insert_with(Instant::now);
         self.changes += 1;
+        take_room(self.run, &change)?;
         match change {
             Change::Plain(task) => self.plain(task),
             Change::Restated(task) => self.restated(task),
@@ -326,6 +328,20 @@ fn end_directories(
         staging.clear_tray(directory.tray).on_server("can't clear the staging area")?;
     }
     Ok(())
+}
+
+// Whatever begins takes an inode, or a row of the index at least; what can't be linked is copied. Removals have room always:
+// they may make some.
+fn take_room(run: &Run<'_>, change: &Change) -> Result<()> {
+    let settings = &run.source.settings;
+    let copies = settings.link == LinkWhen::Never;
+    let (known, archived) = match change {
+        Change::Known(task, _) if copies => (task.entry.size, task.entry.size),
+        Change::Received(task, _) if copies => (0, task.entry.size),
+        Change::Known(..) | Change::Received(..) | Change::Plain(_) => (0, 0),
+        _ => return Ok(()),
+    };
+    run.room.take(known.saturating_add(if settings.archive == ArchiveWhat::All { archived } else { 0 }))
 }
 
 fn has_content(task: &FileTask, hash: &Hash) -> bool {

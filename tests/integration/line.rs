@@ -203,6 +203,27 @@ fn room_is_left_on_the_disk() {
 }
 
 #[test]
+fn inodes_are_left_on_the_disk_and_copies_count() {
+    if !is_root() {
+        return eprintln!("needs root, for it mounts a file system");
+    }
+    let empty = |n: u32| (format!("f{n}"), file(""));
+    let equal = |n: u32| (format!("f{n}"), file(vec![7; 2_000_000]));
+    let flags = ["--link", "never", "--min-free", "40%"];
+    for (options, client) in [
+        ("size=100m,nr_inodes=3000", Tree::new((0..2800).map(empty))),
+        ("size=100m,nr_inodes=3000", Tree::new((0..2800).map(|n| (format!("d{n}"), dir::<&str>([]))))),
+        ("size=100m", Tree::new((0..60).map(equal))),
+    ] {
+        let program = Program::new();
+        std::fs::create_dir(program.repo()).unwrap();
+        let _mounted = Mount::tmpfs(&program.repo(), options);
+        let ran = program.run([&["pull", "-q", client.root().to_str().unwrap()], &flags[..]].concat());
+        ran.refused(5, &["less than min_free"]);
+    }
+}
+
+#[test]
 fn a_disk_is_not_filled_to_the_brim() {
     if !is_root() {
         return eprintln!("needs root, for it mounts a file system");
