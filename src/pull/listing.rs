@@ -11,7 +11,7 @@ use nix::errno::Errno;
 
 use super::moved::{Deferred, Found, Moved};
 use super::parents::{Parents, digest, unlisted};
-use super::roots::{is_what_was_asked, refuse_overlap};
+use super::roots::{is_what_was_asked, refuse_overlap, walk};
 use super::{Directory, Tally, merging};
 use crate::entry::{Digests, DirectoryId, Entry, Fingerprint, Hash, Kind, Version};
 use crate::error::{Error, Kind as ErrorKind, Result};
@@ -109,25 +109,6 @@ pub fn list(
         too_large: 0,
     };
     listing.run(&source.paths)
-}
-
-fn walk(source: &Source, repository_id: &str, all: bool) -> Result<Walk> {
-    let settings = &source.settings;
-    let markers = settings.exclude_if_present.iter().map(|name| {
-        Name::new(name.as_bytes()).ok_or_else(|| {
-            Error::usage(format_args!("`{}` is no file name", Escaped(name.as_bytes())))
-                .hint("`exclude_if_present` takes names, not paths")
-        })
-    });
-    Ok(Walk {
-        roots: source.paths.clone(),
-        exclude: settings.exclude.clone(),
-        exclude_caches: settings.exclude_caches,
-        exclude_if_present: markers.collect::<Result<_>>()?,
-        one_file_system: settings.one_file_system,
-        repository: repository_id.to_owned(),
-        all,
-    })
 }
 
 struct Listing<'a> {

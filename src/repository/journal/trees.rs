@@ -12,7 +12,7 @@ use crate::error::{OnServer, Result};
 use crate::path::{AbsPath, Name, SourceName};
 use crate::repository::Repository;
 use crate::repository::archive::Archive;
-use crate::repository::dirs::{Dir, Metadata, OpenTree, set_file_metadata, set_file_mode};
+use crate::repository::dirs::{Dir, Metadata, OpenTree, owner_given, set_file_metadata, set_file_mode};
 use crate::repository::staging::{StagedName, Staging};
 
 const WHAT: &str = "can't change the trees";
@@ -129,7 +129,7 @@ impl Trees {
             New::None => Ok(()),
             New::Staged(staged) => self.place(directory, &dir, name, staged, strays),
             New::Directory(looks) => self.make_directory(directory, &dir, name, *looks, strays),
-            New::Restated { looks, mtime } => restate(&dir, name, *looks, *mtime),
+            New::Restated { looks, mtime } => restate(&dir, name, *looks, *mtime, &self.staging),
         }
     }
 
@@ -145,7 +145,10 @@ impl Trees {
             return Ok(());
         }
         if nix::unistd::geteuid().is_root() {
-            filled.set_own_owner(empty.uid, empty.gid).on_server(WHAT)?;
+            // The directory's own could not be given either, then: each file finds its own place.
+            if !owner_given(filled.set_own_owner(empty.uid, empty.gid)).on_server(WHAT)? {
+                return Ok(());
+            }
         } else if filled.own_metadata().on_server(WHAT)?.gid != empty.gid {
             return Ok(());
         }
@@ -233,7 +236,7 @@ impl Trees {
         };
         let (made, Some(looks)) = (made.on_server(WHAT)?, looks) else { return Ok(()) };
         if let Some((uid, gid)) = looks.owner {
-            made.set_own_owner(uid, gid).on_server(WHAT)?;
+            self.staging.note_owner(owner_given(made.set_own_owner(uid, gid)).on_server(WHAT)?);
         }
         made.set_own_mode(looks.mode).on_server(WHAT)
     }
@@ -322,10 +325,10 @@ fn is_directory(dir: &Dir, name: &Name) -> bool {
     dir.metadata(name).is_ok_and(|found| found.kind == Kind::Dir)
 }
 
-fn restate(dir: &Dir, name: &Name, looks: Looks, mtime: i64) -> Result<()> {
+fn restate(dir: &Dir, name: &Name, looks: Looks, mtime: i64, staging: &Staging) -> Result<()> {
     match dir.open_file(name) {
         Ok(file) => {
-            set_file_metadata(&file, mtime, looks.owner).on_server(WHAT)?;
+            staging.note_owner(set_file_metadata(&file, mtime, looks.owner).on_server(WHAT)?);
             set_file_mode(&file, looks.mode).on_server(WHAT)
         }
         // Somebody removed it since it was looked at; the next pull says so.
