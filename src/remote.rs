@@ -348,9 +348,11 @@ impl Client {
 
     /// Ends the connection in good order.
     pub fn close(self) {
+        // What was hung up on already is of no use any more.
+        let is_broken = self.traffic.is_shut_down();
         self.hang_up();
         match self.way {
-            Way::Ssh { session, .. } => session.close(),
+            Way::Ssh { session, .. } => session.close(is_broken),
             Way::Local { helper } => helper.close(),
         }
     }
@@ -364,7 +366,7 @@ fn connect_ssh(ssh: &Ssh, options: &Options, traffic: Arc<Traffic>) -> Result<(W
     match probe::find_and_start(&session, &files, more) {
         Ok((helper, running)) => Ok((Way::Ssh { session, helper }, running)),
         Err(error) => {
-            session.close();
+            session.close(true);
             Err(error)
         }
     }

@@ -284,7 +284,7 @@ fn with_session<T>(ssh: &Ssh, stop: &Stop, work: impl FnOnce(&Session) -> Result
     stop.watch(&traffic);
     let done = Session::connect(ssh, traffic, None).and_then(|session| {
         let done = work(&session);
-        session.close();
+        session.close(done.is_err());
         done
     });
     done.map_err(|error| stop.asked().unwrap_or(error))

@@ -24,6 +24,9 @@ use master::Failure;
 
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
+// How often to look whether a channel that is being opened is still wanted.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+
 // How long to wait with asking again for a channel that was refused.
 const ANOTHER_TRY: Duration = Duration::from_millis(200);
 
@@ -46,6 +49,8 @@ pub struct Session {
     readers: Option<u8>,
     // The shortest that was seen; nanoseconds.
     round_trip: AtomicU64,
+    // Where ssh listens.
+    socket: PathBuf,
     // Holds the control socket and the generated configuration; removed when the connection is closed.
     _directory: ControlDirectory,
 }
@@ -67,10 +72,10 @@ impl Session {
         let socket = socket.on_server("can't make a directory for ssh's control socket")?;
         let launched = runtime.block_on(master::launch(ssh, &config, socket.path(), &traffic))?;
         launched.map_err(|failure| unreachable(ssh, failure))?;
-        let session = openssh::Session::new_native_mux(socket);
+        let (path, session) = (socket.path().join("master"), openssh::Session::new_native_mux(socket));
         tracing::debug!(host = %Escaped(ssh.host.as_bytes()), "connected");
         let (session, children, round_trip) = (Arc::new(session), Mutex::default(), AtomicU64::new(u64::MAX));
-        Ok(Session { runtime, session, children, traffic, readers, round_trip, _directory: directory })
+        Ok(Session { runtime, session, children, traffic, readers, round_trip, socket: path, _directory: directory })
     }
 
     /// Has the client's login shell become a program with its arguments, a shell's words; returns its standard output and
@@ -122,8 +127,17 @@ impl Session {
         command.stdin(Stdio::from(stdin)).stdout(Stdio::from(stdout)).stderr(Stdio::null());
         let timeout = Some(self.traffic.timeout()).filter(|timeout| !timeout.is_zero()).unwrap_or(Duration::MAX);
         let asked = Instant::now();
-        let spawned = self.runtime.block_on(async { tokio::time::timeout(timeout, command.spawn()).await });
-        let spawned = spawned.map_err(|_| Error::new(Kind::Unreachable, "the client stopped answering"))?;
+        let spawned = self.runtime.block_on(async {
+            let mut spawning = std::pin::pin!(command.spawn());
+            loop {
+                match tokio::time::timeout(POLL_INTERVAL, spawning.as_mut()).await {
+                    Ok(spawned) => break Some(spawned),
+                    Err(_) if self.traffic.is_shut_down() || asked.elapsed() >= timeout => break None,
+                    Err(_) => {}
+                }
+            }
+        });
+        let spawned = spawned.ok_or_else(|| Error::new(Kind::Unreachable, "the client stopped answering"))?;
         let child = match spawned {
             Ok(child) => child,
             Err(error) => {
@@ -137,9 +151,12 @@ impl Session {
         ends.counted(self.traffic.clone()).map(Ok)
     }
 
-    /// Ends the connection and whatever still runs over it.
-    pub fn close(self) {
-        let Session { runtime, session, children, _directory, .. } = self;
+    /// Ends the connection and whatever still runs over it; at once, when it is of no use any more.
+    pub fn close(self, is_broken: bool) {
+        let Session { runtime, session, children, socket, _directory, .. } = self;
+        if is_broken {
+            master::exit(&socket);
+        }
         let children = children.into_inner().unwrap_or_else(PoisonError::into_inner);
         runtime.block_on(async {
             for child in children {

@@ -54,10 +54,18 @@ impl ControlDirectory {
     }
 }
 
-/// Removes all directories of this process, which is about to end.
+fn sockets(directory: &Path) -> impl Iterator<Item = PathBuf> {
+    let below = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    below.map(|entry| entry.path().join("master")).filter(|socket| socket.exists())
+}
+
+/// Ends what listens in the directories of this process, which is about to end, and removes them.
 pub(super) fn remove_all() {
     for directory in CONTROL_DIRECTORIES.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
         // One that was closed in good order is gone already.
+        for socket in sockets(&directory) {
+            super::master::exit(&socket);
+        }
         let _ = std::fs::remove_dir_all(directory);
     }
 }

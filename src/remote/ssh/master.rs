@@ -94,6 +94,24 @@ fn said(log: &Path, status: ExitStatus) -> String {
     if said.trim().is_empty() { format!("ssh gave no reason ({status})") } else { said }
 }
 
+/// Has the ssh that listens at a control socket exit, whatever its connection is at: one whose peer answers keepalives, but
+/// never closes a channel, would stay for ever.
+pub(super) fn exit(socket: &Path) {
+    let mut command = std::process::Command::new("ssh");
+    command.args(["-F", "/dev/null", "-O", "exit", "-S"]).arg(socket).args(["--", "client"]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let Ok(mut asking) = command.spawn() else { return };
+    let until = Instant::now() + KILL_GRACE;
+    while Instant::now() < until {
+        if asking.try_wait().is_ok_and(|ended| ended.is_some()) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let _ = asking.kill();
+    let _ = asking.wait();
+}
+
 /// Ends every ssh that has not yet connected. Only for a process that is about to end.
 pub(super) fn end_all() {
     for group in CONNECTING.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
