@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use archive_helper::protocol::{
-    Announced, Changes, Entries, MAX_ENTRIES, Problem, Reply, Request, Root, SkipReason, Skipped, Verdict, Walk, Wish,
+    Announced, Changes, Entries, MAX_ENTRIES, Problem, Reply, Request, Root, SkipReason, Skipped, Verdict, Wish,
 };
 use nix::errno::Errno;
 
@@ -15,7 +15,7 @@ use super::roots::{is_what_was_asked, refuse_overlap, walk};
 use super::{Directory, Tally, merging};
 use crate::entry::{Digests, DirectoryId, Entry, Fingerprint, Hash, Kind, Version};
 use crate::error::{Error, Kind as ErrorKind, Result};
-use crate::path::{AbsPath, Escaped, Name};
+use crate::path::{AbsPath, Name};
 use crate::plan::{Step, in_order, plan};
 use crate::remote::helper::{Conversation, Replies, Requests, gone, nonsense};
 use crate::repository::index::{Index, SourceId};
