@@ -372,6 +372,7 @@ impl World {
         let listener = Listener::default();
         self.tell("index rebuild");
         match reindex::rebuild(&repository, &listener) {
+            Ok(_) if !self.is_old => {}
             Ok(_) => {
                 self.rebuilt();
                 self.is_old = false;
@@ -437,8 +438,6 @@ impl World {
         self.tell(format!("{words} with {fault}:{at} -> {}", output.status));
         if words.starts_with("pull") {
             self.cut_off(planned.source, &planned.roots);
-        } else if words.starts_with("index") {
-            self.rebuilt();
         }
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
         let is_expected = match (output.status.code(), fault) {
