@@ -13,9 +13,11 @@ use crate::repository::index::{Index, Located, RunRow, SourceId, Stats, Verifica
 use crate::repository::place::{self, Copies};
 use crate::time::{When, show_time};
 
+mod children;
 mod diff;
 mod search;
 
+pub use children::Child;
 pub use diff::Difference;
 
 // Names as much alike as this, of 1, are worth a hint; and so many of them.
@@ -195,32 +197,6 @@ impl<'a> Past<'a> {
         Ok(found.and_then(|version| Some((parent.join(&version.entry.name)?, version))))
     }
 
-    /// What was in a directory at the end of a run, by name; above the roots, the directories that lead to them.
-    pub fn list(&self, path: &AbsPath, run: i64) -> Result<Vec<Version>> {
-        match self.index.directory(self.id, path)? {
-            Some((directory, _)) => self.index.versions_as_of(directory, run),
-            None => Ok(Vec::new()),
-        }
-    }
-
-    /// The names that lead from a directory above the roots down to them.
-    pub fn leads(&self, path: &AbsPath) -> Result<Vec<Name>> {
-        let mut names = Vec::new();
-        for (_, below) in self.index.directories_below(self.id, path)? {
-            let rest = below.below_root().strip_prefix(path.below_root()).unwrap_or_default();
-            let mut parts = rest.split(|&byte| byte == b'/').filter(|part| !part.is_empty());
-            names.extend(parts.next().and_then(Name::new));
-        }
-        names.sort();
-        names.dedup();
-        Ok(names)
-    }
-
-    /// True for `/`, and for what is above the roots: nothing is known of it but where it leads.
-    pub fn is_above_roots(&self, path: &AbsPath) -> Result<bool> {
-        Ok(self.index.versions_at(self.id, path)?.is_empty() && !self.leads(path)?.is_empty())
-    }
-
     /// A plain file that holds a version's content, as reading it just told: its own, or else any other.
     pub fn content(&self, path: &AbsPath, version: &Version) -> Result<File> {
         let hash = content_hash(path, version)?;
@@ -260,6 +236,8 @@ impl<'a> Past<'a> {
     fn unknown(&self, path: &AbsPath) -> Error {
         let error = Error::new(Kind::Failed, format_args!("`{}` had no `{path}` then", self.source));
         match self.alike(path).unwrap_or_default().as_slice() {
+            [] if self.index.knows_below(self.id, path).unwrap_or_default() => error
+                .hint(format_args!("it was never pulled itself; `archive find '{path}/**'` lists what is below it")),
             [] => error.hint("check the path; `archive find` looks for names"),
             nearest => error.hint(format_args!("the nearest that it has is `{}`", nearest.join("`, `"))),
         }
@@ -271,6 +249,9 @@ impl<'a> Past<'a> {
         if let Some(version) = self.index.versions_at(self.id, path)?.last() {
             let until = version.until_run.map_or("now".to_owned(), |until| format!("before run {until}"));
             return Ok(vec![format!("{path}` from run {} until {until}, as of `--at {0}", version.from_run)]);
+        }
+        if self.index.knows_below(self.id, path)? {
+            return Ok(Vec::new());
         }
         let Some((parent, name)) = path.split() else { return Ok(Vec::new()) };
         let Some((directory, _)) = self.index.directory(self.id, &parent)? else { return self.alike(&parent) };

@@ -172,20 +172,26 @@ impl<'a> Prune<'a> {
 }
 
 /// The trees of a source, from which versions go.
-struct Dropping {
+struct Dropping<'a> {
+    repository: &'a Repository,
+    // An index from before what goes would be known as older.
+    is_noted: bool,
     journal: Journal,
     // Directories of the archive that may be empty now.
     emptied: BTreeSet<AbsPath>,
 }
 
-impl Dropping {
-    fn open(repository: &Repository, name: &SourceName, source: SourceId) -> Result<Dropping> {
+impl<'a> Dropping<'a> {
+    fn open(repository: &'a Repository, name: &SourceName, source: SourceId) -> Result<Dropping<'a>> {
         let staging = Staging::open(repository.staging(name)?).on_server("can't open the staging area")?;
         let journal = Journal::open(repository, (source, name), Arc::new(staging))?;
-        Ok(Dropping { journal, emptied: BTreeSet::new() })
+        Ok(Dropping { repository, is_noted: false, journal, emptied: BTreeSet::new() })
     }
 
     fn carry_out(&mut self, index: &mut Index, batch: Batch, then: Then) -> Result<()> {
+        if !batch.rows.is_empty() && !std::mem::replace(&mut self.is_noted, true) {
+            self.repository.note_change(index)?;
+        }
         let done = self.journal.carry_out(index, batch, then)?;
         done.settle(index, |_| Ok(()))?;
         self.emptied.extend(done.batch.deeds.into_iter().filter_map(|deed| match deed {

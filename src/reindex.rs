@@ -51,7 +51,10 @@ pub fn rebuild(repository: &Repository, report: &dyn Report) -> Result<Rebuilt> 
     let mut index = repository.index()?;
     index.expect_much_writing()?;
     let mut rebuilt = Rebuilt::default();
-    let mut sources = repository.sources_on_disk()?;
+    let (mut sources, unknown) = repository.sources_on_disk()?;
+    for path in &unknown {
+        report.warn(format_args!("`{}` is no source's, and is left alone", Escaped(path)));
+    }
     for name in index.source_names()? {
         sources.push(SourceName::new(&name)?);
     }

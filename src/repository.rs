@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
+use crate::entry::Kind as EntryKind;
 use crate::error::{Error, Kind, OnServer, Result};
 use crate::path::{AbsPath, Name, SourceName};
 
@@ -129,19 +130,24 @@ impl Repository {
         self.tree("damaged", source)
     }
 
-    /// The sources that have a directory in one of the trees, by name.
-    pub fn sources_on_disk(&self) -> Result<Vec<SourceName>> {
+    /// The sources that have a directory in one of the trees, by name; and what else is there, relative to the repository.
+    pub fn sources_on_disk(&self) -> Result<(Vec<SourceName>, Vec<Vec<u8>>)> {
         const WHAT: &str = "can't list the trees";
-        let mut sources = Vec::new();
+        let (mut sources, mut unknown) = (Vec::new(), Vec::new());
         for tree in [Tree::Snapshot, Tree::Archive] {
-            let names = self.base.open(tree.name().as_bytes()).and_then(|dir| dir.names()).on_server(WHAT)?;
-            for name in names {
-                sources.push(SourceName::new(&String::from_utf8_lossy(name.as_bytes()))?);
+            let dir = self.base.open(tree.name().as_bytes()).on_server(WHAT)?;
+            for name in dir.names().on_server(WHAT)? {
+                let is_dir = dir.metadata(&name).on_server(WHAT)?.kind == EntryKind::Dir;
+                let source = std::str::from_utf8(name.as_bytes()).ok().and_then(|name| SourceName::new(name).ok());
+                match source.filter(|_| is_dir) {
+                    Some(source) => sources.push(source),
+                    None => unknown.push([tree.name().as_bytes(), b"/", name.as_bytes()].concat()),
+                }
             }
         }
         sources.sort();
         sources.dedup();
-        Ok(sources)
+        Ok((sources, unknown))
     }
 
     /// The directory of the lock files.

@@ -13,20 +13,23 @@ use archive_helper::protocol::{Item, Outcome, Restore};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use nix::errno::Errno;
 
-use crate::entry::{Attributes, Inode, Kind, Version};
+use crate::entry::{Attributes, Entry, Kind, Version};
 use crate::error::{Error, Result};
-use crate::history::Past;
-use crate::path::{AbsPath, SourceName};
+use crate::history::{Child, Past};
+use crate::path::{AbsPath, Name, SourceName};
 use crate::remote::Stop;
 use crate::report::{Change, Report};
 use crate::repository::Repository;
 
 mod filling;
+mod inside;
 mod owners;
+mod privileges;
 mod target;
 
 pub use archive_helper::protocol::Overwrite;
 pub use owners::{Accounts, Owners};
+pub use privileges::LeftOut;
 pub use target::To;
 
 use filling::Filler;
@@ -58,6 +61,8 @@ pub struct Restored {
     pub bytes: u64,
     /// Entries that could not be restored.
     pub errors: u64,
+    /// What was left out, for it could give rights on this machine.
+    pub left_out: LeftOut,
 }
 
 /// How to restore.
@@ -71,6 +76,8 @@ pub struct Options {
     pub overwrite: Overwrite,
     /// To whom things belong; `None` for whoever restores them.
     pub owners: Option<Owners>,
+    /// On this machine, make what could give rights on it, too. A host gets its own back, whatever that is.
+    pub privileged: bool,
     /// How to stop it.
     pub stop: Stop,
 }
@@ -87,7 +94,7 @@ pub fn restore(
 ) -> Result<Restored> {
     let past = Past::open(repository, source)?;
     let asked = ask(&to, options);
-    let target = Target::open(to, &asked)?;
+    let (target, own) = open(repository, to, &asked)?;
     let (done, first_names) = (Mutex::default(), Mutex::default());
     let shared = Shared { repository, source, to, options, asked, report, done, first_names };
     thread::scope(|scope| {
@@ -104,6 +111,7 @@ pub fn restore(
             shared: &shared,
             past: &past,
             target,
+            own,
             tasks: Some(tasks),
             links: Vec::new(),
             first_names: HashMap::new(),
@@ -115,8 +123,18 @@ pub fn restore(
             };
             workers.into_iter().map(join).collect::<Result<Vec<()>>>().map(drop)
         });
-        options.stop.asked().map_or(walked, Err).map(|()| *shared.done())
+        let done = *shared.done();
+        done.left_out.tell(report);
+        options.stop.asked().map_or(walked, Err).map(|()| done)
     })
+}
+
+// Also returns where the repository is below the destination, if it is.
+fn open(repository: &Repository, to: To<'_>, asked: &Restore) -> Result<(Target, Option<AbsPath>)> {
+    let To::Here(path) = to else { return Ok((Target::open(to, asked)?, None)) };
+    inside::refuse(repository, path)?;
+    let target = Target::open(to, asked)?;
+    Ok((target, inside::own_path(repository, path)))
 }
 
 fn ask(to: &To<'_>, options: &Options) -> Restore {
@@ -162,6 +180,12 @@ impl Shared<'_> {
             (entry.uid, entry.gid) = owners.there(entry.uid, entry.gid);
         }
         Item { directory: task.to.clone(), entry, link: task.link.clone() }
+    }
+
+    // False when nothing is left to be made.
+    fn take_rights(&self, task: &mut Task) -> bool {
+        let keeps = self.options.privileged || matches!(self.to, To::There(..));
+        keeps || self.done().left_out.take(&mut task.version.entry)
     }
 
     fn failed(&self, path: &AbsPath, why: impl std::fmt::Display) {
@@ -233,10 +257,11 @@ struct Walk<'a> {
     shared: &'a Shared<'a>,
     past: &'a Past<'a>,
     target: Target,
+    own: Option<AbsPath>,
     tasks: Option<Sender<Vec<Task>>>,
     links: Vec<Task>,
-    // Where the first name of an inode with several is restored to, if it can be.
-    first_names: HashMap<Inode, AbsPath>,
+    // Where the first name of a file with several is restored to, if it can be.
+    first_names: HashMap<Identity, AbsPath>,
 }
 
 impl Walk<'_> {
@@ -288,28 +313,19 @@ impl Walk<'_> {
 
     // Everything but further names; returns the directories that are there now, each after what holds it.
     fn make(&mut self, path: &AbsPath) -> Result<Vec<Task>> {
+        let run = self.shared.options.run;
         let (mut waiting, mut directories) = (Vec::new(), Vec::new());
         match path.split() {
-            Some((_, name)) if !self.past.is_above_roots(path)? => {
-                let version = self.past.version(path, self.shared.options.run)?;
-                debug_assert_eq!(version.entry.name, name);
-                let found = vec![Task { path: path.clone(), to: AbsPath::root(), version, link: None }];
+            Some((parent, _)) => {
+                let found = sort(self.past.at(path, run)?, &parent, &AbsPath::root(), &mut waiting);
                 self.take(found, &mut waiting, &mut directories)?;
             }
-            _ => waiting.push((path.clone(), AbsPath::root())),
+            None => waiting.push((path.clone(), AbsPath::root())),
         }
         while !waiting.is_empty() {
             let mut found = Vec::new();
             for (path, to) in waiting.split_off(waiting.len().saturating_sub(LISTED)) {
-                let versions = self.past.list(&path, self.shared.options.run)?;
-                if versions.is_empty() && self.past.is_above_roots(&path)? {
-                    let leads = self.past.leads(&path)?.into_iter();
-                    waiting.extend(leads.filter_map(|name| Some((path.join(&name)?, to.join(&name)?))));
-                }
-                found.extend(versions.into_iter().filter_map(|version| {
-                    let path = path.join(&version.entry.name)?;
-                    Some(Task { path, to: to.clone(), version, link: None })
-                }));
+                found.extend(sort(self.past.list(&path, run)?, &path, &to, &mut waiting));
             }
             self.take(found, &mut waiting, &mut directories)?;
         }
@@ -322,8 +338,9 @@ impl Walk<'_> {
         waiting: &mut Vec<(AbsPath, AbsPath)>,
         directories: &mut Vec<Task>,
     ) -> Result<()> {
-        let (below, others): (Vec<Task>, Vec<Task>) =
-            found.into_iter().partition(|task| task.version.entry.kind == Kind::Dir);
+        let may_be_made = |task: &mut Task| !self.is_own(task) && self.shared.take_rights(task);
+        let found = found.into_iter().filter_map(|mut task| may_be_made(&mut task).then_some(task));
+        let (below, others): (Vec<Task>, Vec<Task>) = found.partition(|task| task.version.entry.kind == Kind::Dir);
         for batch in batches(below) {
             for (task, outcome) in self.offer(batch)? {
                 waiting.extend(task.to.join(&task.version.entry.name).map(|to| (task.path.clone(), to)));
@@ -342,22 +359,35 @@ impl Walk<'_> {
         Ok(())
     }
 
+    // True for what would go to where the repository is.
+    fn is_own(&self, task: &Task) -> bool {
+        let Some(own) = &self.own else { return false };
+        let to = task.to.join(&task.version.entry.name);
+        let is_own = to.as_ref().is_some_and(|to| to.starts_with(own));
+        if is_own && to.as_ref() == Some(own) && task.version.entry.kind == Kind::Dir {
+            self.shared.report.notice(format_args!("`{}` is where the repository is, and was left out", task.path));
+        } else if is_own {
+            self.shared.failed(&task.path, "it would be written into the repository");
+        }
+        is_own
+    }
+
     // Keeps a further name of a file for later, and what can't be made at all.
     fn first_name(&mut self, mut task: Task) -> Option<Task> {
         if task.version.entry.kind == Kind::Socket {
             self.shared.report.notice(format_args!("`{}` is a socket, which only a program can make", task.path));
             return None;
         }
-        let Some(inode) = task.version.entry.inode else { return Some(task) };
+        let Some(identity) = identity(&task.version) else { return Some(task) };
         let to = task.to.join(&task.version.entry.name)?;
-        match self.first_names.get(&inode) {
+        match self.first_names.get(&identity) {
             Some(first) => {
                 task.link = Some(first.clone());
                 self.links.push(task);
                 None
             }
             None => {
-                self.first_names.insert(inode, to);
+                self.first_names.insert(identity, to);
                 Some(task)
             }
         }
@@ -373,6 +403,37 @@ impl Walk<'_> {
         };
         Ok(batch.into_iter().zip(outcomes).filter(there).collect())
     }
+}
+
+/// BLAKE3 of all that the names of one file have in common.
+type Identity = [u8; 32];
+
+// `None` for what has one name. The inode's number alone says nothing: it was listed at different times, and the client
+// may have used it for something else between them.
+fn identity(version: &Version) -> Option<Identity> {
+    let Version { entry, hash, .. } = version;
+    entry.inode?;
+    if entry.kind == Kind::File && hash.is_none() {
+        return None;
+    }
+    // The ctime is not restored, and becomes another with every name.
+    let common = Entry { name: Name::new("name").expect("it is a name"), ctime: 0, ..entry.clone() };
+    let bytes = postcard::to_stdvec(&(common, hash)).ok()?;
+    Some(*blake3::hash(&bytes).as_bytes())
+}
+
+// What is to be made of what was in a directory. A directory that only leads to roots is made when something in it is, for
+// nothing is known of it but its name.
+fn sort(children: Vec<Child>, path: &AbsPath, to: &AbsPath, waiting: &mut Vec<(AbsPath, AbsPath)>) -> Vec<Task> {
+    let mut tasks = Vec::with_capacity(children.len());
+    for Child { name, version } in children {
+        let Some(path) = path.join(&name) else { continue };
+        match version {
+            Some(version) => tasks.push(Task { path, to: to.clone(), version, link: None }),
+            None => waiting.extend(to.join(&name).map(|to| (path, to))),
+        }
+    }
+    tasks
 }
 
 fn batches(tasks: Vec<Task>) -> Vec<Vec<Task>> {

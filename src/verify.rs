@@ -124,7 +124,10 @@ pub fn verify(repository: &Repository, source: &SourceName, options: Options, re
     if let Some(link) = options.repair {
         let wrong = wrong.into_iter().map(|wrong| (wrong.place.tree, wrong.version));
         let lost = lost.into_iter().chain(wrong).map(|(tree, version)| (Some(tree), version));
-        let lost = lost.chain(baseless.into_iter().map(|version| (None, version))).collect();
+        let lost: Vec<_> = lost.chain(baseless.into_iter().map(|version| (None, version))).collect();
+        if !lost.is_empty() {
+            repository.note_change(&mut index)?;
+        }
         let orphans = Orphans::find(repository, source, &unknown)?;
         let repaired =
             Repair::open(repository, source, link, (misplaced, orphans))?.repair(&mut index, lost, report)?;

@@ -34,13 +34,8 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     let repository = context.repository()?;
     let (source, what) = parse(&repository, args)?;
     let what = match what {
-        // What is there by that very name is meant by it.
-        What::Path(path) if Past::open(&repository, &source)?.versions(&path).is_err() => {
-            match Past::open(&repository, &source)?.is_above_roots(&path)? {
-                true => What::Path(path),
-                false => What::Pattern(path.as_bytes().to_vec()),
-            }
-        }
+        // What is there by that very name, or has something below it, is meant by it.
+        What::Path(path) if !Past::open(&repository, &source)?.knows(&path)? => What::Pattern(path.as_bytes().to_vec()),
         other => other,
     };
     let tells = args.dry_run && !context.global.quiet;

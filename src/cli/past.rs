@@ -10,8 +10,8 @@ use super::table::{self, Cell, color};
 use super::{Context, print_line};
 use crate::entry::{Kind, Version, hash_hex, kind_name};
 use crate::error::{Error, OnServer, Result};
-use crate::history::Past;
-use crate::path::{AbsPath, Escaped, Name, SourceName};
+use crate::history::{Child, Past};
+use crate::path::{AbsPath, Escaped, SourceName};
 use crate::report::json::{insert_path, object, text};
 use crate::report::terminal::grouped;
 use crate::repository::index::attributes_text;
@@ -115,14 +115,12 @@ pub(super) fn ls(context: &Context, args: &LsArgs) -> Result<u8> {
     let past = Past::open(&repository, &source)?;
     let run = past.run_at(args.at.or(at))?;
     let lister = Lister { context, args, past: &past, run };
-    if lister.directory(&path)? {
-        return Ok(0);
+    let found = past.at(&path, run)?;
+    found.iter().filter(|child| !child.is_dir()).try_for_each(|child| lister.show(&path, child))?;
+    match path.is_root() || found.iter().any(Child::is_dir) {
+        true => lister.directory(&path).map(|()| 0),
+        false => Ok(0),
     }
-    let version = past.version(&path, run)?;
-    if version.entry.kind != Kind::Dir {
-        lister.show(&path, &version)?;
-    }
-    Ok(0)
 }
 
 struct Lister<'a> {
@@ -133,37 +131,36 @@ struct Lister<'a> {
 }
 
 impl Lister<'_> {
-    // False when there was nothing in it.
-    fn directory(&self, path: &AbsPath) -> Result<bool> {
-        let versions = self.past.list(path, self.run)?;
-        for version in &versions {
-            let Some(below) = path.join(&version.entry.name) else { continue };
-            self.show(&below, version)?;
-            if self.args.recursive && version.entry.kind == Kind::Dir {
+    fn directory(&self, path: &AbsPath) -> Result<()> {
+        for child in self.past.list(path, self.run)? {
+            let Some(below) = path.join(&child.name) else { continue };
+            self.show(&below, &child)?;
+            if self.args.recursive && child.is_dir() {
                 self.directory(&below)?;
             }
         }
-        let leads = if versions.is_empty() { self.past.leads(path)? } else { Vec::new() };
-        for name in &leads {
-            self.lead(path, name)?;
-        }
-        Ok(!versions.is_empty() || !leads.is_empty())
+        Ok(())
     }
 
-    // A directory above the roots, of which nothing but its name is known.
-    fn lead(&self, path: &AbsPath, name: &Name) -> Result<()> {
-        let Some(below) = path.join(name) else { return Ok(()) };
+    fn show(&self, path: &AbsPath, child: &Child) -> Result<()> {
+        match &child.version {
+            Some(version) => self.version(path, version),
+            None => self.leading(path),
+        }
+    }
+
+    // A directory of which nothing but its name is known.
+    fn leading(&self, path: &AbsPath) -> Result<()> {
         if self.context.global.json {
             let mut line = object("entry");
-            insert_path(&mut line, "path", below.as_bytes());
+            insert_path(&mut line, "path", path.as_bytes());
             line.insert("kind".to_owned(), "dir".into());
             return print_line(&text(line));
         }
-        print_line(&format!("{below}/"))?;
-        if self.args.recursive { self.directory(&below).map(drop) } else { Ok(()) }
+        print_line(&format!("{}/", table::paint(self.context, &path.to_string(), Some(color::DIRECTORY))))
     }
 
-    fn show(&self, path: &AbsPath, version: &Version) -> Result<()> {
+    fn version(&self, path: &AbsPath, version: &Version) -> Result<()> {
         if self.context.global.json {
             return print_line(&text(described("entry", path, version)));
         }

@@ -40,6 +40,10 @@ pub struct Args {
     /// client's /etc/passwd and /etc/group, if they are kept), or `none` but who restores
     #[arg(long, value_name = "HOW", default_value = "numeric")]
     owner: Owner,
+    /// On this machine, also restore what could give rights on it: devices, setuid and setgid bits of files, file
+    /// capabilities and `trusted` attributes, as the client had them
+    #[arg(long)]
+    privileged: bool,
     /// Only tell what would be restored
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -88,7 +92,8 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     listeners.extend(json.as_ref().map(|json| json as &dyn Report));
     let listeners = Tee(listeners);
     let work = |to: To<'_>, accounts: &Accounts| {
-        let options = Options { run, dry_run: args.dry_run, overwrite, owners: names(accounts)?, stop: stop.clone() };
+        let (dry_run, privileged, owners) = (args.dry_run, args.privileged, names(accounts)?);
+        let options = Options { run, dry_run, overwrite, owners, privileged, stop: stop.clone() };
         restore(&repository, &source, &path, to, &options, &listeners)
     };
     let done = match destination {
@@ -158,8 +163,12 @@ fn tell(context: &Context, args: &Args, done: &Restored) -> Result<()> {
     if context.global.quiet {
         return Ok(());
     }
+    let left_out = match done.left_out.words().join(", ") {
+        nothing if nothing.is_empty() => nothing,
+        words => format!("; left out: {words}"),
+    };
     print_line(&format!(
-        "{} {} entries ({}), {} were there already, {} were left as they are, {} failed",
+        "{} {} entries ({}), {} were there already, {} were left as they are, {} failed{left_out}",
         if args.dry_run { "would restore" } else { "restored" },
         grouped(done.restored),
         bytesize::ByteSize(done.bytes),

@@ -46,6 +46,9 @@ impl Past<'_> {
     /// What changed at and below a path from the end of one run to that of another, by path. What moved is told by its
     /// content; empty files and whole directories are not followed.
     pub fn differences(&self, path: &AbsPath, from: i64, to: i64) -> Result<Vec<Difference>> {
+        if !path.is_root() && !self.knows(path)? {
+            return Err(self.unknown(path));
+        }
         let mut differences = Vec::new();
         if let Some((parent, name)) = path.split()
             && let Some((directory, _)) = self.index.directory(self.id, &parent)?

@@ -100,7 +100,9 @@ impl Chosen {
         let mut chosen = Chosen { directories: Vec::new(), path, excludes: Excludes::new(&patterns) };
         let mut wholes = HashSet::new();
         for (id, directory) in index.directories_below(source, &AbsPath::root())? {
-            let above = directory.split().is_some_and(|(parent, _)| wholes.contains(&parent));
+            // There need not be a directory for each path above a root.
+            let parent = |path: &AbsPath| path.split().map(|(parent, _)| parent);
+            let above = std::iter::successors(parent(&directory), parent).any(|parent| wholes.contains(&parent));
             // The path itself may lie above the roots, where no directory is known.
             let below = chosen.path.as_ref().is_some_and(|path| directory.starts_with(path));
             let whole = above || wholes.contains(&directory) || below;

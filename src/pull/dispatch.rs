@@ -162,9 +162,7 @@ struct Removal {
 
 impl Steps for Dispatch<'_> {
     fn begin(&mut self, roots: &[AbsPath]) -> Result<()> {
-        if self.run.mends {
-            mend(self.run, roots)?;
-        }
+        mend(self.run, roots)?;
         self.ways.onward.change(Change::Roots(roots.to_vec()))
     }
 

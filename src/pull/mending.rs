@@ -1,5 +1,6 @@
 //! What a run that was cut off may leave: directories whose entries are in the index while their own are not yet, for
-//! directories come in any order. Nobody would miss them when they are gone on the client, so they get an entry first.
+//! directories come in any order. Nobody would miss them when they are gone on the client, so they get an entry first. The
+//! same goes for directories that only led to a root, when a directory above them is pulled.
 
 use std::collections::BTreeSet;
 
@@ -9,12 +10,21 @@ use crate::error::Result;
 use crate::path::{AbsPath, Name};
 use crate::repository::index::{Index, NewVersion};
 
-/// Enters every directory below the roots that holds something and has no entry of its own.
+/// Enters every directory at or below the roots that holds something and has no entry of its own.
 pub fn mend(run: &Run<'_>, roots: &[AbsPath]) -> Result<()> {
     let mut index = run.repository.index()?;
     let mut missing = BTreeSet::new();
     for root in roots {
-        for (id, path) in index.directories_below(run.source_id, root)? {
+        // A root that was listed before has an entry for each directory below it.
+        let is_listed = || -> Result<bool> {
+            Ok(index.directory(run.source_id, root)?.is_some_and(|(_, fingerprint)| fingerprint.is_some()))
+        };
+        let directories = match run.mends {
+            true => index.directories_below(run.source_id, root)?,
+            false if is_listed()? => continue,
+            false => index.unlisted_below(run.source_id, root)?,
+        };
+        for (id, path) in directories {
             if !index.current_after(id, None, 1)?.is_empty() {
                 unlisted_above(run, &index, root, path, &mut missing)?;
             }
@@ -31,12 +41,13 @@ fn unlisted_above(
     mut path: AbsPath,
     missing: &mut BTreeSet<AbsPath>,
 ) -> Result<()> {
-    while path != *root && !missing.contains(&path) {
+    while !missing.contains(&path) && index.current_at(run.source_id, &path)?.is_none() {
         let Some((parent, _)) = path.split() else { break };
-        if index.current_at(run.source_id, &path)?.is_some() {
+        let is_root = path == *root;
+        missing.insert(path);
+        if is_root {
             break;
         }
-        missing.insert(path);
         path = parent;
     }
     Ok(())

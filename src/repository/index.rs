@@ -19,6 +19,9 @@ mod inodes;
 mod invariants;
 mod migration;
 mod reconcile;
+mod shown;
+#[cfg(test)]
+mod tests;
 mod verified;
 mod write;
 
@@ -99,12 +102,16 @@ impl Index {
         if !path.exists() {
             return Ok(None);
         }
+        use nix::sys::statvfs::{FsFlags, statvfs};
         use rusqlite::OpenFlags;
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
-        // A database that nobody writes to is read without leaving even the files of a write-ahead log behind.
-        let idle = !repository.join(format!("{FILE_NAME}-wal")).exists();
+        // Others may write meanwhile, so all locks are taken, for which the files of the write-ahead log must be there. They go
+        // with the last who has the database open, if that may write.
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+        let is_read_only = statvfs(&path).is_ok_and(|found| found.flags().contains(FsFlags::ST_RDONLY));
+        let idle = is_read_only && !repository.join(format!("{FILE_NAME}-wal")).exists();
         let uri = format!("file:{}{}", percent_encoded(&path), if idle { "?immutable=1" } else { "" });
         let connection = Connection::open_with_flags(uri, flags).on_index("can't open the index")?;
+        connection.pragma_update(None, "query_only", true).on_index("can't open the index")?;
         connection.busy_timeout(PATIENCE).on_index("can't open the index")?;
         settle(&connection).on_index("can't open the index")?;
         let index = Index { connection };

@@ -5,6 +5,8 @@
 //! for its own files anyway. Whoever comes after a crash carries it out again: each deed finds out whether it was done
 //! already. Files that deeds place lie in staging until then, complete and on the disk.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry as Slot;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -31,6 +33,9 @@ use trees::{Touched, Trees};
 // one can't be read.
 const FORMAT: i64 = 3;
 const SETTLED: i64 = 4;
+
+// How many directories are held open to look at what a batch placed in them.
+const MAX_OPEN_DIRECTORIES: usize = 128;
 
 /// What is done at once: to the trees first, then to the index.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -288,8 +293,7 @@ impl Done {
             let known = index.inode(before.inode.1)?.filter(|record| record.fits(before));
             records.extend(known.map(|known| (after.inode.1, Record::of(after, known.hash, known.read))));
         }
-        // Most are in the directory of the one before them.
-        let mut open: Option<(bool, u32, Dir)> = None;
+        let mut open = HashMap::new();
         for known in &self.batch.known {
             let (in_archive, directory, name) = match &known.at {
                 At::Archive(directory, name) => (true, *directory, name),
@@ -300,16 +304,21 @@ impl Done {
                     _ => continue,
                 },
             };
-            if open.as_ref().is_none_or(|(tree, number, _)| (*tree, *number) != (in_archive, directory)) {
-                let path = &self.batch.directories[directory as usize];
-                let opened = match in_archive {
-                    true => open_directory(&self.trees.1, path),
-                    false => self.trees.0.open(path.below_root()),
-                };
-                let Ok(opened) = opened else { continue };
-                open = Some((in_archive, directory, opened));
+            if open.len() >= MAX_OPEN_DIRECTORIES {
+                open.clear();
             }
-            let Some((_, _, dir)) = &open else { continue };
+            let dir = match open.entry((in_archive, directory)) {
+                Slot::Occupied(dir) => dir.into_mut(),
+                Slot::Vacant(free) => {
+                    let path = &self.batch.directories[directory as usize];
+                    let opened = match in_archive {
+                        true => open_directory(&self.trees.1, path),
+                        false => self.trees.0.open(path.below_root()),
+                    };
+                    let Ok(opened) = opened else { continue };
+                    free.insert(opened)
+                }
+            };
             if let Ok(found) = dir.metadata(name)
                 && self.is_meant(known, &found)
             {

@@ -1,4 +1,5 @@
-//! The highest number that a run ever had, in a file of its own: an index that does not know that run is an older copy.
+//! The highest number that a run ever had, in a file of its own: an index that does not know that run is an older copy. What else
+//! changes the trees takes a number, too.
 
 use std::io::{Read, Seek, SeekFrom, Write};
 
@@ -22,6 +23,12 @@ impl Repository {
         let run = index.begin_run(source, Timestamp::now(), self.newest_run()?)?;
         self.note_run(run)?;
         Ok(run)
+    }
+
+    /// Takes a run's number for a change to the trees that is no run, so that an older copy of the index is known as such.
+    pub fn note_change(&self, index: &mut Index) -> Result<()> {
+        let number = index.skip_run(self.newest_run()?)?;
+        self.note_run(number)
     }
 
     /// Refuses an index that is older than the trees: what it says of them is not so any more.

@@ -118,3 +118,16 @@ fn killed_at_any_step_it_is_finished_by_the_next() {
         program.assert_index_is_right();
     }
 }
+
+#[test]
+fn a_pattern_takes_roots_that_nothing_but_paths_lead_to() {
+    let program = Program::new();
+    let client =
+        Tree::new([("y", dir([("z", dir([("v", dir([("w", dir([("f", file("f"))]))]))]))])), ("x", file("x"))]);
+    program.pull_local(&client.path("y/z/v/w"), &["--name", "laptop"]);
+    program.pull_local(&client.root(), &["--name", "laptop", "--exclude", "z/"]);
+    program.run(["forget", "--yes", "laptop:y/"]).well();
+    let left = program.run(["ls", "-R", "laptop"]).stdout;
+    assert!(left.ends_with("/data/x\n") && !left.contains("/y"), "{left}");
+    program.assert_index_is_right();
+}

@@ -295,3 +295,31 @@ fn a_fingerprint_that_is_not_of_what_is_there_is_found() {
     program.pull_local(&client.root(), &["--checksum"]);
     program.assert_index_is_right();
 }
+
+#[test]
+fn what_is_no_source_s_is_told_and_ends_nothing() {
+    let program = Program::new();
+    let client = Tree::new([("f", file("f"))]);
+    program.pull_local(&client.root(), &["--name", "laptop"]);
+    fs::create_dir(program.repo().join("snapshot/lost+found")).unwrap();
+    fs::create_dir(program.repo().join("snapshot/.hidden")).unwrap();
+    fs::write(program.repo().join("archive/note"), "not a directory").unwrap();
+    let strays = ["snapshot/lost+found", "snapshot/.hidden", "archive/note"];
+    let check = || {
+        let ran = program.run(["index", "check"]);
+        assert_eq!(ran.status, 1, "{}", ran.stderr);
+        for stray in strays {
+            assert!(ran.stderr.contains(&format!("`{stray}` is no source's")), "{}", ran.stderr);
+        }
+        ran.stderr
+    };
+    assert_eq!(check().matches("unknown to the index").count(), strays.len());
+    fs::remove_file(program.snapshot("laptop", &client.path("f"))).unwrap();
+    let told = check();
+    assert!(told.contains("/data/f"), "the sources are looked at all the same: {told}");
+    fs::remove_file(program.repo().join("index.sqlite")).unwrap();
+    let rebuilt = program.run(["index", "rebuild"]);
+    rebuilt.well();
+    assert_eq!(rebuilt.stderr.matches("is no source's, and is left alone").count(), 3, "{}", rebuilt.stderr);
+    program.run(["ls", "laptop"]).well();
+}

@@ -17,6 +17,8 @@ use crate::support::*;
 mod model;
 #[path = "property/restoring.rs"]
 mod restoring;
+#[path = "property/roots.rs"]
+mod roots;
 
 use model::{Model, What, walk};
 

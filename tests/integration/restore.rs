@@ -75,7 +75,7 @@ fn every_run_comes_back_exactly() {
         let place = tempfile::tempdir_in("/tmp").unwrap();
         let at = (run + 1).to_string();
         let target = format!("laptop:{}", client.root().display());
-        program.run(["restore", &target, place.path().to_str().unwrap(), "--at", &at]).well();
+        program.run(["restore", "--privileged", &target, place.path().to_str().unwrap(), "--at", &at]).well();
         assert_exact(&was.path().join("data"), &place.path().join("data"));
     }
 }
@@ -88,7 +88,7 @@ fn everything_a_directory_or_a_file_can_be_asked_for_and_again() {
     let place = tempfile::tempdir_in("/tmp").unwrap();
     let to = place.path().join("all");
     let restore = |what: &str, flags: &[&str]| {
-        let ran = program.run([&["--json", "restore", what, to.to_str().unwrap()], flags].concat());
+        let ran = program.run([&["--json", "restore", "--privileged", what, to.to_str().unwrap()], flags].concat());
         ran.well();
         ran.summary()
     };
@@ -179,7 +179,7 @@ fn attributes_and_holes_come_back_here_and_on_a_host() {
     assert!(Command::new("setfacl").args(acl).status().unwrap().success());
     let target = format!("laptop:{}", client.root().display());
     let (here, there) = (place.path().join("here"), place.path().join("there"));
-    program.run(["restore", &target, here.to_str().unwrap()]).well();
+    program.run(["restore", "--privileged", &target, here.to_str().unwrap()]).well();
     let host = format!("client:{}", there.display());
     let config = sshd.config();
     let to_host = ["--json", "restore", "-F", config.to_str().unwrap(), &target, &host];
@@ -280,8 +280,13 @@ fn owners_are_the_client_s_numbers_names_or_none() {
         let found = place.path().join("f").metadata();
         (ran, found.map(|found| (found.uid(), found.gid(), found.mode() & 0o7777)).ok())
     };
-    assert_eq!(restored(&[]).1, Some((5555, 6666, 0o6755)));
-    assert_eq!(restored(&["--owner", "none"]).1, Some((0, 0, 0o755)), "what ran as another must not run as root");
+    assert_eq!(restored(&["--privileged"]).1, Some((5555, 6666, 0o6755)));
+    assert_eq!(restored(&[]).1, Some((5555, 6666, 0o755)));
+    assert_eq!(
+        restored(&["--privileged", "--owner", "none"]).1,
+        Some((0, 0, 0o755)),
+        "what ran as another must not run as root"
+    );
     let (ran, found) = restored(&["--owner", "names"]);
     assert_eq!((ran.status, found), (1, None));
     assert!(ran.stderr.contains("`/etc/passwd` is not kept"), "{}", ran.stderr);
@@ -497,4 +502,162 @@ fn what_an_interrupted_restore_left_is_finished_by_the_next() {
         program.run(["restore", &what, to]).well();
         assert_exact(&client.root(), &data);
     }
+}
+
+#[test]
+fn names_are_of_one_file_only_if_all_about_them_is_the_same() {
+    let program = Program::new();
+    let pair = |content: &str, node: Node| (dir([("first", node)]), content.to_owned());
+    let same = || at(1_000_000_000, 0, mode(0o640, file("content")));
+    // Whatever differs, the inode's number is said to be the same.
+    let others = [
+        pair("content", same()),
+        pair("CONTENT", at(1_000_000_000, 0, mode(0o640, file("CONTENT")))),
+        pair("longer content", at(1_000_000_000, 0, mode(0o640, file("longer content")))),
+        pair("content", at(1_100_000_000, 0, mode(0o640, file("content")))),
+        pair("content", at(1_000_000_000, 0, mode(0o600, file("content")))),
+        pair("content", at(1_000_000_000, 0, mode(0o640, file("content")))),
+    ];
+    let names = ["0", "1", "2", "3", "4", "5"];
+    let (nodes, contents): (Vec<_>, Vec<_>) = others.into_iter().unzip();
+    let client = Tree::new(names.into_iter().zip(nodes));
+    setfattr("user.x", &client.path("5/first"));
+    for name in names {
+        client.hard_link(&format!("{name}/first"), &format!("{name}/second"));
+    }
+    program.pull_local(&client.root(), &["--name", "laptop"]);
+    program.change_index("UPDATE version SET inode_device = 1, inode_number = 7 WHERE inode_number IS NOT NULL");
+    let place = tempfile::tempdir_in("/tmp").unwrap();
+    let what = format!("laptop:{}", client.root().display());
+    program.run(["restore", &what, place.path().to_str().unwrap()]).well();
+    assert_exact(&client.root(), &place.path().join("data"));
+    for (name, content) in names.iter().zip(contents) {
+        let restored = |file: &str| place.path().join("data").join(name).join(file);
+        assert_eq!(fs::read_to_string(restored("second")).unwrap(), content);
+        assert_eq!(inode(&restored("first")), inode(&restored("second")));
+    }
+}
+
+#[test]
+fn an_inode_number_that_was_used_again_mixes_nothing_up() {
+    let program = Program::new();
+    let client = Tree::new([("a", dir([("x", file("of a"))])), ("b", dir([("other", file("other"))]))]);
+    client.hard_link("a/x", "a/x2");
+    program.pull_local(&client.path("a"), &["--name", "laptop"]);
+    let was = inode(&client.path("a/x"));
+    client.remove("a/x");
+    client.remove("a/x2");
+    for number in 0..500 {
+        client.add([(format!("b/y{number}"), file("in b"))]);
+        client.hard_link(&format!("b/y{number}"), &format!("b/z{number}"));
+        if inode(&client.path(format!("b/y{number}"))) == was {
+            break;
+        }
+    }
+    program.pull_local(&client.path("b"), &["--name", "laptop"]);
+    let place = tempfile::tempdir_in("/tmp").unwrap();
+    program.run(["restore", "laptop", place.path().to_str().unwrap()]).well();
+    let restored = place.path().join(client.root().strip_prefix("/").unwrap());
+    assert_exact(&client.path("b"), &restored.join("b"));
+    for name in ["x", "x2"] {
+        assert_eq!(fs::read_to_string(restored.join("a").join(name)).unwrap(), "of a");
+    }
+}
+
+#[test]
+fn nothing_is_restored_into_the_repository() {
+    let program = Program::new();
+    let client = Tree::new([("f", file("f")), ("repo", dir([("snapshot", file("s"))]))]);
+    program.pull_local(&client.root(), &["--name", "laptop"]);
+    // But for the time of the repository itself, in which SQLite makes files and removes them.
+    let fingerprint = || program.fingerprint().split_once('\n').unwrap().1.to_owned();
+    let before = fingerprint();
+    let plain = program.snapshot("laptop", client.root().parent().unwrap());
+    symlink(program.repo(), program.path("way")).unwrap();
+    symlink(&plain, program.path("deep")).unwrap();
+    let below = program.repo().join("snapshot/laptop/new/er");
+    let places = [program.repo(), plain.clone(), below, program.path("way/archive"), program.path("deep")];
+    let what = format!("laptop:{}", client.root().display());
+    let refused = |place: &Path| {
+        for flags in [&["--overwrite", "always"][..], &["-n"], &[]] {
+            let ran = program.run([&["restore", &what, place.to_str().unwrap()], flags].concat());
+            ran.refused(2, &["is in the repository", "name a directory outside of it"]);
+        }
+    };
+    places.iter().for_each(|place| refused(place));
+    fs::create_dir(program.path("new")).unwrap();
+    let relative = program.command(["restore", &what, "new/../repo/snapshot"]).output().unwrap();
+    assert_eq!(relative.status.code(), Some(2), "{}", String::from_utf8_lossy(&relative.stderr));
+    if is_root() {
+        for bound in [program.repo(), program.repo().join("snapshot"), plain] {
+            let point = program.path("a bound place");
+            fs::create_dir_all(&point).unwrap();
+            let mounted = Command::new("mount").arg("--bind").args([&bound, &point]).status().unwrap();
+            assert!(mounted.success());
+            let refused = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                refused(&point);
+                refused(&point.join("new"));
+            }));
+            assert!(Command::new("umount").arg(&point).status().unwrap().success());
+            refused.unwrap();
+        }
+    }
+    assert_eq!(fingerprint(), before);
+    // What is above the repository may be named, but nothing goes into it.
+    let above = program.path("");
+    let what = format!("laptop:{}", client.path("repo").display());
+    let ran = program.run(["restore", &what, above.to_str().unwrap(), "--overwrite", "always"]);
+    ran.well();
+    assert!(ran.stderr.contains("is where the repository is"), "{}", ran.stderr);
+    assert_eq!(fingerprint(), before);
+    program.pull_local(&client.path("repo/snapshot"), &["--name", "other"]);
+    let before = fingerprint();
+    let other = format!("other:{}", client.path("repo").display());
+    let ran = program.run(["restore", &other, above.to_str().unwrap(), "--overwrite", "always"]);
+    assert_eq!(ran.status, 3, "{}", ran.stderr);
+    assert!(ran.stderr.contains("it would be written into the repository"), "{}", ran.stderr);
+    assert_eq!(fingerprint(), before);
+}
+
+#[test]
+fn what_could_give_rights_here_is_only_restored_when_asked_for() {
+    if !is_root() {
+        return;
+    }
+    let program = Program::new();
+    let client = ugly();
+    client.add([("shared", mode(0o2775, dir([("setgid", mode(0o2755, file("x")))])))]);
+    dress(&client);
+    assert!(Command::new("mknod").arg(client.path("shared/block")).args(["b", "7", "200"]).status().unwrap().success());
+    program.pull_local(&client.root(), &["--name", "laptop"]);
+    let place = tempfile::tempdir_in("/tmp").unwrap();
+    let (what, to) = (format!("laptop:{}", client.root().display()), place.path().to_str().unwrap());
+    let data = place.path().join("data");
+    let told =
+        ["devices (2)", "setuid and setgid bits of files (2)", "file capabilities (1)", "`trusted` attributes (1)"];
+    for flags in [&["-n"][..], &[], &[]] {
+        let ran = program.run([&["restore", &what, to], flags].concat());
+        ran.well();
+        for kind in told {
+            assert_eq!(ran.stderr.matches(&format!("left out {kind}: `--privileged`")).count(), 1, "{}", ran.stderr);
+            assert!(ran.stdout.lines().last().unwrap().contains(kind), "{}", ran.stdout);
+        }
+    }
+    let mode_of = |name: &str| fs::metadata(data.join(name)).unwrap().permissions().mode() & 0o7777;
+    assert_eq!([mode_of("setuid"), mode_of("shared"), mode_of("shared/setgid")], [0o755, 0o2775, 0o755]);
+    assert_eq!(names(&data.join("shared")), ["setgid"]);
+    assert!(!data.join("zero").exists());
+    let getfattr = |name: &str| {
+        let ran = Command::new("getfattr").args(["-hd", "-m", "-"]).arg(data.join(name)).output().unwrap();
+        String::from_utf8_lossy(&ran.stdout).into_owned()
+    };
+    assert!(!getfattr("setuid").contains("capability") && !getfattr("dangling").contains("trusted"));
+    assert!(getfattr("plain").contains("user.comment"), "{}", getfattr("plain"));
+    let json = program.run(["--json", "restore", &what, to]).summary();
+    let expected = serde_json::json!({ "devices": 2, "setuid": 2, "capabilities": 1, "trusted": 1 });
+    assert_eq!((&json["left_out"], &json["restored"]), (&expected, &0.into()));
+    let ran = program.run(["restore", "--privileged", "--overwrite", "always", &what, to]);
+    ran.well();
+    assert!(!ran.stderr.contains("left out") && !ran.stdout.contains("left out"), "{}", ran.stderr);
+    oracle::assert_exact(&client.root(), &data);
 }

@@ -123,3 +123,112 @@ fn a_root_below_a_symlink_of_the_snapshot_is_refused() {
     program.run(["pull", "-q", below.to_str().unwrap()]).refused(1, &["can't hold", "where that leads to"]);
     assert_same(&client.root(), &program.snapshot("localhost", &client.root()));
 }
+
+#[test]
+fn roots_of_different_depth_are_listed_and_restored_whole() {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let client = Tree::new([
+        ("home", dir([("anna", dir([("letter", file("dear"))])), ("bert", file("not pulled"))])),
+        ("etc", dir([("conf", file("conf"))])),
+        ("srv", dir([("one", dir([("list", file("a root that is a file"))]))])),
+    ]);
+    let [home, etc, list] = ["home/anna", "etc", "srv/one/list"].map(|name| client.path(name).display().to_string());
+    let config = program.configured(&format!("[source.laptop]\npaths = ['{home}', '{etc}']\n"));
+    program.run(["pull", "--config", &config, "laptop"]).well();
+    program.run(["pull", "--name", "laptop", &list]).well();
+    let base = client.root().display().to_string();
+    let ls = |arguments: &[&str]| {
+        let ran = program.run([&["ls"], arguments].concat());
+        ran.well();
+        ran.stdout.replace(&format!("{base}/"), "")
+    };
+    let all = "etc/\netc/conf\nhome/\nhome/anna/\nhome/anna/letter\nsrv/\nsrv/one/\nsrv/one/list\n";
+    assert!(ls(&["-R", "laptop"]).ends_with(&format!("\n\n{all}")), "{}", ls(&["-R", "laptop"]));
+    let above = format!("laptop:{base}");
+    assert_eq!(ls(&[&above]), "etc/\nhome/\nsrv/\n");
+    assert_eq!(ls(&[&above, "--at", "1"]), "etc/\nhome/\n", "what leads to nothing then is not shown");
+    let json = program.run(["--json", "ls", "-R", &above]).lines();
+    assert_eq!(json.len(), all.lines().count(), "{json:?}");
+    let config = sshd.config();
+    let place = tempfile::tempdir_in("/tmp").unwrap();
+    let [here, there] = ["here", "there"].map(|name| place.path().join(name));
+    program.run(["restore", "laptop", here.to_str().unwrap()]).well();
+    let host = format!("client:{}", there.display());
+    program.run(["restore", "-F", config.to_str().unwrap(), "laptop", &host]).well();
+    client.remove("home/bert");
+    for place in [here, there] {
+        let restored = place.join(client.root().strip_prefix("/").unwrap());
+        assert_same(&client.root(), &restored);
+        assert!(!place.join("home").exists());
+    }
+    let then = place.path().join("then");
+    program.run(["restore", "laptop", then.to_str().unwrap(), "--at", "1"]).well();
+    assert_eq!(names(&then.join(client.root().strip_prefix("/").unwrap())), ["etc", "home"]);
+}
+
+#[test]
+fn what_is_above_the_roots_can_be_named() {
+    let program = Program::new();
+    let client = Tree::new([
+        ("home", dir([("anna", dir([("letter", file("dear"))]))])),
+        ("srv", dir([("list", file("a root that is a file"))])),
+    ]);
+    for name in ["home/anna", "srv/list"] {
+        program.pull_local(&client.path(name), &["--name", "laptop"]);
+    }
+    let [home, srv] = ["home", "srv"].map(|name| format!("laptop:{}", client.path(name).display()));
+    let place = tempfile::tempdir_in("/tmp").unwrap();
+    let to = place.path().to_str().unwrap();
+    for what in [&home, &srv] {
+        program.run(["restore", what, to]).well();
+    }
+    assert_same(&client.root(), place.path());
+    program.run(["restore", &srv, to, "--at", "1"]).refused(1, &["had no"]);
+    program.run(["ls", &srv, "--at", "1"]).refused(1, &["had no"]);
+    let find = format!("archive find '{}/**'", client.path("home").display());
+    program.run(["history", &home]).refused(1, &["never pulled itself", &find]);
+    program.run(["cat", &home]).refused(1, &["never pulled itself"]);
+    let found = program.run(["find", &format!("{}/**", client.path("home").display())]);
+    assert_eq!(found.stdout.lines().count(), 2, "{}", found.stdout);
+    fs::write(client.path("home/anna/new"), "new").unwrap();
+    program.pull_local(&client.path("home/anna"), &["--name", "laptop"]);
+    let told = program.run(["diff", &home]);
+    assert!(told.stdout.contains(client.path("home/anna/new").to_str().unwrap()), "{}", told.stdout);
+    program.run(["diff", "laptop:/no/such"]).refused(1, &["had no `/no/such`"]);
+    program.run(["forget", "--yes", &srv]).well();
+    program.run(["ls", &srv]).refused(1, &["had no"]);
+    assert_eq!(program.run(["ls", "-R", "laptop"]).stdout.matches("/home/anna/").count(), 3);
+    program.assert_index_is_right();
+}
+
+#[test]
+fn what_led_to_a_root_goes_with_the_directory_that_is_pulled_above_it() {
+    let program = Program::new();
+    let client = Tree::new([("d", dir([("e", dir([("root", dir([("f", file("f"))]))]))])), ("g", file("g"))]);
+    program.pull_local(&client.path("d/e/root"), &["--name", "laptop"]);
+    client.remove("d");
+    program.pull_local(&client.root(), &["--name", "laptop"]);
+    assert_same(&client.root(), &program.snapshot("laptop", &client.root()));
+    let place = tempfile::tempdir_in("/tmp").unwrap();
+    let what = format!("laptop:{}", client.root().display());
+    program.run(["restore", &what, place.path().to_str().unwrap()]).well();
+    assert_same(&client.root(), &place.path().join("data"));
+    program.assert_index_is_right();
+}
+
+#[test]
+fn a_directory_that_led_to_a_root_can_become_a_root_that_is_a_file() {
+    let program = Program::new();
+    let client = Tree::new([("d", dir([("root", dir([("f", file("f"))]))]))]);
+    program.pull_local(&client.path("d/root"), &["--name", "laptop"]);
+    client.put("d", file("a file"));
+    program.pull_local(&client.path("d"), &["--name", "laptop"]);
+    assert_same(&client.root(), &program.snapshot("laptop", &client.root()));
+    let listed = program.run(["ls", "-R", &format!("laptop:{}", client.root().display())]);
+    assert_eq!(listed.stdout.trim_end(), client.path("d").to_str().unwrap());
+    let place = tempfile::tempdir_in("/tmp").unwrap();
+    program.run(["restore", "laptop", place.path().to_str().unwrap(), "--at", "1"]).well();
+    let then = place.path().join(client.path("d/root/f").strip_prefix("/").unwrap());
+    assert_eq!(fs::read_to_string(then).unwrap(), "f");
+    program.assert_index_is_right();
+}

@@ -76,12 +76,28 @@ impl Index {
     /// Begins a run and returns its number, which is above `floor`.
     pub fn begin_run(&mut self, source: SourceId, started: Timestamp, floor: i64) -> Result<i64> {
         if self.newest_run()? < floor {
-            self.execute("DELETE FROM sqlite_sequence WHERE name = 'run'", params![])?;
-            self.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('run', ?1)", params![floor])?;
+            self.set_newest_run(floor)?;
         }
         let sql = "INSERT INTO run (source, started) VALUES (?1, ?2)";
         self.execute(sql, params![source.0, started.as_nanosecond() as i64])?;
         Ok(self.connection.last_insert_rowid())
+    }
+
+    /// Uses up a run's number, which is above `floor`, and returns it.
+    pub fn skip_run(&mut self, floor: i64) -> Result<i64> {
+        let number = self.newest_run()?.max(floor) + 1;
+        self.set_newest_run(number).map(|()| number)
+    }
+
+    // Never lowers it, whatever another process does meanwhile.
+    fn set_newest_run(&mut self, number: i64) -> Result<()> {
+        let write = self.write()?;
+        let raised = "UPDATE sqlite_sequence SET seq = max(seq, ?1) WHERE name = 'run'";
+        write.execute(raised, params![number])?;
+        let new = "INSERT INTO sqlite_sequence (name, seq) SELECT 'run', ?1 \
+                   WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'run')";
+        write.execute(new, params![number])?;
+        write.commit()
     }
 
     /// Ends a run.

@@ -502,6 +502,7 @@ impl World {
             dry_run: false,
             overwrite: archive::restore::Overwrite::Never,
             owners: None,
+            privileged: true,
             stop: Default::default(),
         };
         let to_here = archive::restore::To::Here(&to);

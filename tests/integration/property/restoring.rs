@@ -89,7 +89,7 @@ fn tell_and_restore(link: &str, over_ssh: bool, steps: &[Step]) {
     for (run, moment) in &runs {
         let place = tempfile::tempdir_in("/tmp").unwrap();
         let target = format!("one:{}", client.root().display());
-        program.run(["restore", &target, place.path().to_str().unwrap(), "--at", run]).well();
+        program.run(["restore", "--privileged", &target, place.path().to_str().unwrap(), "--at", run]).well();
         oracle::assert_exact(moment, &place.path().join(client.root().file_name().unwrap()));
     }
 }
