@@ -80,6 +80,10 @@ pub struct Keys {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Span>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub stall_time: Option<Span>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_time: Option<Span>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub retries: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bwlimit: Option<bytesize::ByteSize>,
@@ -403,6 +407,8 @@ impl Keys {
             min_free: self.min_free.or(defaults.min_free),
             max_file_size: self.max_file_size.or(defaults.max_file_size),
             timeout: self.timeout.or(defaults.timeout),
+            stall_time: self.stall_time.or(defaults.stall_time),
+            max_time: self.max_time.or(defaults.max_time),
             retries: self.retries.or(defaults.retries),
             bwlimit: self.bwlimit.or(defaults.bwlimit),
             copy: self.copy.or(defaults.copy),
@@ -435,6 +441,9 @@ impl Keys {
             max_delete: self.max_delete.or(Some(Percent(usual.max_delete))),
             min_free: self.min_free.or(Some(Room(usual.min_free))),
             timeout: self.timeout.or(Some(Span(usual.timeout, format!("{}s", usual.timeout.as_secs())))),
+            stall_time: self
+                .stall_time
+                .or(usual.stall_time.map(|time| Span(time, format!("{}h", time.as_secs() / 3600)))),
             retries: self.retries.or(Some(usual.retries)),
             verify_age: self.verify_age.or(Some(Span(usual.verify_age, "30d".to_owned()))),
             ..self
@@ -467,6 +476,8 @@ impl Keys {
             min_free: self.min_free.map_or(usual.min_free, |room| room.0),
             max_file_size: self.max_file_size.map(|size| size.as_u64()).filter(|limit| *limit > 0),
             timeout: self.timeout.as_ref().map_or(usual.timeout, |span| span.0),
+            stall_time: self.stall_time.as_ref().map_or(usual.stall_time, |span| limit(span.0)),
+            max_time: self.max_time.as_ref().and_then(|span| limit(span.0)),
             retries: self.retries.unwrap_or(usual.retries),
             bwlimit: self.bwlimit.map(|size| size.as_u64()).filter(|limit| *limit > 0),
             copy: self.copy.unwrap_or_default(),
@@ -496,6 +507,11 @@ impl KeepKeys {
 pub fn read_patterns(path: &Path) -> Result<Vec<Vec<u8>>> {
     let bytes = fs_err::read(path).map_err(|error| Error::usage(error).hint("name a file of exclude patterns"))?;
     Ok(bytes.split(|&byte| byte == b'\n').map(<[u8]>::to_vec).collect())
+}
+
+/// A limit of time, for which 0 is none.
+pub fn limit(length: Duration) -> Option<Duration> {
+    Some(length).filter(|length| !length.is_zero())
 }
 
 // A path in a configuration file starts at that file's directory, or with `~/` at home.
@@ -530,6 +546,9 @@ fn beside(main: &Path) -> Result<Vec<PathBuf>> {
 
 fn check_source(name: &str, keys: &Keys) -> Result<()> {
     SourceName::new(name)?;
+    if let Some(host) = &keys.host {
+        Ssh { host: host.clone(), ..Ssh::default() }.check_host()?;
+    }
     let paths = keys.paths.as_deref().unwrap_or_default();
     if keys.paths.as_ref().is_some_and(Vec::is_empty) {
         return Err(Error::usage("`paths` is empty").hint("name at least one directory or file"));

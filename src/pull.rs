@@ -93,6 +93,7 @@ pub fn pull(repository: Option<&Repository>, source: &Source, options: &Options,
     let started = Instant::now();
     report.begin(&source.name, None);
     let tally = Tally { progress: Progress::default(), report };
+    let options = &Options { stop: options.stop.within(source.settings.max_time), ..options.clone() };
     // The last one that closes the index brings all of its log to the disk, so it stays open until the end is remembered.
     let (mut facts, mut index) = (Facts::default(), None);
     let result = match (repository, options.dry_run) {
@@ -128,6 +129,8 @@ struct Facts {
     run: Option<i64>,
     remote: Option<RemoteKind>,
     traffic: (u64, u64),
+    // The client worked without any progress for too long.
+    has_stalled: bool,
 }
 
 /// What every stage of a run knows.
@@ -353,7 +356,8 @@ fn with_retries(
             Err(error) => error,
         };
         let lost = error.kind() == Kind::Unreachable && (reached || facts.remote.is_some());
-        if !lost || left == 0 {
+        // One that stalls would stall again, and others wait.
+        if !lost || left == 0 || facts.has_stalled {
             return Err(error);
         }
         left -= 1;
@@ -383,9 +387,11 @@ fn how(source: &Source, options: &Options) -> remote::Options {
         copy: source.settings.copy,
         compress: source.settings.compress,
         timeout: source.settings.timeout,
+        stall_time: source.settings.stall_time,
         channels: source.settings.channels,
         reads: false,
         readers: source.settings.readers,
+        stop: options.stop.clone(),
     }
 }
 
@@ -399,8 +405,8 @@ fn with_client(
 ) -> Result<()> {
     let client = Client::connect(source.ssh.as_ref(), how)?;
     facts.remote = Some(client.kind());
-    options.stop.watch(client.line());
     let result = work(&client);
+    facts.has_stalled = client.line().has_stalled();
     let (sent, received) = client.traffic();
     facts.traffic = (facts.traffic.0 + sent, facts.traffic.1 + received);
     client.close();

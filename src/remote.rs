@@ -35,7 +35,7 @@ mod testing;
 
 pub use large::MOST_COMPARED_BYTES;
 pub use probe::{HelperStatus, helper_install, helper_remove, helper_status};
-pub use ssh::remove_control_directories;
+pub use ssh::end_connections;
 pub use stop::Stop;
 
 use helper::Conversation;
@@ -81,12 +81,16 @@ pub struct Options {
     pub compress: CompressWhen,
     /// How long the client may stay silent when it owes an answer.
     pub timeout: Duration,
+    /// How long it may say that it is at work without sending anything; `None` is for ever.
+    pub stall_time: Option<Duration>,
     /// Over how many channels small files are to come; else as many as fill the line.
     pub channels: Option<u8>,
     /// Whether files will surely have to come, so that the channels are opened at once.
     pub reads: bool,
     /// How many threads of a helper read; else as many as there are processors, but not too many.
     pub readers: Option<u8>,
+    /// How to stop it, also while it connects.
+    pub stop: Stop,
 }
 
 impl Options {
@@ -104,11 +108,15 @@ impl Options {
 impl Client {
     /// Connects to a client through ssh, or to this machine.
     pub fn connect(ssh: Option<&Ssh>, options: &Options) -> Result<Client> {
-        let traffic = Arc::new(Traffic::new(options.timeout));
+        let traffic = Arc::new(Traffic::new(options.timeout, options.stall_time));
+        options.stop.watch(&traffic);
         check_way(ssh, options.remote)?;
         let (way, running) = match ssh {
             None => (Way::Local { helper: child::Helper::install(options.readers)? }, Vec::new()),
-            Some(ssh) => connect_ssh(ssh, options, traffic.clone())?,
+            Some(ssh) => {
+                let connected = connect_ssh(ssh, options, traffic.clone());
+                connected.map_err(|error| options.stop.asked().unwrap_or(error))?
+            }
         };
         let client = Client {
             way,
@@ -275,14 +283,13 @@ impl Client {
     }
 
     fn read_by_sftp(&self, session: &ssh::Session, wanted: &Receiver<Wanted>, arrived: &Sender<Arrived>) -> Result<()> {
-        let (input, output) = session.subsystem("sftp")?;
-        let options = sftp::Options { bytes_per_second: self.options.bytes_per_second };
-        let lost = |error: sftp::Broken| match error {
-            sftp::Broken::Unwanted => Error::new(Kind::BrokenOff, error),
-            error => Error::new(Kind::Unreachable, format_args!("the SFTP connection broke: {error}")),
+        let start = || {
+            let (mut input, output) = session.subsystem("sftp")?;
+            input.greeted();
+            Ok((input, output))
         };
-        let mut reader = sftp::Sftp::start(input, output, options).map_err(lost)?;
-        reader.read_files(wanted, arrived).map_err(lost)
+        let options = sftp::Options { bytes_per_second: self.options.bytes_per_second };
+        sftp::read_files(start, options, wanted, arrived)
     }
 
     /// The lists of the client's users and groups, in the manner of passwd(5) and group(5).
@@ -578,5 +585,9 @@ impl ReadError {
     // See `attempt::Verdict::OtherOwner`.
     fn other_owner() -> ReadError {
         ReadError::Refused("its owner changed while it was read".to_owned())
+    }
+
+    fn irregular() -> ReadError {
+        ReadError::Refused("is no longer a regular file".to_owned())
     }
 }

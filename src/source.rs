@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::path::SourceName;
+use crate::error::{Error, Result};
+use crate::path::{Escaped, SourceName};
 use crate::retention::Keep;
 
 /// Where new and changed content is hashed first.
@@ -113,6 +114,22 @@ pub struct Ssh {
     pub identity: Option<PathBuf>,
 }
 
+impl Ssh {
+    /// Refuses what is no host. Neither the host nor the user may begin as an option does: ssh, and the commands that a
+    /// configuration names for it (ProxyCommand), get both on their command lines.
+    pub fn check_host(&self) -> Result<()> {
+        let bare = self.host.strip_prefix("ssh://").unwrap_or(&self.host);
+        let (user, host) = bare.rsplit_once('@').map_or((None, bare), |(user, host)| (Some(user), host));
+        let is_word = |word: &str| !word.is_empty() && !word.starts_with('-');
+        let plain = !self.host.chars().any(|c| c.is_control() || c.is_whitespace());
+        if plain && is_word(host) && user.is_none_or(is_word) {
+            return Ok(());
+        }
+        Err(Error::usage(format_args!("`{}` is no host", Escaped(self.host.as_bytes())))
+            .hint("write `[USER@]HOST`, and a path after a colon"))
+    }
+}
+
 /// One named client and its set of roots, with the settings that a pull of it obeys.
 #[derive(Clone, Debug)]
 pub struct Source {
@@ -151,6 +168,10 @@ pub struct Settings {
     pub max_file_size: Option<u64>,
     /// How long the client may stay silent when it owes an answer.
     pub timeout: Duration,
+    /// How long the client may say that it is at work without sending anything; `None` is no limit.
+    pub stall_time: Option<Duration>,
+    /// How long a whole pull may take; `None` is no limit.
+    pub max_time: Option<Duration>,
     /// How often to connect again when the line is lost.
     pub retries: u32,
     /// The most bytes a second to read from the client; `None` is no limit.
@@ -193,6 +214,9 @@ impl Default for Settings {
             min_free: MinFree::Percent(1),
             max_file_size: None,
             timeout: Duration::from_secs(60),
+            // One file of two terabytes, read at 100 MB/s, and nothing to send until its hash is known.
+            stall_time: Some(Duration::from_secs(6 * 3600)),
+            max_time: None,
             retries: 2,
             bwlimit: None,
             copy: CopyBy::default(),
@@ -206,6 +230,24 @@ impl Default for Settings {
             every: None,
             keep: None,
             verify_age: Duration::from_secs(30 * 24 * 3600),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_that_ssh_would_take_for_an_option_is_refused() {
+        let check = |host: &str| Ssh { host: host.to_owned(), ..Ssh::default() }.check_host();
+        for host in ["laptop", "anna@laptop", "fe80::1%eth0", "ssh://laptop", "ssh://anna@laptop:22", "a-b"] {
+            check(host).unwrap();
+        }
+        for host in
+            ["", "-V", "ssh://-V", "ssh://", "anna@-V", "-V@laptop", "ssh://-V@laptop", "ssh://a@-V:2", "a b", "a\nb"]
+        {
+            assert_eq!(check(host).unwrap_err().kind(), crate::error::Kind::Usage, "{host}");
         }
     }
 }

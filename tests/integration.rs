@@ -17,6 +17,8 @@ mod config;
 mod content;
 #[path = "integration/crash.rs"]
 mod crash;
+#[path = "integration/entries.rs"]
+mod entries;
 #[path = "integration/excludes.rs"]
 mod excludes;
 #[path = "integration/far.rs"]

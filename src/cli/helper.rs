@@ -6,6 +6,7 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::reach::Reach;
+use super::signals::heed_signals;
 use super::target::Target;
 use super::{Context, print_line};
 use crate::error::{Error, Result};
@@ -51,7 +52,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
 
 fn status(context: &Context, host: &Host) -> Result<u8> {
     let (ssh, helper_dir) = host.resolve(context)?;
-    let status = helper_status(&ssh, helper_dir.as_deref())?;
+    let status = helper_status(&ssh, helper_dir.as_deref(), &heed_signals()?)?;
     if context.global.json {
         let machine = format!("{} {}", status.os, status.arch);
         return told(&[
@@ -71,7 +72,7 @@ fn status(context: &Context, host: &Host) -> Result<u8> {
 
 fn install(context: &Context, host: &Host) -> Result<u8> {
     let (ssh, helper_dir) = host.resolve(context)?;
-    let path = helper_install(&ssh, helper_dir.as_deref())?;
+    let path = helper_install(&ssh, helper_dir.as_deref(), &heed_signals()?)?;
     if context.global.json {
         return told(&[("installed", json!(path))]);
     }
@@ -80,7 +81,7 @@ fn install(context: &Context, host: &Host) -> Result<u8> {
 
 fn remove(context: &Context, host: &Host) -> Result<u8> {
     let (ssh, _) = host.resolve(context)?;
-    let count = helper_remove(&ssh)?;
+    let count = helper_remove(&ssh, &heed_signals()?)?;
     if context.global.json {
         return told(&[("removed", json!(count))]);
     }

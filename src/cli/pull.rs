@@ -13,7 +13,7 @@ use super::Context;
 use super::reach::Reach;
 use super::signals::heed_signals;
 use super::target::Target;
-use crate::config::{AtOnce, Config, Percent, Room, read_patterns, refuse_overlap};
+use crate::config::{AtOnce, Config, Percent, Room, limit, read_patterns, refuse_overlap};
 use crate::error::{Error, Result};
 use crate::pull::{self, Options, last_good_start};
 use crate::remote::check_way;
@@ -82,6 +82,12 @@ pub struct Args {
     /// How long the client may stay silent when it owes an answer; 60s unless set
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     timeout: Option<Duration>,
+    /// How long the client may say that it is at work without sending anything; 6h unless set, 0s is no limit
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    stall_time: Option<Duration>,
+    /// Stop, with exit status 4, when the pull of a source takes longer than this; 0s is no limit
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    max_time: Option<Duration>,
     /// How often to connect again when the line is lost; 2 unless set
     #[arg(long, value_name = "NUMBER")]
     retries: Option<u32>,
@@ -328,6 +334,8 @@ fn override_settings(source: &mut Source, args: &Args) -> Result<()> {
     settings.max_file_size =
         args.max_file_size.map_or(settings.max_file_size, |size| Some(size.as_u64()).filter(|size| *size > 0));
     settings.timeout = args.timeout.unwrap_or(settings.timeout);
+    settings.stall_time = args.stall_time.map_or(settings.stall_time, limit);
+    settings.max_time = args.max_time.map_or(settings.max_time, limit);
     settings.retries = args.retries.unwrap_or(settings.retries);
     settings.bwlimit = args.bwlimit.map_or(settings.bwlimit, |rate| Some(rate.as_u64()).filter(|rate| *rate > 0));
     settings.copy = args.copy.map_or(settings.copy, copy_of);

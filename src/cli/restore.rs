@@ -136,12 +136,13 @@ fn restore_to_host(
         copy: host.settings.copy,
         compress: host.settings.compress,
         timeout: host.settings.timeout,
+        stall_time: host.settings.stall_time,
         channels: Some(1),
         reads: false,
         readers: None,
+        stop: stop.clone(),
     };
     let client = Client::connect(host.ssh.as_ref(), &how)?;
-    stop.watch(client.line());
     let path = host.paths.first().map_or(&b"."[..], Vec::as_slice);
     let accounts = match args.owner {
         Owner::Names => client.accounts().map(|(users, groups)| Accounts::there(&users, &groups)),

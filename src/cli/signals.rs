@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::error::{Kind, OnServer, Result};
-use crate::remote::{Stop, remove_control_directories};
+use crate::remote::{Stop, end_connections};
 
 /// The first signal has a verb finish what it has in hand; a second one, or two seconds, end the process at once. That is
 /// safe, too: what is under way is in the journal, or has no name yet.
@@ -32,6 +32,6 @@ pub(super) fn heed_signals() -> Result<Stop> {
 }
 
 fn leave(kind: Kind) -> ! {
-    remove_control_directories();
+    end_connections();
     std::process::exit(kind.exit_status().into())
 }

@@ -104,8 +104,7 @@ fn host_and_path(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 fn remote(host: &[u8], path: &[u8]) -> Result<Target> {
     let shown = Escaped(host).to_string();
     let host: String = std::str::from_utf8(host).unwrap_or_default().replace(['[', ']'], "");
-    let bare = host.rsplit('@').next().unwrap_or_default();
-    if bare.is_empty() || host.starts_with('-') || host.chars().any(|c| c.is_control() || c.is_whitespace()) {
+    if (Ssh { host: host.clone(), ..Ssh::default() }).check_host().is_err() {
         return Err(Error::usage(format_args!("`{shown}` is no host")).hint("write `[USER@]HOST:PATH`"));
     }
     if path.is_empty() {
@@ -169,9 +168,13 @@ mod tests {
 
     #[test]
     fn what_names_nothing_is_refused_with_a_hint() {
-        for (text, says) in
-            [("host:", "names no path"), (":/x", "is no host"), ("-oProxyCommand=x:/y", "is no host"), ("", "empty")]
-        {
+        for (text, says) in [
+            ("host:", "names no path"),
+            (":/x", "is no host"),
+            ("-oProxyCommand=x:/y", "is no host"),
+            ("anna@-oProxyCommand=x:/y", "is no host"),
+            ("", "empty"),
+        ] {
             let error = parsed(text).unwrap_err().to_string();
             assert!(error.contains(says), "{text}: {error}");
         }

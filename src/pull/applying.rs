@@ -26,6 +26,7 @@ use crate::report::Change as Told;
 use crate::repository::index::{Index, Write};
 use crate::repository::journal::{Journal, Row, Then};
 use crate::repository::staging::{Staged, Staging};
+use crate::source::{ArchiveWhat, LinkWhen};
 
 // One that waits for its trays has half as many more.
 const MOST_CHANGES: usize = 2560;
@@ -40,6 +41,8 @@ const IDLE_BATCH: usize = 512;
 const IDLE: Duration = Duration::from_millis(10);
 // How often it looks when it only waits for the rest of its trays.
 const PATIENCE: u32 = 3;
+
+const SYMLINK: &str = "can't make a symlink in the staging area";
 
 /// Applies changes until no more come.
 pub fn apply<'a>(
@@ -186,6 +189,7 @@ impl Gathering<'_, '_> {
         }
         self.begun.get_or_insert_with(Instant::now);
         self.changes += 1;
+        take_room(self.run, &change)?;
         match change {
             Change::Plain(task) => self.plain(task),
             Change::Restated(task) => self.restated(task),
@@ -203,6 +207,12 @@ impl Gathering<'_, '_> {
     }
 
     fn plain(&mut self, task: FileTask) -> Result<()> {
+        if task.entry.kind == Kind::Symlink && self.staging.refuses_symlink(&task.entry).on_server(SYMLINK)? {
+            let (path, length) = (path_of(&task), task.entry.target.len());
+            let what = "the repository's file system can't hold a symlink target of";
+            self.run.tally.unread(format_args!("can't keep `{path}`: {what} {length} bytes"));
+            return self.unread(task, false);
+        }
         tell(self.run, &task, false);
         self.placing.plain(&mut self.ledger, &task)?;
         self.finish(task, None);
@@ -320,6 +330,20 @@ fn end_directories(
         staging.clear_tray(directory.tray).on_server("can't clear the staging area")?;
     }
     Ok(())
+}
+
+// Whatever begins takes an inode, or a row of the index at least; what can't be linked is copied. Removals have room always:
+// they may make some.
+fn take_room(run: &Run<'_>, change: &Change) -> Result<()> {
+    let settings = &run.source.settings;
+    let copies = settings.link == LinkWhen::Never;
+    let (known, archived) = match change {
+        Change::Known(task, _) if copies => (task.entry.size, task.entry.size),
+        Change::Received(task, _) if copies => (0, task.entry.size),
+        Change::Known(..) | Change::Received(..) | Change::Plain(_) => (0, 0),
+        _ => return Ok(()),
+    };
+    run.room.take(known.saturating_add(if settings.archive == ArchiveWhat::All { archived } else { 0 }))
 }
 
 fn has_content(task: &FileTask, hash: &Hash) -> bool {

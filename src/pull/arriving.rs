@@ -11,7 +11,7 @@ use crossbeam_channel::bounded;
 use super::change::aborted;
 use super::contents::FileTask;
 use super::{Directory, Run};
-use crate::entry::{Extent, Hash};
+use crate::entry::{Entry, Extent, Hash};
 use crate::error::{OnServer, Result};
 use crate::fault;
 use crate::path::Name;
@@ -28,6 +28,27 @@ const LONG: u64 = 8 << 20;
 
 // From how many bytes on an earlier version is worth having its blocks shared.
 const WORTH_SHARING: u64 = 128 * 1024;
+
+/// How many bytes of a file may be holes: all of a file on ext4 may be. Zeros are hashed at some gigabytes a second, so that
+/// this takes about an hour, here, on the client, and for each `verify`; a file of 7 EiB, which takes no room on XFS, would
+/// take decades. BLAKE3 knows no shortcut: equal chunks at different offsets have different hashes.
+const MAX_HOLE_BYTES: u64 = 16 << 40;
+
+/// No disk holds more data in one file, whatever its file system says of holes, bytes.
+const MAX_FILE_BYTES: u64 = 256 << 40;
+
+/// Why a file is refused before anybody reads it: it would take for ever.
+pub fn unreadable(entry: &Entry) -> Option<&'static str> {
+    let data = entry.attributes.as_ref().and_then(|attributes| attributes.data.as_deref());
+    let holes = data.map_or(0, |data| data.iter().fold(entry.size, |left, extent| left.saturating_sub(extent.length)));
+    match () {
+        () if holes > MAX_HOLE_BYTES => Some(TOO_SPARSE),
+        () if entry.size > MAX_FILE_BYTES => Some("it is larger than 256 TiB"),
+        () => None,
+    }
+}
+
+const TOO_SPARSE: &str = "more than 16 TiB of it are holes";
 
 // What a hole is hashed by.
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
@@ -109,6 +130,10 @@ pub struct Arriving {
     is_shared: bool,
     /// Why it can't become what it should.
     pub trouble: Option<Trouble>,
+    /// How large it may become, bytes: `max_file_size` holds for what arrives, not for what was listed alone.
+    pub limit: u64,
+    // How many of its bytes came as holes.
+    holes: u64,
 }
 
 /// Why a file can't become what it should.
@@ -116,8 +141,24 @@ pub struct Arriving {
 pub enum Trouble {
     /// It has a hole that goes farther than the file system lets a file grow.
     TooLarge,
+    /// It has grown beyond [`Arriving::limit`].
+    OverLimit,
+    /// It has more holes than can be hashed in a reasonable time.
+    TooSparse,
     /// The earlier version can't be read, or is shorter than it was.
     LostBase,
+}
+
+impl Trouble {
+    /// Why it can't be read, in words; `None` if it can, but not so.
+    pub fn words(self) -> Option<&'static str> {
+        match self {
+            Trouble::TooLarge => Some("it is larger than a file can be on this file system"),
+            Trouble::OverLimit => Some("it is larger than max_file_size by now"),
+            Trouble::TooSparse => Some(TOO_SPARSE),
+            Trouble::LostBase => None,
+        }
+    }
 }
 
 impl Arriving {
@@ -131,7 +172,10 @@ impl Arriving {
         {
             let (name, size, base, trouble) = (name.into(), 0, Some(base), None);
             let (is_carried_on, is_ahead, is_shared) = (false, false, true);
-            return Ok(Arriving { name, file, hasher, size, is_carried_on, is_ahead, base, is_shared, trouble });
+            let (limit, holes) = (u64::MAX, 0);
+            let begun =
+                Arriving { name, file, hasher, size, is_carried_on, is_ahead, base, is_shared, trouble, limit, holes };
+            return Ok(begun);
         }
         let (name, file, size) = match target {
             Target::New(directory, name) => {
@@ -146,7 +190,8 @@ impl Arriving {
             }
         };
         let (is_carried_on, is_ahead, base, is_shared, trouble) = (size > 0, false, None, false, None);
-        Ok(Arriving { name, file, hasher, size, is_carried_on, is_ahead, base, is_shared, trouble })
+        let (limit, holes) = (u64::MAX, 0);
+        Ok(Arriving { name, file, hasher, size, is_carried_on, is_ahead, base, is_shared, trouble, limit, holes })
     }
 
     // From here on nothing is shared.
@@ -157,8 +202,23 @@ impl Arriving {
         }
     }
 
+    // True when it may grow by so many bytes. What comes of one that may not is passed over.
+    fn may_grow(&mut self, length: u64) -> bool {
+        if self.size.saturating_add(length) > self.limit {
+            self.trouble = self.trouble.or(Some(Trouble::OverLimit));
+        }
+        self.trouble.is_none()
+    }
+
     /// Adds zeros without blocks.
     pub fn skip(&mut self, length: u64, run: &Run<'_>) -> Result<()> {
+        self.holes = self.holes.saturating_add(length);
+        if self.holes > MAX_HOLE_BYTES {
+            self.trouble = self.trouble.or(Some(Trouble::TooSparse));
+        }
+        if !self.may_grow(length) {
+            return Ok(());
+        }
         self.part()?;
         let size = self.size.saturating_add(length);
         fault::step().on_server(WHAT)?;
@@ -176,6 +236,7 @@ impl Arriving {
             let zeros = &ZEROS[..usize::try_from(size - self.size).map_or(ZEROS.len(), |left| left.min(ZEROS.len()))];
             self.hasher.update(zeros);
             self.size += zeros.len() as u64;
+            run.client.line().progress();
             run.options.stop.asked().map_or(Ok(()), Err)?;
         }
         Ok(())
@@ -183,7 +244,7 @@ impl Arriving {
 
     /// Adds bytes.
     pub fn add(&mut self, bytes: &[u8]) -> Result<()> {
-        if self.trouble.is_some() {
+        if !self.may_grow(bytes.len() as u64) {
             return Ok(());
         }
         self.hasher.update(bytes);
@@ -193,6 +254,9 @@ impl Arriving {
 
     /// Adds what an earlier version has there.
     pub fn copy(&mut self, base: Option<Base>, extent: Extent, run: &Run<'_>) -> Result<()> {
+        if !self.may_grow(extent.length) {
+            return Ok(());
+        }
         let base = self.base.take().or_else(|| base.and_then(|base| base.open().ok()));
         let file = self.file.try_clone().on_server(WHAT)?;
         match &base {
@@ -252,6 +316,7 @@ impl Arriving {
             self.hasher.update(&buffer);
             self.size += buffer.len() as u64;
             at += buffer.len() as u64;
+            run.client.line().progress();
             each(&mut buffer)?;
             run.options.stop.asked().map_or(Ok(()), Err)?;
         }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use archive_helper::protocol::MAX_BUNDLED;
 use crossbeam_channel::Sender as Unbounded;
 
+use super::arriving::unreadable;
 use super::change::{Change, aborted};
 use super::contents::{Contents, FileTask, Key, Linked, Released, Sampling, Turn};
 use super::fetching::{Fetch, path_of};
@@ -240,6 +241,10 @@ impl<'a> Dispatch<'a> {
 
     fn enter(&self, task: FileTask) -> Result<()> {
         self.ways.onward.contents.begin();
+        if let Some(why) = unreadable(&task.entry) {
+            self.run.tally.unread(format_args!("can't read `{}` on the client: {why}", path_of(&task)));
+            return self.ways.onward.change(Change::Unread(task, false));
+        }
         match (task.entry.kind, task.entry.size) {
             (Kind::File, 0) => self.ways.onward.change(Change::Known(task, hash_of_nothing())),
             (Kind::File, _) => self.ways.file(self.run, self.index, task),

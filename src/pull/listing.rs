@@ -9,9 +9,9 @@ use archive_helper::protocol::{
 };
 use nix::errno::Errno;
 
-use super::moved::{Found, Moved};
-use super::parents::{Parents, digest};
-use super::roots::{is_what_was_asked, refuse_overlap};
+use super::moved::{Deferred, Found, Moved};
+use super::parents::{Parents, digest, unlisted};
+use super::roots::{is_what_was_asked, refuse_overlap, walk};
 use super::{Directory, Tally, merging};
 use crate::entry::{Digests, DirectoryId, Entry, Fingerprint, Hash, Kind, Version};
 use crate::error::{Error, Kind as ErrorKind, Result};
@@ -101,6 +101,7 @@ pub fn list(
         seen: HashSet::new(),
         parents: Parents::default(),
         moved: Moved::default(),
+        deferred: Deferred::default(),
         next: 0,
         kernel_file_system_told: false,
         max_file_size: source.settings.max_file_size,
@@ -108,25 +109,6 @@ pub fn list(
         too_large: 0,
     };
     listing.run(&source.paths)
-}
-
-fn walk(source: &Source, repository_id: &str, all: bool) -> Result<Walk> {
-    let settings = &source.settings;
-    let markers = settings.exclude_if_present.iter().map(|name| {
-        Name::new(name.as_bytes()).ok_or_else(|| {
-            Error::usage(format_args!("`{}` is no file name", Escaped(name.as_bytes())))
-                .hint("`exclude_if_present` takes names, not paths")
-        })
-    });
-    Ok(Walk {
-        roots: source.paths.clone(),
-        exclude: settings.exclude.clone(),
-        exclude_caches: settings.exclude_caches,
-        exclude_if_present: markers.collect::<Result<_>>()?,
-        one_file_system: settings.one_file_system,
-        repository: repository_id.to_owned(),
-        all,
-    })
 }
 
 struct Listing<'a> {
@@ -145,6 +127,7 @@ struct Listing<'a> {
     seen: HashSet<u128>,
     parents: Parents,
     moved: Moved,
+    deferred: Deferred,
     next: u64,
     kernel_file_system_told: bool,
     max_file_size: Option<u64>,
@@ -248,7 +231,10 @@ impl Listing<'_> {
         if !self.awaited.is_empty() {
             return Err(nonsense("the listing ended before it was complete"));
         }
-        self.parents.check_unconfirmed(self.remembered.index).map(|()| false)
+        match self.deferred.is_empty() {
+            true => Ok(false),
+            false => Err(unlisted()),
+        }
     }
 
     fn judge(&self, root: Root) -> Result<(AbsPath, Option<Entry>)> {
@@ -362,6 +348,7 @@ impl Listing<'_> {
             None => None,
         };
         let moved = moved.filter(|moved| !moved.versions.iter().any(|version| self.is_too_large(&version.entry)));
+        let moved = moved.filter(|_| self.deferred.has_room());
         self.judge_directory(
             number,
             match (&moved, &kept) {
@@ -372,6 +359,11 @@ impl Listing<'_> {
         );
         let directory = Directory::listed(announced, is_new && self.gather);
         match moved {
+            // What is in it may only be placed when the directory itself is, which the one above it lists.
+            Some(moved) if self.parents.check(self.remembered.index, &directory.path).is_err() => {
+                self.deferred.add(directory, moved);
+                Ok(())
+            }
             Some(moved) => self.take_moved(directory, moved),
             None => {
                 let directory = Arc::new(directory);
@@ -394,7 +386,6 @@ impl Listing<'_> {
     }
 
     fn take_moved(&mut self, directory: Directory, Found { origin, versions, digests }: Found) -> Result<()> {
-        self.parents.confirm_later(directory.path.clone());
         self.tally.progress.listed.add(versions.len() as u64);
         let directory = Arc::new(Directory { origin: Some((origin, digests.fingerprint())), ..directory });
         directory.settle_on(digests);
@@ -404,7 +395,18 @@ impl Listing<'_> {
             self.steps.moved(&directory, entry, hash)?;
         }
         self.tally.report.progress(&self.tally.progress);
-        self.steps.planned(directory)
+        let path = directory.path.clone();
+        self.steps.planned(directory)?;
+        self.take_deferred(&path)
+    }
+
+    // All of a directory has come, and with it what is known of moved ones in it.
+    fn take_deferred(&mut self, path: &AbsPath) -> Result<()> {
+        for (directory, moved) in self.deferred.take(path) {
+            self.parents.check(self.remembered.index, &directory.path)?;
+            self.take_moved(directory, moved)?;
+        }
+        Ok(())
     }
 
     fn await_entries(&mut self, number: u64, awaited: Awaited) -> Result<()> {
@@ -450,7 +452,9 @@ impl Listing<'_> {
         let steps = plan(entries, gone, self.remembered.distrust);
         self.do_steps(&directory, steps)?;
         self.tally.report.progress(&self.tally.progress);
-        self.steps.planned(directory)
+        let path = directory.path.clone();
+        self.steps.planned(directory)?;
+        self.take_deferred(&path)
     }
 
     fn entries(&mut self, Entries { directory: number, entries, last, order }: Entries) -> Result<()> {
@@ -491,7 +495,9 @@ impl Listing<'_> {
         if last {
             self.awaited_bytes -= self.awaited.remove(&number).map_or(0, |awaited| awaited.weight());
             self.rest(&directory, known, until)?;
+            let path = directory.path.clone();
             self.steps.planned(directory)?;
+            self.take_deferred(&path)?;
         }
         Ok(())
     }

@@ -3,10 +3,11 @@
 //! A directory that is renamed keeps its inode number, and what is in it keeps its ctimes. So a directory with the
 //! number and the fingerprint of a known one is that one, by what lets a file at its old path pass for unchanged.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use archive_helper::protocol::Announced;
 
+use super::Directory;
 use crate::entry::{Digests, DirectoryId, Version, flags};
 use crate::error::Result;
 use crate::path::AbsPath;
@@ -14,6 +15,9 @@ use crate::repository::index::{Index, SourceId};
 
 // Of a larger directory the entries are listed, for they would be in memory together.
 const MOST_ENTRIES: u64 = 64 * 1024;
+
+// How many versions may be in memory of directories that wait for the entries of those above them.
+const MAX_DEFERRED_VERSIONS: usize = 128 * 1024;
 
 /// What such a directory holds.
 pub struct Found {
@@ -23,6 +27,39 @@ pub struct Found {
     pub versions: Vec<Version>,
     /// Their digests.
     pub digests: Digests,
+}
+
+/// Those whose parents' entries have not come yet, by the parents' paths.
+#[derive(Default)]
+pub struct Deferred {
+    waiting: HashMap<AbsPath, Vec<(Directory, Found)>>,
+    versions: usize,
+}
+
+impl Deferred {
+    /// False when so much waits that a further directory had better be listed.
+    pub fn has_room(&self) -> bool {
+        self.versions < MAX_DEFERRED_VERSIONS
+    }
+
+    /// Keeps a directory until all of the one above it has come.
+    pub fn add(&mut self, directory: Directory, found: Found) {
+        let Some((parent, _)) = directory.path.split() else { return };
+        self.versions += found.versions.len();
+        self.waiting.entry(parent).or_default().push((directory, found));
+    }
+
+    /// Hands over those in a directory.
+    pub fn take(&mut self, parent: &AbsPath) -> Vec<(Directory, Found)> {
+        let taken = self.waiting.remove(parent).unwrap_or_default();
+        self.versions -= taken.iter().map(|(_, found)| found.versions.len()).sum::<usize>();
+        taken
+    }
+
+    /// True when none waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
 }
 
 /// Finds them.

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::entry::{Entry, Kind};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::path::AbsPath;
 use crate::plan::Step;
 use crate::remote::helper::nonsense;
@@ -19,8 +19,6 @@ pub struct Parents {
     listed: HashSet<u128>,
     // Those that were known, and are gone or something else.
     dropped: HashSet<u128>,
-    // Those whose entries were known before the entries of the ones above them came.
-    unconfirmed: Vec<AbsPath>,
 }
 
 impl Parents {
@@ -50,11 +48,6 @@ impl Parents {
         }
     }
 
-    /// A directory is to be checked when all entries of all directories have come.
-    pub fn confirm_later(&mut self, path: AbsPath) {
-        self.unconfirmed.push(path);
-    }
-
     /// Refuses a directory that is neither listed in the one above it, nor was before and is there still.
     pub fn check(&self, remembered: Option<(&Index, SourceId)>, path: &AbsPath) -> Result<()> {
         let number = digest(path);
@@ -67,14 +60,14 @@ impl Parents {
         };
         match known.is_some_and(|version| version.entry.kind == Kind::Dir) {
             true => Ok(()),
-            false => Err(nonsense("it announced a directory that is not listed in the one above it")),
+            false => Err(unlisted()),
         }
     }
+}
 
-    /// The same, of those that were to be checked later.
-    pub fn check_unconfirmed(&self, remembered: Option<(&Index, SourceId)>) -> Result<()> {
-        self.unconfirmed.iter().try_for_each(|path| self.check(remembered, path))
-    }
+/// The error of a directory that the one above it does not list.
+pub fn unlisted() -> Error {
+    nonsense("it announced a directory that is not listed in the one above it")
 }
 
 /// A number that stands for a path.

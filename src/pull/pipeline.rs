@@ -99,9 +99,17 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
         // Whoever decides again over tasks that waited is the last that could begin anything.
         let _ = end.send(Released::End);
     });
+    warn_of_owners(run, staging);
     match broken.first() {
         Some(error) => Err(error),
         None => staging.clear_partials().on_server("can't clear the staging area"),
+    }
+}
+
+fn warn_of_owners(run: &Run<'_>, staging: &Staging) {
+    if staging.has_refused_owner() {
+        let which = "such as those outside the id map of a container";
+        run.tally.warn(format_args!("some owners can't be given on the server, {which}; the index has them"));
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use archive_helper::protocol::{HashOutcome, HashRequest, MAX_HASHES, Reply, Request, Wants};
 
+use super::arriving::unreadable;
 use super::dispatch::{each_current, guard_removals};
 use super::listing::{Remembered, Steps, list};
 use super::{Directory, Facts, Options, Tally, how, refuse_without_index, with_client};
@@ -112,6 +113,9 @@ impl Preview<'_> {
 
     fn ask(&mut self, directory: &Directory, entry: &Entry, old: &Version) {
         let Some(path) = directory.path.join(&entry.name) else { return };
+        if let Some(why) = unreadable(entry) {
+            return self.tally.unread(format_args!("can't read `{path}` on the client: {why}"));
+        }
         let (id, &Entry { size, mtime, uid, .. }) = (self.doubtful.len() as u64, entry);
         self.doubtful.push((HashRequest { id, path, size, mtime, uid, wants: Wants::Hash }, old.hash));
     }

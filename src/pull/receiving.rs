@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 
 use super::Run;
-use super::arriving::{Arriving, Part, Received, Target, Trouble};
+use super::arriving::{Arriving, Part, Received, Target};
 use super::change::{Change, aborted};
 use super::comparing::Comparing;
 use super::contents::{Claim, FileTask, Key, Released, Turn};
@@ -83,7 +83,8 @@ impl Inbox<'_> {
             Slot::Occupied(begun) => Ok(begun.into_mut()),
             Slot::Vacant(free) => {
                 let base = self.comparing.expected.base(id);
-                Ok(free.insert(Arriving::begin(self.staging, self.comparing.expected.target(id), base.as_ref())?))
+                let begun = Arriving::begin(self.staging, self.comparing.expected.target(id), base.as_ref())?;
+                Ok(free.insert(limited(self.run, begun)))
             }
         }
     }
@@ -156,7 +157,8 @@ impl Inbox<'_> {
             Target::Part(part) => Target::Part(Part { size: 0, ..part }),
             new => new,
         };
-        self.receiving.insert(id, Arriving::begin(self.staging, target, None)?);
+        let begun = limited(self.run, Arriving::begin(self.staging, target, None)?);
+        self.receiving.insert(id, begun);
         Ok(())
     }
 
@@ -167,18 +169,13 @@ impl Inbox<'_> {
         };
         let (mut task, is_carried_on, is_ahead) =
             (self.comparing.expected.take(id), begun.is_carried_on, begun.is_ahead);
-        match begun.trouble {
-            Some(Trouble::TooLarge) => {
-                begun.discard(self.staging)?;
-                let error = ReadError::Refused("it is larger than a file can be on this file system".to_owned());
-                return self.hand_on(failed(self.run, task, &error));
+        if let Some(trouble) = begun.trouble {
+            begun.discard(self.staging)?;
+            if let Some(words) = trouble.words() {
+                return self.hand_on(failed(self.run, task, &ReadError::Refused(words.to_owned())));
             }
-            Some(Trouble::LostBase) => {
-                begun.discard(self.staging)?;
-                task.whole = true;
-                return self.release(Released::Missing(task));
-            }
-            None => {}
+            task.whole = true;
+            return self.release(Released::Missing(task));
         }
         let mut content = begun.end()?;
         let is_other = claimed.is_some_and(|claimed| claimed != content.hash);
@@ -212,6 +209,12 @@ impl Inbox<'_> {
         released.task().into_iter().for_each(|task| self.comparing.contents.wait(task));
         self.comparing.released.send(released).map_err(aborted)
     }
+}
+
+// What was listed as larger is left out already.
+fn limited(run: &Run<'_>, mut begun: Arriving) -> Arriving {
+    begun.limit = run.source.settings.max_file_size.unwrap_or(u64::MAX);
+    begun
 }
 
 fn finish(

@@ -71,6 +71,11 @@ impl Attempt {
         (from < until).then(|| Extent { offset: from, length: until - from })
     }
 
+    /// True when no change was found yet.
+    pub(super) fn is_first(&self) -> bool {
+        self.left == ATTEMPTS - 1
+    }
+
     /// True when a change found now could not lead to another attempt.
     pub(super) fn is_last(&self) -> bool {
         self.left == 0
@@ -103,16 +108,20 @@ impl Attempt {
     fn state(&self, found: &Found) -> FileState {
         let mtime = match found.mtime {
             Mtime::Nanoseconds(nanoseconds) => nanoseconds,
-            Mtime::Seconds(seconds) if seconds == seconds_on_the_wire(self.expected.mtime) => self.expected.mtime,
+            Mtime::Seconds(seconds) if may_mean(seconds, self.expected.mtime) => self.expected.mtime,
             Mtime::Seconds(seconds) => i64::from(seconds) * NANOSECONDS,
         };
         FileState { size: found.size, mtime, uid: found.uid.unwrap_or(self.expected.uid) }
     }
 }
 
-// SFTP servers cut the seconds off to 32 bits, so that times before 1970 wrap around.
-fn seconds_on_the_wire(mtime: i64) -> u32 {
-    mtime.div_euclid(NANOSECONDS) as u32
+// True when an SFTP server may say it of a file with this mtime. Of the seconds 32 bits are left: of times outside 1970 to 2106
+// some servers cut off what is above, others say the first or the last that they can. A time beyond what nanoseconds can
+// hold (1677 to 2262) was cut off already when it was listed, and nothing is known of it.
+fn may_mean(seconds: u32, mtime: i64) -> bool {
+    let whole = mtime.div_euclid(NANOSECONDS);
+    let is_cut_off = matches!(mtime, i64::MIN | i64::MAX);
+    is_cut_off || seconds == whole as u32 || i64::from(seconds) == whole.clamp(0, u32::MAX.into())
 }
 
 #[cfg(test)]
@@ -154,7 +163,12 @@ mod tests {
             (-1, u32::MAX),
             (-315_619_200_000_000_001, (-315_619_201_i64) as u32),
             (4_102_444_800_500_000_000, 4_102_444_800),
-            (i64::MIN, (-9_223_372_037_i64) as u32),
+            // The years 1901 and 2200, of servers that cut nothing off.
+            (-2_177_452_800_000_000_000, 0),
+            (7_258_118_400_000_000_000, u32::MAX),
+            // 1500 and 2500.
+            (i64::MIN, 2_353_474_751),
+            (i64::MAX, 3_845_598_079),
         ] {
             let state = FileState { size: 10, mtime, uid: 7 };
             let verdict = attempt(mtime).judge(&found(10, Mtime::Seconds(wire)), true);
@@ -169,6 +183,8 @@ mod tests {
         assert!(!attempt(5).agrees(&found(11, same.mtime)));
         assert!(!attempt(5).agrees(&found(10, Mtime::Nanoseconds(6))));
         assert!(!attempt(5).agrees(&found(10, Mtime::Seconds(1))));
+        assert!(!attempt(5).agrees(&found(10, Mtime::Seconds(u32::MAX))));
+        assert!(!attempt(-5 * NANOSECONDS).agrees(&found(10, Mtime::Seconds(1))));
         assert!(!attempt(5).agrees(&Found { uid: Some(8), ..same }));
         assert!(attempt(5).agrees(&Found { uid: None, ..same }));
         assert_eq!(attempt(5).judge(&same, false), Verdict::Again);

@@ -7,6 +7,7 @@ use std::time::Instant;
 use archive_helper::protocol::{MAGIC, MAX_CHATTER, Reply, Request, VERSION, read_frame_into, write_frame};
 
 use super::packing::{Line, LineSpeed, Unpacker};
+use super::stop::shown;
 use super::stream::{Input, Output};
 use crate::error::{Error, Kind, Result};
 use crate::source::CompressWhen;
@@ -46,6 +47,8 @@ impl Conversation {
         let mut input = BufReader::with_capacity(BUFFER, input);
         skip_chatter(&mut input)?;
         check_version(&mut input)?;
+        input.get_mut().greeted();
+        input.get_mut().expect_alive();
         let mut requests = Requests { output: BufWriter::with_capacity(BUFFER, output) };
         if compress == CompressWhen::Always {
             requests.send(&Request::Pack)?;
@@ -57,8 +60,17 @@ impl Conversation {
 }
 
 impl Replies {
-    /// The next reply; `None` when the helper is gone.
+    /// The next reply; `None` when the helper is gone. Signs of life alone are an error after a while.
     pub fn receive(&mut self) -> Result<Option<Reply>> {
+        let reply = self.next()?;
+        match (&reply, self.input.get_ref()) {
+            (Some(Reply::Alive), input) => input.check_alive().map_or(Ok(()), |patience| Err(stalled(patience)))?,
+            (_, input) => input.progress(),
+        }
+        Ok(reply)
+    }
+
+    fn next(&mut self) -> Result<Option<Reply>> {
         loop {
             if let Some(reply) = self.unpacker.as_mut().map_or(Ok(None), Unpacker::next).map_err(lost)? {
                 return Ok(Some(reply));
@@ -132,6 +144,12 @@ pub fn gone() -> Error {
 /// The error of a client that says what no helper says.
 pub fn nonsense(what: impl std::fmt::Display) -> Error {
     Error::new(Kind::Unreachable, format_args!("the client breaks the protocol: {what}"))
+}
+
+fn stalled(patience: std::time::Duration) -> Error {
+    let patience = shown(patience);
+    let what = format_args!("the client said for {patience} that it is at work, and sent nothing (stall_time)");
+    Error::new(Kind::Unreachable, what).hint("if it reads files as large as that, allow more by `--stall-time`")
 }
 
 fn lost(error: std::io::Error) -> Error {

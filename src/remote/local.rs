@@ -137,7 +137,7 @@ fn open(wanted: &Wanted) -> Result<(OwnedFd, Found), ReadError> {
     match rustix::fs::open(wanted.path.as_bytes(), flags, Mode::empty()) {
         Ok(file) => examine(&file).map(|found| (file, found)),
         Err(Errno::NOENT | Errno::NOTDIR) => Err(ReadError::Vanished),
-        Err(Errno::LOOP | Errno::NXIO) => Err(irregular()),
+        Err(Errno::LOOP | Errno::NXIO) => Err(ReadError::irregular()),
         Err(errno) => Err(refused(errno)),
     }
 }
@@ -145,7 +145,7 @@ fn open(wanted: &Wanted) -> Result<(OwnedFd, Found), ReadError> {
 fn examine(file: &OwnedFd) -> Result<Found, ReadError> {
     let stat = rustix::fs::fstat(file).map_err(refused)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(irregular());
+        return Err(ReadError::irregular());
     }
     let nanoseconds = stat.st_mtime.saturating_mul(1_000_000_000).saturating_add(stat.st_mtime_nsec as i64);
     Ok(Found { size: stat.st_size as u64, mtime: Mtime::Nanoseconds(nanoseconds), uid: Some(stat.st_uid) })
@@ -153,10 +153,6 @@ fn examine(file: &OwnedFd) -> Result<Found, ReadError> {
 
 fn refused(errno: Errno) -> ReadError {
     ReadError::Refused(std::io::Error::from(errno).to_string())
-}
-
-fn irregular() -> ReadError {
-    ReadError::Refused("is no longer a regular file".to_owned())
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use std::time::Duration;
 use archive_helper::protocol::VERSION;
 
 use super::ssh::Session;
+use super::stop::Stop;
 use super::stream::{Input, Output, Traffic};
 use crate::error::{Error, Kind, Result};
 use crate::path::Escaped;
@@ -116,6 +117,12 @@ impl HelperFiles {
     fn of_type(&self, os: &str, arch: &str) -> Option<HelperFile> {
         if (os, normalized(arch)) == EMBEDDED_FOR {
             return Some(HelperFiles::embedded());
+        }
+        // The client says it, and it becomes part of a path.
+        let is_word =
+            |word: &str| word.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.'));
+        if !is_word(os) || !is_word(arch) {
+            return None;
         }
         let name = format!("archive-helper-{}-{}", os.to_lowercase(), normalized(arch).to_lowercase());
         let bytes = self.directories.iter().find_map(|directory| std::fs::read(directory.join(&name)).ok())?;
@@ -231,8 +238,8 @@ fn until_probed(input: &mut Input) -> Result<String> {
 }
 
 /// Tells of the helper on a client.
-pub fn helper_status(ssh: &Ssh, helper_dir: Option<&Path>) -> Result<HelperStatus> {
-    with_session(ssh, |session| {
+pub fn helper_status(ssh: &Ssh, helper_dir: Option<&Path>, stop: &Stop) -> Result<HelperStatus> {
+    with_session(ssh, stop, |session| {
         let mut probed = probe(session, &HelperFiles::embedded().name)?;
         let helper = HelperFiles::new(helper_dir).of_type(&probed.os, &probed.arch);
         if let Some(other) = helper.as_ref().filter(|helper| helper.bytes != EMBEDDED) {
@@ -243,18 +250,19 @@ pub fn helper_status(ssh: &Ssh, helper_dir: Option<&Path>) -> Result<HelperStatu
 }
 
 /// Brings the helper to a client, if it is not there; returns its path there.
-pub fn helper_install(ssh: &Ssh, helper_dir: Option<&Path>) -> Result<String> {
-    with_session(ssh, |session| find_or_install(session, &HelperFiles::new(helper_dir))).map(|installed| installed.path)
+pub fn helper_install(ssh: &Ssh, helper_dir: Option<&Path>, stop: &Stop) -> Result<String> {
+    with_session(ssh, stop, |session| find_or_install(session, &HelperFiles::new(helper_dir)))
+        .map(|installed| installed.path)
 }
 
 /// Removes every build of the helper from a client; returns how many there were.
-pub fn helper_remove(ssh: &Ssh) -> Result<u64> {
+pub fn helper_remove(ssh: &Ssh, stop: &Stop) -> Result<u64> {
     let script = format!(
         "{OURS} u=$(id -u); n=0; for d in {PLACES}; do for f in \"$d\"/archive-helper-*; do \
          if ours \"$d\" && [ -f \"$f\" ] && rm -f \"$f\"; then n=$((n+1)); fi; done; \
          rmdir \"$d\" 2>/dev/null; done; printf \"\\nARCHIVE-REMOVED %s\\n\" $n"
     );
-    with_session(ssh, |session| {
+    with_session(ssh, stop, |session| {
         let removed = run(session, &script, "", &[])?;
         let removed = marked(&removed, "ARCHIVE-REMOVED ").and_then(|count| count.trim().parse().ok());
         removed.ok_or_else(no_shell)
@@ -271,11 +279,15 @@ pub fn accounts(session: &Session) -> Result<(String, String)> {
     Ok((users.to_owned(), groups.to_owned()))
 }
 
-fn with_session<T>(ssh: &Ssh, work: impl FnOnce(&Session) -> Result<T>) -> Result<T> {
-    let session = Session::connect(ssh, Arc::new(Traffic::new(TIMEOUT)), None)?;
-    let done = work(&session);
-    session.close();
-    done
+fn with_session<T>(ssh: &Ssh, stop: &Stop, work: impl FnOnce(&Session) -> Result<T>) -> Result<T> {
+    let traffic = Arc::new(Traffic::new(TIMEOUT, None));
+    stop.watch(&traffic);
+    let done = Session::connect(ssh, traffic, None).and_then(|session| {
+        let done = work(&session);
+        session.close();
+        done
+    });
+    done.map_err(|error| stop.asked().unwrap_or(error))
 }
 
 fn probe(session: &Session, name: &str) -> Result<Probed> {
@@ -320,12 +332,14 @@ fn install(session: &Session, helper: &HelperFile) -> Result<Installed> {
     .hint("give it one, such as a `~/.cache` that is writable and not mounted noexec"))
 }
 
+// While the directory was open to others, anybody could put symlinks there; from `chmod` on nobody can.
 fn install_script(place: usize, size: usize) -> String {
     format!(
         "{OURS} {OWN} u=$(id -u); umask 077; n=0; for d in {PLACES}; do n=$((n+1)); [ $n = {place} ] && break; done; \
          refuse() {{ rm -f \"$t\"; printf \"\\nARCHIVE-REFUSED %s: %s\\n\" \"$d\" \"$1\"; exit 0; }}; \
          f=$d/$0; t=$d/.upload.$$; mkdir -p \"$d\" 2>/dev/null; own \"$d\" && chmod 700 \"$d\" 2>/dev/null; \
          ours \"$d\" || refuse \"not writable by us alone\"; \
+         rm -f \"$t\" \"$f\"; set -C; \
          cat 2>/dev/null >\"$t\" || refuse \"not writable\"; \
          [ $(wc -c <\"$t\") -eq {size} ] || refuse \"full\"; \
          chmod 700 \"$t\" && mv -f \"$t\" \"$f\" || refuse \"not writable\"; t=$f; \
@@ -382,4 +396,25 @@ fn no_helper(probed: &Probed) -> Error {
     let (machine, file) = (Escaped(machine.as_bytes()), Escaped(file.as_bytes()));
     Error::new(Kind::Failed, format_args!("there is no helper for the client's machine type, {machine}"))
         .hint(format_args!("build one as `{file}` and name its directory with `--helper-dir`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn helper_is_read_from_its_own_directory_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let helpers = directory.path().join("helpers");
+        std::fs::create_dir_all(helpers.join("archive-helper-linux-x")).unwrap();
+        std::fs::write(directory.path().join("secret"), "secret").unwrap();
+        std::fs::write(helpers.join("archive-helper-linux-riscv64"), "helper").unwrap();
+        let files = HelperFiles { directories: vec![helpers] };
+        assert!(files.of_type("Linux", "riscv64").is_some());
+        for (os, arch) in
+            [("Linux", "x/../../secret"), ("linux-x/../../secret", ""), ("Linux", "x\0y"), ("Linux/", "x")]
+        {
+            assert!(files.of_type(os, arch).is_none(), "{os} {arch}");
+        }
+    }
 }

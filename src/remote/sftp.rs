@@ -1,6 +1,7 @@
 //! Reads files over SFTP version 3 (draft-ietf-secsh-filexfer-02), hundreds at a time on one connection.
 //!
-//! A file costs two round trips: OPEN, then READ, FSTAT and CLOSE together. The client is not trusted: what breaks the
+//! A file costs three round trips: LSTAT, OPEN, then READ, FSTAT and CLOSE together. LSTAT, because a server that opens what
+//! is a fifo by now does nothing else any more. The client is not trusted: what breaks the
 //! protocol ends the connection, and what a file says of itself after its last byte must be what was listed.
 
 mod file;
@@ -14,9 +15,10 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::error::{self, Error, Kind};
 use crate::queue::{Nothing, Receiver, Sender};
 use crate::remote::pace::Pace;
-use crate::remote::{Arrived, Wanted};
+use crate::remote::{Arrived, ReadError, Wanted};
 use incoming::Incoming;
 use packet::Answer;
 use transfers::{Limits, Transfers};
@@ -26,6 +28,10 @@ const DEFAULT_LIMITS: Limits = Limits { read_bytes: 32 * 1024, handles: 200 };
 const MAX_HANDLES: u64 = 256;
 // Handles of the server's that are not ours to use up.
 const RESERVED_HANDLES: u64 = 16;
+
+// How many files may get a server stuck. Each keeps a session of the client's sshd, of which a connection has ten
+// (MaxSessions).
+const MAX_STUCK_OPENS: usize = 3;
 
 /// How to read.
 #[derive(Clone, Copy, Debug, Default)]
@@ -46,6 +52,9 @@ pub enum Broken {
     /// The stream's time-out went by.
     #[error("the SFTP server gave no answer for {0} s")]
     Silent(u64),
+    /// It went by while a file was being opened: that one, those that are still wanted, and the time.
+    #[error("the SFTP server gave no answer for {2} s, when it had to open `{path}`", path = .0.path)]
+    Stuck(Box<Wanted>, Vec<Wanted>, u64),
     /// The server does what no SFTP server does.
     #[error("the SFTP server breaks the protocol: {0}")]
     Protocol(&'static str),
@@ -65,6 +74,34 @@ impl Broken {
             _ => Broken::Io(error),
         }
     }
+}
+
+/// Reads files as [`Sftp::read_files`] does, over connections that `start` starts. A file that a server can't open, and can't
+/// refuse to open either, counts as one that can't be read, and the others are read over another connection.
+pub fn read_files<R: Read, W: Write>(
+    start: impl Fn() -> error::Result<(R, W)>,
+    options: Options,
+    wanted: &Receiver<Wanted>,
+    arrived: &Sender<Arrived>,
+) -> error::Result<()> {
+    let lost = |error: Broken| match error {
+        Broken::Unwanted => Error::new(Kind::BrokenOff, error),
+        error => Error::new(Kind::Unreachable, format_args!("the SFTP connection broke: {error}")),
+    };
+    let begin = || start().and_then(|(input, output)| Sftp::start(input, output, options).map_err(lost));
+    let (mut reader, mut first) = (begin()?, Vec::new());
+    for _ in 0..MAX_STUCK_OPENS {
+        let (stuck, left, seconds) = match reader.read_first(first, wanted, arrived) {
+            Err(Broken::Stuck(stuck, left, seconds)) => (stuck, left, seconds),
+            done => return done.map_err(lost),
+        };
+        // If the client answers at all, it is the file's fault.
+        reader = begin()?;
+        let error = ReadError::Refused(format!("opening it takes longer than {seconds} s"));
+        arrived.send(Arrived::Failed { id: stuck.id, error }).map_err(|_| lost(Broken::Unwanted))?;
+        first = left;
+    }
+    reader.read_first(first, wanted, arrived).map_err(lost)
 }
 
 /// A connection to an SFTP server.
@@ -99,6 +136,16 @@ impl<R: Read, W: Write> Sftp<R, W> {
     /// Files overlap, so what `arrived` gets of one is mixed with others. It is waited for when it is full. What
     /// is `Err` leaves files unanswered and the connection useless.
     pub fn read_files(&mut self, wanted: &Receiver<Wanted>, arrived: &Sender<Arrived>) -> Result<(), Broken> {
+        self.read_first(Vec::new(), wanted, arrived)
+    }
+
+    // Reads some files before those that come in.
+    fn read_first(
+        &mut self,
+        mut first: Vec<Wanted>,
+        wanted: &Receiver<Wanted>,
+        arrived: &Sender<Arrived>,
+    ) -> Result<(), Broken> {
         if !self.is_usable {
             return Err(Broken::Already);
         }
@@ -108,6 +155,11 @@ impl<R: Read, W: Write> Sftp<R, W> {
         let mut is_open = true;
         loop {
             transfers.ask();
+            while transfers.has_room()
+                && let Some(wanted) = first.pop()
+            {
+                transfers.begin(wanted);
+            }
             while is_open && transfers.has_room() {
                 match next(wanted, transfers.is_idle()) {
                     Ok(wanted) => transfers.begin(wanted),
@@ -118,7 +170,14 @@ impl<R: Read, W: Write> Sftp<R, W> {
             if transfers.is_idle() {
                 break;
             }
-            self.exchange(&mut transfers)?;
+            match self.exchange(&mut transfers) {
+                Err(Broken::Silent(seconds)) => {
+                    let Some((stuck, left)) = transfers.abandon()? else { return Err(Broken::Silent(seconds)) };
+                    first.extend(left);
+                    return Err(Broken::Stuck(Box::new(stuck), first, seconds));
+                }
+                done => done?,
+            }
         }
         self.next_id = transfers.next_id;
         self.is_usable = true;

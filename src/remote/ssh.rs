@@ -7,27 +7,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use archive_helper::protocol::THREADS_VARIABLE;
-use openssh::{ControlPersist, KnownHosts, SessionBuilder, Stdio};
+use openssh::Stdio;
 use tokio::runtime::Runtime;
 
+use super::stop::shown;
 use super::stream::{Ends, Input, Output, Traffic};
 use crate::error::{Error, Kind, OnServer, Result};
 use crate::path::Escaped;
 use crate::source::Ssh;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+mod directory;
+mod master;
 
-// The longest path of a control directory for which the socket's own still fits (see unix(7)).
-const MOST_CONTROL_PATH: usize = 55;
+use directory::ControlDirectory;
+use master::Failure;
+
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
 // How long to wait with asking again for a channel that was refused.
 const ANOTHER_TRY: Duration = Duration::from_millis(200);
-
-const PREFIX: &str = "archive-ssh-";
-
-// After how long a directory that nobody removed is of a process that was killed.
-const LEFT_OVER: Duration = Duration::from_secs(24 * 3600);
 
 // After the user's own files, so that theirs come first: ssh takes the first value that it finds.
 const DEFAULTS: &str = "\
@@ -39,9 +37,6 @@ Host *
 
 type Command = openssh::OwningCommand<Arc<openssh::Session>>;
 
-// Every one that was made by this process.
-static CONTROL_DIRECTORIES: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
-
 /// A connection to a client, over which commands run.
 pub struct Session {
     runtime: Runtime,
@@ -52,18 +47,15 @@ pub struct Session {
     // The shortest that was seen; nanoseconds.
     round_trip: AtomicU64,
     // Holds the control socket and the generated configuration; removed when the connection is closed.
-    _directory: tempfile::TempDir,
+    _directory: ControlDirectory,
 }
 
 impl Session {
     /// Connects, so that helpers read with so many threads. Never asks anything: what would need an answer is an error with
     /// advice.
     pub fn connect(ssh: &Ssh, traffic: Arc<Traffic>, readers: Option<u8>) -> Result<Session> {
-        if ssh.host.starts_with('-') || ssh.host.is_empty() {
-            return Err(Error::usage(format_args!("`{}` is no host", Escaped(ssh.host.as_bytes())))
-                .hint("write `[USER@]HOST:PATH`"));
-        }
-        let directory = control_directory()?;
+        ssh.check_host()?;
+        let directory = ControlDirectory::create()?;
         let config = directory.path().join("config");
         fs_err::write(&config, configuration(ssh)?).on_server("can't write the configuration for ssh")?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -71,8 +63,11 @@ impl Session {
             .enable_all()
             .build()
             .on_server("can't start the runtime for ssh")?;
-        let builder = builder(ssh, &config, directory.path());
-        let session = runtime.block_on(builder.connect_mux(&ssh.host)).map_err(|error| unreachable(ssh, error))?;
+        let socket = tempfile::Builder::new().prefix("s").tempdir_in(directory.path());
+        let socket = socket.on_server("can't make a directory for ssh's control socket")?;
+        let launched = runtime.block_on(master::launch(ssh, &config, socket.path(), &traffic))?;
+        launched.map_err(|failure| unreachable(ssh, failure))?;
+        let session = openssh::Session::new_native_mux(socket);
         tracing::debug!(host = %Escaped(ssh.host.as_bytes()), "connected");
         let (session, children, round_trip) = (Arc::new(session), Mutex::default(), AtomicU64::new(u64::MAX));
         Ok(Session { runtime, session, children, traffic, readers, round_trip, _directory: directory })
@@ -159,62 +154,11 @@ impl Session {
     }
 }
 
-fn builder(ssh: &Ssh, config: &Path, directory: &Path) -> SessionBuilder {
-    let mut builder = SessionBuilder::default();
-    builder
-        .known_hosts_check(KnownHosts::Strict)
-        .connect_timeout(CONNECT_TIMEOUT)
-        // A killed pull leaves no ssh behind for longer than this.
-        .control_persist(ControlPersist::IdleFor(std::num::NonZeroUsize::new(3).expect("3 is not 0")))
-        .control_directory(directory)
-        .config_file(config);
-    if let Some(port) = ssh.port {
-        builder.port(port);
-    }
-    if let Some(identity) = &ssh.identity {
-        builder.keyfile(identity);
-    }
-    builder
-}
-
-fn control_directory() -> Result<tempfile::TempDir> {
-    let mut preferred =
-        std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).into_iter().chain([std::env::temp_dir()]);
-    let fits = |directory: &PathBuf| {
-        directory.as_os_str().len() + PREFIX.len() + "/XXXXXX".len() <= MOST_CONTROL_PATH && directory.is_dir()
-    };
-    let place = preferred.find(fits).unwrap_or_else(|| PathBuf::from("/tmp"));
-    sweep(&place);
-    let made = tempfile::Builder::new().prefix(PREFIX).tempdir_in(place);
-    let made = made.on_server("can't make a directory for ssh's control socket")?;
-    CONTROL_DIRECTORIES.lock().unwrap_or_else(PoisonError::into_inner).push(made.path().to_owned());
-    Ok(made)
-}
-
-// What a process that was killed could not remove. Its ssh is gone by then.
-fn sweep(place: &Path) {
-    let Ok(entries) = std::fs::read_dir(place) else { return };
-    for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX)) {
-        let path = entry.path();
-        if is_left_over(&path) {
-            let _ = std::fs::remove_dir_all(path);
-        }
-    }
-}
-
-fn is_left_over(path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let Ok(found) = std::fs::symlink_metadata(path) else { return false };
-    let old = found.modified().is_ok_and(|then| then.elapsed().is_ok_and(|age| age > LEFT_OVER));
-    old && found.is_dir() && found.uid() == nix::unistd::geteuid().as_raw() && path.join("config").is_file()
-}
-
-/// Removes what connections keep on this machine's disk. Only for a process that is about to end.
-pub fn remove_control_directories() {
-    for directory in CONTROL_DIRECTORIES.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-        // One that was closed in good order is gone already.
-        let _ = std::fs::remove_dir_all(directory);
-    }
+/// Ends what this process has started to connect, and removes what connections keep on this machine's disk. Only for a
+/// process that is about to end.
+pub fn end_connections() {
+    master::end_all();
+    directory::remove_all();
 }
 
 fn configuration(ssh: &Ssh) -> Result<String> {
@@ -243,12 +187,18 @@ fn quoted(path: &Path) -> Result<String> {
     })
 }
 
-fn unreachable(ssh: &Ssh, error: openssh::Error) -> Error {
-    let said = reason(&error);
+fn unreachable(ssh: &Ssh, failure: Failure) -> Error {
     let host = Escaped(ssh.host.as_bytes());
-    let error =
-        Error::new(Kind::Unreachable, format_args!("can't reach `{host}`: {}", Escaped(essence(&said).as_bytes())));
-    match hint(&said, ssh) {
+    let (why, hint) = match failure {
+        Failure::Said(said) => (Escaped(essence(&said).as_bytes()).to_string(), hint(&said, ssh)),
+        Failure::Late(bound) => {
+            let why = format!("it did not let us in within {}", shown(bound));
+            (why, Some(format!("look where `ssh -v {host}` waits, or allow more by `--timeout`")))
+        }
+        Failure::Stopped => ("stopped while connecting".to_owned(), None),
+    };
+    let error = Error::new(Kind::Unreachable, format_args!("can't reach `{host}`: {why}"));
+    match hint {
         Some(hint) => error.hint(hint),
         None => error,
     }
@@ -271,7 +221,11 @@ fn essence(said: &str) -> &str {
         ["REMOTE HOST IDENTIFICATION HAS CHANGED", "host key is known", "Permission denied", "Could not resolve"];
     let lines = || said.lines().map(|line| line.trim().trim_matches('@').trim()).filter(|line| !line.is_empty());
     let found = telling.iter().find_map(|words| lines().find(|line| line.contains(words)));
-    found.or_else(|| lines().next_back()).unwrap_or("ssh gave no reason").trim_end_matches('.')
+    found
+        .or_else(|| lines().next_back())
+        .unwrap_or("ssh gave no reason")
+        .trim_start_matches("ssh: ")
+        .trim_end_matches('.')
 }
 
 fn hint(said: &str, ssh: &Ssh) -> Option<String> {
@@ -309,29 +263,6 @@ mod tests {
             "No ED25519 host key is known for h and you have requested strict checking.\nHost key verification failed.";
         assert_eq!(essence(unknown), "No ED25519 host key is known for h and you have requested strict checking");
         assert_eq!(essence(""), "ssh gave no reason");
-    }
-
-    #[test]
-    fn only_what_killed_processes_left_is_swept() {
-        let place = tempfile::tempdir().unwrap();
-        let make = |name: &str, config: bool, hours: u64| {
-            let path = place.path().join(name);
-            std::fs::create_dir(&path).unwrap();
-            if config {
-                std::fs::write(path.join("config"), "").unwrap();
-            }
-            let then = std::time::SystemTime::now() - Duration::from_secs(hours * 3600);
-            std::fs::File::open(&path).unwrap().set_modified(then).unwrap();
-        };
-        make("archive-ssh-old", true, 25);
-        make("archive-ssh-young", true, 23);
-        make("archive-ssh-other", false, 25);
-        make("archive", true, 25);
-        sweep(place.path());
-        let mut left: Vec<_> =
-            std::fs::read_dir(place.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        left.sort();
-        assert_eq!(left, ["archive", "archive-ssh-other", "archive-ssh-young"]);
     }
 
     #[test]

@@ -6,9 +6,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::error::{OnServer, Result};
+
+// How long a process may take for its greeting, or for the whole answer of a script: one that sends a byte now and then is
+// never silent for long. It has to be enough for the upload of a helper.
+const MAX_GREETING_TIME: Duration = Duration::from_secs(600);
 
 /// Our ends of a remote process's standard input and output.
 #[derive(Debug)]
@@ -21,6 +25,12 @@ pub struct Ends {
 #[derive(Debug)]
 pub struct Traffic {
     timeout: Duration,
+    // How long the client may work without any progress.
+    patience: Option<Duration>,
+    // When anything but a sign of life last passed, in milliseconds after `since`.
+    progressed: AtomicU64,
+    since: Instant,
+    stalled: AtomicBool,
     shut_down: AtomicBool,
     sent: AtomicU64,
     received: AtomicU64,
@@ -47,16 +57,54 @@ impl Ends {
         if traffic.is_shut_down() {
             traffic.shut_down();
         }
-        let input = Input { socket: self.input, received: 0, traffic: traffic.clone() };
+        let until = Instant::now() + MAX_GREETING_TIME;
+        // A process that is just starting has all its patience before it.
+        traffic.progress();
+        let input =
+            Input { socket: self.input, received: 0, says_alive: false, until: Some(until), traffic: traffic.clone() };
         Ok((input, Output { socket: self.output, traffic }))
     }
 }
 
 impl Traffic {
-    /// For streams that fail when the other side stays silent longer than `timeout`; zero is for ever.
-    pub fn new(timeout: Duration) -> Traffic {
-        let (sent, received) = (AtomicU64::new(0), AtomicU64::new(0));
-        Traffic { timeout, shut_down: AtomicBool::new(false), sent, received, open: Mutex::default() }
+    /// For streams that fail when the other side stays silent longer than `timeout` (zero is for ever), or says nothing but
+    /// that it is alive for longer than `patience`.
+    pub fn new(timeout: Duration, patience: Option<Duration>) -> Traffic {
+        Traffic {
+            timeout,
+            patience,
+            progressed: AtomicU64::new(0),
+            since: Instant::now(),
+            stalled: AtomicBool::new(false),
+            shut_down: AtomicBool::new(false),
+            sent: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            open: Mutex::default(),
+        }
+    }
+
+    /// Notes that work goes on: something was received or sent, or the server works on what it has received.
+    pub fn progress(&self) {
+        self.progressed.fetch_max(self.milliseconds(), Ordering::Relaxed);
+    }
+
+    /// How long there was no progress, if that is longer than it may be. The connection counts as stalled from then on.
+    fn stall(&self) -> Option<Duration> {
+        let quiet = self.milliseconds().saturating_sub(self.progressed.load(Ordering::Relaxed));
+        let stall = self.patience.filter(|patience| u128::from(quiet) > patience.as_millis());
+        if stall.is_some() {
+            self.stalled.store(true, Ordering::Relaxed);
+        }
+        stall
+    }
+
+    /// True when the client worked without any progress for longer than it may: connecting again would be in vain.
+    pub fn has_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Relaxed)
+    }
+
+    fn milliseconds(&self) -> u64 {
+        self.since.elapsed().as_millis().try_into().unwrap_or(u64::MAX)
     }
 
     /// How long the other side may stay silent; zero is for ever.
@@ -89,6 +137,10 @@ impl Traffic {
 pub struct Input {
     socket: UnixStream,
     received: u64,
+    // Its bytes are no progress by themselves: some only say that the other side is alive.
+    says_alive: bool,
+    // A process that was just started must have said all of its greeting, or of its answer, by then.
+    until: Option<Instant>,
     traffic: Arc<Traffic>,
 }
 
@@ -105,6 +157,27 @@ impl Input {
         self.received
     }
 
+    /// The process has greeted us: from now on only its silence is bounded.
+    pub fn greeted(&mut self) {
+        self.until = None;
+    }
+
+    /// From now on bytes are no progress by themselves: the reader calls [`progress`](Input::progress) and
+    /// [`check_alive`](Input::check_alive).
+    pub fn expect_alive(&mut self) {
+        self.says_alive = true;
+    }
+
+    /// Something came that is more than a sign of life.
+    pub fn progress(&self) {
+        self.traffic.progress();
+    }
+
+    /// A sign of life came; returns how long that was all, if that is longer than it may be.
+    pub fn check_alive(&self) -> Option<Duration> {
+        self.traffic.stall()
+    }
+
     /// True when it was ended from this side.
     pub fn is_over(&self) -> bool {
         self.traffic.is_shut_down()
@@ -113,9 +186,15 @@ impl Input {
 
 impl Read for Input {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.until.is_some_and(|until| Instant::now() >= until) {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
         let count = self.socket.read(buffer)?;
         self.received += count as u64;
         self.traffic.received.fetch_add(count as u64, Ordering::Relaxed);
+        if !self.says_alive {
+            self.traffic.progress();
+        }
         Ok(count)
     }
 }
@@ -124,6 +203,7 @@ impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.socket.write(bytes)?;
         self.traffic.sent.fetch_add(count as u64, Ordering::Relaxed);
+        self.traffic.progress();
         Ok(count)
     }
 
@@ -136,5 +216,43 @@ impl Drop for Output {
     fn drop(&mut self) {
         // The copy that `Traffic` keeps would hold the stream open.
         let _ = self.socket.shutdown(Shutdown::Write);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn greeting_that_never_ends_is_cut_off() {
+        let (ends, _stdin, stdout) = Ends::new().unwrap();
+        let (mut input, _output) = ends.counted(Arc::new(Traffic::new(Duration::from_secs(9), None))).unwrap();
+        UnixStream::from(stdout).write_all(b"abcd").unwrap();
+        let mut byte = [0];
+        assert_eq!(input.read(&mut byte).unwrap(), 1);
+        input.until = Some(Instant::now());
+        assert_eq!(input.read(&mut byte).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        input.greeted();
+        assert_eq!(input.read(&mut byte).unwrap(), 1);
+    }
+
+    #[test]
+    fn signs_of_life_alone_are_no_progress() {
+        let traffic = Arc::new(Traffic::new(Duration::ZERO, Some(Duration::from_millis(100))));
+        let (ends, _stdin, stdout) = Ends::new().unwrap();
+        let (mut input, mut output) = ends.counted(traffic.clone()).unwrap();
+        let mut client = UnixStream::from(stdout);
+        let mut hear = |input: &mut Input| {
+            std::thread::sleep(Duration::from_millis(200));
+            client.write_all(b"x").unwrap();
+            input.read_exact(&mut [0]).unwrap();
+            input.check_alive().is_some()
+        };
+        assert!(!hear(&mut input), "bytes are progress");
+        input.expect_alive();
+        assert!(hear(&mut input), "but not those of a helper");
+        assert!(traffic.has_stalled());
+        output.write_all(b"x").unwrap();
+        assert!(input.check_alive().is_none(), "a request begins it again");
     }
 }

@@ -30,10 +30,20 @@ impl Archive {
         self.fresh.clear();
     }
 
-    /// Moves `name` of the client's directory `path` here from `from`; returns its name here.
-    pub fn take(&mut self, path: &AbsPath, from: &Dir, name: &Name, mtime: i64) -> nix::Result<Name> {
+    /// Moves something of the client's directory `path` here from a directory and a name there; returns its name here, which
+    /// is free and none that `is_claimed`.
+    pub fn take(
+        &mut self,
+        path: &AbsPath,
+        (from, name): (&Dir, &Name),
+        mtime: i64,
+        is_claimed: impl Fn(&Name) -> bool,
+    ) -> nix::Result<Name> {
         let to = self.directory(path)?;
-        under_free_name(name, mtime, |archived| from.rename(name, &to, archived))
+        under_free_name(name, mtime, |archived| match is_claimed(archived) {
+            true => Err(Errno::EEXIST),
+            false => from.rename(name, &to, archived),
+        })
     }
 
     /// A name that is free here for a version of `name` in the client's directory `path`, and not `taken`, as those are that

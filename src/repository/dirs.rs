@@ -377,14 +377,26 @@ pub fn file_mode(file: &File) -> nix::Result<u32> {
     fstat(file).map(|stat| stat.st_mode & 0o7777)
 }
 
-/// Gives an open file its mtime in nanoseconds and, if stated, its owner.
-pub fn set_file_metadata(file: &File, mtime: i64, owner: Option<(u32, u32)>) -> io::Result<()> {
-    fault::step()?;
-    if let Some((uid, gid)) = owner {
-        fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+/// Takes it for no error that an owner can't be given: one outside the id map of a container (EINVAL), one that the process
+/// may not give (EPERM), or any on a file system without owners. The index knows it all the same. False then.
+pub fn owner_given(given: nix::Result<()>) -> nix::Result<bool> {
+    match given {
+        Ok(()) => Ok(true),
+        Err(Errno::EINVAL | Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(false),
+        Err(errno) => Err(errno),
     }
+}
+
+/// Gives an open file its mtime in nanoseconds and, if stated, its owner; false when that can't be given.
+pub fn set_file_metadata(file: &File, mtime: i64, owner: Option<(u32, u32)>) -> io::Result<bool> {
+    fault::step()?;
+    let given = match owner {
+        Some((uid, gid)) => owner_given(fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))))?,
+        None => true,
+    };
     let (seconds, nanoseconds) = (mtime.div_euclid(1_000_000_000), mtime.rem_euclid(1_000_000_000));
-    filetime::set_file_handle_times(file, None, Some(FileTime::from_unix_time(seconds, nanoseconds as u32)))
+    filetime::set_file_handle_times(file, None, Some(FileTime::from_unix_time(seconds, nanoseconds as u32)))?;
+    Ok(given)
 }
 
 /// Makes `to`, which is empty, hold what `from` holds, in the same blocks; false where the file system can't.

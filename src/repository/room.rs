@@ -27,12 +27,12 @@ impl Room {
         Room { dir: repository.base().clone(), least, written: AtomicU64::new(0) }
     }
 
-    /// Counts a file of so many bytes that is about to be written, or a part of it; looks now and then whether there
-    /// is room.
+    /// Counts an entry that is about to be written with so many bytes of content, or a part of it; looks now and then
+    /// whether there is room.
     pub fn take(&self, bytes: u64) -> Result<()> {
-        let more = bytes + FILE;
+        let more = bytes.saturating_add(FILE);
         let before = self.written.fetch_add(more, Ordering::Relaxed);
-        if before / EVERY == (before + more) / EVERY { Ok(()) } else { self.check() }
+        if before / EVERY == before.saturating_add(more) / EVERY { Ok(()) } else { self.check() }
     }
 
     /// Tells when less is free than has to stay free: [`Kind::Full`].

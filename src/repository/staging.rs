@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use nix::errno::Errno;
 
-use super::dirs::{Dir, copy_content, file_mode, set_file_metadata, set_file_mode, share_blocks};
+use super::dirs::{Dir, copy_content, file_mode, owner_given, set_file_metadata, set_file_mode, share_blocks};
 use crate::entry::{Entry, Hash, mode_on_disk};
 use crate::path::{AbsPath, Name};
 
@@ -24,6 +24,9 @@ fn is_partial(name: &Name) -> bool {
     name.as_bytes().starts_with(PARTIAL.as_bytes())
 }
 
+// Targets of so many bytes need not be tried.
+const LONGEST_SURE_TARGET: usize = 255;
+
 // Other names in staging are numbers.
 const PARTIAL: &str = "partial-";
 
@@ -40,6 +43,8 @@ pub struct Staging {
     granted: [AtomicU64; 8],
     // The file system has refused to let two files share blocks.
     shares_nothing: AtomicBool,
+    // Some owner could not be given.
+    owner_refused: AtomicBool,
 }
 
 /// A file that was received whole, with its metadata set.
@@ -63,7 +68,8 @@ impl Staging {
         let inherits = own.mode & 0o2000 != 0;
         let born_to = uid.is_root().then_some((uid.as_raw(), if inherits { own.gid } else { gid.as_raw() }));
         let (next, open_trays, granted) = (AtomicU64::new(0), tray::OpenTrays::default(), Default::default());
-        Ok(Staging { dir, next, open_trays, born_to, granted, shares_nothing: AtomicBool::new(false) })
+        let (shares_nothing, owner_refused) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Staging { dir, next, open_trays, born_to, granted, shares_nothing, owner_refused })
     }
 
     /// Removes what an interrupted run left in it, when nothing is pending any more; but for what can be carried on.
@@ -129,7 +135,19 @@ impl Staging {
     pub fn dress(&self, file: &File, entry: &Entry) -> std::io::Result<()> {
         let owner = self.born_to.map(|born_to| (born_to, (entry.uid, entry.gid)));
         let other = owner.filter(|(born_to, wanted)| born_to != wanted).map(|(_, wanted)| wanted);
-        set_file_metadata(file, entry.mtime, other)
+        set_file_metadata(file, entry.mtime, other).map(|given| self.note_owner(given))
+    }
+
+    /// Notes whether an owner could be given.
+    pub fn note_owner(&self, given: bool) {
+        if !given {
+            self.owner_refused.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// True when some owner could not be given.
+    pub fn has_refused_owner(&self) -> bool {
+        self.owner_refused.load(Ordering::Relaxed)
     }
 
     /// Gives a file that was not created for an entry the entry's permission bits.
@@ -171,9 +189,24 @@ impl Staging {
         let make = |dir: &Dir, name: &Name| dir.create_symlink(name, &entry.target, entry.mtime);
         let (staged, ()) = self.put(tray, &entry.name, make)?;
         if self.born_to.is_some_and(|born_to| born_to != (entry.uid, entry.gid)) {
-            self.directory_of(&staged)?.set_owner(&staged.name, entry.uid, entry.gid)?;
+            let given = self.directory_of(&staged)?.set_owner(&staged.name, entry.uid, entry.gid);
+            self.note_owner(owner_given(given)?);
         }
         Ok(staged)
+    }
+
+    /// True when the file system can't hold the target of an entry, which is a symlink: with XFS, and with blocks of 1 KiB,
+    /// one of 1,024 bytes or more.
+    pub fn refuses_symlink(&self, entry: &Entry) -> nix::Result<bool> {
+        // Every file system that has symlinks holds a name's length.
+        if entry.target.len() <= LONGEST_SURE_TARGET {
+            return Ok(false);
+        }
+        match self.create_symlink(entry) {
+            Ok(name) => self.dir.unlink(&name).map(|()| false),
+            Err(Errno::ENAMETOOLONG) => Ok(true),
+            Err(errno) => Err(errno),
+        }
     }
 
     /// Makes a symlink under a name of its own.

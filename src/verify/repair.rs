@@ -232,7 +232,7 @@ impl<'a> Repair<'a> {
 
     // Returns where it is, relative to the repository.
     fn put_aside(&mut self, place: &Place, dir: &Dir, found: &Metadata) -> Result<Vec<u8>> {
-        let name = self.damaged.take(&place.directory, dir, &place.name, found.mtime).on_server(WHAT)?;
+        let name = self.damaged.take(&place.directory, (dir, &place.name), found.mtime, |_| false).on_server(WHAT)?;
         Ok(crate::repository::path_in("damaged", self.source, &place.directory, &name))
     }
 

@@ -81,6 +81,24 @@ fn a_directory_that_others_can_write_to_is_not_trusted() {
 }
 
 #[test]
+fn symlinks_that_others_left_are_not_followed() {
+    let (sshd, program, client) = (Sshd::new(), Program::new(), small());
+    let cache = sshd.home().join(".cache/archive");
+    fs::create_dir_all(&cache).unwrap();
+    fs::set_permissions(&cache, fs::Permissions::from_mode(0o777)).unwrap();
+    let precious = sshd.home().join("precious");
+    fs::write(&precious, "precious").unwrap();
+    // The shell that uploads has one of the next numbers.
+    let newest: u32 = fs::read_link("/proc/self").unwrap().to_str().unwrap().parse().unwrap();
+    for pid in newest..newest + 5000 {
+        std::os::unix::fs::symlink(&precious, cache.join(format!(".upload.{pid}"))).unwrap();
+    }
+    program.pull_well(&sshd, &client.root(), &[]);
+    assert!(fs::read(&precious).unwrap() == b"precious", "it was written to");
+    assert_eq!(helpers(&cache).len(), 1);
+}
+
+#[test]
 fn what_a_login_shell_prints_is_skipped() {
     let (sshd, program, client) = (Sshd::with("PermitUserRC yes"), Program::new(), small());
     let script = sshd.path("chatty");

@@ -11,6 +11,8 @@ use crate::support::*;
 
 #[path = "hostile/attributes.rs"]
 mod attributes;
+#[path = "hostile/busy.rs"]
+mod busy;
 #[path = "hostile/contents.rs"]
 mod contents;
 #[path = "hostile/digests.rs"]
@@ -121,7 +123,9 @@ fn once_honest() -> (Hostile, PathBuf) {
 /// Nothing in it steers a terminal, or turns the direction of text; bytes that are no text would have become U+FFFD.
 #[track_caller]
 fn shown_plainly(text: &str, what: &str) {
-    let steers = |c: char| c.is_control() && c != '\n' || matches!(c, '\u{200e}'..='\u{202e}');
+    let steers = |c: char| {
+        c.is_control() && c != '\n' || matches!(c, '\u{61c}' | '\u{200e}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
+    };
     assert!(!text.contains(steers), "{what}: {text:?}");
 }
 

@@ -287,3 +287,27 @@ fn rebuild_keeps_what_is_right_in_the_index() {
     program.assert_index_is_right();
     assert_eq!(cat(&program, &client.path("f"), 1), "content");
 }
+
+#[test]
+fn directory_that_moves_to_name_of_file_replaces_it() {
+    let program = Program::new();
+    let same = || at(1_000_000_000, 0, file("one of a kind"));
+    let client = Tree::new([
+        ("d", dir([("a", at(1_000_000_000, 0, file("the file")))])),
+        ("d~", dir([("a", same()), ("b", dir([("a", same())]))])),
+        ("stays", file("stays")),
+    ]);
+    program.pull_local(&client.root(), &[]);
+    client.remove("d/a");
+    client.rename("d~", "d/a");
+    let ran = program.run(["--json", "pull", client.root().to_str().unwrap()]);
+    ran.well();
+    assert_eq!(ran.summary()["warnings"], 0, "{}", ran.stderr);
+    assert_eq!(ran.summary()["copied"], 0, "{}", ran.stderr);
+    assert_eq!(cat(&program, &client.path("d/a"), 1), "the file");
+    for path in ["d/a/a", "d/a/b/a"] {
+        assert_eq!(cat(&program, &client.path(path), 2), "one of a kind");
+    }
+    program.assert_index_is_right();
+    program.run(["verify"]).well();
+}

@@ -108,6 +108,73 @@ fn a_signal_ends_the_pull_in_good_order_and_in_time() {
     }
 }
 
+/// An sshd that speaks ssh, but never gets to authentication; returns the file with the number of its process.
+fn never_lets_in(sshd: &Sshd) -> std::path::PathBuf {
+    let (script, pid) = (sshd.path("silent"), sshd.path("silent-pid"));
+    let text =
+        format!("echo $$ >{pid}.new; mv {pid}.new {pid}; echo SSH-2.0-silent; exec sleep 300\n", pid = pid.display());
+    std::fs::write(&script, text).unwrap();
+    sshd.configure_client(&format!("Host client\n  ProxyCommand /bin/sh {}\n", script.display()));
+    pid
+}
+
+/// The process whose number is in a file has ended, now or in a moment.
+#[track_caller]
+fn assert_gone(pid: &std::path::Path) {
+    let number = std::fs::read_to_string(pid).unwrap().trim().to_owned();
+    // Whether anybody has taken note of its end is another matter.
+    let has_ended = || {
+        let stat = std::fs::read_to_string(format!("/proc/{number}/stat")).unwrap_or_default();
+        stat.rsplit(") ").next().is_none_or(|rest| rest.is_empty() || rest.starts_with('Z'))
+    };
+    let wait = || std::thread::sleep(Duration::from_millis(20));
+    assert!(
+        (0..50).any(|_| has_ended() || {
+            wait();
+            false
+        }),
+        "{number} survives"
+    );
+}
+
+#[test]
+fn authentication_that_never_ends_is_given_up() {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let pid = never_lets_in(&sshd);
+    let begun = Instant::now();
+    let ran = program.pull(&sshd, ["client:/etc", "-q", "--timeout", "1s"]);
+    ran.refused(6, &["can't reach `client`", "did not let us in within 2s", "ssh -v client"]);
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert_gone(&pid);
+}
+
+#[test]
+fn signal_while_connecting_ends_ssh_too() {
+    for (signal, status) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+        for arguments in [&["pull", "client:/etc"][..], &["helper", "status", "client"]] {
+            let (sshd, program) = (Sshd::new(), Program::new());
+            let pid = never_lets_in(&sshd);
+            let mut command = program.command(arguments);
+            command.arg("-F").arg(sshd.config()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            let child = command.spawn().unwrap();
+            let begun = (0..500).any(|_| {
+                pid.exists() || {
+                    std::thread::sleep(Duration::from_millis(20));
+                    false
+                }
+            });
+            assert!(begun, "ssh was not started");
+            send(&child, signal);
+            let asked = Instant::now();
+            let ran = Ran::of(child.wait_with_output().unwrap());
+            assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+            assert_eq!(ran.status, status, "{}", ran.stderr);
+            assert!(ran.stderr.contains("stopped by a signal"), "{}", ran.stderr);
+            assert_gone(&pid);
+        }
+    }
+}
+
 #[test]
 fn a_second_signal_ends_it_at_once_and_that_is_safe() {
     let (sshd, program, client) = (Sshd::new(), Program::new(), client());
@@ -133,6 +200,27 @@ fn room_is_left_on_the_disk() {
     program.run(["pull", "-q", "--min-free", "900PiB", root]).refused(5, &["less than min_free"]);
     program.run(["pull", "-q", "--min-free", "much", root]).refused_usage(&["`much` is no room"]);
     program.pull_local(&client.root(), &["--min-free", "0%"]);
+}
+
+#[test]
+fn inodes_are_left_on_the_disk_and_copies_count() {
+    if !is_root() {
+        return eprintln!("needs root, for it mounts a file system");
+    }
+    let empty = |n: u32| (format!("f{n}"), file(""));
+    let equal = |n: u32| (format!("f{n}"), file(vec![7; 2_000_000]));
+    let flags = ["--link", "never", "--min-free", "40%"];
+    for (options, client) in [
+        ("size=100m,nr_inodes=3000", Tree::new((0..2800).map(empty))),
+        ("size=100m,nr_inodes=3000", Tree::new((0..2800).map(|n| (format!("d{n}"), dir::<&str>([]))))),
+        ("size=100m", Tree::new((0..60).map(equal))),
+    ] {
+        let program = Program::new();
+        std::fs::create_dir(program.repo()).unwrap();
+        let _mounted = Mount::tmpfs(&program.repo(), options);
+        let ran = program.run([&["pull", "-q", client.root().to_str().unwrap()], &flags[..]].concat());
+        ran.refused(5, &["less than min_free"]);
+    }
 }
 
 #[test]

@@ -92,6 +92,15 @@ fn wrong_targets_are_usage_errors_and_make_no_repository() {
 }
 
 #[test]
+fn host_that_ssh_would_take_for_an_option_is_refused() {
+    let program = Program::new();
+    for host in ["ssh://-V", "-V", "anna@-oProxyCommand=x", ""] {
+        let config = program.configured(&format!("[source.laptop]\nhost = \"{host}\"\npaths = [\"/etc\"]\n"));
+        program.run(["--config", &config, "pull", "laptop"]).refused(2, &["is no host", "archive.toml:1"]);
+    }
+}
+
+#[test]
 fn what_is_no_repository_is_left_alone() {
     let program = Program::new();
     fs::create_dir(program.repo()).unwrap();

@@ -59,6 +59,7 @@ impl Hostile {
              case \"$SSH_ORIGINAL_COMMAND\" in\n\
              \"exec '\"*archive-helper-*) cd {says}; printf '\\033]0;x\\007' >&2; cat greeting; ask; reply=reply-$((v)); cat $reply; \
              [ -e $reply-then ] && ask && cat $reply-then; \
+             while [ -e alive ]; do cat alive || exit; sleep 0.2; done; \
              [ -e flood ] && exec cat /dev/zero; [ -e end ] || exec cat >/dev/null;;\n\
              *) exec sh -c \"$SSH_ORIGINAL_COMMAND\";;\nesac\n",
             says = says.display()
@@ -100,6 +101,11 @@ impl Hostile {
     /// Zeros for ever follow each answer.
     pub fn floods(&self) {
         fs::write(self.says("flood"), "").unwrap();
+    }
+
+    /// The helper says after each answer that it is at work, again and again.
+    pub fn stays_busy(&self) {
+        fs::write(self.says("alive"), frames([&Reply::Alive])).unwrap();
     }
 
     /// The helper ends after each answer.

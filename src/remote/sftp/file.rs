@@ -10,10 +10,7 @@ use crate::remote::{ReadError, Wanted};
 // More than a channel's 2 MiB window is of no use to one file, and others shall have their share.
 const MAX_HELD: u64 = 4 * 1024 * 1024;
 
-const FILE_TYPE: u32 = 0o170_000;
-const REGULAR: u32 = 0o100_000;
-
-/// A file from its OPEN until its last answer.
+/// A file from its LSTAT until its last answer.
 #[derive(Debug)]
 pub(super) struct File {
     /// What was asked for.
@@ -44,6 +41,8 @@ pub(super) struct File {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
+    Looking,
+    Looked,
     Opening,
     Reading,
     Examined,
@@ -71,6 +70,8 @@ impl Range {
 pub(super) enum Need {
     /// Answers, or the consumer.
     Nothing,
+    /// OPEN.
+    Opening,
     /// The rest of a range: READ again.
     Rest,
     /// A new range.
@@ -119,7 +120,7 @@ impl File {
             is_urgent: false,
             is_hungry: false,
             handle: Vec::new(),
-            phase: Phase::Opening,
+            phase: Phase::Looking,
             ranges: VecDeque::new(),
             held: 0,
             asked: offset,
@@ -139,7 +140,8 @@ impl File {
     /// What is to be done next.
     pub(super) fn need(&self) -> Need {
         match self.phase {
-            Phase::Opening | Phase::Closing | Phase::Closed => Need::Nothing,
+            Phase::Looking | Phase::Opening | Phase::Closing | Phase::Closed => Need::Nothing,
+            Phase::Looked => Need::Opening,
             Phase::Examined => Need::Closing,
             Phase::Reading if self.stopped => Need::Examination,
             Phase::Reading => self.need_of_bytes(),
@@ -174,6 +176,15 @@ impl File {
         range.is_asked = true;
         let had = range.bytes.len();
         Some(Piece { range: range.offset, offset: range.offset + had as u64, length: range.length - had })
+    }
+
+    /// It is a regular file: a server that opened a fifo would wait for ever, and so would all other files.
+    pub(super) fn looked(&mut self) {
+        self.phase = Phase::Looked;
+    }
+
+    pub(super) fn opening(&mut self) {
+        self.phase = Phase::Opening;
     }
 
     pub(super) fn opened(&mut self, handle: &[u8]) {
@@ -234,7 +245,7 @@ impl File {
         }
         let is_at_last_hole =
             self.ranges.is_empty() && !self.stopped && self.attempt.data_after(self.delivered).is_none();
-        let is_open = self.error.is_none() && self.phase != Phase::Opening;
+        let is_open = self.error.is_none() && !matches!(self.phase, Phase::Looking | Phase::Looked | Phase::Opening);
         if is_open && is_at_last_hole { self.hole_until(self.attempt.size()) } else { None }
     }
 
@@ -265,8 +276,8 @@ impl File {
     /// What came of it. Call it once, when the file is over.
     pub(super) fn outcome(&mut self) -> Outcome {
         let attributes = self.found.unwrap_or_default();
-        if attributes.permissions.is_some_and(|permissions| permissions & FILE_TYPE != REGULAR) {
-            return Outcome::Failed(ReadError::Refused("is no longer a regular file".to_owned()));
+        if attributes.is_irregular() {
+            return Outcome::Failed(ReadError::irregular());
         }
         if let Some(error) = self.error.take() {
             return Outcome::Failed(error);
@@ -282,13 +293,20 @@ impl File {
         Outcome::Judged(self.attempt.judge(&found, whole))
     }
 
-    /// Goes back to OPEN, to read the ranges that are incomplete.
+    /// What is still wanted when its connection is lost; and true when something of it was handed out, which is void then.
+    pub(super) fn abandon(self) -> (Wanted, bool) {
+        let is_begun = self.delivered != self.wanted.offset || !self.attempt.is_first();
+        let offset = if is_begun { 0 } else { self.wanted.offset };
+        (Wanted { offset, ..self.wanted }, is_begun)
+    }
+
+    /// Goes back to LSTAT, to read the ranges that are incomplete.
     pub(super) fn reopen(&mut self) {
-        self.phase = Phase::Opening;
+        self.phase = Phase::Looking;
         self.found = None;
     }
 
-    /// Goes back to OPEN, to read everything again.
+    /// Goes back to LSTAT, to read everything again.
     pub(super) fn restart(&mut self) {
         self.reopen();
         self.ranges.clear();

@@ -12,6 +12,7 @@ pub(super) const MAX_READ: usize = 261_120;
 pub(super) const OK: u32 = 0;
 pub(super) const EOF: u32 = 1;
 pub(super) const NO_SUCH_FILE: u32 = 2;
+pub(super) const OP_UNSUPPORTED: u32 = 8;
 
 const VERSION: u32 = 3;
 const MAX_HANDLE: usize = 256;
@@ -35,6 +36,15 @@ pub(super) struct Attributes {
     pub(super) uid: Option<u32>,
     pub(super) permissions: Option<u32>,
     pub(super) mtime: Option<u32>,
+}
+
+impl Attributes {
+    /// True when they are said to be those of something else than a regular file.
+    pub(super) fn is_irregular(&self) -> bool {
+        const FILE_TYPE: u32 = 0o170_000;
+        const REGULAR: u32 = 0o100_000;
+        self.permissions.is_some_and(|permissions| permissions & FILE_TYPE != REGULAR)
+    }
 }
 
 /// What `limits@openssh.com` tells; 0 where the server sets no limit.
@@ -63,6 +73,11 @@ pub(super) fn open(output: &mut Vec<u8>, id: u32, path: &[u8]) {
         body.extend(FOR_READING.to_be_bytes());
         body.extend(NO_ATTRIBUTES.to_be_bytes());
     });
+}
+
+/// Appends LSTAT.
+pub(super) fn lstat(output: &mut Vec<u8>, id: u32, path: &[u8]) {
+    request(output, 7, id, |body| string(body, path));
 }
 
 /// Appends READ of `length` bytes at `offset`.
@@ -139,7 +154,7 @@ pub(super) fn explain(code: u32, message: &[u8]) -> String {
         NO_SUCH_FILE => b"no such file",
         3 => b"permission denied",
         4 => b"failure",
-        8 => b"operation not supported",
+        OP_UNSUPPORTED => b"operation not supported",
         _ => b"the server says no",
     };
     let mut text = Escaped(words).to_string();

@@ -10,5 +10,5 @@ use std::thread;
 
 use super::*;
 use crate::path::AbsPath;
+use crate::remote::FileState;
 use crate::remote::testing::{Got, assert_read, collect, listed, noise, state};
-use crate::remote::{FileState, ReadError};

@@ -61,6 +61,7 @@ struct Request {
 
 #[derive(Clone, Copy)]
 enum What {
+    Look,
     Open,
     Read { range: u64, length: usize },
     Examine,
@@ -119,7 +120,7 @@ impl<'a> Transfers<'a> {
         let serial = self.next_file;
         self.next_file += 1;
         self.files.insert(serial, File::new(wanted));
-        self.open(serial);
+        self.look(serial);
     }
 
     /// Writes as many requests for the files under way as the limits allow.
@@ -128,7 +129,7 @@ impl<'a> Transfers<'a> {
             if let Some(serial) = self.urgent.pop_front() {
                 self.go_on(serial);
             } else if let Some(serial) = self.openings.pop_front() {
-                self.open(serial);
+                self.look(serial);
             } else if !self.hungry.is_empty() && self.may_read() {
                 self.feed();
             } else {
@@ -145,8 +146,17 @@ impl<'a> Transfers<'a> {
         self.reads < MAX_READS && self.held < MAX_HELD && self.pace.delay() == Duration::ZERO
     }
 
-    fn open(&mut self, serial: u64) {
+    fn look(&mut self, serial: u64) {
         if let Some(file) = self.files.get(&serial) {
+            let start = self.output.len();
+            packet::lstat(&mut self.output, self.next_id, file.wanted.path.as_bytes());
+            self.sent(serial, What::Look, start);
+        }
+    }
+
+    fn open(&mut self, serial: u64) {
+        if let Some(file) = self.files.get_mut(&serial) {
+            file.opening();
             let start = self.output.len();
             packet::open(&mut self.output, self.next_id, file.wanted.path.as_bytes());
             self.sent(serial, What::Open, start);
@@ -157,6 +167,7 @@ impl<'a> Transfers<'a> {
         let Some(file) = self.files.get_mut(&serial) else { return };
         file.is_urgent = false;
         match file.need() {
+            Need::Opening => self.open(serial),
             Need::Rest => self.read_rest(serial),
             Need::Examination => self.examine(serial),
             Need::Closing => self.close(serial),
@@ -188,8 +199,8 @@ impl<'a> Transfers<'a> {
                 file.is_hungry = true;
                 self.hungry.push_back(serial);
             }
-            Need::Rest | Need::Examination | Need::Closing if file.is_urgent => {}
-            Need::Rest | Need::Examination | Need::Closing => {
+            Need::Opening | Need::Rest | Need::Examination | Need::Closing if file.is_urgent => {}
+            Need::Opening | Need::Rest | Need::Examination | Need::Closing => {
                 file.is_urgent = true;
                 self.urgent.push_back(serial);
             }
@@ -249,6 +260,7 @@ impl<'a> Transfers<'a> {
         file.requests -= 1;
         let held = file.held();
         match request.what {
+            What::Look => looked(file, answer)?,
             What::Open => opened(file, answer)?,
             What::Read { range, length } => read(file, answer, range, length)?,
             What::Examine => examined(file, answer)?,
@@ -270,6 +282,24 @@ impl<'a> Transfers<'a> {
                 Ok(())
             }
         }
+    }
+
+    /// Gives up when the server says nothing any more: if it was opening a file, as far as is known, that one is returned,
+    /// and all others that are still wanted. What was handed out of those is void.
+    pub(super) fn abandon(&mut self) -> Result<Option<(Wanted, Vec<Wanted>)>, Broken> {
+        // A server works through requests one by one, so it is at the oldest.
+        let oldest = self.requests.iter().max_by_key(|(id, _)| self.next_id.wrapping_sub(**id));
+        let Some((_, Request { file: serial, what: What::Open, .. })) = oldest else { return Ok(None) };
+        let Some(stuck) = self.files.remove(serial) else { return Ok(None) };
+        let mut left = Vec::new();
+        for (_, file) in self.files.drain() {
+            let (wanted, is_begun) = file.abandon();
+            if is_begun {
+                send(self.arrived, Arrived::Restart { id: wanted.id })?;
+            }
+            left.push(wanted);
+        }
+        Ok(Some((stuck.abandon().0, left)))
     }
 
     fn conclude(&mut self, serial: u64) -> Result<(), Broken> {
@@ -314,6 +344,22 @@ impl<'a> Transfers<'a> {
 
 fn send(arrived: &Sender<Arrived>, what: Arrived) -> Result<(), Broken> {
     arrived.send(what).map_err(|_| Broken::Unwanted)
+}
+
+fn looked(file: &mut File, answer: Answer<'_>) -> Result<(), Broken> {
+    match answer {
+        Answer::Attributes(attributes) if attributes.is_irregular() => {
+            file.fail(ReadError::irregular());
+            file.closed();
+        }
+        Answer::Attributes(_) | Answer::Status { code: packet::OP_UNSUPPORTED, .. } => file.looked(),
+        Answer::Status { code, message } if !matches!(code, packet::OK | packet::EOF) => {
+            file.fail(if code == packet::NO_SUCH_FILE { ReadError::Vanished } else { refused(code, message) });
+            file.closed();
+        }
+        _ => return Err(Broken::Protocol("an answer to LSTAT is of the wrong type")),
+    }
+    Ok(())
 }
 
 fn opened(file: &mut File, answer: Answer<'_>) -> Result<(), Broken> {

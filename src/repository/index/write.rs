@@ -153,6 +153,7 @@ impl Write<'_> {
 
     fn insert_row(&self, version: &NewVersion<'_>, until_run: Option<i64>) -> Result<i64> {
         let NewVersion { directory, entry, hash, run, archive_name, flags } = version;
+        self.release_name(Some(*directory), 0, *archive_name)?;
         let sql = "INSERT INTO version (directory, name, kind, size, mtime, ctime, mode, uid, gid, target, device, \
                    inode_device, inode_number, hash, from_run, archive_name, flags, until_run, attributes) \
                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)";
@@ -216,12 +217,21 @@ impl Write<'_> {
 
     /// Makes a current version a past one; leaves a past one as it is.
     pub fn close(&self, id: i64, run: i64, archive_name: Option<&Name>) -> Result<()> {
+        self.release_name(None, id, archive_name)?;
         let sql = "UPDATE version SET until_run = ?2, archive_name = ?3 WHERE id = ?1 AND until_run IS NULL";
         self.execute(sql, params![id, run, archive_name.map(Name::as_bytes)])?;
         if archive_name.is_none() {
             self.execute("UPDATE version SET relies_on = NULL WHERE relies_on = ?1", params![id])?;
         }
         Ok(())
+    }
+
+    // Takes a name in the archive from a version whose file was not there any more, or the name could not have been given away.
+    fn release_name(&self, directory: Option<DirectoryId>, id: i64, archive_name: Option<&Name>) -> Result<()> {
+        let Some(name) = archive_name else { return Ok(()) };
+        let sql = "UPDATE version SET archive_name = NULL WHERE archive_name = ?2 AND id <> ?1 \
+                   AND directory = coalesce(?3, (SELECT directory FROM version WHERE id = ?1))";
+        self.execute(sql, params![id, name.as_bytes(), directory.map(|directory| directory.0)])
     }
 
     /// Makes a current version a past one that leaves its plain file, in both trees, to the version that follows it.

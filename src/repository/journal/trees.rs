@@ -12,7 +12,7 @@ use crate::error::{OnServer, Result};
 use crate::path::{AbsPath, Name, SourceName};
 use crate::repository::Repository;
 use crate::repository::archive::Archive;
-use crate::repository::dirs::{Dir, Metadata, OpenTree, set_file_metadata, set_file_mode};
+use crate::repository::dirs::{Dir, Metadata, OpenTree, owner_given, set_file_metadata, set_file_mode};
 use crate::repository::staging::{StagedName, Staging};
 
 const WHAT: &str = "can't change the trees";
@@ -60,7 +60,7 @@ impl Trees {
     /// way; returns the paths where they were.
     pub fn carry_out(&mut self, batch: &mut Batch, again: bool) -> Result<Vec<AbsPath>> {
         self.archive.settle();
-        let mut found = Strays { paths: Vec::new(), rows: Vec::new() };
+        let mut found = Strays { paths: Vec::new(), rows: Vec::new(), claimed: claimed(batch) };
         self.moved.clear();
         for deed in &batch.deeds {
             match deed {
@@ -129,7 +129,7 @@ impl Trees {
             New::None => Ok(()),
             New::Staged(staged) => self.place(directory, &dir, name, staged, strays),
             New::Directory(looks) => self.make_directory(directory, &dir, name, *looks, strays),
-            New::Restated { looks, mtime } => restate(&dir, name, *looks, *mtime),
+            New::Restated { looks, mtime } => restate(&dir, name, *looks, *mtime, &self.staging),
         }
     }
 
@@ -145,7 +145,10 @@ impl Trees {
             return Ok(());
         }
         if nix::unistd::geteuid().is_root() {
-            filled.set_own_owner(empty.uid, empty.gid).on_server(WHAT)?;
+            // The directory's own could not be given either, then: each file finds its own place.
+            if !owner_given(filled.set_own_owner(empty.uid, empty.gid)).on_server(WHAT)? {
+                return Ok(());
+            }
         } else if filled.own_metadata().on_server(WHAT)?.gid != empty.gid {
             return Ok(());
         }
@@ -233,7 +236,7 @@ impl Trees {
         };
         let (made, Some(looks)) = (made.on_server(WHAT)?, looks) else { return Ok(()) };
         if let Some((uid, gid)) = looks.owner {
-            made.set_own_owner(uid, gid).on_server(WHAT)?;
+            self.staging.note_owner(owner_given(made.set_own_owner(uid, gid)).on_server(WHAT)?);
         }
         made.set_own_mode(looks.mode).on_server(WHAT)
     }
@@ -291,7 +294,8 @@ impl Trees {
             }
             _ => None,
         };
-        let archive_name = self.archive.take(path, dir, name, found.mtime).on_server(WHAT)?;
+        let is_claimed = |archived: &Name| strays.claimed.contains(&(path.clone(), archived.clone()));
+        let archive_name = self.archive.take(path, (dir, name), found.mtime, is_claimed).on_server(WHAT)?;
         let entry = Box::new(found.entry(name.clone(), target));
         strays.rows.push(Row::Stray { directory: path.clone(), entry, hash, archive_name });
         Ok(())
@@ -302,16 +306,29 @@ impl Trees {
 struct Strays {
     paths: Vec<AbsPath>,
     rows: Vec<Row>,
+    // Names in the archive that the batch gives to versions.
+    claimed: HashSet<(AbsPath, Name)>,
+}
+
+fn claimed(batch: &Batch) -> HashSet<(AbsPath, Name)> {
+    let claim = |directory: &u32, name: &Name| Some((batch.directories[*directory as usize].clone(), name.clone()));
+    let claims = batch.deeds.iter().filter_map(|deed| match deed {
+        Deed::Change { directory, old: Old::Archive { name, .. }, .. } | Deed::Keep { directory, name, .. } => {
+            claim(directory, name)
+        }
+        _ => None,
+    });
+    claims.collect()
 }
 
 fn is_directory(dir: &Dir, name: &Name) -> bool {
     dir.metadata(name).is_ok_and(|found| found.kind == Kind::Dir)
 }
 
-fn restate(dir: &Dir, name: &Name, looks: Looks, mtime: i64) -> Result<()> {
+fn restate(dir: &Dir, name: &Name, looks: Looks, mtime: i64, staging: &Staging) -> Result<()> {
     match dir.open_file(name) {
         Ok(file) => {
-            set_file_metadata(&file, mtime, looks.owner).on_server(WHAT)?;
+            staging.note_owner(set_file_metadata(&file, mtime, looks.owner).on_server(WHAT)?);
             set_file_mode(&file, looks.mode).on_server(WHAT)
         }
         // Somebody removed it since it was looked at; the next pull says so.

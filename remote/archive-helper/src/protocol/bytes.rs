@@ -130,10 +130,26 @@ pub fn escape(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     Ok(())
 }
 
-/// True for control characters, and for the marks that turn the direction of text and could disguise a name.
+/// True for control characters, and for what steers text without being seen and could disguise a name: Unicode's marks of
+/// direction (Bidi_Control), separators of lines, and invisible format characters. Joiners (U+200C, U+200D) are not among
+/// them: Persian and emoji need them.
 pub fn is_unprintable(character: char) -> bool {
     character.is_control()
-        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+        || matches!(
+            character,
+            '\u{ad}'
+                | '\u{61c}'
+                | '\u{180e}'
+                | '\u{200b}'
+                | '\u{200e}'
+                | '\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{feff}'
+                | '\u{fff9}'..='\u{fffb}'
+                | '\u{1d173}'..='\u{1d17a}'
+                | '\u{e0000}'..='\u{e007f}'
+        )
 }
 
 macro_rules! checked_bytes {
@@ -179,3 +195,23 @@ macro_rules! checked_bytes {
 checked_bytes!(Name, "a name of 1 to 255 bytes");
 checked_bytes!(AbsPath, "an absolute path of at most 4095 bytes");
 checked_bytes!(Bytes, "at most 131072 bytes of a file");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_steers_text_is_escaped() {
+        // Bidi_Control of Unicode's PropList.txt, and some that are not seen.
+        let bidi = ['\u{61c}', '\u{200e}', '\u{200f}'].into_iter().chain('\u{202a}'..='\u{202e}');
+        let bidi = bidi.chain('\u{2066}'..='\u{2069}');
+        for character in bidi.chain(['\0', '\x1b', '\x7f', '\u{85}', '\u{2028}', '\u{200b}', '\u{2060}', '\u{e0041}']) {
+            let name = Name::new(format!("a{character}b").into_bytes());
+            let shown = name.map_or_else(|| "a\\x00b".to_owned(), |name| name.to_string());
+            assert!(shown.starts_with("a\\x") && shown.is_ascii(), "{:x}: {shown}", character as u32);
+        }
+        for text in ["é", "日本", "می\u{200c}خواهم", "👩\u{200d}👧", "שלום"] {
+            assert_eq!(Name::new(text.as_bytes()).unwrap().to_string(), text);
+        }
+    }
+}

@@ -7,6 +7,7 @@ use super::*;
 const OPEN: u8 = 3;
 const CLOSE: u8 = 4;
 const READ: u8 = 5;
+const LSTAT: u8 = 7;
 const FSTAT: u8 = 8;
 const LIMITS: u8 = 200;
 
@@ -94,7 +95,7 @@ pub(super) fn honest(request: &Request) -> Vec<u8> {
         OPEN => answer(102, request, &[&string(request.string())]),
         CLOSE => status(request, 0, b""),
         READ => honest_read(request, request.length()),
-        FSTAT => attributes(request, content(request) as u64, 0o100_644),
+        LSTAT | FSTAT => attributes(request, content(request) as u64, 0o100_644),
         kind => panic!("nobody asked for {kind}"),
     }
 }
@@ -163,6 +164,8 @@ const LIES: &[(u8, &str, Lie)] = &[
     (OPEN, "shorter than its fields", |_| vec![0; 4]),
     (OPEN, "not asked", |_| packet(102, &[&99_u32.to_be_bytes(), &string(b"5000")])),
     (OPEN, "not asked", |request| [honest(request), honest(request)].concat()),
+    (LSTAT, "LSTAT is of the wrong type", |request| data(request, b"x")),
+    (LSTAT, "LSTAT is of the wrong type", |request| status(request, 0, b"")),
     (OPEN, "OPEN is of the wrong type", |request| data(request, b"x")),
     (OPEN, "OPEN is of the wrong type", |request| status(request, 0, b"")),
     (OPEN, "type that was not asked for", |request| answer(104, request, &[&[0; 4]])),
@@ -204,6 +207,73 @@ fn a_silent_server_is_given_up() {
         let _ = stream.read_to_end(&mut Vec::new());
     });
     assert!(matches!(result, Err(Broken::Silent(0))), "{result:?}");
+}
+
+/// `None` says nothing any more.
+type Script = fn(&Request) -> Option<Vec<u8>>;
+
+/// Reads files over as many servers as there are scripts.
+fn read_over(files: Vec<Wanted>, scripts: Vec<Script>) -> (crate::error::Result<()>, HashMap<u64, Got>) {
+    let scripts = std::sync::Mutex::new(scripts.into_iter());
+    let start = || {
+        let script = scripts.lock().unwrap().next().ok_or_else(crate::remote::helper::gone)?;
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        thread::spawn(move || {
+            while let Ok(request) = Request::read(&mut theirs) {
+                match script(&request) {
+                    Some(answer) => theirs.write_all(&answer).unwrap(),
+                    None => drop(theirs.read_to_end(&mut Vec::new())),
+                }
+            }
+        });
+        Ok((ours.try_clone().unwrap(), ours))
+    };
+    collect(files, |_| (), |wanted, arrived| super::super::read_files(start, Options::default(), wanted, arrived))
+}
+
+fn stuck_at(request: &Request, path: &[u8]) -> Option<Vec<u8>> {
+    (request.kind != OPEN || request.string() != path).then(|| honest(request))
+}
+
+#[test]
+fn file_that_can_not_be_opened_keeps_no_other_from_being_read() {
+    let files = Vec::from_iter([700_000, 1, 2, 3, 900_000].into_iter().zip(0..).map(|(size, id)| file(id, size)));
+    let scripts: Vec<Script> =
+        vec![|request| stuck_at(request, b"/2"), |request| stuck_at(request, b"/3"), |request| Some(honest(request))];
+    let (result, got) = read_over(files.clone(), scripts);
+    result.unwrap();
+    for id in [2, 3] {
+        let Some(Err(ReadError::Refused(why))) = &got[&id].end else { panic!("{:?}", got[&id].end) };
+        assert!(why.contains("opening it takes longer"), "{why}");
+    }
+    for id in [0, 1, 4] {
+        assert_eq!(got[&id].end, Some(Ok((state(&files[id as usize]), true))), "{id}");
+        assert!(got[&id].bytes == bytes_at(0, files[id as usize].size as usize), "{id}");
+    }
+}
+
+#[test]
+fn silent_client_is_no_fault_of_the_file_that_was_to_be_opened() {
+    let (result, got) = read_over(vec![file(0, 2), file(1, 1)], vec![|request| stuck_at(request, b"/2")]);
+    assert_eq!(result.unwrap_err().kind(), crate::error::Kind::Unreachable);
+    assert!(!matches!(got.get(&0), Some(Got { end: Some(_), .. })), "nothing is known of it");
+    let stuck: Script = |request| (request.kind != OPEN).then(|| honest(request));
+    let (result, _) = read_over((0..9).map(|id| file(id, 1)).collect(), vec![stuck; 9]);
+    assert_eq!(result.unwrap_err().kind(), crate::error::Kind::Unreachable, "not again and again");
+}
+
+#[test]
+fn fifo_is_never_opened() {
+    let fifo = |request: &Request| match request.kind {
+        LSTAT if request.string() == b"/2" => attributes(request, 2, 0o010_644),
+        OPEN if request.string() == b"/2" => panic!("the server would wait for ever"),
+        _ => honest(request),
+    };
+    let (result, got) = read(vec![file(1, 1), file(2, 2)], fifo);
+    result.unwrap();
+    assert_eq!(got[&2].end, Some(Err(ReadError::irregular())));
+    assert_read(&got[&1], &file(1, 1), &bytes_at(0, 1));
 }
 
 #[test]
@@ -284,7 +354,7 @@ fn a_handle_is_not_used_after_it_was_closed() {
             open.insert(handle.clone(), content(request));
             answer(102, request, &[&string(&handle)])
         }
-        1 | LIMITS => honest(request),
+        1 | LIMITS | LSTAT => honest(request),
         kind => {
             let size = *open.get(request.string()).expect("a handle that is not open");
             match kind {

@@ -109,9 +109,11 @@ fn as_much_is_asked_for_as_the_limits_allow() {
 
     for (count, most) in [(1, 4), (3, 12), (9, 16)] {
         let mut transfers = begin();
-        for open in fill(&mut transfers, (0..count).map(|id| file(id, 100_000_000))) {
-            transfers.answer(&honest(&open)[4..]).unwrap();
-        }
+        let looks = fill(&mut transfers, (0..count).map(|id| file(id, 100_000_000)));
+        looks.iter().for_each(|look| transfers.answer(&honest(look)[4..]).unwrap());
+        transfers.ask();
+        let opens = requests(&transfers.take_output().unwrap());
+        opens.iter().for_each(|open| transfers.answer(&honest(open)[4..]).unwrap());
         transfers.ask();
         let reads = requests(&transfers.take_output().unwrap());
         let bytes: usize = reads.iter().map(Request::length).sum();

@@ -1,0 +1,47 @@
+//! Clients that are at work for ever: signs of life alone keep no run going, and other sources have their turn.
+
+use super::*;
+
+/// A client that has listed its root, and then only says that it is alive.
+fn busy() -> Hostile {
+    let hostile = Hostile::new();
+    hostile.answers(To::Walk, frames(&[root(), directory(0, "/root/data")]));
+    hostile.stays_busy();
+    hostile
+}
+
+#[test]
+fn client_that_is_only_alive_is_given_up_and_later_sources_are_pulled() {
+    let (hostile, other) = (busy(), Tree::new([("f", file("f"))]));
+    let config = hostile.program.configured(&format!(
+        "[source.client]\nhost = \"client\"\nssh_config = \"{}\"\npaths = [\"/root/data\"]\nstall_time = \"1s\"\n\
+         [source.other]\npaths = [\"{}\"]\n",
+        hostile.sshd.config().display(),
+        other.root().display()
+    ));
+    let begun = Instant::now();
+    let ran = hostile.program.run(["--config", &config, "pull", "--all"]);
+    assert_eq!(ran.status, 6, "{}", ran.stderr);
+    assert!(ran.stderr.contains("said for 1s that it is at work"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("connects again"), "it would stall again: {}", ran.stderr);
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    assert_same(&other.root(), &hostile.program.snapshot("other", &other.root()));
+}
+
+#[test]
+fn max_time_bounds_a_busy_client() {
+    let hostile = busy();
+    let ran = hostile.pull(&["-q", "--max-time", "2s"]);
+    ran.refused(4, &["took longer than 2s", "max_time", "the next pull goes on"]);
+}
+
+#[test]
+fn max_time_bounds_a_pull_of_this_machine_too() {
+    let (program, client) = (Program::new(), Tree::new([("f", file(vec![7; 4 << 20]))]));
+    let begun = Instant::now();
+    let ran = program.run(["pull", "-q", client.root().to_str().unwrap(), "--bwlimit", "10KB", "--max-time", "1s"]);
+    ran.refused(4, &["max_time"]);
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    program.pull_local(&client.root(), &["--max-time", "0s"]);
+    assert_same(&client.root(), &program.snapshot("localhost", &client.root()));
+}
