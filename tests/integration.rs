@@ -55,6 +55,8 @@ mod refusals;
 mod restore;
 #[path = "integration/roots.rs"]
 mod roots;
+#[path = "integration/samples.rs"]
+mod samples;
 #[path = "integration/seeds.rs"]
 mod seeds;
 #[path = "integration/together.rs"]

@@ -96,6 +96,9 @@ impl How {
     }
 }
 
+/// Whether a path is forgotten.
+type Goes = Box<dyn Fn(&[u8]) -> bool>;
+
 /// One pull that is to be made.
 struct Planned {
     source: &'static str,
@@ -341,13 +344,10 @@ impl World {
         let paths: Vec<Vec<u8>> =
             self.states[source].values().flatten().flat_map(|walk| walk.keys().cloned()).collect();
         let Some(path) = dice.one_of(&paths) else { return };
-        let (what, goes): (_, Box<dyn Fn(&[u8]) -> bool>) = if dice.below(3) == 0 {
+        let (what, goes): (_, Goes) = if dice.below(3) == 0 {
             let pattern = [&b"a"[..], b"b", b"d~"][dice.below(3) as usize];
             self.tell(format!("forget {source} {}", pattern.escape_ascii()));
-            let roots = self.client(source).roots();
-            let above: Vec<usize> = roots.iter().map(|root| root.parent().unwrap().as_os_str().len()).collect();
             // What is above the roots has none of these names.
-            assert!(above.iter().all(|length| *length > 0));
             let goes = move |path: &[u8]| path.split(|&byte| byte == b'/').any(|part| part == pattern);
             (prune::forget::What::Pattern(pattern.to_vec()), Box::new(goes))
         } else {
@@ -372,6 +372,7 @@ impl World {
         let listener = Listener::default();
         self.tell("index rebuild");
         match reindex::rebuild(&repository, &listener) {
+            Ok(_) if !self.is_old => {}
             Ok(_) => {
                 self.rebuilt();
                 self.is_old = false;
@@ -437,8 +438,6 @@ impl World {
         self.tell(format!("{words} with {fault}:{at} -> {}", output.status));
         if words.starts_with("pull") {
             self.cut_off(planned.source, &planned.roots);
-        } else if words.starts_with("index") {
-            self.rebuilt();
         }
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
         let is_expected = match (output.status.code(), fault) {

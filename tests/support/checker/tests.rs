@@ -82,7 +82,7 @@ impl Sample {
 
     fn insert(&self, id: i64, row: &Row<'_>) {
         let hash = (row.kind == 0).then(|| blake3::hash(row.content.as_bytes()).as_bytes().to_vec());
-        let target = (row.kind == 2).then(|| row.content.as_bytes());
+        let target = (row.kind == 2).then_some(row.content.as_bytes());
         let values = params![
             id,
             row.directory,

@@ -1,0 +1,183 @@
+//! Repositories that the build before format 5 of the index wrote, healthy and damaged (tests/samples/README.md): they are
+//! taken over, what can be repaired is, and the rest is reported.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::support::*;
+
+/// A sample, unpacked where it was made; each is used by one test only.
+struct Sample {
+    dir: PathBuf,
+    program: Program,
+}
+
+impl Sample {
+    fn unpack(name: &str) -> Sample {
+        let dir = Path::new("/tmp/archive-samples").join(name);
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir_all(&dir).unwrap();
+        let packed = format!("{}/tests/samples/{name}.tar.gz", env!("CARGO_MANIFEST_DIR"));
+        let xattrs = if is_root() { "--xattrs" } else { "--no-xattrs" };
+        let done = Command::new("tar").args([xattrs, "-xzf", &packed, "-C"]).arg(&dir).status().unwrap();
+        assert!(done.success(), "{packed} can't be unpacked");
+        let program = Program::new();
+        std::os::unix::fs::symlink(dir.join("repo"), program.repo()).unwrap();
+        Sample { dir, program }
+    }
+
+    fn client(&self) -> PathBuf {
+        self.dir.join("client")
+    }
+
+    fn findings(&self) -> Vec<String> {
+        checker::check(&self.dir.join("repo"))
+    }
+
+    fn check(&self) -> Ran {
+        self.program.run(["index", "check"])
+    }
+
+    fn repair(&self, source: &str) -> Ran {
+        self.program.run(["verify", "--repair", source])
+    }
+
+    fn pull(&self, source: &str, paths: &[PathBuf]) {
+        let mut command = self.program.command(["pull", "-q", "--name", source, "--max-delete", "100"]);
+        Ran::of(command.args(paths).output().unwrap()).well();
+    }
+
+    // As it is now, when `run` is empty.
+    fn at(&self, source: &str, path: &str, run: &str) -> Ran {
+        let path = format!("{source}:{}", self.client().join(path).display());
+        if run.is_empty() { self.program.run(["cat", &path]) } else { self.program.run(["cat", &path, "--at", run]) }
+    }
+
+    #[track_caller]
+    fn gives_back(&self, source: &str, path: &str, run: &str, content: &str) {
+        let ran = self.at(source, path, run);
+        ran.well();
+        assert_eq!(ran.stdout, content, "{path}");
+    }
+}
+
+impl Drop for Sample {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// Each version, as text.
+fn told(program: &Program) -> Vec<String> {
+    let index = program.index();
+    let sql = "SELECT source.name, hex(path), hex(version.name), kind, size, mtime, mode, uid, gid, hex(target), hex(hash), \
+               from_run, until_run, flags, attributes FROM version JOIN directory ON directory.id = version.directory \
+               JOIN source ON source.id = directory.source ORDER BY 1, 2, 3, 12, 13";
+    let mut statement = index.prepare(sql).unwrap();
+    let text = |row: &rusqlite::Row<'_>| -> rusqlite::Result<String> {
+        (0..15).map(|at| row.get_ref(at).map(|value| format!("{value:?}"))).collect()
+    };
+    statement.query_map([], text).unwrap().map(Result::unwrap).collect()
+}
+
+#[test]
+fn a_healthy_repository_is_taken_over_as_it_is() {
+    let sample = Sample::unpack("healthy");
+    let before = told(&sample.program);
+    assert_eq!(before.len(), 62, "versions");
+    sample.check().well();
+    assert_eq!(sample.findings(), [""; 0]);
+    assert_eq!(told(&sample.program), before);
+    sample.program.run(["verify"]).well();
+    for (path, run, content) in [
+        ("chmod", "1", "first content of chmod\n"),
+        ("setfattr", "3", "first content of setfattr\n"),
+        ("setfattr", "5", "second content of setfattr\n"),
+        ("linked-too", "3", "first content of linked\n"),
+        ("stamps/x.20260101T000000Z/below", "1", "below\n"),
+        ("x.20260101T000000Z~/below", "3", "below, too\n"),
+        ("d~/other-name", "7", "in d with a tilde\n"),
+    ] {
+        sample.gives_back("one", path, run, content);
+    }
+    sample.gives_back("two", "other/file", "4", "of the other root\n");
+    sample.pull("one", &[sample.client()]);
+    sample.pull("two", &[sample.client().join("other"), sample.client().join("deep")]);
+    sample.check().well();
+    assert_eq!(sample.findings(), [""; 0]);
+}
+
+#[test]
+fn versions_whose_bytes_were_pruned_are_repaired_or_reported() {
+    let sample = Sample::unpack("pruned");
+    let check = sample.check();
+    assert_eq!(check.status, 1, "{}", check.stderr);
+    for name in ["lost-chmod", "lost-link", "copied", "saved"] {
+        assert!(check.stderr.contains(name), "{name} is missing in: {}", check.stderr);
+    }
+    let repair = sample.repair("one");
+    sample.gives_back("one", "copied", "1", "first content of copied\n");
+    sample.gives_back("one", "saved", "1", "first content of saved\n");
+    for name in ["lost-chmod", "lost-link"] {
+        assert!(repair.stderr.contains(name), "{name} is missing in: {}", repair.stderr);
+        assert_ne!(sample.at("one", name, "1").status, 0);
+    }
+    let findings = sample.findings();
+    assert!(findings.iter().all(|line| line.contains("/lost-")), "{findings:#?}");
+    assert_ne!(sample.check().status, 0, "what is lost stays reported");
+}
+
+#[test]
+fn directories_that_shared_one_of_the_archive_get_their_files() {
+    let sample = Sample::unpack("merged");
+    sample.repair("one");
+    sample.gives_back("one", "top/photos/p.jpg", "1", "one picture\n");
+    sample.gives_back("one", "top/photos~/p.jpg", "1", "another picture\n");
+    sample.gives_back("one", "top/plain/p.jpg", "1", "a third picture\n");
+    sample.check().well();
+    assert_eq!(sample.findings(), [""; 0]);
+    sample.program.run(["verify"]).well();
+}
+
+#[test]
+fn bytes_of_another_source_are_reported_and_fetched_again() {
+    let sample = Sample::unpack("mixed");
+    let verify = sample.program.run(["verify"]);
+    assert_eq!(verify.status, 1, "{}", verify.stderr);
+    assert!(verify.stderr.contains("two/mixed`") && verify.stderr.contains("mixed-past."), "{}", verify.stderr);
+    sample.repair("two");
+    sample.pull("two", &[sample.client().join("two")]);
+    sample.gives_back("two", "two/mixed", "", "of two: mixed\n");
+    sample.gives_back("one", "one/mixed", "1", "of one: mixed\n");
+    let findings = sample.findings();
+    assert!(!findings.is_empty() && findings.iter().all(|line| line.contains("mixed-past")), "{findings:#?}");
+}
+
+#[test]
+fn what_a_killed_repair_put_aside_is_found_again() {
+    let sample = Sample::unpack("repair-cut");
+    sample.repair("one");
+    sample.gives_back("one", "a", "1", "content of a\n");
+    sample.gives_back("one", "b", "1", "content of b\n");
+    sample.check().well();
+    assert_eq!(sample.findings(), [""; 0]);
+}
+
+#[test]
+fn a_batch_that_an_older_build_left_pending_is_finished() {
+    for name in ["pending-3", "pending-4"] {
+        let sample = Sample::unpack(name);
+        sample.check().well();
+        let findings = sample.findings();
+        assert!(findings.iter().all(|line| line.ends_with("is left in staging")), "{findings:#?}");
+        sample.pull("one", &[sample.client()]);
+        assert_eq!(sample.findings(), [""; 0]);
+        for number in 1..=6 {
+            sample.gives_back("one", &format!("changed{number}"), "1", &format!("first content {number}\n"));
+            sample.gives_back("one", &format!("gone/file{number}"), "1", &format!("goes {number}\n"));
+            sample.gives_back("one", &format!("new/file{number}"), "", &format!("new {number}\n"));
+        }
+        sample.check().well();
+    }
+}
