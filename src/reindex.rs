@@ -275,7 +275,7 @@ impl Entering<'_> {
     fn enter_current(&self, directory: DirectoryId, found: Found) -> Result<()> {
         if let Some(known) = self.write.current_named(directory, &found.name)? {
             if is_as_known(&known, &found) {
-                return self.write.set_found(known.id);
+                return self.write.set_found(known.id, false);
             }
             self.write.close(known.id, self.run, known.archive_name.as_ref())?;
         } else if found.metadata.kind == Kind::Dir
@@ -287,20 +287,20 @@ impl Entering<'_> {
         let entry = found.metadata.entry(found.name, found.target);
         let (hash, run, archive_name, flags) = (found.hash, self.run, None, flags::REBUILT);
         let id = self.write.insert(&NewVersion { directory, entry: &entry, hash, run, archive_name, flags })?;
-        self.write.set_found(id)
+        self.write.set_found(id, false)
     }
 
     fn enter_archived(&self, directory: DirectoryId, found: Found) -> Result<()> {
         if let Some(known) = self.write.archived_as(directory, &found.name)? {
             if is_as_known(&known, &found) {
-                return self.write.set_found(known.id);
+                return self.write.set_found(known.id, true);
             }
             self.write.set_archive_name(known.id, None)?;
         }
         let entry = found.metadata.entry(original_name(&found.name), found.target);
         let (hash, run, archive_name, flags) = (found.hash, self.run, Some(&found.name), flags::REBUILT);
         let id = self.write.insert_past(&NewVersion { directory, entry: &entry, hash, run, archive_name, flags })?;
-        self.write.set_found(id)
+        self.write.set_found(id, true)
     }
 }
 

@@ -439,6 +439,8 @@ fn finish_pending(repository: &Repository, index: &mut Index, (id, source): (Sou
     let touched = trees.take_touched();
     let write = index.write()?;
     batch.settle(&write, id)?;
+    // A batch of an older program does not say who is left the plain file of whom.
+    write.rely_on_successors(id)?;
     touched
         .iter()
         .filter(|touched| touched.after.links == 0)

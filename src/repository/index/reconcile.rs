@@ -20,13 +20,15 @@ pub struct Unfound {
 impl Write<'_> {
     /// Nothing is found yet.
     pub fn begin_finding(&self) -> Result<()> {
-        self.execute("CREATE TEMP TABLE IF NOT EXISTS found (version INTEGER PRIMARY KEY)", params![])?;
+        let sql = "CREATE TEMP TABLE IF NOT EXISTS found \
+                   (version INTEGER, in_archive INTEGER, PRIMARY KEY (version, in_archive)) WITHOUT ROWID";
+        self.execute(sql, params![])?;
         self.execute("DELETE FROM found", params![])
     }
 
-    /// A version's plain file was found.
-    pub fn set_found(&self, id: i64) -> Result<()> {
-        self.execute("INSERT OR IGNORE INTO found (version) VALUES (?1)", params![id])
+    /// A version's plain file was found, in the snapshot or in the archive.
+    pub fn set_found(&self, id: i64, in_archive: bool) -> Result<()> {
+        self.execute("INSERT OR IGNORE INTO found (version, in_archive) VALUES (?1, ?2)", params![id, in_archive])
     }
 
     /// The current version of a name.
@@ -61,17 +63,18 @@ impl Write<'_> {
     /// found in the archive is not there. What is in the index only stays as it is.
     pub fn end_finding(&self, source: SourceId, run: i64) -> Result<Unfound> {
         let of_source = "directory IN (SELECT id FROM directory WHERE source = ?1)";
-        let unfound = "id NOT IN (SELECT version FROM found)";
+        let unfound = |in_archive: u8| {
+            format!("NOT EXISTS (SELECT 1 FROM found WHERE found.version = version.id AND in_archive = {in_archive})")
+        };
         let count = |sql: &str| -> Result<u64> {
             let counted = self.transaction.query_row(sql, params![source.0], |row| row.get::<_, i64>(0));
             counted.map(|count| count as u64).on_index(WHAT)
         };
-        let current = format!("{of_source} AND until_run IS NULL AND kind IN (0, 1, 2) AND {unfound}");
+        let current = format!("{of_source} AND until_run IS NULL AND kind IN (0, 1, 2) AND {}", unfound(0));
         let closed = count(&format!("SELECT count(*) FROM version WHERE {current}"))?;
         self.execute(&format!("UPDATE version SET until_run = ?2 WHERE {current}"), params![source.0, run])?;
-        let archived = format!("{of_source} AND archive_name IS NOT NULL AND {unfound}");
+        let archived = format!("{of_source} AND archive_name IS NOT NULL AND {}", unfound(1));
         self.execute(&format!("UPDATE version SET archive_name = NULL WHERE {archived}"), params![source.0])?;
-        // Of those that were in both trees, one place may be left.
         self.adopt(source, run)?;
         let baseless = format!("SELECT count(*) FROM version WHERE {of_source} AND {BASELESS}");
         Ok(Unfound { closed, baseless: count(&baseless)? })
@@ -83,14 +86,7 @@ impl Write<'_> {
         let released = "UPDATE version SET relies_on = NULL WHERE relies_on IN \
                         (SELECT id FROM version WHERE until_run IS NOT NULL AND archive_name IS NULL)";
         self.execute(released, params![])?;
-        let sql = format!(
-            "SELECT {COLUMNS} FROM version WHERE directory IN (SELECT id FROM directory WHERE source = ?1) AND {BASELESS} \
-             ORDER BY from_run DESC, id DESC"
-        );
-        let mut query = self.transaction.prepare(&sql).on_index(WHAT)?;
-        let rows = query.query_map(params![source.0], version_of).on_index(WHAT)?;
-        let baseless: Vec<Version> = rows.collect::<rusqlite::Result<_>>().on_index(WHAT)?;
-        for version in baseless {
+        for version in self.baseless(source)? {
             if let Some(other) = self.same_with_file(&version)? {
                 self.set_relies_on(version.id, Some(other))?;
             } else if let Some(unknown) = self.unknown_with_content(&version, run)? {
@@ -101,6 +97,26 @@ impl Write<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Has the versions of a source that have no plain file rely on a later version of the same name and content that has one.
+    pub fn rely_on_successors(&self, source: SourceId) -> Result<()> {
+        for version in self.baseless(source)? {
+            if let Some(other) = self.same_with_file(&version)? {
+                self.set_relies_on(version.id, Some(other))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn baseless(&self, source: SourceId) -> Result<Vec<Version>> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM version WHERE directory IN (SELECT id FROM directory WHERE source = ?1) AND {BASELESS} \
+             ORDER BY from_run DESC, id DESC"
+        );
+        let mut query = self.transaction.prepare(&sql).on_index(WHAT)?;
+        let rows = query.query_map(params![source.0], version_of).on_index(WHAT)?;
+        rows.collect::<rusqlite::Result<_>>().on_index(WHAT)
     }
 
     fn same_with_file(&self, version: &Version) -> Result<Option<i64>> {

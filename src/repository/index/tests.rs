@@ -10,7 +10,7 @@ fn enter(repository: &Path, names: &[String]) {
     let mut index = Index::open(repository).unwrap();
     let write = index.write().unwrap();
     for name in names {
-        write.transaction.execute("INSERT INTO source (name) VALUES (?1)", [name]).unwrap();
+        write.transaction.execute("INSERT INTO source (name, layout) VALUES (?1, 2)", [name]).unwrap();
     }
     write.commit().unwrap();
 }

@@ -116,7 +116,7 @@ impl Trees {
         };
         match old {
             Old::None => {}
-            Old::Archive { name: archived, inode } => self.retire(directory, &dir, name, (archived, *inode))?,
+            Old::Archive { name: archived, inode } => self.retire(directory, &dir, name, (archived, *inode), again)?,
             Old::Remove { inode } => {
                 let dropped = dir.unlink_inode(name, *inode).on_server(WHAT)?;
                 self.touched.extend(dropped.map(|(before, after)| Touched { before, after }));
@@ -173,9 +173,22 @@ impl Trees {
         staged.tray.as_ref().is_some_and(|tray| self.moved.contains(tray)) || again && is_gone()
     }
 
-    // Done already, or missing, if the snapshot has another inode there.
-    fn retire(&mut self, path: &AbsPath, dir: &Dir, name: &Name, (archived, inode): (&Name, (u64, u64))) -> Result<()> {
-        if !dir.metadata(name).is_ok_and(|found| found.is_inode(inode)) {
+    // Done already, or missing, if the snapshot has another inode there. In a copy of the repository all inodes have other
+    // numbers; what was not moved there before it was copied has no name in the archive.
+    fn retire(
+        &mut self,
+        path: &AbsPath,
+        dir: &Dir,
+        name: &Name,
+        (archived, inode): (&Name, (u64, u64)),
+        again: bool,
+    ) -> Result<()> {
+        let Ok(found) = dir.metadata(name) else { return Ok(()) };
+        let mut is_undone = || -> nix::Result<bool> {
+            let archive = self.archive.directory(path)?;
+            Ok(found.kind != Kind::Dir && archive.metadata(archived) == Err(Errno::ENOENT))
+        };
+        if !found.is_inode(inode) && !(again && is_undone().on_server(WHAT)?) {
             return Ok(());
         }
         self.archive_as(path, dir, name, archived).on_server(WHAT)
