@@ -259,8 +259,8 @@ impl Placing<'_> {
         };
         // What an old version lost, the new one has.
         let is_lost = retired.is_lost && file.had_its_content();
-        let same_version = file.old.filter(|old| old.entry.mtime == file.entry.mtime);
-        let follows = same_version.filter(|_| file.drop_old || is_lost);
+        let is_same_version = |old: &&Version| old.entry.mtime == file.entry.mtime;
+        let follows = file.old.filter(|old| file.drop_old || is_lost && is_same_version(old));
         let archive_name = match file.old {
             Some(old) if is_lost && follows.is_none() => Some(self.keep_for(file, old, &staged, known)?),
             _ => retired.archive_name,
@@ -272,6 +272,11 @@ impl Placing<'_> {
         let number = self.number(file.directory);
         self.take_place(file.directory, name, retired.gone, staged);
         match follows {
+            // Of a rebuilt version the mtime was not known: it is the same one with its own metadata.
+            Some(old) if file.drop_old && old.has(flags::REBUILT) => {
+                let (entry, hash) = (Box::new(file.entry.clone()), Some(file.hash));
+                self.row(file.directory, Row::Refresh { id: old.id, entry, hash, flags: file.flags });
+            }
             Some(old) => self.begin_with(file, file.follow(old.id, number, kept), known),
             None => {
                 self.batch.rows.extend(file.old.map(|old| Row::End { id: old.id, archive_name }));
