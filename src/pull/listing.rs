@@ -18,7 +18,7 @@ use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::path::{AbsPath, Name};
 use crate::plan::{Step, in_order, plan};
 use crate::remote::helper::{Conversation, Replies, Requests, gone, nonsense};
-use crate::repository::index::{Index, SourceId};
+use crate::repository::index::{Index, ListedDirectory, SourceId};
 use crate::source::Source;
 
 // How much memory directories may take whose entries were asked for and have not come, by the length of their paths.
@@ -139,6 +139,8 @@ struct Listing<'a> {
 struct Awaited {
     directory: Arc<Directory>,
     remembered: Option<DirectoryId>,
+    // Another directory was there: sizes and times of its files prove nothing.
+    is_other: bool,
     last: Option<Name>,
     fingerprint: Fingerprint,
     // Of the entries that have come, as long as they are no more than were announced, and not too many.
@@ -313,17 +315,21 @@ impl Listing<'_> {
     }
 
     fn announced(&mut self, announced: Announced) -> Result<()> {
-        let Announced { directory: number, ref path, fingerprint, entries, complete, .. } = announced;
+        let Announced { directory: number, ref path, fingerprint, entries, complete, ref inode } = announced;
         if number != self.next || !self.roots.iter().any(|root| path.starts_with(root)) {
             return Err(nonsense("a directory was announced out of turn or outside of the roots"));
         }
         self.next += 1;
         let remembered = match self.remembered.index {
-            Some((index, source)) => index.directory(source, path)?,
+            Some((index, source)) => index.listed_directory(source, path)?,
             None => None,
         };
-        let trusted = self.remembered.index.filter(|_| complete && !self.wants_all);
-        if trusted.is_some() && remembered.is_some_and(|(_, kept)| kept == Some(fingerprint)) {
+        // Another directory has come to this path. The times of what is in it may be those of what was there: a rename of a
+        // directory changes none of them.
+        let is_other = remembered.and_then(|known| known.inode).is_some_and(|known| known != 0 && known != *inode);
+        let trusted = self.remembered.index.filter(|_| complete && !self.wants_all && !is_other);
+        let kept_fingerprint = remembered.and_then(|known| known.fingerprint);
+        if trusted.is_some() && kept_fingerprint == Some(fingerprint) {
             self.judge_directory(number, Wish::Nothing);
             self.tally.progress.listed.add(entries);
             self.tally.progress.unchanged.add(entries);
@@ -334,10 +340,12 @@ impl Listing<'_> {
             return Err(nonsense("a directory was announced twice"));
         }
         let kept = match (trusted, remembered) {
-            (Some((index, _)), Some((id, Some(fingerprint)))) => index.digests(id, &fingerprint)?,
+            (Some((index, _)), Some(ListedDirectory { id, fingerprint: Some(fingerprint), .. })) => {
+                index.digests(id, &fingerprint)?
+            }
             _ => None,
         };
-        let remembered = remembered.map(|(id, _)| id);
+        let remembered = remembered.map(|known| known.id);
         let is_new = match (self.remembered.index, remembered) {
             (Some(_), Some(_)) if kept.as_ref().is_some_and(|kept| !kept.is_empty()) => false,
             (Some((index, _)), Some(id)) => index.current_after(id, None, 1)?.is_empty(),
@@ -371,7 +379,7 @@ impl Listing<'_> {
                 let announced = entries;
                 self.await_entries(
                     number,
-                    Awaited { directory, remembered, last, fingerprint, digests, announced, kept },
+                    Awaited { directory, remembered, is_other, last, fingerprint, digests, announced, kept },
                 )
             }
         }
@@ -472,7 +480,7 @@ impl Listing<'_> {
         let until = entries.last().map(|entry| entry.name.clone());
         awaited.last = until.clone();
         let directory = awaited.directory.clone();
-        let known = awaited.remembered;
+        let (known, distrust) = (awaited.remembered, self.remembered.distrust || awaited.is_other);
         let digests =
             awaited.digests.take().filter(|digests| (digests.len() + entries.len()) as u64 <= awaited.announced);
         if let Some(mut digests) = digests {
@@ -489,7 +497,7 @@ impl Listing<'_> {
         };
         self.tally.progress.listed.add(entries.len() as u64);
         let order = if self.steps.read_content() { &order[..] } else { &[] };
-        let steps = in_order(plan(entries, remembered, self.remembered.distrust), order);
+        let steps = in_order(plan(entries, remembered, distrust), order);
         self.do_steps(&directory, steps.ok_or_else(|| nonsense("an order of entries is none"))?)?;
         self.tally.report.progress(&self.tally.progress);
         if last {

@@ -60,6 +60,17 @@ const WRITING_CACHE_KIB: i64 = 12 * 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SourceId(pub i64);
 
+/// What the index knows of a directory by itself.
+#[derive(Clone, Copy, Debug)]
+pub struct ListedDirectory {
+    /// Its number.
+    pub id: DirectoryId,
+    /// That of what is current in it; `None` when a pull must list it.
+    pub fingerprint: Option<Fingerprint>,
+    /// Its inode number on the client when it was listed last; `None` when that is not known.
+    pub inode: Option<u64>,
+}
+
 /// An open index.
 #[derive(Debug)]
 pub struct Index {
@@ -167,6 +178,16 @@ impl Index {
         let sql = "SELECT id, fingerprint FROM directory WHERE source = ?1 AND path = ?2";
         self.one(sql, params![source.0, path.as_bytes()], |row| {
             Ok((DirectoryId(row.get(0)?), row.get::<_, Option<[u8; 16]>>(1)?))
+        })
+    }
+
+    /// The same, with the inode number that it had on the client when its fingerprint was kept.
+    pub fn listed_directory(&self, source: SourceId, path: &AbsPath) -> Result<Option<ListedDirectory>> {
+        let sql = "SELECT id, fingerprint, inode FROM directory LEFT JOIN listed ON listed.directory = id \
+                   WHERE source = ?1 AND path = ?2";
+        self.one(sql, params![source.0, path.as_bytes()], |row| {
+            let (id, fingerprint) = (DirectoryId(row.get(0)?), row.get(1)?);
+            Ok(ListedDirectory { id, fingerprint, inode: row.get::<_, Option<i64>>(2)?.map(|inode| inode as u64) })
         })
     }
 
