@@ -23,7 +23,7 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum IndexCommand {
-    /// Make the index anew from the two trees, reading every file
+    /// Bring the index in line with the two trees, reading every file; make it where there is none
     Rebuild,
     /// Bring the index up to date with files of the trees that were changed by hand
     Update {
@@ -31,7 +31,7 @@ enum IndexCommand {
         #[arg(required = true, value_name = "PATH")]
         paths: Vec<PathBuf>,
     },
-    /// Compare the trees with the index: names, kinds and sizes; mend how it finds contents
+    /// Compare the trees with the index: names, kinds, sizes, and which version has its content where
     Check,
     /// Show totals
     Stats,

@@ -337,3 +337,26 @@ fn files_of_directory_that_replaced_another_are_read_whatever_their_times_say() 
     assert_eq!(cat(&program, &client.path("d~/a"), 1), "two");
     program.assert_index_is_right();
 }
+
+#[test]
+fn directory_without_entry_is_reported_and_goes_when_client_has_it_no_more() {
+    let program = Program::new();
+    let client = Tree::new([("d", dir([("f", file("f"))])), ("pipes", dir([("p", fifo())])), ("stays", file("stays"))]);
+    program.pull_local(&client.root(), &[]);
+    // What an older program and a lying client could leave: nothing lists the directories, and one is not even on the disk.
+    program.change_index("DELETE FROM version WHERE kind = 1 AND name IN (x'64', x'7069706573')");
+    program.change_index("UPDATE run SET outcome = NULL, ended = NULL");
+    fs::remove_dir(program.snapshot("localhost", &client.path("pipes"))).unwrap();
+    let ran = program.run(["index", "check"]);
+    assert_eq!(ran.status, 1, "{}", ran.stderr);
+    for name in ["d", "pipes"] {
+        let told = format!("`{}` of `localhost` holds something and is in no directory", client.path(name).display());
+        assert!(ran.stderr.contains(&told), "{}", ran.stderr);
+    }
+    client.remove("d");
+    client.remove("pipes");
+    program.pull_local(&client.root(), &[]);
+    assert_eq!(names(&program.snapshot("localhost", &client.root())), ["stays"]);
+    assert_eq!(cat(&program, &client.path("d/f"), 1), "f");
+    program.assert_index_is_right();
+}
