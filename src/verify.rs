@@ -17,7 +17,6 @@ use crate::path::{AbsPath, Escaped, SourceName};
 use crate::report::Report;
 use crate::repository::Repository;
 use crate::repository::dirs::Metadata;
-use crate::repository::evidence::keep;
 use crate::repository::index::{Index, Located, Record, SourceId, Verification};
 use crate::repository::journal::recover;
 use crate::repository::lock::Lock;
@@ -142,7 +141,7 @@ pub fn verify(repository: &Repository, source: &SourceName, options: Options, re
 // So that no file has to be read again before it is linked to.
 fn keep_records(index: &mut Index, records: &mut Vec<(u64, Record)>) -> Result<()> {
     let write = index.write()?;
-    keep(&write, records)?;
+    write.set_inodes(records)?;
     write.commit()?;
     records.clear();
     Ok(())

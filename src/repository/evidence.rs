@@ -13,7 +13,7 @@ use jiff::Timestamp;
 
 use super::Repository;
 use super::dirs::{Dir, Metadata, file_metadata};
-use super::index::{Index, Record, Write};
+use super::index::{Index, Record};
 use super::place::Place;
 use crate::entry::{Hash, Kind, Version, hash_content};
 use crate::error::Result;
@@ -129,11 +129,6 @@ impl Evidence {
         self.now = now();
         self.found.drain().collect()
     }
-}
-
-/// Writes to the index what was found out.
-pub fn keep(write: &Write<'_>, found: &[(u64, Record)]) -> Result<()> {
-    found.iter().try_for_each(|(number, record)| write.set_inode(*number, record))
 }
 
 // What is changed while it is read is no content.

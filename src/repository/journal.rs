@@ -15,7 +15,6 @@ use super::Repository;
 use super::archive::open_directory;
 use super::dirs::Dir;
 use super::dirs::Metadata;
-use super::evidence::keep;
 use super::index::{Index, NewVersion, Record, SourceId, Write};
 use super::relayout::relocate;
 use super::staging::{StagedName, Staging};
@@ -268,11 +267,12 @@ pub struct Done {
 impl Done {
     /// Commits the batch's rows, along with what `also` writes.
     pub fn settle(&self, index: &mut Index, also: impl FnOnce(&Write<'_>) -> Result<()>) -> Result<()> {
-        let records = self.records(index)?;
+        // What was found out while the batch was planned, and then what its deeds made of it.
+        let mut records = self.batch.found.clone();
+        records.extend(self.records(index)?);
         let write = index.write()?;
         self.batch.settle(&write, self.source)?;
-        keep(&write, &self.batch.found)?;
-        keep(&write, &records)?;
+        write.set_inodes(&mut records)?;
         let gone = self.touched.iter().filter(|touched| touched.after.links == 0);
         gone.into_iter().try_for_each(|touched| write.drop_inode(touched.after.inode.1))?;
         also(&write)?;

@@ -3,12 +3,16 @@
 //! A record counts only while size, mtime and ctime of the inode are as recorded: whoever changes a file changes its ctime.
 //! The device is no part of it, for a file system can have another number each time it is mounted.
 
-use rusqlite::params;
+use rusqlite::{ToSql, params};
 
-use super::{Index, Write};
+use super::write::WHAT;
+use super::{Index, OnIndex, Write};
 use crate::entry::Hash;
 use crate::error::Result;
 use crate::repository::dirs::Metadata;
+
+// How many rows one statement writes.
+const ROWS: usize = 32;
 
 /// A plain file's content, and what its inode was like when that was known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,10 +55,31 @@ impl Index {
 impl Write<'_> {
     /// Keeps what is known of an inode.
     pub fn set_inode(&self, number: u64, record: &Record) -> Result<()> {
-        let sql =
-            "INSERT OR REPLACE INTO inode (number, size, mtime, ctime, hash, read) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-        let Record { size, mtime, ctime, hash, read } = *record;
-        self.execute(sql, params![number as i64, size as i64, mtime, ctime, hash, read])
+        self.set_inodes(&mut [(number, *record)])
+    }
+
+    /// The same, of many; of two records of one inode the later one counts.
+    pub fn set_inodes(&self, records: &mut [(u64, Record)]) -> Result<()> {
+        // In order, for that is less work, and several at a time.
+        records.sort_by_key(|(number, _)| *number);
+        let several = records.chunks_exact(ROWS);
+        let rest = several.remainder();
+        several.chain(rest.chunks(1)).try_for_each(|some| self.insert_inodes(some))
+    }
+
+    fn insert_inodes(&self, records: &[(u64, Record)]) -> Result<()> {
+        const COLUMNS: usize = 6;
+        let rows = vec!["(?, ?, ?, ?, ?, ?)"; records.len()].join(", ");
+        let sql = format!("INSERT OR REPLACE INTO inode (number, size, mtime, ctime, hash, read) VALUES {rows}");
+        let mut insert = self.transaction.prepare_cached(&sql).on_index(WHAT)?;
+        for (row, (number, record)) in records.iter().enumerate() {
+            let Record { size, mtime, ctime, hash, read } = record;
+            let values: [&dyn ToSql; COLUMNS] = [&(*number as i64), &(*size as i64), mtime, ctime, hash, read];
+            for (column, value) in values.into_iter().enumerate() {
+                insert.raw_bind_parameter(row * COLUMNS + column + 1, value).on_index(WHAT)?;
+            }
+        }
+        insert.raw_execute().map(drop).on_index(WHAT)
     }
 
     /// Forgets an inode that is gone.
