@@ -124,7 +124,15 @@ impl Gathering<'_, '_> {
     fn run(mut self, changes: &Receiver<Change>) -> Result<()> {
         loop {
             match self.next(changes) {
-                Ok(change) => self.take(change)?,
+                Ok(change) => {
+                    if let Err(error) = take_room(self.run, &change) {
+                        // What there was room for is kept.
+                        self.late.clear();
+                        self.commit(Then::Nothing)?;
+                        return self.ledger.index().and(Err(error));
+                    }
+                    self.take(change)?;
+                }
                 Err(Nothing::Yet) => self.commit(Then::More)?,
                 Err(Nothing::More) if self.late.is_empty() => {
                     self.commit(Then::Nothing)?;
@@ -189,7 +197,6 @@ impl Gathering<'_, '_> {
         }
         self.begun.get_or_insert_with(Instant::now);
         self.changes += 1;
-        take_room(self.run, &change)?;
         match change {
             Change::Plain(task) => self.plain(task),
             Change::Restated(task) => self.restated(task),

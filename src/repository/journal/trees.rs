@@ -188,10 +188,10 @@ impl Trees {
             let archive = self.archive.directory(path)?;
             Ok(found.kind != Kind::Dir && archive.metadata(archived) == Err(Errno::ENOENT))
         };
-        if !found.is_inode(inode) && !(again && is_undone().on_server(WHAT)?) {
-            return Ok(());
+        if found.is_inode(inode) || again && is_undone().on_server(WHAT)? {
+            self.archive_as(path, dir, name, archived).on_server(WHAT)?;
         }
-        self.archive_as(path, dir, name, archived).on_server(WHAT)
+        Ok(())
     }
 
     // Something may have taken the name since it was free: another directory of the client's, above all.
