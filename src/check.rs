@@ -9,7 +9,7 @@ use crate::entry::{DirectoryId, Kind, Version, is_on_disk};
 use crate::error::{Kind as ErrorKind, OnServer, Result};
 use crate::path::{AbsPath, Escaped, Name, SourceName};
 use crate::report::Report;
-use crate::repository::archive::{original_path, path_on_disk};
+use crate::repository::archive::{original_path, path_on_disk, renamed_directories};
 use crate::repository::dirs::{Dir, Metadata};
 use crate::repository::index::{Index, SourceId};
 use crate::repository::journal::recover;
@@ -67,9 +67,9 @@ pub struct Problems {
     pub count: u64,
     /// Versions whose plain file is lost, and in which tree.
     pub lost: Vec<(Tree, Version)>,
-    /// Versions that some run shows, and that have no plain file by what the index says.
+    /// Versions that a run shows and for which the index knows no plain file.
     pub baseless: Vec<Version>,
-    /// What the index knows nothing of.
+    /// Unknown files.
     pub unknown: Vec<Unknown>,
 }
 
@@ -87,7 +87,8 @@ pub fn check_source(
     };
     let mut problems = Problems::default();
     for tree in [Tree::Snapshot, Tree::Archive] {
-        let (seen, reverse) = (HashSet::new(), reverse_of(index, id, tree)?);
+        let seen = HashSet::new();
+        let reverse = if tree == Tree::Archive { renamed_directories(index, id)? } else { HashMap::new() };
         let mut checking = Checking { repository, index, report, source, id, tree, reverse, seen, problems };
         checking.on_disk()?;
         checking.in_index()?;
@@ -98,7 +99,7 @@ pub fn check_source(
     Ok(problems)
 }
 
-// Which version has its content where must hold in the index itself.
+// Checks the references between versions and plain files in the index.
 fn check_references(
     index: &Index,
     (id, source): (SourceId, &SourceName),
@@ -132,16 +133,6 @@ fn check_references(
     problems.count += (baseless.len() + wrong.len() + unlisted.len()) as u64;
     problems.baseless = baseless;
     Ok(())
-}
-
-// Which client's directory a directory of the archive is, where its name there does not tell.
-fn reverse_of(index: &Index, id: SourceId, tree: Tree) -> Result<HashMap<Vec<u8>, AbsPath>> {
-    if tree == Tree::Snapshot {
-        return Ok(HashMap::new());
-    }
-    let directories = index.directories_below(id, &AbsPath::root())?.into_iter();
-    let named = directories.map(|(_, path)| (path_on_disk(&path), path));
-    Ok(named.filter(|(on_disk, path)| on_disk != path.below_root()).collect())
 }
 
 // What a directory's fingerprint says must be what is current in it, or pulls would pass over changes.

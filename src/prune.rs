@@ -124,7 +124,7 @@ impl<'a> Prune<'a> {
         for (id, directory) in index.directories_below(id, &AbsPath::root())? {
             let (mut going, staying): (Vec<_>, Vec<_>) =
                 index.past_in(id)?.into_iter().partition(|version| !is_shown(version, kept));
-            // Those that have no plain file of their own first: no file is left to one that goes, too.
+            // Versions without a plain file of their own go first, so that no file is handed to one that goes as well.
             going.sort_by_key(|version| version.relies_on.is_none());
             let relied_on: HashSet<i64> = staying.iter().filter_map(|version| version.relies_on).collect();
             for version in going {
@@ -157,7 +157,7 @@ impl<'a> Prune<'a> {
         Batch { found, ..std::mem::take(batch) }
     }
 
-    // `None` for what went already, and for what is not this version's: nobody knows whose it is, so it stays.
+    // `None` when the file is gone, or is not this version's: unknown files are kept.
     fn prove(&mut self, index: &Index, place: &Place, version: &Version) -> Result<Option<Metadata>> {
         if self.dry_run {
             return Ok(place.look(self.repository).map(|(_, found)| found).ok());
@@ -174,7 +174,7 @@ impl<'a> Prune<'a> {
 /// The trees of a source, from which versions go.
 struct Dropping<'a> {
     repository: &'a Repository,
-    // An index from before what goes would be known as older.
+    // Set once the change is noted, so that an older copy of the index is recognised.
     is_noted: bool,
     journal: Journal,
     // Directories of the archive that may be empty now.

@@ -16,7 +16,7 @@
 //! - [`receiving`] has what comes written into staging, and hashed, as [`arriving`] files, and [`comparing`] says what need
 //!   not come after all;
 //! - [`applying`] alone changes the trees, through [`placing`], batch by batch, and has each written into the index by the
-//!   [`ledger`] while the next one gathers; [`whereabouts`] finds what is to be linked.
+//!   [`ledger`] while the next one gathers; [`content_locator`] finds what is to be linked.
 
 use std::cell::Cell;
 use std::path::PathBuf;
@@ -44,6 +44,7 @@ mod applying;
 mod arriving;
 mod change;
 mod comparing;
+mod content_locator;
 mod contents;
 mod dispatch;
 mod failure;
@@ -62,7 +63,6 @@ mod preview;
 mod receiving;
 mod roots;
 mod sizes;
-mod whereabouts;
 
 // How long to wait before connecting again.
 const PAUSE: Duration = Duration::from_secs(1);

@@ -17,7 +17,7 @@ use crate::error::{Error, OnServer, Result};
 use crate::path::{AbsPath, Escaped, Name, SourceName};
 use crate::report::Report;
 use crate::repository::Repository;
-use crate::repository::archive::{open_directory, original_name, original_path, path_on_disk};
+use crate::repository::archive::{open_directory, original_name, original_path, path_on_disk, renamed_directories};
 use crate::repository::dirs::{Dir, Metadata};
 use crate::repository::index::{Index, NewVersion, Record, SourceId, Write};
 use crate::repository::journal::recover;
@@ -69,7 +69,7 @@ pub fn rebuild(repository: &Repository, report: &dyn Report) -> Result<Rebuilt> 
         let run = repository.begin_run(&mut index, id)?;
         report.notice(format_args!("reads everything of `{source}`"));
         normalize(repository, &index, (id, source), report)?;
-        let known = reverse_of(&index, id)?;
+        let known = renamed_directories(&index, id)?;
         let write = index.write()?;
         write.clear_pending(id)?;
         write.begin_finding()?;
@@ -92,14 +92,8 @@ pub fn rebuild(repository: &Repository, report: &dyn Report) -> Result<Rebuilt> 
     Ok(rebuilt)
 }
 
-// Which client's directory a directory of the archive is, where its name there does not tell.
+// Client directories by their path in the archive, where the two differ.
 type Reverse = HashMap<Vec<u8>, AbsPath>;
-
-fn reverse_of(index: &Index, id: SourceId) -> Result<Reverse> {
-    let directories = index.directories_below(id, &AbsPath::root())?.into_iter();
-    let named = directories.map(|(_, path)| (path_on_disk(&path), path));
-    Ok(named.filter(|(on_disk, path)| on_disk != path.below_root()).collect())
-}
 
 // Directories of the archive that have names which no client's directory has there get the names that they should have.
 fn normalize(
@@ -108,7 +102,7 @@ fn normalize(
     (id, source): (SourceId, &SourceName),
     report: &dyn Report,
 ) -> Result<()> {
-    let (base, known) = (repository.archive(source)?, reverse_of(index, id)?);
+    let (base, known) = (repository.archive(source)?, renamed_directories(index, id)?);
     let mut waiting = vec![AbsPath::root()];
     while let Some(path) = waiting.pop() {
         let dir = base.open(path.below_root()).on_server(WHAT)?;

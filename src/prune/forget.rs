@@ -62,7 +62,7 @@ pub fn forget(
         // Even one that is empty by now: the next pull must not take it for unchanged.
         batch.directories.push(directory.clone());
         let mut versions = index.versions_in(*id)?;
-        // Those that have no plain file of their own first: no file is left to one that goes, too.
+        // Versions without a plain file of their own go first, so that no file is handed to one that goes as well.
         versions.sort_by_key(|version| version.relies_on.is_none());
         for version in versions {
             if *whole || chosen.fits(directory, &version.entry.name, version.entry.kind) {

@@ -13,13 +13,13 @@ use crate::entry::{Attributes, Entry, Hash, Inode, Version};
 use crate::path::{AbsPath, Name};
 use crate::repository::index::Record;
 
-// How many inodes with several names are remembered.
+// Inodes with several names that are remembered.
 const MAX_LINKED_INODES: usize = 64 * 1024;
 
-// How many bytes of memory may be taken by files that wait for others. Nothing more is listed meanwhile.
+// Bytes of memory that waiting files may take; the listing pauses above that.
 const MAX_WAITING_BYTES: usize = 64 << 20;
 
-// What a waiting file takes besides its names and attributes, in bytes.
+// Bytes of a waiting task besides its names and attributes.
 const TASK_BYTES: usize = 512;
 
 /// One file whose content is wanted in the snapshot.
@@ -43,7 +43,7 @@ pub struct FileTask {
     pub other_name: Option<Arc<Spot>>,
     /// Whether its content is told from those of other files by a sample.
     pub sampling: Sampling,
-    /// That the client has its content, if that had to be proved.
+    /// Proof that the client has the content, if one was needed.
     pub possession: Option<Box<Possession>>,
     /// Its memory is counted among that of what waits.
     pub is_counted: bool,
@@ -94,7 +94,7 @@ impl FileTask {
 }
 
 impl FileTask {
-    // How much memory is to be counted for it now.
+    // The bytes to add to the total; 0 if the task is counted already.
     fn count(&mut self) -> usize {
         if std::mem::replace(&mut self.is_counted, true) { 0 } else { self.bytes() }
     }
@@ -129,7 +129,7 @@ pub enum Key {
     Size(u64),
     /// The only content of a size with a sample, fetched before its hash is known.
     Sample(u64, u64),
-    /// An inode of the client, with the content that it has now: numbers are used again.
+    /// An inode of the client with its present size and times: inode numbers are reused.
     Inode(Linked),
 }
 
@@ -143,7 +143,7 @@ pub struct Linked {
 }
 
 impl Linked {
-    /// That of an entry, if it has several names.
+    /// The inode of an entry with several names.
     pub fn of(entry: &Entry) -> Option<Linked> {
         let &Entry { size, mtime, ctime, .. } = entry;
         entry.inode.map(|inode| Linked { inode, size, mtime, ctime })
@@ -204,7 +204,7 @@ struct Waiting {
     inodes: HashMap<Linked, (Hash, Arc<Spot>)>,
     // Those of the keys that are samples, by sizes.
     samples: HashMap<u64, Vec<u64>>,
-    // How much memory those take that wait, and those that were released and are not yet decided over.
+    // Bytes of memory of waiting tasks, and of released ones that are not yet decided.
     bytes: usize,
     unfinished: usize,
     ending: bool,
@@ -263,20 +263,20 @@ impl Contents {
         self.lock().unfinished += 1;
     }
 
-    /// Waits until not too much waits for others; false when the run is aborted.
+    /// Blocks until the waiting tasks are below their limit; false when the run is aborted.
     pub fn wait_for_room(&self) -> bool {
         let waiting = self.lock();
         let is_full = |waiting: &mut Waiting| waiting.bytes > MAX_WAITING_BYTES && !waiting.aborted;
         !self.finished.wait_while(waiting, is_full).unwrap_or_else(PoisonError::into_inner).aborted
     }
 
-    /// Counts a task that is about to wait for being decided over again.
+    /// Counts a task that is about to wait for another decision.
     pub fn wait(&self, task: &mut FileTask) {
         let bytes = task.count();
         self.lock().bytes += bytes;
     }
 
-    /// Ends that wait, or one for another task.
+    /// Uncounts a task that waits no longer.
     pub fn resume(&self, task: &mut FileTask) {
         if !std::mem::take(&mut task.is_counted) {
             return;
@@ -360,7 +360,7 @@ impl Contents {
         for key in leads {
             let mut other_name = None;
             if let (Key::Inode(inode), Some(hash), Some(spot)) = (key, hash, &spot) {
-                // Names that are listed later than that are hashed, and found to be the same by their content.
+                // Names that are listed after this are hashed, and linked by content.
                 if waiting.inodes.len() >= MAX_LINKED_INODES {
                     waiting.inodes.clear();
                 }

@@ -16,7 +16,7 @@ use crate::repository::index::{Index, SourceId};
 // Of a larger directory the entries are listed, for they would be in memory together.
 const MOST_ENTRIES: u64 = 64 * 1024;
 
-// How many versions may be in memory of directories that wait for the entries of those above them.
+// Versions in memory of moved directories that wait for their parents' entries.
 const MAX_DEFERRED_VERSIONS: usize = 128 * 1024;
 
 /// What such a directory holds.
@@ -37,19 +37,19 @@ pub struct Deferred {
 }
 
 impl Deferred {
-    /// False when so much waits that a further directory had better be listed.
+    /// False when too many versions wait: further moved directories are listed instead.
     pub fn has_room(&self) -> bool {
         self.versions < MAX_DEFERRED_VERSIONS
     }
 
-    /// Keeps a directory until all of the one above it has come.
+    /// Keeps a directory until its parent's entries are complete.
     pub fn add(&mut self, directory: Directory, found: Found) {
         let Some((parent, _)) = directory.path.split() else { return };
         self.versions += found.versions.len();
         self.waiting.entry(parent).or_default().push((directory, found));
     }
 
-    /// Hands over those in a directory.
+    /// Removes and returns the waiting directories in a directory.
     pub fn take(&mut self, parent: &AbsPath) -> Vec<(Directory, Found)> {
         let taken = self.waiting.remove(parent).unwrap_or_default();
         self.versions -= taken.iter().map(|(_, found)| found.versions.len()).sum::<usize>();
@@ -62,7 +62,7 @@ impl Deferred {
     }
 }
 
-/// Finds them.
+/// Finds moved directories.
 #[derive(Default)]
 pub struct Moved {
     // A directory has one path: each is taken once.

@@ -17,24 +17,24 @@ use crate::repository::index::{Index, SourceId};
 #[derive(Default)]
 pub struct Parents {
     listed: HashSet<u128>,
-    // Those that were known, and are gone or something else.
+    // Known directories that are gone or have become something else.
     dropped: HashSet<u128>,
 }
 
 impl Parents {
-    /// A root is a directory.
+    /// Notes a root that is a directory.
     pub fn list_root(&mut self, path: &AbsPath) {
         self.listed.insert(digest(path));
     }
 
-    /// A directory has this entry.
+    /// Notes an entry of a directory.
     pub fn list(&mut self, directory: &AbsPath, entry: &Entry) {
         if entry.kind == Kind::Dir {
             self.listed.extend(directory.join(&entry.name).as_ref().map(digest));
         }
     }
 
-    /// A directory's entry differs so from what is remembered.
+    /// Notes how an entry of a directory differs from the index.
     pub fn note(&mut self, directory: &AbsPath, step: &Step) {
         match step {
             Step::New { entry } | Step::Touched { entry, .. } | Step::Restated { entry, .. } => {
@@ -48,7 +48,7 @@ impl Parents {
         }
     }
 
-    /// Refuses a directory that is neither listed in the one above it, nor was before and is there still.
+    /// Refuses a directory that its parent does not list and the index does not know.
     pub fn check(&self, remembered: Option<(&Index, SourceId)>, path: &AbsPath) -> Result<()> {
         let number = digest(path);
         if self.listed.contains(&number) {

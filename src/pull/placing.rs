@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
+use super::content_locator::ContentLocator;
 use super::contents::FileTask;
 use super::dispatch::hash_of_nothing;
 use super::ledger::Ledger;
-use super::whereabouts::Whereabouts;
 use super::{Directory, Run};
 use crate::entry::{Entry, Hash, Kind, Version, flags};
 use crate::error::{Error, Kind as ErrorKind, OnServer, Result};
@@ -43,7 +43,7 @@ pub(super) struct Placing<'a> {
     // The places of directories in the batch, and names in the archive that it gives away.
     numbers: HashMap<*const Directory, u32>,
     taken: HashSet<(u32, Name)>,
-    whereabouts: Whereabouts<'a>,
+    locator: ContentLocator<'a>,
     evidence: Evidence,
     // Versions that end with the batch.
     ended: HashSet<i64>,
@@ -65,7 +65,7 @@ impl<'a> Placing<'a> {
             batch: Batch { run: run.number, ..Batch::default() },
             numbers: HashMap::new(),
             taken: HashSet::new(),
-            whereabouts: Whereabouts::new(run, staging)?,
+            locator: ContentLocator::new(run, staging)?,
             evidence: Evidence::new(),
             ended: HashSet::new(),
             trays: HashMap::new(),
@@ -89,7 +89,7 @@ impl<'a> Placing<'a> {
     pub(super) fn take_batch(&mut self) -> Batch {
         self.numbers.clear();
         self.taken.clear();
-        self.whereabouts.forget();
+        self.locator.forget();
         self.close_trays();
         self.made.clear();
         // What is open may be about to be replaced.

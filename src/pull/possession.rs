@@ -19,12 +19,12 @@ use crate::repository::index::{Index, Record};
 use crate::repository::place::Place;
 
 // Places of a content that are looked at before it counts as lost.
-const MOST_PLACES: u32 = 16;
+const MAX_PLACES: u32 = 16;
 
 /// What a keyed hash shows: that the client has a content which is on the server; `None` when it shows no such thing.
 pub fn proven(run: &Run<'_>, index: &Index, task: &FileTask, claim: Claim) -> Result<Option<Possession>> {
     let Some(proof) = claim.proof else { return Ok(None) };
-    for located in index.versions_with(&claim.hash, MOST_PLACES)? {
+    for located in index.versions_with(&claim.hash, MAX_PLACES)? {
         for place in Place::all_of(&located) {
             let opened = place.open_directory(run.repository).and_then(|dir| dir.open_file_with_metadata(&place.name));
             let Ok((file, found)) = opened else { continue };
@@ -67,7 +67,7 @@ pub fn is_possessed(
     is_proven.then(|| Record::of(found, *hash, possession.record.read))
 }
 
-// The keyed hash of an open file that stays as it is meanwhile.
+// The keyed hash of an open file; `None` if the file changes meanwhile.
 fn read(run: &Run<'_>, mut file: &File, found: &Metadata) -> Option<Hash> {
     file.rewind().ok()?;
     let keyed = hash_content(file, blake3::Hasher::new_keyed(&run.key)).ok()?;

@@ -1,10 +1,12 @@
 //! The archive of one source: earlier versions, each under its name with the time of its last change.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use nix::errno::Errno;
 
 use super::dirs::{Dir, Metadata, OpenTree};
+use super::index::{Index, SourceId};
+use crate::error::Result;
 use crate::path::{AbsPath, MAX_NAME, Name};
 use crate::time::stamp;
 
@@ -121,7 +123,7 @@ impl Archive {
     }
 }
 
-// Gives a number to what is no directory on the way to one: nobody knows of it.
+// Renames an unknown file that is where a directory must be.
 fn make_way(base: &Dir, on_disk: &[u8]) -> nix::Result<()> {
     let mut dir = base.clone();
     for name in on_disk.split(|&byte| byte == b'/').filter_map(Name::new) {
@@ -155,6 +157,13 @@ pub fn open_directory(base: &Dir, path: &AbsPath) -> nix::Result<Dir> {
 pub fn path_on_disk(path: &AbsPath) -> Vec<u8> {
     let names = components(path).map(|name| name_on_disk(&name).as_bytes().to_vec());
     names.collect::<Vec<_>>().join(&b'/')
+}
+
+/// Client directories of a source by their path in the archive, where the two differ.
+pub fn renamed_directories(index: &Index, source: SourceId) -> Result<HashMap<Vec<u8>, AbsPath>> {
+    let directories = index.directories_below(source, &AbsPath::root())?.into_iter();
+    let by_path = directories.map(|(_, path)| (path_on_disk(&path), path));
+    Ok(by_path.filter(|(on_disk, path)| on_disk != path.below_root()).collect())
 }
 
 /// The client's directory that a directory of the archive stands for, and whether it is the one that [`path_on_disk`]
@@ -349,7 +358,7 @@ mod tests {
 
     #[test]
     fn directories_and_archived_files_never_share_name() {
-        // Marks, stamps and names that were shortened, made of each other.
+        // Names with marks, stamps and shortened names, derived from each other.
         let long = |tail: &str| name(&("x".repeat(255 - tail.len()) + tail));
         let mut names: Vec<Name> = ["d", "d~", "d~~", ".20261123T125400Z"].map(name).into_iter().collect();
         names.extend(

@@ -1,4 +1,4 @@
-//! Proof that a plain file is, at this moment, the content that is claimed of it.
+//! Proof that a plain file has, at this moment, the content that is claimed.
 //!
 //! A name and a size prove nothing: somebody may have changed the file, another process may be about to replace it, and an
 //! index that was put back may speak of another one. What counts is the file that is open: either its inode is as it was when
@@ -22,9 +22,9 @@ use crate::path::Name;
 /// How old the last reading of a plain file may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Age {
-    /// Only so old, for a copy or a link of a file that has decayed would decay, too.
+    /// At most this old: a link to a corrupt file would be corrupt as well.
     AtMost(Duration),
-    /// However old.
+    /// Any age.
     Any,
 }
 
@@ -36,7 +36,7 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    /// Nothing but what the index knows.
+    /// Knows only the records in the index.
     pub fn new() -> Evidence {
         Evidence { found: HashMap::new(), now: now() }
     }
@@ -55,7 +55,7 @@ impl Evidence {
         };
         let is_young = |record: &Record| match age {
             Age::Any => true,
-            // A clock that was wrong then must not make a file young for ever.
+            // A timestamp in the future, written by a wrong clock, counts as old.
             Age::AtMost(most) => {
                 (0..=most.as_nanos() as i128).contains(&(i128::from(self.now) - i128::from(record.read)))
             }
@@ -72,7 +72,7 @@ impl Evidence {
 
     /// True when an open file has this content.
     pub fn proves(&mut self, index: &Index, file: (&File, &Metadata), hash: &Hash, age: Age) -> Result<Option<Record>> {
-        // No bytes are no bytes.
+        // An empty file needs no proof.
         if file.1.size == 0 {
             let record = Record::of(file.1, *blake3::hash(b"").as_bytes(), self.now);
             return Ok((record.hash == *hash).then_some(record));
@@ -80,7 +80,7 @@ impl Evidence {
         Ok(self.content(index, file, age)?.ok().filter(|record| record.hash == *hash))
     }
 
-    /// What is at a place, if it proves to be a version's: a file with its content, a symlink with its target.
+    /// The metadata at a place, if it has a version's content or symlink target.
     pub fn proves_version(
         &mut self,
         repository: &Repository,
@@ -92,7 +92,7 @@ impl Evidence {
         self.proves_version_at(index, (&dir, &place.name), version)
     }
 
-    /// The same, of a name in an open directory.
+    /// As [`proves_version`](Evidence::proves_version), for a name in an open directory.
     pub fn proves_version_at(
         &mut self,
         index: &Index,
@@ -114,7 +114,7 @@ impl Evidence {
         Ok(is_proved.then_some(found))
     }
 
-    /// When what is found out now was found out, nanoseconds since 1970 UTC.
+    /// The time that new records carry, nanoseconds since 1970 UTC.
     pub fn now(&self) -> i64 {
         self.now
     }
@@ -124,14 +124,14 @@ impl Evidence {
         self.found.insert(found.inode.1, Record::of(found, record.hash, record.read));
     }
 
-    /// Hands over what was found out, to be written to the index.
+    /// Removes and returns the new records, for the index.
     pub fn take(&mut self) -> Vec<(u64, Record)> {
         self.now = now();
         self.found.drain().collect()
     }
 }
 
-// What is changed while it is read is no content.
+// Fails if the file changes while it is read.
 fn read(mut file: &File) -> io::Result<Record> {
     let before = file_metadata(file)?;
     file.rewind()?;

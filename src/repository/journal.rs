@@ -33,7 +33,7 @@ use trees::{Touched, Trees};
 const FORMAT: i64 = 3;
 const SETTLED: i64 = 4;
 
-// How many directories are held open to look at what a batch placed in them.
+// Directories held open while the files of a batch are examined.
 const MAX_OPEN_DIRECTORIES: usize = 128;
 
 /// What is done at once: to the trees first, then to the index.
@@ -50,7 +50,7 @@ pub struct Batch {
     /// Plain files whose content is known once the deeds are done. Whoever carries the batch out again does not know it.
     #[serde(skip)]
     pub known: Vec<Known>,
-    /// What was found out of other plain files while the batch was planned.
+    /// Records of other plain files that were read while the batch was planned.
     #[serde(skip)]
     pub found: Vec<(u64, Record)>,
 }
@@ -71,7 +71,7 @@ pub struct Known {
 /// A place in the trees of a batch's source.
 #[derive(Clone, Debug, PartialEq)]
 pub enum At {
-    /// That of the version which the row of this number begins.
+    /// The snapshot path of the version that the row with this index begins.
     Row(usize),
     /// In the archive: the directory's place in the batch, and the name there.
     Archive(u32, Name),
@@ -267,7 +267,7 @@ pub struct Done {
 impl Done {
     /// Commits the batch's rows, along with what `also` writes.
     pub fn settle(&self, index: &mut Index, also: impl FnOnce(&Write<'_>) -> Result<()>) -> Result<()> {
-        // What was found out while the batch was planned, and then what its deeds made of it.
+        // Records from planning come first, so that those of the finished batch replace them.
         let mut records = self.batch.found.clone();
         records.extend(self.records(index)?);
         let write = index.write()?;
@@ -439,7 +439,7 @@ fn finish_pending(repository: &Repository, index: &mut Index, (id, source): (Sou
     let touched = trees.take_touched();
     let write = index.write()?;
     batch.settle(&write, id)?;
-    // A batch of an older program does not say who is left the plain file of whom.
+    // A batch of an older program does not say which version relies on which plain file.
     write.rely_on_successors(id)?;
     touched
         .iter()

@@ -14,26 +14,26 @@ use crate::path::Name;
 
 const WHAT: &str = "can't tell the newest run";
 
-// The longest that the file can be: a number and a newline.
+// The longest content of the file: a number and a newline.
 const MAX_BYTES: u64 = 21;
 
 impl Repository {
-    /// Begins a run, and returns its number: one that no run ever had.
+    /// Begins a run and returns its number, which no run had before.
     pub fn begin_run(&self, index: &mut Index, source: SourceId) -> Result<i64> {
         let run = index.begin_run(source, Timestamp::now(), self.newest_run()?)?;
         self.note_run(run)?;
         Ok(run)
     }
 
-    /// Takes a run's number for a change to the trees that is no run, so that an older copy of the index is known as such.
+    /// Uses up a run number for a change that is no run, so that an older copy of the index is recognised.
     pub fn note_change(&self, index: &mut Index) -> Result<()> {
         let number = index.skip_run(self.newest_run()?)?;
         self.note_run(number)
     }
 
-    /// Refuses an index that is older than the trees: what it says of them is not so any more.
+    /// Refuses an index that is older than the trees.
     pub fn check_index_is_newest(&self, index: &Index) -> Result<()> {
-        // The file first: its number is written when the index knows the run already.
+        // The file is read first: its number is written after the index has the run.
         let newest = self.newest_run()?;
         let known = index.newest_run()?;
         if known >= newest {
@@ -50,7 +50,7 @@ impl Repository {
             Err(Errno::ENOENT) => return Ok(0),
             file => file.on_server(WHAT)?.take(MAX_BYTES).read_to_string(&mut text).on_server(WHAT)?,
         };
-        // A crash while the file was made leaves it empty.
+        // A crash while the file was created leaves it empty.
         Ok(text.trim().parse().unwrap_or(0))
     }
 

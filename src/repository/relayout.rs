@@ -1,4 +1,4 @@
-//! Directories of archives that have the names which programs before format 5 of the index gave them.
+//! Moves archived files from directories with names of formats before 5 to where they belong.
 //!
 //! Those depended on what was on the disk, and two directories of a client could come to share one. Here each archived file
 //! comes to where [`path_on_disk`] says. What is cut off is done again: each file is either at the one place or at the other.
@@ -59,12 +59,12 @@ impl Moving<'_> {
         Ok(has_moved)
     }
 
-    // Two directories may have shared the old one, so its content decides.
+    // Two client directories may have shared the old one, so the content decides.
     fn is_of(&self, evidence: &mut Evidence, version: &Version, name: &Name) -> Result<bool> {
         Ok(evidence.proves_version_at(self.index, (self.old, name), version)?.is_some())
     }
 
-    // Where the directory that has this name today claims it, too, both keep it.
+    // A file that the current owner of the old directory also claims is linked, not moved.
     fn move_one(&self, to: &Dir, name: &Name) -> Result<()> {
         let moved = match self.is_claimed(name)? {
             true => self.old.link(name, to, name),

@@ -1,4 +1,4 @@
-//! Files that the index does not know of, and those that a repair put aside: what is lost elsewhere may be in them.
+//! Unknown files, and those in `damaged/`: sources of content that is lost elsewhere.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -29,13 +29,13 @@ pub(super) struct Orphan {
     name: Name,
     /// Its path relative to the repository.
     pub(super) on_disk: Vec<u8>,
-    // In the trees, where it is of no use once its content is where it belongs.
+    // True in the trees, where the file is removed once its content is in place.
     is_in_trees: bool,
     hash: Option<Hash>,
 }
 
 impl Orphans {
-    /// Finds them.
+    /// Finds moved directories.
     pub(super) fn find(repository: &Repository, source: &SourceName, unknown: &[Unknown]) -> Result<Orphans> {
         let mut orphans = Orphans { by_size: HashMap::new() };
         for (tree, path) in unknown {
@@ -70,7 +70,7 @@ impl Orphans {
         }
     }
 
-    /// One that has this content, as reading it tells.
+    /// A file with this content, verified by reading it.
     pub(super) fn with(&mut self, hash: &Hash, size: u64) -> Option<Orphan> {
         let orphans = self.by_size.get_mut(&size)?;
         let found = orphans.iter_mut().position(|orphan| orphan.content() == Some(*hash))?;
@@ -95,7 +95,7 @@ impl Orphan {
     /// Removes it, if it is in the trees: its content is where it belongs.
     pub(super) fn remove(&self) -> nix::Result<()> {
         match self.is_in_trees.then(|| self.dir.unlink(&self.name)) {
-            // It may have been what several versions lacked.
+            // Several versions may have been repaired from one file.
             None | Some(Err(Errno::ENOENT)) => Ok(()),
             Some(removed) => removed,
         }

@@ -39,7 +39,7 @@ pub(super) struct Repair<'a> {
 struct Lost {
     version: Version,
     place: Place,
-    // The version has no place by what the index says: this one is to be its own.
+    // True when the index knows no plain file of the version: `place` becomes its own.
     is_baseless: bool,
     staged: Option<Good>,
 }
@@ -162,7 +162,7 @@ impl<'a> Repair<'a> {
         Ok(name.zip(directory).map(|(name, directory)| Place { tree, source, directory, name }))
     }
 
-    // Where a version without a place is to be in the archive.
+    // A free name in the archive for a version without a plain file.
     fn free_place(&mut self, index: &Index, version: &Version) -> Result<Option<Place>> {
         let Some(directory) = index.directory_path(version.directory)? else { return Ok(None) };
         let taken = &self.taken;
@@ -218,7 +218,7 @@ impl<'a> Repair<'a> {
         Ok(Some(Good { name, from: Some(from.on_disk()), orphan: None }))
     }
 
-    // A copy, for nobody knows who else has a name of that inode.
+    // A copy, because the unknown file's inode may have other names.
     fn stage_orphan(&mut self, version: &Version, hash: &Hash) -> Result<Option<Good>> {
         let Some(orphan) = self.orphans.with(hash, version.entry.size) else { return Ok(None) };
         let name = self.staging.copy(&orphan.open().on_server(WHAT)?, &version.entry).on_server(WHAT)?;

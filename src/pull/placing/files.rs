@@ -4,10 +4,10 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::super::content_locator::{Candidate, Wanted};
 use super::super::contents::{FileTask, Possession, Spot};
 use super::super::dispatch::hash_of_nothing;
 use super::super::ledger::Ledger;
-use super::super::whereabouts::{Candidate, Wanted};
 use super::{Directory, Placing, Retired, WHAT, is_restated};
 use crate::entry::{Entry, Hash, Kind, Version, flags, mode_on_disk};
 use crate::error::{OnServer, Result};
@@ -78,7 +78,7 @@ impl Placing<'_> {
         let file = NewFile::of(task, staged.hash, if staged.consistent { 0 } else { flags::INCONSISTENT });
         let same_mtime = file.old.is_some_and(|old| old.entry.mtime == file.entry.mtime);
         if task.basis_corrupt {
-            // What it was when it was last read tells nothing any more.
+            // The record of the inode is no proof any more.
             let age = Age::AtMost(Duration::ZERO);
             self.prove(ledger, (file.directory, &file.entry.name), file.entry.size, (&file.hash, age))?;
         }
@@ -89,7 +89,7 @@ impl Placing<'_> {
             self.staging.unlink(&staged.name).on_server(WHAT)?;
             return self.same_content(ledger, file, found);
         }
-        // Where nothing was hashed before it came, what came may be here already.
+        // With hashing on the server, the received content may be on the server already.
         if settings.hash == HashWhere::Server {
             if settings.link != LinkWhen::Never
                 && let Some(linked) = self.link(ledger, &file)?
@@ -99,7 +99,7 @@ impl Placing<'_> {
                 self.run.tally.progress.bytes_linked.add(file.entry.size);
                 return self.place(ledger, &file, linked);
             }
-            self.whereabouts.add(staged.hash, staged.name.clone());
+            self.locator.add(staged.hash, staged.name.clone());
         }
         self.place(ledger, &file, (staged.name, None))
     }
@@ -214,7 +214,7 @@ impl Placing<'_> {
             return Ok(Some(linked));
         }
         let staging = self.staging;
-        self.whereabouts.first(ledger, &mut self.evidence, file.wanted(), |_, candidate| {
+        self.locator.first(ledger, &mut self.evidence, file.wanted(), |_, candidate| {
             staging.copy(candidate.file, file.entry).ok().map(|copy| (StagedName::from(copy), None))
         })
     }
@@ -223,15 +223,15 @@ impl Placing<'_> {
     fn link(&mut self, ledger: &mut Ledger<'_>, file: &NewFile<'_>) -> Result<Option<Linked>> {
         let exact = self.run.source.settings.link == LinkWhen::Exact;
         let (staging, owned) = (self.staging, self.owned);
-        self.whereabouts.first(ledger, &mut self.evidence, file.wanted(), |evidence, candidate| {
+        self.locator.first(ledger, &mut self.evidence, file.wanted(), |evidence, candidate| {
             let Candidate { dir, name, found, record, .. } = *candidate;
             if exact && !looks_as(found, file.entry, owned) {
                 return None;
             }
             let link = |to: &Dir, to_name: &Name| dir.link(name, to, to_name);
-            // EMLINK, above all: the file system gives an inode no further name. Then another inode will do.
+            // EMLINK, above all: the inode takes no further link. Another inode is tried.
             let (staged, ()) = staging.put(&file.directory.tray, &file.entry.name, link).ok()?;
-            // Between looking at a name and linking it, it may have come to be another file's.
+            // The name may have become another file's between the check and the link.
             let linked = staging.directory_of(&staged).and_then(|dir| dir.metadata(&staged.name)).ok();
             match linked.filter(|linked| linked.is_inode(found.inode)) {
                 Some(linked) => {
@@ -257,7 +257,7 @@ impl Placing<'_> {
             Some(old) => self.retire(ledger, file.directory, old, file.had_its_content())?,
             None => Retired::nothing(),
         };
-        // What an old version lost, the new one has.
+        // The new version has the content that the old one lost.
         let is_lost = retired.is_lost && file.had_its_content();
         let is_same_version = |old: &&Version| old.entry.mtime == file.entry.mtime;
         let follows = file.old.filter(|old| file.drop_old || is_lost && is_same_version(old));
@@ -272,7 +272,7 @@ impl Placing<'_> {
         let number = self.number(file.directory);
         self.take_place(file.directory, name, retired.gone, staged);
         match follows {
-            // Of a rebuilt version the mtime was not known: it is the same one with its own metadata.
+            // The mtime of a rebuilt version was a guess: the version stays and gets its own metadata.
             Some(old) if file.drop_old && old.has(flags::REBUILT) => {
                 let (entry, hash) = (Box::new(file.entry.clone()), Some(file.hash));
                 self.row(file.directory, Row::Refresh { id: old.id, entry, hash, flags: file.flags });

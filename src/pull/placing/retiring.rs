@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use super::super::content_locator::Wanted;
 use super::super::ledger::Ledger;
-use super::super::whereabouts::Wanted;
 use super::{Directory, Placing};
 use crate::entry::{Kind, Version, is_on_disk};
 use crate::error::Result;
@@ -15,7 +15,7 @@ use crate::repository::journal::{At, Old};
 
 /// What becomes of an old version.
 pub(super) struct Retired {
-    // Of its name in the snapshot.
+    // The fate of its name in the snapshot.
     pub(super) gone: Old,
     // Its name in the archive, if it has one.
     pub(super) archive_name: Option<Name>,
@@ -50,7 +50,7 @@ impl Placing<'_> {
             self.report_lost(directory, old, ("missing", is_fetched), retired.is_lost);
             return Ok(retired);
         };
-        // Something else than the index says is none of ours.
+        // A file that is not what the index says is unknown.
         let Some(record) = self.is_intact(ledger, directory, old, &found)? else {
             let retired = self.lost(ledger, directory, old, Old::Clear)?;
             self.report_lost(directory, old, ("corrupt", is_fetched), retired.is_lost);
@@ -83,7 +83,7 @@ impl Placing<'_> {
         }
     }
 
-    // The old version is in the archive still, or its content is somewhere else; or that is lost.
+    // Finds the content of an old version in its archive name or in another plain file.
     fn lost(
         &mut self,
         ledger: &mut Ledger<'_>,
@@ -100,7 +100,7 @@ impl Placing<'_> {
         let wanted = Wanted { directory, entry: &old.entry, hash, other_name: None, possession: None };
         let staging = self.staging;
         let copy = self
-            .whereabouts
+            .locator
             .first(ledger, &mut self.evidence, wanted, |_, candidate| staging.copy(candidate.file, &old.entry).ok())?;
         let archive_name = match copy {
             Some(copy) => Some(self.keep(directory, &old.entry, copy, (hash, None))?),
@@ -135,7 +135,7 @@ impl Placing<'_> {
         }
     }
 
-    // It may be a copy, with other metadata: the index says that it is this version, and its content has to.
+    // The archived file may be a copy with other metadata; its content must be the version's.
     fn is_archived(&mut self, ledger: &mut Ledger<'_>, directory: &Directory, old: &Version) -> Result<bool> {
         let Some(name) = &old.archive_name else { return Ok(false) };
         let Ok(dir) = self.archive.directory(&directory.path) else { return Ok(false) };

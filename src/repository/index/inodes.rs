@@ -11,7 +11,7 @@ use crate::entry::Hash;
 use crate::error::Result;
 use crate::repository::dirs::Metadata;
 
-// How many rows one statement writes.
+// Rows that one statement writes.
 const ROWS: usize = 32;
 
 /// A plain file's content, and what its inode was like when that was known.
@@ -42,7 +42,7 @@ impl Record {
 }
 
 impl Index {
-    /// What is known of an inode.
+    /// The record of an inode.
     pub fn inode(&self, number: u64) -> Result<Option<Record>> {
         let sql = "SELECT size, mtime, ctime, hash, read FROM inode WHERE number = ?1";
         self.one(sql, params![number as i64], |row| {
@@ -53,14 +53,14 @@ impl Index {
 }
 
 impl Write<'_> {
-    /// Keeps what is known of an inode.
+    /// Writes the record of an inode.
     pub fn set_inode(&self, number: u64, record: &Record) -> Result<()> {
         self.set_inodes(&mut [(number, *record)])
     }
 
-    /// The same, of many; of two records of one inode the later one counts.
+    /// Writes many records; of two for one inode the later one counts.
     pub fn set_inodes(&self, records: &mut [(u64, Record)]) -> Result<()> {
-        // In order, for that is less work, and several at a time.
+        // Ascending keys and many rows a statement cost least.
         records.sort_by_key(|(number, _)| *number);
         let several = records.chunks_exact(ROWS);
         let rest = several.remainder();

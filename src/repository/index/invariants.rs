@@ -8,14 +8,14 @@ use crate::entry::Version;
 use crate::error::Result;
 use crate::path::AbsPath;
 
-// Some run that is still known shows the version.
+// A run that is still in the index shows the version.
 const SHOWN: &str = "EXISTS (SELECT 1 FROM run WHERE run.source = ?1 AND run.id >= version.from_run \
                      AND run.id < max(version.until_run, version.from_run + 1))";
 
 const OF_SOURCE: &str = "version.directory IN (SELECT id FROM directory WHERE source = ?1)";
 
 impl Index {
-    /// Versions of a source that some run shows, that should have a plain file, and have none by what the index says.
+    /// Versions of a source that a run shows and for which the index knows no plain file.
     pub fn baseless(&self, source: SourceId) -> Result<Vec<Version>> {
         let sql = format!("SELECT {COLUMNS} FROM version WHERE {OF_SOURCE} AND {BASELESS} AND {SHOWN}");
         self.all(&sql, params![source.0], version_of)
@@ -34,7 +34,7 @@ impl Index {
         self.all(&sql, params![source.0], version_of)
     }
 
-    /// Directories of a source that were listed and hold something, and that the ones above them do not hold.
+    /// Directories of a source that were listed, hold current versions, and have no entry in their parent.
     pub fn unlisted_directories(&self, source: SourceId) -> Result<Vec<AbsPath>> {
         let sql = "SELECT path FROM directory JOIN listed ON listed.directory = directory.id WHERE source = ?1 \
                    AND EXISTS (SELECT 1 FROM version WHERE version.directory = directory.id AND until_run IS NULL)";

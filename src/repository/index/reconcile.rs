@@ -1,4 +1,4 @@
-//! Bringing the index in line with what is in the trees: which versions were found, and what becomes of the others.
+//! Reconciles the index with the trees: marks the versions that were found, and ends or adopts the others.
 
 use rusqlite::{OptionalExtension, params};
 
@@ -11,14 +11,14 @@ use crate::path::{AbsPath, Name};
 /// What became of versions whose plain files were not found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unfound {
-    /// Those that were current and are past now.
+    /// Versions that were current and are past now.
     pub closed: u64,
-    /// Those that have no plain file any more.
+    /// Versions that have no plain file any more.
     pub baseless: u64,
 }
 
 impl Write<'_> {
-    /// Nothing is found yet.
+    /// Starts a search: no plain file is found yet.
     pub fn begin_finding(&self) -> Result<()> {
         let sql = "CREATE TEMP TABLE IF NOT EXISTS found \
                    (version INTEGER, in_archive INTEGER, PRIMARY KEY (version, in_archive)) WITHOUT ROWID";
@@ -26,7 +26,7 @@ impl Write<'_> {
         self.execute("DELETE FROM found", params![])
     }
 
-    /// A version's plain file was found, in the snapshot or in the archive.
+    /// Marks a version's plain file as found, in the snapshot or in the archive.
     pub fn set_found(&self, id: i64, in_archive: bool) -> Result<()> {
         self.execute("INSERT OR IGNORE INTO found (version, in_archive) VALUES (?1, ?2)", params![id, in_archive])
     }
@@ -48,7 +48,7 @@ impl Write<'_> {
         query.query_row(params, version_of).optional().on_index(WHAT)
     }
 
-    /// True for a directory that only leads to roots: nobody listed it, but something below it is known.
+    /// True for a directory above roots: it was never listed, but something below it is known.
     pub fn only_leads(&self, source: SourceId, path: &AbsPath) -> Result<bool> {
         let (from, until) = range_below(path);
         let sql = "SELECT 1 FROM directory WHERE source = ?1 AND (path = ?2 OR path >= ?3 AND path < ?4) \

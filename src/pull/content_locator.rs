@@ -21,10 +21,10 @@ use crate::repository::place::{Place, Tree};
 use crate::repository::staging::{StagedName, Staging};
 
 // Versions of a content whose places are tried before it is copied or fetched.
-const MOST_CANDIDATES: u32 = 16;
+const MAX_CANDIDATES: u32 = 16;
 
 /// Finds them, as long as the trees and the index stay as they are.
-pub struct Whereabouts<'a> {
+pub struct ContentLocator<'a> {
     run: &'a Run<'a>,
     staging: &'a Staging,
     snapshot: OpenTree,
@@ -49,7 +49,7 @@ pub struct Wanted<'a> {
     pub hash: Hash,
     /// Where this run has put another name of its inode.
     pub other_name: Option<&'a Spot>,
-    /// That the client has it, for what only another source has sent.
+    /// Proof that the client has it, needed for another source's content.
     pub possession: Option<&'a Possession>,
 }
 
@@ -67,18 +67,18 @@ pub struct Candidate<'a> {
     pub name: &'a Name,
     /// The file.
     pub file: &'a File,
-    /// What it is like.
+    /// Its metadata.
     pub found: &'a Metadata,
-    /// What is known of its content.
+    /// The record of its content.
     pub record: Record,
 }
 
-impl<'a> Whereabouts<'a> {
+impl<'a> ContentLocator<'a> {
     /// Knows of nothing in staging yet.
-    pub fn new(run: &'a Run<'a>, staging: &'a Staging) -> Result<Whereabouts<'a>> {
+    pub fn new(run: &'a Run<'a>, staging: &'a Staging) -> Result<ContentLocator<'a>> {
         let snapshot = OpenTree::new(run.repository.snapshot(&run.source.name)?);
         let (arriving, reported) = (HashMap::new(), HashSet::new());
-        Ok(Whereabouts { run, staging, snapshot, arriving, last: None, origin: None, reported })
+        Ok(ContentLocator { run, staging, snapshot, arriving, last: None, origin: None, reported })
     }
 
     /// A content is in staging.
@@ -123,14 +123,14 @@ impl<'a> Whereabouts<'a> {
             return Ok(Some(served));
         }
         let own = Some(self.run.source_id);
-        for (skipped, limit) in [(0, 1), (1, MOST_CANDIDATES)] {
+        for (skipped, limit) in [(0, 1), (1, MAX_CANDIDATES)] {
             for located in ledger.index()?.versions_with_of(&wanted.hash, own, limit)?.into_iter().skip(skipped) {
                 for place in Place::all_of(&located) {
                     let Ok(dir) = self.directory_of(&place) else { continue };
                     let name = &place.name;
                     match self.own(ledger, evidence, (&dir, name), wanted, &mut serve)? {
                         Some(served) => return Ok(Some(served)),
-                        // What is replaced is reported as such.
+                        // The caller reports the file that is being replaced.
                         None if wanted.is_at(&place) => {}
                         None => self.report(ledger, evidence, (&place, &dir), &located.version)?,
                     }
@@ -140,7 +140,7 @@ impl<'a> Whereabouts<'a> {
         self.of_others(ledger, evidence, wanted, &mut serve)
     }
 
-    // One in this source's own trees.
+    // Tries one file of this source's own trees.
     fn own<T>(
         &self,
         ledger: &mut Ledger<'_>,
@@ -157,7 +157,7 @@ impl<'a> Whereabouts<'a> {
         Ok(serve(evidence, &Candidate { dir, name, file: &file, found: &found, record }))
     }
 
-    // One in another source's trees: what the client has proved to possess is what is in that file.
+    // Tries other sources' files, if the client has proved to possess what is in them.
     fn of_others<T>(
         &mut self,
         ledger: &mut Ledger<'_>,
@@ -166,7 +166,7 @@ impl<'a> Whereabouts<'a> {
         serve: &mut impl FnMut(&mut Evidence, &Candidate<'_>) -> Option<T>,
     ) -> Result<Option<T>> {
         let Some(possession) = wanted.possession else { return Ok(None) };
-        for located in ledger.index()?.versions_with(&wanted.hash, MOST_CANDIDATES)? {
+        for located in ledger.index()?.versions_with(&wanted.hash, MAX_CANDIDATES)? {
             for place in Place::all_of(&located).into_iter().filter(|place| place.source != self.run.source.name) {
                 let Ok(dir) = self.directory_of(&place) else { continue };
                 let Some((file, found)) = open(&dir, &place.name, wanted.entry) else { continue };
@@ -180,7 +180,7 @@ impl<'a> Whereabouts<'a> {
         Ok(None)
     }
 
-    // Of a path that should have the content and has not. Few are, and each is reported once.
+    // Warns about a plain file without the content that its version has, once a path.
     fn report(
         &mut self,
         ledger: &mut Ledger<'_>,
