@@ -68,8 +68,9 @@ pub fn rebuild(repository: &Repository, report: &dyn Report) -> Result<Rebuilt> 
         let id = index.enter_source(source)?;
         let run = repository.begin_run(&mut index, id)?;
         report.notice(format_args!("reads everything of `{source}`"));
-        normalize(repository, &index, (id, source), report)?;
-        let known = renamed_directories(&index, id)?;
+        let mut known = renamed_directories(&index, id)?;
+        add_renamed(&repository.snapshot(source)?, &mut known)?;
+        normalize(repository, source, &mut known, report)?;
         let write = index.write()?;
         write.clear_pending(id)?;
         write.begin_finding()?;
@@ -95,14 +96,27 @@ pub fn rebuild(repository: &Repository, report: &dyn Report) -> Result<Rebuilt> 
 // Client directories by their path in the archive, where the two differ.
 type Reverse = HashMap<Vec<u8>, AbsPath>;
 
+// The index may not know a directory yet, or any more, that the snapshot has.
+fn add_renamed(snapshot: &Dir, known: &mut Reverse) -> Result<()> {
+    let mut waiting = vec![AbsPath::root()];
+    while let Some(path) = waiting.pop() {
+        let dir = snapshot.open(path.below_root()).on_server(WHAT)?;
+        for name in dir.names().on_server(WHAT)? {
+            if dir.metadata(&name).on_server(WHAT)?.kind == Kind::Dir {
+                waiting.extend(path.join(&name));
+            }
+        }
+        let on_disk = path_on_disk(&path);
+        if on_disk != path.below_root() {
+            known.insert(on_disk, path);
+        }
+    }
+    Ok(())
+}
+
 // Directories of the archive that have names which no client's directory has there get the names that they should have.
-fn normalize(
-    repository: &Repository,
-    index: &Index,
-    (id, source): (SourceId, &SourceName),
-    report: &dyn Report,
-) -> Result<()> {
-    let (base, known) = (repository.archive(source)?, renamed_directories(index, id)?);
+fn normalize(repository: &Repository, source: &SourceName, known: &mut Reverse, report: &dyn Report) -> Result<()> {
+    let base = repository.archive(source)?;
     let mut waiting = vec![AbsPath::root()];
     while let Some(path) = waiting.pop() {
         let dir = base.open(path.below_root()).on_server(WHAT)?;
@@ -113,7 +127,9 @@ fn normalize(
             if is_dir {
                 waiting.extend(path.join(&name));
             } else if !is_right {
-                let to = base.open_or_create(&path_on_disk(&original)).on_server(WHAT)?;
+                let on_disk = path_on_disk(&original);
+                let to = base.open_or_create(&on_disk).on_server(WHAT)?;
+                known.insert(on_disk, original.clone());
                 match dir.rename(&name, &to, &name) {
                     Err(Errno::EEXIST) => report.warn(format_args!(
                         "`{}` is in a directory that is no client's, and stays there",

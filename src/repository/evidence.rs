@@ -147,3 +147,72 @@ fn read(mut file: &File) -> io::Result<Record> {
 fn now() -> i64 {
     Timestamp::now().as_nanosecond() as i64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fixture {
+        place: tempfile::TempDir,
+        index: Index,
+        name: Name,
+    }
+
+    impl Fixture {
+        fn new() -> Fixture {
+            let place = tempfile::tempdir().unwrap();
+            let index = Index::open(place.path()).unwrap();
+            std::fs::write(place.path().join("f"), "first").unwrap();
+            Fixture { place, index, name: Name::new("f").unwrap() }
+        }
+
+        fn proves(&self, evidence: &mut Evidence, content: &str, age: Age) -> bool {
+            let dir = Dir::open_base(self.place.path()).unwrap();
+            let (file, found) = dir.open_file_with_metadata(&self.name).unwrap();
+            let hash = *blake3::hash(content.as_bytes()).as_bytes();
+            evidence.proves(&self.index, (&file, &found), &hash, age).unwrap().is_some()
+        }
+
+        // Writes other bytes of the same size, and has the record claim that the inode is as it was.
+        fn decay(&mut self, evidence: &mut Evidence) {
+            let path = self.place.path().join("f");
+            std::fs::write(path, "worst").unwrap();
+            let found = Dir::open_base(self.place.path()).unwrap().metadata(&self.name).unwrap();
+            let mut records = evidence.take();
+            records[0].1 = Record::of(&found, records[0].1.hash, records[0].1.read - 2_000_000_000);
+            let write = self.index.write().unwrap();
+            write.set_inodes(&mut records).unwrap();
+            write.commit().unwrap();
+        }
+    }
+
+    #[test]
+    fn content_is_proved_by_reading_and_never_by_size() {
+        let fixture = Fixture::new();
+        assert!(fixture.proves(&mut Evidence::new(), "first", Age::Any));
+        assert!(!fixture.proves(&mut Evidence::new(), "other", Age::Any));
+    }
+
+    #[test]
+    fn file_that_was_replaced_under_its_name_is_read_again() {
+        let fixture = Fixture::new();
+        let mut evidence = Evidence::new();
+        assert!(fixture.proves(&mut evidence, "first", Age::Any));
+        std::fs::write(fixture.place.path().join("new"), "other").unwrap();
+        std::fs::rename(fixture.place.path().join("new"), fixture.place.path().join("f")).unwrap();
+        assert!(!fixture.proves(&mut evidence, "first", Age::Any));
+        assert!(fixture.proves(&mut evidence, "other", Age::Any));
+    }
+
+    #[test]
+    fn record_counts_until_it_is_too_old() {
+        let mut fixture = Fixture::new();
+        let mut evidence = Evidence::new();
+        assert!(fixture.proves(&mut evidence, "first", Age::Any));
+        fixture.decay(&mut evidence);
+        assert!(fixture.proves(&mut evidence, "first", Age::Any));
+        assert!(fixture.proves(&mut evidence, "first", Age::AtMost(Duration::from_secs(3600))));
+        assert!(!fixture.proves(&mut evidence, "first", Age::AtMost(Duration::from_secs(1))));
+        assert!(!fixture.proves(&mut evidence, "first", Age::Any), "what was read last counts");
+    }
+}

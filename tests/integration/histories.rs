@@ -111,6 +111,10 @@ fn tell(history: &[(Step, u64)], place: &Path, disk: &Path) -> Option<Failure> {
             let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
             world.find(format!("{step:?} panics: {}", text.unwrap_or_default()));
         }
+        // What was dropped and is shown by an older index is reported for ever, and rightly.
+        if world.is_over {
+            return None;
+        }
         if !world.findings.is_empty() {
             let (told, findings) = (std::mem::take(&mut world.told), std::mem::take(&mut world.findings));
             return Some(Failure { told, findings, steps: at + 1 });

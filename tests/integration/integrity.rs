@@ -122,7 +122,7 @@ fn new_file_is_not_linked_to_what_replaced_its_content() {
     let program = Program::new();
     let many = |text: &str| {
         let text = text.to_owned();
-        (0..400).map(move |n| (format!("f{n}"), file(format!("{n:>04} {text:>95}"))))
+        (0..1000).map(move |n| (format!("f{n}"), file(format!("{n:>04} {text:>95}"))))
     };
     let (one, two) = (Tree::new([("stays", file("stays"))]), Tree::new(many("old")));
     let config = format!(
@@ -131,7 +131,11 @@ fn new_file_is_not_linked_to_what_replaced_its_content() {
         two.root().display()
     );
     let config = program.configured(&config);
-    let pull = |program: &Program| program.run(["--config", &config, "pull", "-q", "--all", "--jobs", "2"]).well();
+    // Small batches, so that much is between the trees and the index at any time.
+    let pull = |program: &Program| {
+        let mut command = program.command(["--config", &config, "pull", "-q", "--all", "--jobs", "2"]);
+        Ran::of(command.env("ARCHIVE_BATCH", "40").output().unwrap()).well();
+    };
     pull(&program);
     for round in 0..3 {
         // One gets what two had; two gets something else of the same size.
@@ -143,7 +147,7 @@ fn new_file_is_not_linked_to_what_replaced_its_content() {
         pull(&program);
         for (client, source) in [(&one, "one"), (&two, "two")] {
             let text = if source == "one" { &old } else { &new };
-            for n in 0..400 {
+            for n in 0..1000 {
                 let bytes = fs::read_to_string(program.snapshot(source, &client.path(format!("f{n}")))).unwrap();
                 assert_eq!(bytes, format!("{n:>04} {text:>95}"), "{source} f{n} in round {round}");
             }
@@ -359,4 +363,23 @@ fn directory_without_entry_is_reported_and_goes_when_client_has_it_no_more() {
     assert_eq!(names(&program.snapshot("localhost", &client.root())), ["stays"]);
     assert_eq!(cat(&program, &client.path("d/f"), 1), "f");
     program.assert_index_is_right();
+}
+
+#[test]
+fn rebuild_finds_directories_whose_names_are_shortened_in_the_archive() {
+    for removes_directory in [false, true] {
+        let program = Program::new();
+        let long = format!("{}.20010909T014640Z", "x".repeat(238));
+        let client = Tree::new([(long.as_str(), dir([("f", file("f")), ("g", file("g"))])), ("stays", file("stays"))]);
+        program.pull_local(&client.root(), &[]);
+        client.remove(if removes_directory { long.clone() } else { format!("{long}/f") });
+        program.pull_local(&client.root(), &[]);
+        fs::remove_file(program.repo().join("index.sqlite")).unwrap();
+        program.run(["index", "rebuild"]).well();
+        program.assert_index_is_right();
+        let found = checker::check(&program.repo());
+        assert!(found.is_empty(), "{found:#?}");
+        program.pull_local(&client.root(), &[]);
+        program.assert_index_is_right();
+    }
 }

@@ -311,7 +311,10 @@ impl World {
         let listener = Listener::default();
         let pruned = prune::Prune::new(&repository, false, &listener).source(&name(source), &keep, &mut |_| Ok(()));
         match pruned {
-            Ok(pruned) => self.tell(format!("    {pruned:?}")),
+            Ok(pruned) => {
+                self.has_dropped |= pruned.versions > 0;
+                self.tell(format!("    {pruned:?}"));
+            }
             Err(error) => self.find(format!("prune fails: {error}")),
         }
     }
@@ -359,7 +362,10 @@ impl World {
         let Some(repository) = self.repository() else { return };
         let listener = Listener::default();
         match prune::forget::forget(&repository, &name(source), &what, (false, &listener), &mut |_| Ok(())) {
-            Ok(_) => self.forgotten(source, goes),
+            Ok(_) => {
+                self.has_dropped = true;
+                self.forgotten(source, goes);
+            }
             Err(error) => self.find(format!("forget fails: {error}")),
         }
     }
@@ -386,7 +392,7 @@ impl World {
             let _ = fs::remove_dir_all(self.path("copy"));
             fs::create_dir(self.path("copy")).unwrap();
             copy_index(&self.repo(), &self.path("copy"));
-            self.has_copy = true;
+            (self.has_copy, self.has_dropped) = (true, false);
             self.tell("a copy of the index is kept");
         }
     }
@@ -408,6 +414,7 @@ impl World {
             self.is_old = false;
         } else {
             self.rebuild();
+            self.is_over = self.has_dropped;
         }
     }
 
@@ -429,6 +436,7 @@ impl World {
             0..=3 => (planned.command(self), planned.words()),
             4 => {
                 let keep = ["--keep-last", ["1", "2"][dice.below(2) as usize]];
+                self.has_dropped = true;
                 (self.program(&["prune", source, keep[0], keep[1], "-q"]), format!("prune {source} {keep:?}"))
             }
             _ => (self.program(&["index", "rebuild", "-q"]), "index rebuild".to_owned()),

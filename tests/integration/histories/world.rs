@@ -38,6 +38,10 @@ pub struct World {
     /// A copy of the index, and whether it was put back without a rebuild since.
     pub has_copy: bool,
     pub is_old: bool,
+    /// Versions were dropped since the copy of the index was made.
+    pub has_dropped: bool,
+    /// An index is in use that shows versions which were dropped: they are reported, and nothing more is checked.
+    pub is_over: bool,
     // How many seeds there were for a crowd.
     pub crowds: u64,
 }
@@ -59,6 +63,8 @@ impl World {
             last_run: 0,
             has_copy: false,
             is_old: false,
+            has_dropped: false,
+            is_over: false,
             crowds: 0,
         }
     }
@@ -161,7 +167,7 @@ impl World {
 
     /// Everything that must hold after each step.
     pub fn check(&mut self, dice: &mut Dice) {
-        if !self.exists() || self.is_old {
+        if !self.exists() || self.is_old || self.is_over {
             return;
         }
         let repo = self.repo();
