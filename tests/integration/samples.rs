@@ -128,16 +128,31 @@ fn versions_whose_bytes_were_pruned_are_repaired_or_reported() {
     assert_ne!(sample.check().status, 0, "what is lost stays reported");
 }
 
+// Kills the first command of the new program at every step, each time with a fresh copy, until it is through.
+fn killed_while_taken_over(name: &str, judge: impl Fn(&Sample)) {
+    for step in 1.. {
+        let sample = Sample::unpack(name);
+        let mut command = sample.program.command(["index", "check"]);
+        let ran = Ran::of(command.env("ARCHIVE_FAULT", format!("kill:{step}")).output().unwrap());
+        judge(&sample);
+        if ran.status >= 0 {
+            assert!(step > 3, "only {step} steps could be killed");
+            return;
+        }
+    }
+}
+
 #[test]
-fn directories_that_shared_one_of_the_archive_get_their_files() {
-    let sample = Sample::unpack("merged");
-    sample.repair("one");
-    sample.gives_back("one", "top/photos/p.jpg", "1", "one picture\n");
-    sample.gives_back("one", "top/photos~/p.jpg", "1", "another picture\n");
-    sample.gives_back("one", "top/plain/p.jpg", "1", "a third picture\n");
-    sample.check().well();
-    assert_eq!(sample.findings(), [""; 0]);
-    sample.program.run(["verify"]).well();
+fn directories_that_shared_one_of_the_archive_get_their_files_wherever_the_upgrade_is_killed() {
+    killed_while_taken_over("merged", |sample| {
+        sample.repair("one");
+        sample.gives_back("one", "top/photos/p.jpg", "1", "one picture\n");
+        sample.gives_back("one", "top/photos~/p.jpg", "1", "another picture\n");
+        sample.gives_back("one", "top/plain/p.jpg", "1", "a third picture\n");
+        sample.check().well();
+        assert_eq!(sample.findings(), [""; 0]);
+        sample.program.run(["verify"]).well();
+    });
 }
 
 #[test]
