@@ -178,7 +178,7 @@ fn a_failing_disk_at_any_step_stops_the_run_with_1() {
 }
 
 /// Waits until a process stops itself, or ends; true when it ended.
-fn wait_for_stop(child: &mut std::process::Child) -> bool {
+pub fn wait_for_stop(child: &mut std::process::Child) -> bool {
     loop {
         if child.try_wait().unwrap().is_some() {
             return true;
