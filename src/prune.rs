@@ -157,18 +157,27 @@ impl<'a> Prune<'a> {
         Batch { found, ..std::mem::take(batch) }
     }
 
-    // `None` when the file is gone, or is not this version's: unknown files are kept.
+    // A dry run doesn't read the contents.
     fn prove(&mut self, index: &Index, place: &Place, version: &Version) -> Result<Option<Metadata>> {
         if self.dry_run {
             return Ok(place.look(self.repository).map(|(_, found)| found).ok());
         }
-        let proved = self.evidence.proves_version(self.repository, index, place, version)?;
-        if proved.is_none() && place.look(self.repository).is_ok() {
-            let on_disk = place.on_disk();
-            self.report.warn(format_args!("`{}` is not what the index says, and stays", Escaped(&on_disk)));
-        }
-        Ok(proved)
+        prove(&mut self.evidence, (self.repository, index), (place, version), self.report)
     }
+}
+
+// `None` when the file is gone, or is not this version's: unknown files are kept.
+fn prove(
+    evidence: &mut Evidence,
+    (repository, index): (&Repository, &Index),
+    (place, version): (&Place, &Version),
+    report: &dyn Report,
+) -> Result<Option<Metadata>> {
+    let proved = evidence.proves_version(repository, index, place, version)?;
+    if proved.is_none() && place.look(repository).is_ok() {
+        report.warn(format_args!("`{}` is not what the index says, and stays", Escaped(&place.on_disk())));
+    }
+    Ok(proved)
 }
 
 /// The trees of a source, from which versions go.

@@ -5,13 +5,12 @@ use std::collections::HashSet;
 use archive_helper::exclude::Excludes;
 
 use super::freed::Freed;
-use super::{Dropping, Going, PATIENCE, Pruned};
+use super::{Dropping, Going, PATIENCE, Pruned, prove};
 use crate::entry::{DirectoryId, Kind, Version};
 use crate::error::{Error, Result};
-use crate::path::{AbsPath, Escaped, Name, SourceName};
+use crate::path::{AbsPath, Name, SourceName};
 use crate::report::Report;
 use crate::repository::Repository;
-use crate::repository::dirs::Metadata;
 use crate::repository::evidence::Evidence;
 use crate::repository::index::{Index, Located, SourceId};
 use crate::repository::journal::{Batch, Deed, New, Old, Row, Then, recover};
@@ -159,7 +158,8 @@ impl Forgetting<'_> {
         self.done.versions += 1;
         batch.rows.push(Row::Forget { id: version.id });
         for place in places {
-            let Some(found) = self.prove(&place, version)? else { continue };
+            let known = (self.repository, self.index);
+            let Some(found) = prove(&mut self.evidence, known, (&place, version), self.report)? else { continue };
             if found.kind != Kind::Dir {
                 self.done.files += 1;
                 self.done.bytes_freed += self.freed.with(&found);
@@ -178,15 +178,5 @@ impl Forgetting<'_> {
             });
         }
         Ok(())
-    }
-
-    // `None` for what is gone, and for what is not this version's: nobody knows whose it is, so it stays.
-    fn prove(&mut self, place: &Place, version: &Version) -> Result<Option<Metadata>> {
-        let proved = self.evidence.proves_version(self.repository, self.index, place, version)?;
-        if proved.is_none() && place.look(self.repository).is_ok() {
-            let on_disk = place.on_disk();
-            self.report.warn(format_args!("`{}` is not what the index says, and stays", Escaped(&on_disk)));
-        }
-        Ok(proved)
     }
 }
