@@ -283,9 +283,7 @@ impl Done {
         }
         write.commit()
     }
-}
 
-impl Done {
     // What is known of inodes now that nothing of this batch will change them any more.
     fn records(&self, index: &Index) -> Result<Vec<(u64, Record)>> {
         let mut records = Vec::with_capacity(self.batch.known.len());
