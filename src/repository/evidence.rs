@@ -10,13 +10,14 @@ use std::io::{self, Seek};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use nix::errno::Errno;
 
 use super::Repository;
 use super::dirs::{Dir, Metadata, file_metadata};
 use super::index::{Index, Record};
 use super::place::Place;
 use crate::entry::{Hash, Kind, Version, hash_content};
-use crate::error::Result;
+use crate::error::{OnServer, Result};
 use crate::path::Name;
 
 /// How old the last reading of a plain file may be.
@@ -80,7 +81,7 @@ impl Evidence {
         Ok(self.content(index, file, age)?.ok().filter(|record| record.hash == *hash))
     }
 
-    /// The metadata at a place, if it has a version's content or symlink target.
+    /// The metadata at a place, if it has a version's content or symlink target. An error if the place can't be looked at.
     pub fn proves_version(
         &mut self,
         repository: &Repository,
@@ -88,7 +89,7 @@ impl Evidence {
         place: &Place,
         version: &Version,
     ) -> Result<Option<Metadata>> {
-        let Ok(dir) = place.open_directory(repository) else { return Ok(None) };
+        let Some(dir) = if_there(place.open_directory(repository))? else { return Ok(None) };
         self.proves_version_at(index, (&dir, &place.name), version)
     }
 
@@ -99,7 +100,7 @@ impl Evidence {
         (dir, name): (&Dir, &Name),
         version: &Version,
     ) -> Result<Option<Metadata>> {
-        let Ok(found) = dir.metadata(name) else { return Ok(None) };
+        let Some(found) = if_there(dir.metadata(name))? else { return Ok(None) };
         if found.kind != version.entry.kind {
             return Ok(None);
         }
@@ -128,6 +129,15 @@ impl Evidence {
     pub fn take(&mut self) -> Vec<(u64, Record)> {
         self.now = now();
         self.found.drain().collect()
+    }
+}
+
+// Only a missing name is nothing: a disk that fails must not look like one without the file.
+fn if_there<T>(looked: nix::Result<T>) -> Result<Option<T>> {
+    match looked {
+        Ok(found) => Ok(Some(found)),
+        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(None),
+        Err(errno) => Err(errno).on_server("can't look into the trees"),
     }
 }
 
@@ -183,6 +193,16 @@ mod tests {
             let write = self.index.write().unwrap();
             write.set_inodes(&mut records).unwrap();
             write.commit().unwrap();
+        }
+    }
+
+    #[test]
+    fn only_a_missing_name_counts_as_none() {
+        for missing in [Errno::ENOENT, Errno::ENOTDIR, Errno::ELOOP] {
+            assert!(if_there::<()>(Err(missing)).unwrap().is_none());
+        }
+        for failed in [Errno::EIO, Errno::EACCES, Errno::EMFILE] {
+            assert!(if_there::<()>(Err(failed)).is_err(), "{failed}");
         }
     }
 
