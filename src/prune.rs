@@ -16,8 +16,7 @@ use crate::error::{Error, OnServer, Result};
 use crate::path::{AbsPath, Escaped, SourceName};
 use crate::report::{Outcome, Report};
 use crate::repository::Repository;
-use crate::repository::dirs::Metadata;
-use crate::repository::evidence::Evidence;
+use crate::repository::evidence::{Evidence, Proof};
 use crate::repository::index::{Index, RunRow, SourceId};
 use crate::repository::journal::{Batch, Deed, Journal, Row, Then, recover};
 use crate::repository::lock::Lock;
@@ -130,12 +129,23 @@ impl<'a> Prune<'a> {
             for version in going {
                 let Some(path) = directory.join(&version.entry.name) else { continue };
                 let place = archived(source, &directory, &version).filter(|_| !relied_on.contains(&version.id));
+                let proof = match &place {
+                    Some(place) => self.prove(index, place, &version)?,
+                    None => Proof::Missing,
+                };
+                if let (Proof::Unreadable(error), Some(place)) = (&proof, &place) {
+                    // A later prune tries again.
+                    let on_disk = place.on_disk();
+                    self.report.warn(format_args!("can't read `{}`, which stays: {error}", Escaped(&on_disk)));
+                    continue;
+                }
                 each(&Going { path: &path, version: &version, place: place.as_ref() })?;
                 pruned.versions += 1;
                 batch.rows.push(Row::Forget { id: version.id });
-                if let Some(place) = place
-                    && let Some(found) = self.prove(index, &place, &version)?
-                {
+                if let (Proof::Differs, Some(place)) = (&proof, &place) {
+                    report_other(self.report, place);
+                }
+                if let (Proof::Holds(found), Some(place)) = (proof, place) {
                     pruned.files += 1;
                     pruned.bytes_freed += self.freed.with(&found);
                     batch.deeds.push(Deed::Drop { directory: place.directory, name: place.name, inode: found.inode });
@@ -158,26 +168,22 @@ impl<'a> Prune<'a> {
     }
 
     // A dry run doesn't read the contents.
-    fn prove(&mut self, index: &Index, place: &Place, version: &Version) -> Result<Option<Metadata>> {
-        if self.dry_run {
-            return Ok(place.look(self.repository).map(|(_, found)| found).ok());
+    fn prove(&mut self, index: &Index, place: &Place, version: &Version) -> Result<Proof> {
+        match self.dry_run {
+            true => Ok(look(self.repository, place)),
+            false => self.evidence.of_version(self.repository, index, place, version),
         }
-        prove(&mut self.evidence, (self.repository, index), (place, version), self.report)
     }
 }
 
-// `None` when the file is gone, or is not this version's: unknown files are kept.
-fn prove(
-    evidence: &mut Evidence,
-    (repository, index): (&Repository, &Index),
-    (place, version): (&Place, &Version),
-    report: &dyn Report,
-) -> Result<Option<Metadata>> {
-    let proved = evidence.proves_version(repository, index, place, version)?;
-    if proved.is_none() && place.look(repository).is_ok() {
-        report.warn(format_args!("`{}` is not what the index says, and stays", Escaped(&place.on_disk())));
-    }
-    Ok(proved)
+// What a dry run learns of a plain file.
+fn look(repository: &Repository, place: &Place) -> Proof {
+    place.look(repository).map_or_else(Proof::failed, |(_, found)| Proof::Holds(found))
+}
+
+// Unknown files are kept.
+fn report_other(report: &dyn Report, place: &Place) {
+    report.warn(format_args!("`{}` is not what the index says, and stays", Escaped(&place.on_disk())));
 }
 
 /// The trees of a source, from which versions go.

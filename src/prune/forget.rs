@@ -5,13 +5,13 @@ use std::collections::HashSet;
 use archive_helper::exclude::Excludes;
 
 use super::freed::Freed;
-use super::{Dropping, Going, PATIENCE, Pruned, prove};
+use super::{Dropping, Going, PATIENCE, Pruned, look, report_other};
 use crate::entry::{DirectoryId, Kind, Version};
-use crate::error::{Error, Result};
-use crate::path::{AbsPath, Name, SourceName};
+use crate::error::{Error, Kind as ErrorKind, Result};
+use crate::path::{AbsPath, Escaped, Name, SourceName};
 use crate::report::Report;
 use crate::repository::Repository;
-use crate::repository::evidence::Evidence;
+use crate::repository::evidence::{Evidence, Proof};
 use crate::repository::index::{Index, Located, SourceId};
 use crate::repository::journal::{Batch, Deed, New, Old, Row, Then, recover};
 use crate::repository::lock::Lock;
@@ -53,7 +53,8 @@ pub fn forget(
     }
     let chosen = Chosen::of(&index, id, what)?;
     let (freed, evidence, done) = (Freed::default(), Evidence::new(), Pruned::default());
-    let mut forgetting = Forgetting { repository, source, index: &repository.index()?, freed, evidence, report, done };
+    let known = &repository.index()?;
+    let mut forgetting = Forgetting { repository, source, index: known, dry_run, freed, evidence, report, done };
     let mut batch = Batch::default();
     // Those below first, so that every directory is empty when its turn comes.
     for (id, directory, whole) in chosen.directories.iter().rev() {
@@ -136,6 +137,7 @@ struct Forgetting<'a> {
     repository: &'a Repository,
     source: &'a SourceName,
     index: &'a Index,
+    dry_run: bool,
     freed: Freed,
     evidence: Evidence,
     report: &'a dyn Report,
@@ -158,8 +160,19 @@ impl Forgetting<'_> {
         self.done.versions += 1;
         batch.rows.push(Row::Forget { id: version.id });
         for place in places {
-            let known = (self.repository, self.index);
-            let Some(found) = prove(&mut self.evidence, known, (&place, version), self.report)? else { continue };
+            let found = match self.prove(&place, version)? {
+                Proof::Holds(found) => found,
+                Proof::Missing => continue,
+                Proof::Differs => {
+                    report_other(self.report, &place);
+                    continue;
+                }
+                Proof::Unreadable(error) => {
+                    let what = format!("can't read `{}`", Escaped(&place.on_disk()));
+                    return Err(Error::new(ErrorKind::Failed, format_args!("{what}: {error}"))
+                        .hint("its content must be known before it is forgotten: check its permissions and the disk"));
+                }
+            };
             if found.kind != Kind::Dir {
                 self.done.files += 1;
                 self.done.bytes_freed += self.freed.with(&found);
@@ -178,5 +191,13 @@ impl Forgetting<'_> {
             });
         }
         Ok(())
+    }
+
+    // A dry run doesn't read the contents.
+    fn prove(&mut self, place: &Place, version: &Version) -> Result<Proof> {
+        match self.dry_run {
+            true => Ok(look(self.repository, place)),
+            false => self.evidence.of_version(self.repository, self.index, place, version),
+        }
     }
 }

@@ -15,7 +15,7 @@ use crate::entry::{Entry, Hash, Kind, Version};
 use crate::error::Result;
 use crate::path::{Escaped, Name};
 use crate::repository::dirs::{Dir, Metadata, OpenTree};
-use crate::repository::evidence::{Age, Evidence};
+use crate::repository::evidence::{Age, Evidence, Proof};
 use crate::repository::index::Record;
 use crate::repository::place::{Place, Tree};
 use crate::repository::staging::{StagedName, Staging};
@@ -188,10 +188,9 @@ impl<'a> ContentLocator<'a> {
         (place, dir): (&Place, &Dir),
         version: &Version,
     ) -> Result<()> {
-        let is_right = dir.metadata(&place.name).is_err()
-            || evidence.proves_version_at(ledger.index()?, (dir, &place.name), version)?.is_some();
+        let proof = evidence.of_version_at(ledger.index()?, (dir, &place.name), version)?;
         let on_disk = place.on_disk();
-        if !is_right && self.reported.insert(on_disk.clone()) {
+        if matches!(proof, Proof::Differs) && self.reported.insert(on_disk.clone()) {
             self.run.tally.warn(format_args!(
                 "`{}` is corrupt and was not linked to: run `archive verify --repair`",
                 Escaped(&on_disk)

@@ -17,7 +17,7 @@ use super::dirs::{Dir, Metadata, file_metadata};
 use super::index::{Index, Record};
 use super::place::Place;
 use crate::entry::{Hash, Kind, Version, hash_content};
-use crate::error::{OnServer, Result};
+use crate::error::Result;
 use crate::path::Name;
 
 /// How old the last reading of a plain file may be.
@@ -27,6 +27,29 @@ pub enum Age {
     AtMost(Duration),
     /// Any age.
     Any,
+}
+
+/// Whether a plain file is a version's.
+#[derive(Debug)]
+pub enum Proof {
+    /// It has the version's content or symlink target, and this metadata.
+    Holds(Metadata),
+    /// It is another file.
+    Differs,
+    /// The name does not exist.
+    Missing,
+    /// The file can't be examined: it may be the version's.
+    Unreadable(io::Error),
+}
+
+impl Proof {
+    /// What a failed system call proves: a failing disk must not look like one without the file.
+    pub fn failed(errno: Errno) -> Proof {
+        match errno {
+            Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP => Proof::Missing,
+            errno => Proof::Unreadable(errno.into()),
+        }
+    }
 }
 
 /// What is known of the contents of plain files: by the index, and what was found out since it was last written to.
@@ -49,6 +72,18 @@ impl Evidence {
         (file, found): (&File, &Metadata),
         age: Age,
     ) -> Result<io::Result<Record>> {
+        if let Some(record) = self.recorded(index, found, age)? {
+            return Ok(Ok(record));
+        }
+        let read = read(file);
+        if let Ok(record) = &read {
+            self.found.insert(found.inode.1, *record);
+        }
+        Ok(read)
+    }
+
+    // What is known of an inode that is as it was when its content was last known.
+    fn recorded(&self, index: &Index, found: &Metadata, age: Age) -> Result<Option<Record>> {
         let number = found.inode.1;
         let known = match self.found.get(&number) {
             Some(record) => Some(*record),
@@ -61,14 +96,7 @@ impl Evidence {
                 (0..=most.as_nanos() as i128).contains(&(i128::from(self.now) - i128::from(record.read)))
             }
         };
-        if let Some(record) = known.filter(|record| record.fits(found) && is_young(record)) {
-            return Ok(Ok(record));
-        }
-        let read = read(file);
-        if let Ok(record) = &read {
-            self.found.insert(number, *record);
-        }
-        Ok(read)
+        Ok(known.filter(|record| record.fits(found) && is_young(record)))
     }
 
     /// True when an open file has this content.
@@ -81,38 +109,50 @@ impl Evidence {
         Ok(self.content(index, file, age)?.ok().filter(|record| record.hash == *hash))
     }
 
-    /// The metadata at a place, if it has a version's content or symlink target. An error if the place can't be looked at.
-    pub fn proves_version(
+    /// Whether the plain file at a place is a version's.
+    pub fn of_version(
         &mut self,
         repository: &Repository,
         index: &Index,
         place: &Place,
         version: &Version,
-    ) -> Result<Option<Metadata>> {
-        let Some(dir) = if_there(place.open_directory(repository))? else { return Ok(None) };
-        self.proves_version_at(index, (&dir, &place.name), version)
+    ) -> Result<Proof> {
+        match place.open_directory(repository) {
+            Ok(dir) => self.of_version_at(index, (&dir, &place.name), version),
+            Err(errno) => Ok(Proof::failed(errno)),
+        }
     }
 
-    /// As [`proves_version`](Evidence::proves_version), for a name in an open directory.
-    pub fn proves_version_at(
-        &mut self,
-        index: &Index,
-        (dir, name): (&Dir, &Name),
-        version: &Version,
-    ) -> Result<Option<Metadata>> {
-        let Some(found) = if_there(dir.metadata(name))? else { return Ok(None) };
-        if found.kind != version.entry.kind {
-            return Ok(None);
-        }
-        let is_proved = match (found.kind, version.hash) {
-            (Kind::File, Some(hash)) => {
-                let Ok((file, found)) = dir.open_file_with_metadata(name) else { return Ok(None) };
-                found.size == version.entry.size && self.proves(index, (&file, &found), &hash, Age::Any)?.is_some()
-            }
-            (Kind::Symlink, _) => dir.read_symlink(name).is_ok_and(|target| target == version.entry.target),
-            _ => true,
+    /// As [`of_version`](Evidence::of_version), for a name in an open directory.
+    pub fn of_version_at(&mut self, index: &Index, (dir, name): (&Dir, &Name), version: &Version) -> Result<Proof> {
+        let found = match dir.metadata(name) {
+            Ok(found) => found,
+            Err(errno) => return Ok(Proof::failed(errno)),
         };
-        Ok(is_proved.then_some(found))
+        let is_alike =
+            found.kind == version.entry.kind && (found.kind != Kind::File || found.size == version.entry.size);
+        let is_proved = match (found.kind, version.hash) {
+            _ if !is_alike => Ok(false),
+            // The record of the inode answers without opening the file, which may be refused.
+            (Kind::File, Some(hash)) => match self.recorded(index, &found, Age::Any)? {
+                Some(record) => Ok(record.hash == hash),
+                None => match dir.open_file_with_metadata(name) {
+                    Ok((file, found)) => {
+                        self.content(index, (&file, &found), Age::Any)?.map(|record| record.hash == hash)
+                    }
+                    Err(errno) => return Ok(Proof::failed(errno)),
+                },
+            },
+            (Kind::Symlink, _) => {
+                dir.read_symlink(name).map(|target| target == version.entry.target).map_err(io::Error::from)
+            }
+            _ => Ok(true),
+        };
+        Ok(match is_proved {
+            Ok(true) => Proof::Holds(found),
+            Ok(false) => Proof::Differs,
+            Err(error) => Proof::Unreadable(error),
+        })
     }
 
     /// The time that new records carry, nanoseconds since 1970 UTC.
@@ -129,15 +169,6 @@ impl Evidence {
     pub fn take(&mut self) -> Vec<(u64, Record)> {
         self.now = now();
         self.found.drain().collect()
-    }
-}
-
-// Only a missing name is nothing: a disk that fails must not look like one without the file.
-fn if_there<T>(looked: nix::Result<T>) -> Result<Option<T>> {
-    match looked {
-        Ok(found) => Ok(Some(found)),
-        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(None),
-        Err(errno) => Err(errno).on_server("can't look into the trees"),
     }
 }
 
@@ -197,12 +228,12 @@ mod tests {
     }
 
     #[test]
-    fn only_a_missing_name_counts_as_none() {
+    fn only_a_missing_name_counts_as_missing() {
         for missing in [Errno::ENOENT, Errno::ENOTDIR, Errno::ELOOP] {
-            assert!(if_there::<()>(Err(missing)).unwrap().is_none());
+            assert!(matches!(Proof::failed(missing), Proof::Missing));
         }
         for failed in [Errno::EIO, Errno::EACCES, Errno::EMFILE] {
-            assert!(if_there::<()>(Err(failed)).is_err(), "{failed}");
+            assert!(matches!(Proof::failed(failed), Proof::Unreadable(_)), "{failed}");
         }
     }
 

@@ -10,11 +10,11 @@ use nix::errno::Errno;
 use super::Repository;
 use super::archive::{original_path, path_on_disk};
 use super::dirs::Dir;
-use super::evidence::Evidence;
+use super::evidence::{Evidence, Proof};
 use super::index::{Index, SourceId};
 use crate::entry::{DirectoryId, Version};
 use crate::error::{OnServer, Result};
-use crate::path::{AbsPath, MAX_NAME, Name, SourceName};
+use crate::path::{AbsPath, Escaped, MAX_NAME, Name, SourceName};
 
 const WHAT: &str = "can't move the archive's directories";
 
@@ -61,7 +61,14 @@ impl Moving<'_> {
 
     // Two client directories may have shared the old one, so the content decides.
     fn is_of(&self, evidence: &mut Evidence, version: &Version, name: &Name) -> Result<bool> {
-        Ok(evidence.proves_version_at(self.index, (self.old, name), version)?.is_some())
+        match evidence.of_version_at(self.index, (self.old, name), version)? {
+            Proof::Holds(_) => Ok(true),
+            Proof::Differs | Proof::Missing => Ok(false),
+            Proof::Unreadable(error) => {
+                let path = [self.on_disk, name.as_bytes()].join(&b'/');
+                Err(error).on_server(format_args!("can't read `{}` in the archive", Escaped(&path)))
+            }
+        }
     }
 
     // A file that the current owner of the old directory also claims is linked, not moved.

@@ -150,3 +150,48 @@ fn the_rules_may_stand_in_the_configuration() {
     ran.well();
     assert_eq!(ran.lines().pop().unwrap()["kept_runs"], 3);
 }
+
+/// Has the program run as a user whom the file system may refuse something, and own the repository.
+fn as_ordinary_user(program: &Program, arguments: &[&str]) -> Ran {
+    use std::os::unix::process::CommandExt;
+    let mut command = program.command(arguments);
+    if is_root() {
+        let binary = program.path("archive-binary");
+        if !binary.exists() {
+            fs::copy(env!("CARGO_BIN_EXE_archive"), &binary).unwrap();
+        }
+        let owned = Command::new("chown").args(["-R", "65534:65534"]).arg(program.path("")).status().unwrap();
+        assert!(owned.success());
+        let given: Vec<_> = command.get_args().map(|argument| argument.to_owned()).collect();
+        command = Command::new(binary);
+        command.args(given).env_clear().env("HOME", program.path("home")).env("TMPDIR", "/tmp");
+        command.uid(65534).gid(65534).current_dir(program.path(""));
+    }
+    Ran::of(command.output().unwrap())
+}
+
+#[test]
+fn unreadable_version_is_kept_by_prune_and_forget() {
+    use std::os::unix::fs::PermissionsExt;
+    let (program, client, _) = six_runs();
+    let name = program.archived("laptop", &client.root()).into_iter().find(|name| name.starts_with("always")).unwrap();
+    let file = program.archive("laptop", &client.root()).join(name);
+    let set_mode = |mode| fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+    set_mode(0);
+    let rows = |sql: &str| program.index().query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+    let kept = "SELECT count(*) FROM version WHERE archive_name LIKE 'always%'";
+    let pruned = as_ordinary_user(&program, &["prune", "laptop", "--keep-last", "1"]);
+    pruned.well();
+    assert!(pruned.stderr.contains("can't read `archive/laptop/"), "{}", pruned.stderr);
+    assert!(file.exists());
+    assert_eq!(rows(kept), 1, "the other four are gone");
+    let always = format!("laptop:{}/always", client.root().display());
+    let forgotten = as_ordinary_user(&program, &["forget", &always, "--yes"]);
+    forgotten.refused(1, &["can't read `archive/laptop/", "Permission denied", "check its permissions"]);
+    assert!(file.exists());
+    assert_eq!(rows(kept), 1);
+    set_mode(0o644);
+    as_ordinary_user(&program, &["prune", "laptop", "--keep-last", "1"]).well();
+    assert_eq!(rows(kept), 0);
+    assert!(!file.exists());
+}
