@@ -61,6 +61,7 @@ mod placing;
 mod possession;
 mod preview;
 mod receiving;
+mod removals;
 mod roots;
 mod sizes;
 

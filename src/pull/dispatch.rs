@@ -14,6 +14,7 @@ use super::contents::{Contents, FileTask, Key, Linked, Released, Sampling, Turn}
 use super::fetching::{Fetch, path_of};
 use super::listing::Steps;
 use super::mending::mend;
+use super::removals::{Removal, Removals};
 use super::sizes::{Meeting, Sizes};
 use super::{Directory, Run};
 use crate::entry::{DirectoryId, Entry, Hash, Kind, Version, flags};
@@ -146,19 +147,8 @@ pub struct Dispatch<'a> {
     run: &'a Run<'a>,
     index: &'a Index,
     ways: Ways<'a>,
-    removals: Vec<Removal>,
-    after_removals: Vec<FileTask>,
-}
-
-/// Something to remove once the listing is complete.
-struct Removal {
-    directory: Arc<Directory>,
-    version: i64,
-    // Set for a directory: it goes with all below it.
-    below: Option<AbsPath>,
-    // False where something else takes its place, which then moves it away.
-    itself: bool,
-    files: u64,
+    removals: Removals<'a>,
+    removed_files: u64,
 }
 
 impl Steps for Dispatch<'_> {
@@ -177,16 +167,14 @@ impl Steps for Dispatch<'_> {
             Step::New { entry } => self.enter(task(entry, None)),
             Step::Touched { entry, old } => self.enter(task(entry, Some(old))),
             Step::Changed { entry, old } if old.entry.kind == Kind::Dir && entry.kind != Kind::Dir => {
-                self.remove(directory, &old, false)?;
-                self.after_removals.push(task(entry, Some(old)));
-                Ok(())
+                self.remove(directory, &old, Some(entry))
             }
             Step::Changed { entry, old } => self.enter(task(entry, Some(old))),
             Step::Restated { entry, old } => {
                 self.ways.onward.contents.begin();
                 self.ways.onward.change(Change::Restated(task(entry, Some(old))))
             }
-            Step::Removed { old } => self.remove(directory, &old, true),
+            Step::Removed { old } => self.remove(directory, &old, None),
         }
     }
 
@@ -223,66 +211,94 @@ impl Steps for Dispatch<'_> {
 impl<'a> Dispatch<'a> {
     /// A dispatcher over these ways.
     pub fn new(run: &'a Run<'a>, index: &'a Index, ways: Ways<'a>) -> Dispatch<'a> {
-        Dispatch { run, index, ways, removals: Vec::new(), after_removals: Vec::new() }
+        let removals = Removals::new(ways.onward.fetch.staging);
+        Dispatch { run, index, ways, removals, removed_files: 0 }
     }
 
     /// Does what had to wait for the end of the listing.
-    pub fn finish(mut self, roots: &[AbsPath]) -> Result<()> {
-        let removed = self.removals.iter().map(|removal| removal.files).sum();
-        guard_removals(self.index, self.run.source_id, self.run.source, roots, removed, Some(self.run.number))?;
-        for removal in std::mem::take(&mut self.removals) {
-            self.remove_now(removal)?;
-        }
-        for task in std::mem::take(&mut self.after_removals) {
-            self.enter(task)?;
-        }
-        Ok(())
+    pub fn finish(self, roots: &[AbsPath]) -> Result<()> {
+        let Dispatch { run, index, ways, removals, removed_files } = self;
+        guard_removals(index, run.source_id, run.source, roots, removed_files, Some(run.number))?;
+        let removing = Removing { run, index, ways };
+        removals.drain(|removal| removing.remove(removal))
     }
 
     fn enter(&self, task: FileTask) -> Result<()> {
-        self.ways.onward.contents.begin();
-        if let Some(why) = unreadable(&task.entry) {
-            self.run.tally.unread(format_args!("can't read `{}` on the client: {why}", path_of(&task)));
-            return self.ways.onward.change(Change::Unread(task, false));
-        }
-        match (task.entry.kind, task.entry.size) {
-            (Kind::File, 0) => self.ways.onward.change(Change::Known(task, hash_of_nothing())),
-            (Kind::File, _) => self.ways.file(self.run, self.index, task),
-            _ => self.ways.onward.change(Change::Plain(task)),
-        }
+        enter(self.run, self.index, &self.ways, task)
     }
 
-    fn remove(&mut self, directory: &Arc<Directory>, old: &Version, itself: bool) -> Result<()> {
-        let is_dir = old.entry.kind == Kind::Dir;
-        let below = if is_dir { directory.path.join(&old.entry.name) } else { None };
-        let files = match &below {
+    fn remove(&mut self, directory: &Arc<Directory>, old: &Version, replacement: Option<Entry>) -> Result<()> {
+        let below = (old.entry.kind == Kind::Dir).then(|| directory.path.join(&old.entry.name)).flatten();
+        self.removed_files += match &below {
             Some(path) => self.index.count_files_below(self.run.source_id, path, None)?,
             None => u64::from(old.entry.kind == Kind::File),
         };
-        self.removals.push(Removal { directory: directory.clone(), version: old.id, below, itself, files });
-        Ok(())
+        self.removals.add(Removal { version: old.id, directory: Some(directory.clone()), replacement })
+    }
+}
+
+fn enter(run: &Run<'_>, index: &Index, ways: &Ways<'_>, task: FileTask) -> Result<()> {
+    ways.onward.contents.begin();
+    if let Some(why) = unreadable(&task.entry) {
+        run.tally.unread(format_args!("can't read `{}` on the client: {why}", path_of(&task)));
+        return ways.onward.change(Change::Unread(task, false));
+    }
+    match (task.entry.kind, task.entry.size) {
+        (Kind::File, 0) => ways.onward.change(Change::Known(task, hash_of_nothing())),
+        (Kind::File, _) => ways.file(run, index, task),
+        _ => ways.onward.change(Change::Plain(task)),
+    }
+}
+
+/// Removes what is no longer there.
+struct Removing<'a> {
+    run: &'a Run<'a>,
+    index: &'a Index,
+    ways: Ways<'a>,
+}
+
+impl Removing<'_> {
+    // Whatever takes the place of a directory moves the directory itself away.
+    fn remove(&self, Removal { version, directory, replacement }: Removal) -> Result<()> {
+        let old = self.index.version(version)?;
+        let directory = match directory {
+            Some(directory) => directory,
+            None => Arc::new(Directory::new(self.index.path_of_directory(old.directory)?)),
+        };
+        if old.entry.kind == Kind::Dir
+            && let Some(path) = directory.path.join(&old.entry.name)
+        {
+            self.remove_below(&path)?;
+        }
+        match replacement {
+            Some(entry) => enter(self.run, self.index, &self.ways, FileTask::new(directory, entry, Some(old))),
+            None => self.ways.onward.change(Change::Removed(directory, Box::new(old))),
+        }
     }
 
-    fn remove_now(&self, removal: Removal) -> Result<()> {
-        if let Some(below) = &removal.below {
-            self.remove_below(below)?;
-        }
-        if removal.itself {
-            let version = self.index.version(removal.version)?;
-            return self.ways.onward.change(Change::Removed(removal.directory, Box::new(version)));
-        }
-        Ok(())
-    }
-
-    // The deepest first, so that every directory is empty when its turn comes.
     fn remove_below(&self, path: &AbsPath) -> Result<()> {
-        for (id, path) in self.index.directories_below(self.run.source_id, path)?.into_iter().rev() {
+        each_directory_below(self.index, self.run.source_id, path, |id, path| {
             let directory = Arc::new(Directory::new(path));
             each_current(self.index, id, |version| {
                 self.ways.onward.change(Change::Removed(directory.clone(), Box::new(version)))
-            })?;
-        }
-        Ok(())
+            })
+        })
+    }
+}
+
+/// Calls `each` with the directories at and below a path, the deepest first, so that each is empty when its turn comes.
+pub fn each_directory_below(
+    index: &Index,
+    source: SourceId,
+    path: &AbsPath,
+    mut each: impl FnMut(DirectoryId, AbsPath) -> Result<()>,
+) -> Result<()> {
+    let mut before = None;
+    loop {
+        let page = index.last_directories_below(source, path, before.as_ref(), PAGE)?;
+        let Some((_, last)) = page.last() else { return Ok(()) };
+        before = Some(last.clone());
+        page.into_iter().try_for_each(|(id, path)| each(id, path))?;
     }
 }
 

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use archive_helper::protocol::{HashOutcome, HashRequest, MAX_HASHES, Reply, Request, Wants};
 
 use super::arriving::unreadable;
-use super::dispatch::{each_current, guard_removals};
+use super::dispatch::{each_current, each_directory_below, guard_removals};
 use super::listing::{Remembered, Steps, list};
 use super::{Directory, Facts, Options, Tally, how, refuse_without_index, with_client};
 use crate::entry::{Entry, Hash, Kind, Version};
 use crate::error::Result;
+use crate::fault::most_changes;
 use crate::path::AbsPath;
 use crate::plan::Step;
 use crate::remote::helper::{Conversation, gone, nonsense};
@@ -19,6 +20,10 @@ use crate::report::Change;
 use crate::repository::Repository;
 use crate::repository::index::{Index, SourceId};
 use crate::source::{HashWhere, Source};
+
+// Files that wait for their hashes. They are asked for after the listing, since a server may allow one session only; more
+// than these are asked for meanwhile.
+const MAX_DOUBTFUL: usize = 64 * 1024;
 
 /// Tells what a pull would do.
 pub(super) fn preview(
@@ -41,10 +46,11 @@ pub(super) fn preview(
     let how = remote::Options { channels: Some(1), ..how(source, options) };
     with_client(source, options, &how, facts, |client| {
         let hashes = source.settings.hash == HashWhere::Client;
-        let mut preview = Preview { tally, index: known, doubtful: Vec::new(), hashes, removed_files: 0 };
+        let (doubtful, conversation) = (Vec::new(), None);
+        let mut preview = Preview { tally, index: known, client, conversation, doubtful, hashes, removed_files: 0 };
         let remembered = Remembered { index: known, distrust: options.checksum, allow_missing: options.allow_missing };
         let roots = list(client.converse()?, source, id, &remembered, tally, &mut preview)?;
-        preview.hash(client)?;
+        preview.hash()?;
         match known {
             Some((index, id)) => guard_removals(index, id, source, &roots, preview.removed_files, None),
             None => Ok(()),
@@ -55,7 +61,10 @@ pub(super) fn preview(
 struct Preview<'a> {
     tally: &'a Tally<'a>,
     index: Option<(&'a Index, SourceId)>,
-    // Files of which only a hash tells whether they changed, and the hash that they had.
+    client: &'a Client,
+    // The one for hashes, which begins with the first of them.
+    conversation: Option<Conversation>,
+    // The next files of which only a hash tells whether they changed, and the hash that they had.
     doubtful: Vec<(HashRequest, Option<Hash>)>,
     hashes: bool,
     removed_files: u64,
@@ -78,7 +87,7 @@ impl Steps for Preview<'_> {
                 self.tell(Change::Changed, directory, &entry.name);
             }
             Step::Touched { entry, old } if entry.kind == Kind::File && self.hashes => {
-                self.ask(directory, &entry, &old)
+                self.ask(directory, &entry, &old)?
             }
             Step::Touched { entry, .. } => self.tell(Change::Touched, directory, &entry.name),
             Step::Removed { old } => self.removed(directory, &old)?,
@@ -111,13 +120,15 @@ impl Preview<'_> {
         }
     }
 
-    fn ask(&mut self, directory: &Directory, entry: &Entry, old: &Version) {
-        let Some(path) = directory.path.join(&entry.name) else { return };
+    fn ask(&mut self, directory: &Directory, entry: &Entry, old: &Version) -> Result<()> {
+        let Some(path) = directory.path.join(&entry.name) else { return Ok(()) };
         if let Some(why) = unreadable(entry) {
-            return self.tally.unread(format_args!("can't read `{path}` on the client: {why}"));
+            self.tally.unread(format_args!("can't read `{path}` on the client: {why}"));
+            return Ok(());
         }
         let (id, &Entry { size, mtime, uid, .. }) = (self.doubtful.len() as u64, entry);
         self.doubtful.push((HashRequest { id, path, size, mtime, uid, wants: Wants::Hash }, old.hash));
+        if self.doubtful.len() < most_changes(MAX_DOUBTFUL) { Ok(()) } else { self.hash() }
     }
 
     fn removed(&mut self, directory: &Directory, old: &Version) -> Result<()> {
@@ -133,24 +144,25 @@ impl Preview<'_> {
         else {
             return Ok(());
         };
-        for (id, path) in index.directories_below(source, &path)?.into_iter().rev() {
+        each_directory_below(index, source, &path, |id, path| {
             let directory = Directory::new(path);
             each_current(index, id, |version| {
                 self.removed_files += u64::from(version.entry.kind == Kind::File);
                 self.tell(Change::Removed, &directory, &version.entry.name);
                 Ok(())
-            })?;
-        }
-        Ok(())
+            })
+        })
     }
 
-    // Touched files are few; all of them are asked for once the listing is over.
-    fn hash(&mut self, client: &Client) -> Result<()> {
-        let files = std::mem::take(&mut self.doubtful);
-        if files.is_empty() {
+    fn hash(&mut self) -> Result<()> {
+        if self.doubtful.is_empty() {
             return Ok(());
         }
-        let Conversation { mut replies, mut requests } = client.converse()?;
+        let files = std::mem::take(&mut self.doubtful);
+        let Conversation { replies, requests } = match &mut self.conversation {
+            Some(conversation) => conversation,
+            None => self.conversation.insert(self.client.converse()?),
+        };
         for batch in files.chunks(MAX_HASHES / 2) {
             let mut open: HashMap<u64, _> =
                 batch.iter().map(|(request, old)| (request.id, (&request.path, old))).collect();

@@ -209,6 +209,34 @@ impl Index {
         self.one(sql, params![directory.0], |row| path_of(row.get_ref(0)?))
     }
 
+    /// The path of a directory that is known to exist.
+    pub fn path_of_directory(&self, directory: DirectoryId) -> Result<AbsPath> {
+        let found = self.directory_path(directory)?;
+        found.ok_or_else(|| Error::new(ErrorKind::Failed, "the index lost a directory while it was in use"))
+    }
+
+    /// At most `limit` of the directories of a source at and below `path` whose paths sort before `before`, in descending
+    /// order: each deeper one before what holds it.
+    pub fn last_directories_below(
+        &self,
+        source: SourceId,
+        path: &AbsPath,
+        before: Option<&AbsPath>,
+        limit: u32,
+    ) -> Result<Vec<(DirectoryId, AbsPath)>> {
+        let (from, until) = range_below(path);
+        let until = before.map_or(until, |before| before.as_bytes().to_vec());
+        let columns = "SELECT id, path FROM directory WHERE source = ?1";
+        let sql = format!("{columns} AND path > ?2 AND path < ?3 ORDER BY path DESC LIMIT ?4");
+        let row = |row: &rusqlite::Row<'_>| Ok((DirectoryId(row.get(0)?), path_of(row.get_ref(1)?)?));
+        let mut found = self.all(&sql, params![source.0, from, until, limit], row)?;
+        // The directory itself sorts before those below it.
+        if found.len() < limit as usize && before != Some(path) {
+            found.extend(self.directory(source, path)?.map(|(id, _)| (id, path.clone())));
+        }
+        Ok(found)
+    }
+
     /// The directories of a source at and below `path`, each deeper one after what holds it.
     pub fn directories_below(&self, source: SourceId, path: &AbsPath) -> Result<Vec<(DirectoryId, AbsPath)>> {
         let (from, until) = range_below(path);

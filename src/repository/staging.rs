@@ -155,6 +155,14 @@ impl Staging {
         set_file_mode(file, mode_on_disk(entry))
     }
 
+    /// Creates a file without a name, to write and read; it is gone when it is closed.
+    pub fn create_unnamed(&self) -> nix::Result<File> {
+        let name = self.free_name();
+        let file = self.dir.create_file(&name)?;
+        self.dir.unlink(&name)?;
+        Ok(file)
+    }
+
     /// A name that nothing in the area has.
     pub fn free_name(&self) -> Name {
         let name = self.next.fetch_add(1, Ordering::Relaxed).to_string();
