@@ -25,15 +25,10 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Compares both trees with the index, tells of every difference as an error, and returns how many there are.
 pub fn check(repository: &Repository, report: &dyn Report) -> Result<u64> {
     let mut index = repository.known_index()?;
-    let (mut sources, unknown) = repository.sources_on_disk()?;
+    let (sources, unknown) = repository.known_sources(&index)?;
     for path in &unknown {
         report.error(format_args!("`{}` is no source's, and unknown to the index", Escaped(path)));
     }
-    for name in index.source_names()? {
-        sources.push(SourceName::new(&name)?);
-    }
-    sources.sort();
-    sources.dedup();
     let mut count = unknown.len() as u64;
     if let Err(error) = repository.check_index_is_newest(&index) {
         report.error(&error);

@@ -51,15 +51,10 @@ pub fn rebuild(repository: &Repository, report: &dyn Report) -> Result<Rebuilt> 
     let mut index = repository.index()?;
     index.expect_much_writing()?;
     let mut rebuilt = Rebuilt::default();
-    let (mut sources, unknown) = repository.sources_on_disk()?;
+    let (sources, unknown) = repository.known_sources(&index)?;
     for path in &unknown {
         report.warn(format_args!("`{}` is no source's, and is left alone", Escaped(path)));
     }
-    for name in index.source_names()? {
-        sources.push(SourceName::new(&name)?);
-    }
-    sources.sort();
-    sources.dedup();
     for source in &sources {
         // What can't be finished is read from the trees as it is.
         if let Err(error) = recover(repository, &mut index, source) {

@@ -130,8 +130,9 @@ impl Repository {
         self.tree("damaged", source)
     }
 
-    /// The sources that have a directory in one of the trees, by name; and what else is there, relative to the repository.
-    pub fn sources_on_disk(&self) -> Result<(Vec<SourceName>, Vec<Vec<u8>>)> {
+    /// The sources that the index knows or that have a directory in one of the trees, by name; and what else is in the
+    /// trees, relative to the repository.
+    pub fn known_sources(&self, index: &Index) -> Result<(Vec<SourceName>, Vec<Vec<u8>>)> {
         const WHAT: &str = "can't list the trees";
         let (mut sources, mut unknown) = (Vec::new(), Vec::new());
         for tree in [Tree::Snapshot, Tree::Archive] {
@@ -144,6 +145,9 @@ impl Repository {
                     None => unknown.push([tree.name().as_bytes(), b"/", name.as_bytes()].concat()),
                 }
             }
+        }
+        for name in index.source_names()? {
+            sources.push(SourceName::new(&name)?);
         }
         sources.sort();
         sources.dedup();
