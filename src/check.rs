@@ -35,7 +35,8 @@ pub fn check(repository: &Repository, report: &dyn Report) -> Result<u64> {
         count += 1;
     }
     for source in &sources {
-        count += check_source(repository, &mut index, source, report)?.count;
+        finish_interrupted(repository, &mut index, source)?;
+        count += check_source(repository, &index, source, report)?.count;
     }
     Ok(count + mend_contents(&mut index, report)?)
 }
@@ -71,11 +72,10 @@ pub struct Problems {
 /// As [`check`], of one source.
 pub fn check_source(
     repository: &Repository,
-    index: &mut Index,
+    index: &Index,
     source: &SourceName,
     report: &dyn Report,
 ) -> Result<Problems> {
-    finish_interrupted(repository, index, source)?;
     let Some(id) = index.source_id(source)? else {
         report.error(format_args!("source `{source}` is unknown to the index"));
         return Ok(Problems { count: 1, ..Problems::default() });
@@ -144,8 +144,8 @@ fn check_fingerprints(index: &Index, id: SourceId, source: &SourceName, report: 
     Ok(wrong)
 }
 
-// A pull that is under way is none of our business.
-fn finish_interrupted(repository: &Repository, index: &mut Index, source: &SourceName) -> Result<()> {
+/// Finishes what an interrupted run left pending, unless another process holds the source's lock.
+pub fn finish_interrupted(repository: &Repository, index: &mut Index, source: &SourceName) -> Result<()> {
     match Lock::source(repository, source, PATIENCE) {
         Ok(_lock) => recover(repository, index, source).map(drop),
         Err(error) if error.kind() == ErrorKind::Locked => Ok(()),

@@ -10,7 +10,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::check::{Problems, check_source};
+use crate::check::{Problems, check_source, finish_interrupted};
 use crate::entry::{Hash, Version, hash_content};
 use crate::error::{Error, Kind, Result};
 use crate::path::{AbsPath, Escaped, SourceName};
@@ -72,8 +72,10 @@ pub fn verify(repository: &Repository, source: &SourceName, options: Options, re
     if options.repair.is_some() {
         repository.check_index_is_newest(&index)?;
         recover(repository, &mut index, source)?;
+    } else {
+        finish_interrupted(repository, &mut index, source)?;
     }
-    let Problems { count: bad, lost, baseless, unknown } = check_source(repository, &mut index, source, report)?;
+    let Problems { count: bad, lost, baseless, unknown } = check_source(repository, &index, source, report)?;
     let Some(id) = index.source_id(source)? else { return Ok(Verified { bad, ..Verified::default() }) };
     let chosen = match options.sample {
         Some(percent) => Some(index.longest_unverified(id, percent)?.into_iter().collect::<HashSet<_>>()),
