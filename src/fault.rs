@@ -1,7 +1,13 @@
 //! Faults made on purpose: a test build dies, stops or gets an error at the Nth step that changes the repository.
 //!
 //! `ARCHIVE_FAULT` says which, as in `kill:17`, `stop:17` or `ENOSPC:17`; `ARCHIVE_BATCH` makes batches small, so that
-//! there are several. Release builds have none of this.
+//! there are several. `ARCHIVE_HELPER_PROGRAM` names a program that is started for the helper of a source without a host;
+//! its argument is the helper's path. Release builds have none of this.
+
+#[cfg(not(debug_assertions))]
+use std::os::fd::RawFd;
+#[cfg(not(debug_assertions))]
+use std::process::Command;
 
 /// Stands before everything that changes the repository's disk.
 #[cfg(not(debug_assertions))]
@@ -17,11 +23,19 @@ pub fn most_changes(usual: usize) -> usize {
     usual
 }
 
+/// The command that starts the helper which is open as this descriptor.
+#[cfg(not(debug_assertions))]
+pub fn helper(program: RawFd) -> Command {
+    Command::new(format!("/proc/self/fd/{program}"))
+}
+
 #[cfg(debug_assertions)]
-pub use made::{most_changes, step};
+pub use made::{helper, most_changes, step};
 
 #[cfg(debug_assertions)]
 mod made {
+    use std::os::fd::RawFd;
+    use std::process::Command;
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -37,6 +51,18 @@ mod made {
         Kill,
         Stop,
         Fail(Errno),
+    }
+
+    /// The command that starts the helper which is open as this descriptor.
+    pub fn helper(program: RawFd) -> Command {
+        match std::env::var_os("ARCHIVE_HELPER_PROGRAM") {
+            None => Command::new(format!("/proc/self/fd/{program}")),
+            Some(other) => {
+                let mut command = Command::new(other);
+                command.arg(format!("/proc/{}/fd/{program}", std::process::id()));
+                command
+            }
+        }
     }
 
     /// How many changes are enough for a batch, and how many wait for it.

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsRawFd;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use archive_helper::protocol::THREADS_VARIABLE;
@@ -11,6 +11,7 @@ use archive_helper::protocol::THREADS_VARIABLE;
 use super::probe;
 use super::stream::{Ends, Input, Output, Traffic};
 use crate::error::{OnServer, Result};
+use crate::fault;
 
 /// The embedded helper, ready to be run from memory: no directory has to allow it.
 #[derive(Debug)]
@@ -33,7 +34,7 @@ impl Helper {
     /// Starts it.
     pub fn run(&self, traffic: Arc<Traffic>) -> Result<(Input, Output)> {
         let (ends, stdin, stdout) = Ends::new()?;
-        let child = Command::new(format!("/proc/self/fd/{}", self.program.as_raw_fd()))
+        let child = fault::helper(self.program.as_raw_fd())
             .stdin(Stdio::from(stdin))
             .stdout(Stdio::from(stdout))
             .stderr(Stdio::null())

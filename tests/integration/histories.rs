@@ -16,6 +16,8 @@ use crate::support::*;
 mod client;
 #[path = "histories/damage.rs"]
 mod damage;
+#[path = "histories/liar.rs"]
+mod lying;
 #[path = "histories/steps.rs"]
 mod steps;
 #[path = "histories/world.rs"]
@@ -167,6 +169,12 @@ fn disk(place: &Path) -> (Option<Disk>, PathBuf) {
         return (None, point);
     }
     (Some(Disk::ext4(&place.join("image"), &point, 64 << 20)), point)
+}
+
+#[test]
+#[ignore = "the helper of a client that lies, which a test build of the program starts"]
+fn liar() {
+    lying::run();
 }
 
 #[test]

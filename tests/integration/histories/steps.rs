@@ -15,7 +15,8 @@ use jiff::ToSpan;
 
 use super::Dice;
 use super::client::Change;
-use super::world::{Listener, SOURCES, World, abs, name};
+use super::lying;
+use super::world::{LIAR, Listener, SOURCES, World, abs, name};
 
 /// One step of a history.
 #[derive(Clone, Copy, Debug)]
@@ -33,10 +34,11 @@ pub enum Step {
     Kill,
     Full,
     Restore,
+    Lie,
 }
 
 /// How often each occurs, beside changes of the client.
-pub const STEPS: [(Step, u64); 12] = [
+pub const STEPS: [(Step, u64); 13] = [
     (Step::Pull, 24),
     (Step::PullSeveral, 5),
     (Step::Crowd, 1),
@@ -49,6 +51,7 @@ pub const STEPS: [(Step, u64); 12] = [
     (Step::Kill, 5),
     (Step::Full, 1),
     (Step::Restore, 4),
+    (Step::Lie, 4),
 ];
 
 const FILES_OF_A_CROWD: u64 = 60;
@@ -182,6 +185,7 @@ impl World {
             Step::Kill => self.fault("kill", dice),
             Step::Full => self.fault("ENOSPC", dice),
             Step::Restore => self.restore(dice),
+            Step::Lie => self.lie(dice),
         }
         self.check(dice);
     }
@@ -461,6 +465,25 @@ impl World {
         }
     }
 
+    // A client whose helper lies, of which nobody knows what it holds: it harms neither others nor what is kept of it.
+    fn lie(&mut self, dice: &mut Dice) {
+        if !self.exists() {
+            return;
+        }
+        let planned = Planned::throw(self, LIAR, dice);
+        let script = self.path("liar");
+        lying::write_script(&script, dice.next());
+        let mut command = planned.command(self);
+        let output = command.env("ARCHIVE_HELPER_PROGRAM", &script).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        self.tell(format!("{} with lies -> {} {errors}", planned.words(), output.status));
+        self.cut_off(LIAR, &planned.roots);
+        if output.status.code().is_none_or(|code| ![0, 1, 3, 4, 6].contains(&code)) || errors.contains("panicked") {
+            self.find(format!("a pull of a client that lies ends with {}: {errors}", output.status));
+        }
+        self.clear_staging(LIAR);
+    }
+
     // The next locked operation makes everything right.
     fn finish_cut_off(&mut self) {
         let Some(repository) = self.repository() else { return };
@@ -471,7 +494,7 @@ impl World {
             Ok(count) => self.find(format!("index check finds {count} after a fault: {:?}", listener.errors())),
             Err(error) => self.find(format!("index check fails after a fault: {error}")),
         }
-        for source in SOURCES.iter().map(|(source, _)| source) {
+        for source in super::world::all_sources() {
             self.clear_staging(source);
         }
     }

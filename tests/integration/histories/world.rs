@@ -18,6 +18,14 @@ use crate::support::checker;
 /// The sources, each with its client.
 pub const SOURCES: [(&str, usize); 3] = [("one", 0), ("two", 0), ("three", 1)];
 
+/// A source whose client lies, and holds what that of `three` holds.
+pub const LIAR: &str = "liar";
+
+/// The names of all sources.
+pub fn all_sources() -> impl Iterator<Item = &'static str> {
+    SOURCES.iter().map(|(source, _)| *source).chain([LIAR])
+}
+
 /// What the roots of one source hold; `None` where nobody knows, for a pull was cut off.
 pub type State = BTreeMap<PathBuf, Option<Arc<Walk>>>;
 
@@ -58,7 +66,7 @@ impl World {
             clients,
             told: Vec::new(),
             findings: Vec::new(),
-            states: SOURCES.iter().map(|(source, _)| (*source, State::new())).collect(),
+            states: all_sources().map(|source| (source, State::new())).collect(),
             moments: BTreeMap::new(),
             last_run: 0,
             has_copy: false,
@@ -93,7 +101,7 @@ impl World {
         let index = self.index();
         let mut statement = index.prepare("SELECT name FROM source").unwrap();
         let known: Vec<String> = statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
-        SOURCES.iter().map(|(source, _)| *source).filter(|source| known.iter().any(|name| name == source)).collect()
+        all_sources().filter(|source| known.iter().any(|name| name == source)).collect()
     }
 
     pub fn find(&mut self, text: impl Into<String>) {
@@ -105,8 +113,8 @@ impl World {
     }
 
     pub fn client(&self, source: &str) -> &Client {
-        let (_, client) = SOURCES.iter().find(|(name, _)| *name == source).unwrap();
-        &self.clients[*client]
+        let client = SOURCES.iter().find(|(name, _)| *name == source).map_or(1, |(_, client)| *client);
+        &self.clients[client]
     }
 
     /// The real program, in an environment of its own.
