@@ -280,7 +280,7 @@ impl Checking<'_> {
         let (tree, source) = (self.tree, self.source.clone());
         let wrong = Place { tree, source, directory: path.clone(), name: name.clone() };
         match Place::intact(self.repository, self.index, &hash, &wrong)? {
-            Some(copy) => self.tell(path, name, &format!("{what}; a copy is at `{}`", Escaped(&copy.on_disk()))),
+            Some((copy, _)) => self.tell(path, name, &format!("{what}; a copy is at `{}`", Escaped(&copy.on_disk()))),
             None => self.tell(path, name, &format!("{what}, and there is no copy")),
         }
         Ok(())

@@ -65,16 +65,21 @@ pub struct Options {
     pub repair: Option<LinkWhen>,
 }
 
+// A repair holds the lock until it is done.
+fn begin(repository: &Repository, index: &mut Index, source: &SourceName, options: Options) -> Result<Option<Lock>> {
+    if options.repair.is_none() {
+        return finish_interrupted(repository, index, source).map(|()| None);
+    }
+    let lock = Lock::source(repository, source, PATIENCE)?;
+    repository.check_index_is_newest(index)?;
+    recover(repository, index, source)?;
+    Ok(Some(lock))
+}
+
 /// Compares the trees of a source with the index, content included, and tells of every difference as an error.
 pub fn verify(repository: &Repository, source: &SourceName, options: Options, report: &dyn Report) -> Result<Verified> {
     let mut index = repository.known_index()?;
-    let _lock = options.repair.map(|_| Lock::source(repository, source, PATIENCE)).transpose()?;
-    if options.repair.is_some() {
-        repository.check_index_is_newest(&index)?;
-        recover(repository, &mut index, source)?;
-    } else {
-        finish_interrupted(repository, &mut index, source)?;
-    }
+    let _lock = begin(repository, &mut index, source, options)?;
     let Problems { count: bad, lost, baseless, unknown } = check_source(repository, &index, source, report)?;
     let Some(id) = index.source_id(source)? else { return Ok(Verified { bad, ..Verified::default() }) };
     let chosen = match options.sample {
@@ -212,7 +217,7 @@ impl<'a> Sources<'a> {
         if let Some(known) = self.known.get(&hash) {
             return Ok(known.clone());
         }
-        let intact = Place::intact(self.repository, self.index, &hash, &wrong.place)?;
+        let intact = Place::intact(self.repository, self.index, &hash, &wrong.place)?.map(|(place, _)| place);
         let found = intact.or_else(|| self.misplaced.get(&hash).cloned());
         self.known.insert(hash, found.clone());
         Ok(found)

@@ -52,6 +52,25 @@ pub(super) struct Placing<'a> {
     made: HashMap<AbsPath, usize>,
 }
 
+/// Where the content of a plain file is from.
+#[derive(Clone, Copy, Debug)]
+struct Origin {
+    // When it was last read: a copy is as old as what it was made of.
+    read: i64,
+    // The inode, and what is known of it, if another plain file shares it.
+    shared: Option<(u64, Record)>,
+}
+
+impl Origin {
+    fn shared(inode: (u64, u64), record: Record) -> Origin {
+        Origin { read: record.read, shared: Some((inode.1, record)) }
+    }
+
+    fn copied(read: i64) -> Origin {
+        Origin { read, shared: None }
+    }
+}
+
 impl<'a> Placing<'a> {
     /// Opens the trees of the run's source.
     pub(super) fn open(run: &'a Run<'a>, staging: &'a Staging) -> Result<Placing<'a>> {
@@ -223,8 +242,14 @@ impl<'a> Placing<'a> {
             let found = self.look(directory, &entry.name)?;
             let owner = (entry.uid, entry.gid);
             let gone = match found {
-                Some(found) if !self.owned || (found.uid, found.gid) == owner => return Ok(old.archive_name.clone()),
-                Some(found) => Old::Remove { inode: found.inode },
+                // A name that is not the old version's is unknown.
+                Some(found) if self.is_symlink_to(directory, &entry.name, &entry.target) => {
+                    match !self.owned || (found.uid, found.gid) == owner {
+                        true => return Ok(old.archive_name.clone()),
+                        false => Old::Remove { inode: found.inode },
+                    }
+                }
+                Some(_) => Old::Clear,
                 None => Old::None,
             };
             let staged = self.staging.create_symlink(entry).on_server(WHAT)?;
@@ -238,7 +263,13 @@ impl<'a> Placing<'a> {
         }
         let copy = self.staging.create_symlink(entry).on_server(WHAT)?;
         self.run.tally.progress.archived.add(1);
-        self.keep(directory, entry, copy, (hash_of_nothing(), None)).map(Some)
+        let origin = Origin::copied(self.evidence.now());
+        self.keep(directory, entry, copy, (hash_of_nothing(), origin)).map(Some)
+    }
+
+    fn is_symlink_to(&mut self, directory: &Directory, name: &Name, target: &[u8]) -> bool {
+        let dir = self.snapshot.directory_by(&directory.path, |base| base.open(directory.path.below_root()));
+        dir.and_then(|dir| dir.read_symlink(name)).is_ok_and(|found| found == target)
     }
 
     /// Plans that something goes, which is no longer on the client.
@@ -292,11 +323,8 @@ impl<'a> Placing<'a> {
         Ok(record.map(|record| (found, record)))
     }
 
-    fn know(&mut self, at: At, hash: Hash, known: Option<(u64, Record)>) {
-        let (read, inode) = match known {
-            Some((inode, record)) => (record.read, Some(inode)),
-            None => (self.evidence.now(), None),
-        };
+    fn know(&mut self, at: At, hash: Hash, Origin { read, shared }: Origin) {
+        let inode = shared.map(|(inode, _)| inode);
         self.batch.known.push(Known { at, hash, read, inode });
     }
 
@@ -325,13 +353,13 @@ impl<'a> Placing<'a> {
         directory: &Arc<Directory>,
         entry: &Entry,
         staged: Name,
-        (hash, known): (Hash, Option<(u64, Record)>),
+        (hash, origin): (Hash, Origin),
     ) -> Result<Name> {
         let archived = self.free_name(directory, &entry.name, entry.mtime)?;
         let directory = self.number(directory);
         self.batch.deeds.push(Deed::Keep { directory, staged, name: archived.clone() });
-        if known.is_some() {
-            self.know(At::Archive(directory, archived.clone()), hash, known);
+        if origin.shared.is_some() {
+            self.know(At::Archive(directory, archived.clone()), hash, origin);
         }
         Ok(archived)
     }

@@ -28,8 +28,11 @@ pub fn proven(run: &Run<'_>, index: &Index, task: &FileTask, claim: Claim) -> Re
         for place in Place::all_of(&located) {
             let opened = place.open_directory(run.repository).and_then(|dir| dir.open_file_with_metadata(&place.name));
             let Ok((file, found)) = opened else { continue };
+            // A record says that the content was read and had this hash.
+            let known = index.inode(found.inode.1)?.filter(|record| record.fits(&found));
+            let is_known = known.is_some_and(|record| record.hash == claim.hash);
             match read(run, &file, &found) {
-                Some(keyed) if keyed == proof => {
+                Some(keyed) if keyed == proof && (is_known || has_hash(&file, &claim.hash)) => {
                     let record = Record::of(&found, claim.hash, Timestamp::now().as_nanosecond() as i64);
                     return Ok(Some(Possession { proof, inode: found.inode.1, record }));
                 }
@@ -65,6 +68,10 @@ pub fn is_possessed(
     let is_same = found.inode.1 == possession.inode && possession.record.fits(found);
     let is_proven = possession.record.hash == *hash && (is_same || read(run, file, found)? == possession.proof);
     is_proven.then(|| Record::of(found, *hash, possession.record.read))
+}
+
+fn has_hash(mut file: &File, hash: &Hash) -> bool {
+    file.rewind().is_ok() && hash_content(file, blake3::Hasher::new()).is_ok_and(|found| found == *hash)
 }
 
 // The keyed hash of an open file; `None` if the file changes meanwhile.

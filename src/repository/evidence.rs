@@ -146,7 +146,8 @@ impl Evidence {
             (Kind::Symlink, _) => {
                 dir.read_symlink(name).map(|target| target == version.entry.target).map_err(io::Error::from)
             }
-            _ => Ok(true),
+            // Of a file without a hash nothing can be proved.
+            (kind, _) => Ok(kind != Kind::File),
         };
         Ok(match is_proved {
             Ok(true) => Proof::Holds(found),

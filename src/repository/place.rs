@@ -57,12 +57,12 @@ impl Place {
         snapshot.into_iter().chain(archive).collect()
     }
 
-    /// A place that holds this content, as reading it tells; not one that is `wrong`.
-    pub fn intact(repository: &Repository, index: &Index, hash: &Hash, wrong: &Place) -> Result<Option<Place>> {
+    /// A place that holds this content, as reading it tells, and the file that was read; not one that is `wrong`.
+    pub fn intact(repository: &Repository, index: &Index, hash: &Hash, wrong: &Place) -> Result<Option<(Place, File)>> {
         for copy in Copies::of(repository, index, *hash) {
             let (place, file) = copy?;
-            if place != *wrong && hash_content(file, blake3::Hasher::new()).is_ok_and(|found| found == *hash) {
-                return Ok(Some(place));
+            if place != *wrong && hash_content(&file, blake3::Hasher::new()).is_ok_and(|found| found == *hash) {
+                return Ok(Some((place, file)));
             }
         }
         Ok(None)

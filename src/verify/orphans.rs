@@ -3,8 +3,6 @@
 use std::collections::HashMap;
 use std::fs::File;
 
-use nix::errno::Errno;
-
 use crate::check::Unknown;
 use crate::entry::{Hash, Kind, hash_content};
 use crate::error::{OnServer, Result};
@@ -32,10 +30,12 @@ pub(super) struct Orphan {
     // True in the trees, where the file is removed once its content is in place.
     is_in_trees: bool,
     hash: Option<Hash>,
+    // What was opened last.
+    inode: Option<(u64, u64)>,
 }
 
 impl Orphans {
-    /// Finds moved directories.
+    /// Finds the unknown files.
     pub(super) fn find(repository: &Repository, source: &SourceName, unknown: &[Unknown]) -> Result<Orphans> {
         let mut orphans = Orphans { by_size: HashMap::new() };
         for (tree, path) in unknown {
@@ -65,7 +65,7 @@ impl Orphans {
 
     fn add(&mut self, dir: Dir, name: Name, (on_disk, is_in_trees): (Vec<u8>, bool)) {
         if let Ok((_, found)) = dir.open_file_with_metadata(&name) {
-            let orphan = Orphan { dir, name, on_disk, is_in_trees, hash: None };
+            let orphan = Orphan { dir, name, on_disk, is_in_trees, hash: None, inode: None };
             self.by_size.entry(found.size).or_default().push(orphan);
         }
     }
@@ -87,17 +87,19 @@ impl Orphan {
         self.hash
     }
 
-    /// Opens it.
-    pub(super) fn open(&self) -> nix::Result<File> {
-        self.dir.open_file(&self.name)
+    /// Opens it, if reading it shows that it has this content.
+    pub(super) fn open(&mut self, hash: &Hash) -> Option<File> {
+        let (file, found) = self.dir.open_file_with_metadata(&self.name).ok()?;
+        self.inode = Some(found.inode);
+        hash_content(&file, blake3::Hasher::new()).is_ok_and(|found| found == *hash).then_some(file)
     }
 
     /// Removes it, if it is in the trees: its content is where it belongs.
     pub(super) fn remove(&self) -> nix::Result<()> {
-        match self.is_in_trees.then(|| self.dir.unlink(&self.name)) {
+        match self.inode.filter(|_| self.is_in_trees) {
             // Several versions may have been repaired from one file.
-            None | Some(Err(Errno::ENOENT)) => Ok(()),
-            Some(removed) => removed,
+            Some(inode) => self.dir.unlink_inode(&self.name, inode).map(drop),
+            None => Ok(()),
         }
     }
 }

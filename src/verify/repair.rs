@@ -1,6 +1,7 @@
 //! Repair: a good copy comes to where a plain file is rotten or missing; what was there is put aside, never deleted.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -12,7 +13,7 @@ use crate::path::{Escaped, Name, SourceName};
 use crate::report::Report;
 use crate::repository::Repository;
 use crate::repository::archive::{Archive, path_on_disk};
-use crate::repository::dirs::{Dir, Metadata};
+use crate::repository::dirs::{Dir, Metadata, file_metadata};
 use crate::repository::index::Index;
 use crate::repository::place::{Place, Tree};
 use crate::repository::staging::Staging;
@@ -199,35 +200,52 @@ impl<'a> Repair<'a> {
             self.staging.dress(&file, entry).on_server(WHAT)?;
             return Ok(Some(Good { name, from: None, orphan: None }));
         }
-        let misplaced = || self.misplaced.get(&hash).filter(|place| self.holds(place, &hash)).cloned();
-        let Some(from) = Place::intact(self.repository, index, &hash, wrong)?.or_else(misplaced) else {
+        let misplaced = || {
+            let place = self.misplaced.get(&hash)?;
+            Some((place.clone(), self.open_with(place, &hash)?))
+        };
+        let Some((from, file)) = Place::intact(self.repository, index, &hash, wrong)?.or_else(misplaced) else {
             return self.stage_orphan(version, &hash);
         };
-        let (dir, found) = from.look(self.repository).on_server(WHAT)?;
+        let found = file_metadata(&file).on_server(WHAT)?;
         let may_link = match self.link {
             LinkWhen::Content => true,
             LinkWhen::Exact => (found.mtime, found.mode) == (entry.mtime, mode_on_disk(entry)),
             LinkWhen::Never => false,
         };
-        let linked = self.staging.free_name();
-        if may_link && dir.link(&from.name, self.staging.dir(), &linked).is_ok() {
-            return Ok(Some(Good { name: linked, from: Some(from.on_disk()), orphan: None }));
-        }
-        let file = dir.open_file(&from.name).on_server(WHAT)?;
-        let name = self.staging.copy(&file, entry).on_server(WHAT)?;
+        let linked = if may_link { self.link(&from, &found)? } else { None };
+        let name = match linked {
+            Some(linked) => linked,
+            None => self.staging.copy(&file, entry).on_server(WHAT)?,
+        };
         Ok(Some(Good { name, from: Some(from.on_disk()), orphan: None }))
+    }
+
+    // A further name of a file that was read, unless its name has become another file's: its source may not be locked.
+    fn link(&self, from: &Place, read: &Metadata) -> Result<Option<Name>> {
+        let linked = self.staging.free_name();
+        let dir = from.open_directory(self.repository);
+        if dir.and_then(|dir| dir.link(&from.name, self.staging.dir(), &linked)).is_err() {
+            return Ok(None);
+        }
+        if self.staging.dir().metadata(&linked).on_server(WHAT)?.is_inode(read.inode) {
+            return Ok(Some(linked));
+        }
+        self.staging.dir().unlink(&linked).on_server(WHAT)?;
+        Ok(None)
     }
 
     // A copy, because the unknown file's inode may have other names.
     fn stage_orphan(&mut self, version: &Version, hash: &Hash) -> Result<Option<Good>> {
-        let Some(orphan) = self.orphans.with(hash, version.entry.size) else { return Ok(None) };
-        let name = self.staging.copy(&orphan.open().on_server(WHAT)?, &version.entry).on_server(WHAT)?;
+        let Some(mut orphan) = self.orphans.with(hash, version.entry.size) else { return Ok(None) };
+        let Some(file) = orphan.open(hash) else { return Ok(None) };
+        let name = self.staging.copy(&file, &version.entry).on_server(WHAT)?;
         Ok(Some(Good { name, from: Some(orphan.on_disk.clone()), orphan: Some(orphan) }))
     }
 
-    fn holds(&self, place: &Place, hash: &Hash) -> bool {
-        let file = place.open(self.repository);
-        file.is_ok_and(|file| hash_content(file, blake3::Hasher::new()).is_ok_and(|found| found == *hash))
+    fn open_with(&self, place: &Place, hash: &Hash) -> Option<File> {
+        let file = place.open(self.repository).ok()?;
+        hash_content(&file, blake3::Hasher::new()).is_ok_and(|found| found == *hash).then_some(file)
     }
 
     // Returns where it is, relative to the repository.

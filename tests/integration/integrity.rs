@@ -390,3 +390,77 @@ fn rebuild_finds_directories_whose_names_are_shortened_in_the_archive() {
         program.assert_index_is_right();
     }
 }
+
+#[test]
+fn repair_does_not_link_to_file_that_was_replaced_meanwhile() {
+    let (old, new) = ("what both sources had", "what two has got now.");
+    let template = Program::new();
+    let (one, two) = (Tree::new([("f", file(old))]), Tree::new([("f", file(old))]));
+    template.pull_local(&one.root(), &["--name", "one"]);
+    template.pull_local(&two.root(), &["--name", "two"]);
+    fs::remove_file(template.snapshot("one", &one.path("f"))).unwrap();
+    two.put("f", file(new));
+    let mut repaired = 0;
+    for step in 1.. {
+        let program = Program::new();
+        assert!(Command::new("cp").arg("-a").arg(template.repo()).arg(program.repo()).status().unwrap().success());
+        let mut command = program.command(["verify", "--repair", "-q", "one"]);
+        let mut stopped = command.env("ARCHIVE_FAULT", format!("stop:{step}")).spawn().unwrap();
+        let has_ended = crate::crash::wait_for_stop(&mut stopped);
+        let mut command = program.command(["pull", "-q", "--name", "two", two.root().to_str().unwrap()]);
+        let mut pull = command.spawn().unwrap();
+        // Where the repair holds the index, the pull waits.
+        let _ = (0..150).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            pull.try_wait().unwrap().is_some()
+        });
+        if !has_ended {
+            let pid = nix::unistd::Pid::from_raw(stopped.id() as i32);
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT).unwrap();
+            stopped.wait().unwrap();
+        }
+        pull.wait().unwrap();
+        if let Ok(found) = fs::read_to_string(program.snapshot("one", &one.path("f"))) {
+            assert_eq!(found, old, "at step {step}");
+            repaired += 1;
+        }
+        if has_ended {
+            assert!(step > 3 && repaired > 0, "{repaired} of {step}");
+            return;
+        }
+    }
+}
+
+#[test]
+fn file_in_the_place_of_a_symlink_is_kept() {
+    if !is_root() {
+        return eprintln!("needs root, for it changes an owner");
+    }
+    let program = Program::new();
+    let client = Tree::new([("l", link("target"))]);
+    program.pull_local(&client.root(), &[]);
+    let place = program.snapshot("localhost", &client.path("l"));
+    fs::remove_file(&place).unwrap();
+    fs::write(&place, "somebody's only copy").unwrap();
+    std::os::unix::fs::lchown(client.path("l"), Some(7), Some(7)).unwrap();
+    program.pull_local(&client.root(), &[]);
+    assert_eq!(fs::read_link(&place).unwrap(), Path::new("target"));
+    let kept = Command::new("grep").args(["-r", "-l", "somebody's only copy"]).arg(program.repo()).output().unwrap();
+    assert!(String::from_utf8_lossy(&kept.stdout).contains("/archive/localhost/"), "{kept:?}");
+}
+
+#[test]
+fn copy_is_as_old_as_what_it_was_made_of() {
+    let age = "SELECT (unixepoch() - max(read) / 1000000000) / 86400 FROM inode WHERE size = 8";
+    for flags in [["--link", "exact"], ["--link", "never"]] {
+        let program = Program::new();
+        let client = Tree::new([("f", at(1_000_000_000, 0, file("precious")))]);
+        program.pull_local(&client.root(), &flags);
+        program.change_index("UPDATE inode SET read = read - 20 * 86400 * 1000000000");
+        client.put("f", at(1_000_000_001, 0, file("precious")));
+        client.put("g", at(1_000_000_002, 0, file("precious")));
+        program.pull_local(&client.root(), &flags);
+        let days: i64 = program.index().query_row(age, [], |row| row.get(0)).unwrap();
+        assert_eq!(days, 20, "{flags:?}");
+    }
+}

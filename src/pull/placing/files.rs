@@ -8,9 +8,9 @@ use super::super::content_locator::{Candidate, Wanted};
 use super::super::contents::{FileTask, Possession, Spot};
 use super::super::dispatch::hash_of_nothing;
 use super::super::ledger::Ledger;
-use super::{Directory, Placing, Retired, WHAT, is_restated};
+use super::{Directory, Origin, Placing, Retired, WHAT, is_restated};
 use crate::entry::{Entry, Hash, Kind, Version, flags, mode_on_disk};
-use crate::error::{OnServer, Result};
+use crate::error::{Error, Kind as ErrorKind, OnServer, Result};
 use crate::path::Name;
 use crate::repository::dirs::{Dir, Metadata};
 use crate::repository::evidence::Age;
@@ -28,12 +28,13 @@ struct NewFile<'a> {
     flags: u32,
     other_name: Option<&'a Spot>,
     possession: Option<&'a Possession>,
-    // The old version is the same but for metadata, and its inode has other names: its name here may just go.
-    drop_old: bool,
+    // The old version's plain file, if it is the same but for metadata and its inode has other names: its name here may
+    // just go.
+    drop_old: Option<(u64, u64)>,
 }
 
 /// A name in staging with a content that is on the server already, and what is known of its inode.
-type Linked = (StagedName, Option<(u64, Record)>);
+type Linked = (StagedName, Origin);
 
 impl<'a> NewFile<'a> {
     fn of(task: &'a FileTask, hash: Hash, flags: u32) -> NewFile<'a> {
@@ -46,7 +47,7 @@ impl<'a> NewFile<'a> {
             flags,
             other_name: other_name.as_deref(),
             possession: possession.as_deref(),
-            drop_old: false,
+            drop_old: None,
         }
     }
 
@@ -101,7 +102,8 @@ impl Placing<'_> {
             }
             self.locator.add(staged.hash, staged.name.clone());
         }
-        self.place(ledger, &file, (staged.name, None))
+        let origin = Origin::copied(self.evidence.now());
+        self.place(ledger, &file, (staged.name, origin))
     }
 
     /// Plans a file whose content is on the server already; false when no plain file proves to have it.
@@ -115,7 +117,8 @@ impl Placing<'_> {
         if hash == hash_of_nothing() {
             let (staged, empty) = self.staging.create_for(&file.directory.tray, file.entry).on_server(WHAT)?;
             self.staging.dress(&empty, file.entry).on_server(WHAT)?;
-            return self.place(ledger, &file, (staged, None)).map(|()| true);
+            let origin = Origin::copied(self.evidence.now());
+            return self.place(ledger, &file, (staged, origin)).map(|()| true);
         }
         let Some(staged) = self.bring(ledger, &file)? else { return Ok(false) };
         self.place(ledger, &file, staged)?;
@@ -146,21 +149,22 @@ impl Placing<'_> {
                 let (looks, mtime) = (Looks::of(file.entry, self.owned), file.entry.mtime);
                 self.change(file.directory, &file.entry.name, Old::None, New::Restated { looks, mtime });
             } else if !as_wanted && link == LinkWhen::Exact {
-                file.drop_old = true;
-                return self.copy_of_itself(ledger, &file);
+                file.drop_old = Some(found.inode);
+                return self.copy_of_itself(ledger, &file, (&found, &record));
             }
-            return self.same_version(ledger, &file, old, (found.inode.1, record));
+            return self.same_version(ledger, &file, old, Origin::shared(found.inode, record));
         }
         if link == LinkWhen::Content
-            && let Some(archive_name) = self.archive_link(&file, old, (found.inode.1, record))?
+            && let Some(archive_name) = self.archive_link(&file, old, (&found, record))?
         {
             self.end(ledger, old)?;
-            let kept = self.archive_new(&file, None, Some((found.inode.1, record)))?;
+            let origin = Origin::shared(found.inode, record);
+            let kept = self.archive_new(&file, None, origin)?;
             self.row(file.directory, Row::End { id: old.id, archive_name: Some(archive_name) });
-            self.begin(&file, number, kept, Some((found.inode.1, record)));
+            self.begin(&file, number, kept, origin);
             return Ok(());
         }
-        self.copy_of_itself(ledger, &file)
+        self.copy_of_itself(ledger, &file, (&found, &record))
     }
 
     // Owner and mode may have changed; if so that is another version, which has the same place.
@@ -169,7 +173,7 @@ impl Placing<'_> {
         ledger: &mut Ledger<'_>,
         file: &NewFile<'_>,
         old: &Version,
-        known: (u64, Record),
+        origin: Origin,
     ) -> Result<()> {
         self.end(ledger, old)?;
         let number = self.number(file.directory);
@@ -178,32 +182,34 @@ impl Placing<'_> {
             self.row(file.directory, Row::Refresh { id: old.id, entry, hash, flags: file.flags });
             return Ok(());
         }
-        self.begin_with(file, file.follow(old.id, number, old.archive_name.clone()), Some(known));
+        self.begin_with(file, file.follow(old.id, number, old.archive_name.clone()), origin);
         Ok(())
     }
 
-    fn begin(&mut self, file: &NewFile<'_>, number: u32, archive_name: Option<Name>, known: Option<(u64, Record)>) {
-        self.begin_with(file, file.begin(number, archive_name), known);
+    fn begin(&mut self, file: &NewFile<'_>, number: u32, archive_name: Option<Name>, origin: Origin) {
+        self.begin_with(file, file.begin(number, archive_name), origin);
     }
 
     // A row with which a version of a file begins, and what is known of its plain file.
-    fn begin_with(&mut self, file: &NewFile<'_>, row: Row, known: Option<(u64, Record)>) {
+    fn begin_with(&mut self, file: &NewFile<'_>, row: Row, origin: Origin) {
         self.row(file.directory, row);
         if file.entry.size > 0 && file.flags & flags::INCONSISTENT == 0 {
             let at = At::Row(self.batch.rows.len() - 1);
-            self.know(at, file.hash, known);
+            self.know(at, file.hash, origin);
         }
     }
 
-    fn copy_of_itself(&mut self, ledger: &mut Ledger<'_>, file: &NewFile<'_>) -> Result<()> {
-        let old = self.open_old(file)?;
-        let staged = self.staging.copy(&old, file.entry).on_server(WHAT)?;
-        self.place(ledger, file, (staged.into(), None))
-    }
-
-    fn open_old(&mut self, file: &NewFile<'_>) -> Result<File> {
+    // `found` is the old version's plain file, which was proved to have the content.
+    fn copy_of_itself(
+        &mut self,
+        ledger: &mut Ledger<'_>,
+        file: &NewFile<'_>,
+        (found, record): (&Metadata, &Record),
+    ) -> Result<()> {
         let dir = self.snapshot.directory(&file.directory.path).on_server(WHAT)?;
-        dir.open_file(&file.entry.name).on_server(WHAT)
+        let old = open_inode(&dir, &file.entry.name, found.inode)?;
+        let staged = self.staging.copy(&old, file.entry).on_server(WHAT)?;
+        self.place(ledger, file, (staged.into(), Origin::copied(record.read)))
     }
 
     // A name in staging with the content that is on the server already.
@@ -215,7 +221,8 @@ impl Placing<'_> {
         }
         let staging = self.staging;
         self.locator.first(ledger, &mut self.evidence, file.wanted(), |_, candidate| {
-            staging.copy(candidate.file, file.entry).ok().map(|copy| (StagedName::from(copy), None))
+            let copy = staging.copy(candidate.file, file.entry).ok()?;
+            Some((StagedName::from(copy), Origin::copied(candidate.record.read)))
         })
     }
 
@@ -236,7 +243,7 @@ impl Placing<'_> {
             match linked.filter(|linked| linked.is_inode(found.inode)) {
                 Some(linked) => {
                     evidence.carry_over(&linked, &record);
-                    Some((staged, Some((found.inode.1, record))))
+                    Some((staged, Origin::shared(found.inode, record)))
                 }
                 None => {
                     let _ = staging.unlink(&staged);
@@ -246,79 +253,67 @@ impl Placing<'_> {
         })
     }
 
-    fn place(&mut self, ledger: &mut Ledger<'_>, file: &NewFile<'_>, (staged, known): Linked) -> Result<()> {
+    fn place(&mut self, ledger: &mut Ledger<'_>, file: &NewFile<'_>, (staged, origin): Linked) -> Result<()> {
         let name = &file.entry.name;
         file.old.map_or(Ok(()), |old| self.end(ledger, old))?;
         let retired = match file.old {
-            Some(_) if file.drop_old => match self.look(file.directory, name)? {
-                Some(found) => Retired { gone: Old::Remove { inode: found.inode }, ..Retired::nothing() },
+            Some(old) if file.drop_old.is_none() => self.retire(ledger, file.directory, old, file.had_its_content())?,
+            _ => match file.drop_old {
+                Some(inode) => Retired { gone: Old::Remove { inode }, ..Retired::nothing() },
                 None => Retired::nothing(),
             },
-            Some(old) => self.retire(ledger, file.directory, old, file.had_its_content())?,
-            None => Retired::nothing(),
         };
         // The new version has the content that the old one lost.
         let is_lost = retired.is_lost && file.had_its_content();
         let is_same_version = |old: &&Version| old.entry.mtime == file.entry.mtime;
-        let follows = file.old.filter(|old| file.drop_old || is_lost && is_same_version(old));
+        let follows = file.old.filter(|old| file.drop_old.is_some() || is_lost && is_same_version(old));
         let archive_name = match file.old {
-            Some(old) if is_lost && follows.is_none() => Some(self.keep_for(file, old, &staged, known)?),
+            Some(old) if is_lost && follows.is_none() => Some(self.keep_for(file, old, &staged, origin)?),
             _ => retired.archive_name,
         };
         let kept = match follows {
             Some(old) => old.archive_name.clone(),
-            None => self.archive_new(file, Some(&staged), known)?,
+            None => self.archive_new(file, Some(&staged), origin)?,
         };
         let number = self.number(file.directory);
         self.take_place(file.directory, name, retired.gone, staged);
         match follows {
             // The mtime of a rebuilt version was a guess: the version stays and gets its own metadata.
-            Some(old) if file.drop_old && old.has(flags::REBUILT) => {
+            Some(old) if file.drop_old.is_some() && old.has(flags::REBUILT) => {
                 let (entry, hash) = (Box::new(file.entry.clone()), Some(file.hash));
                 self.row(file.directory, Row::Refresh { id: old.id, entry, hash, flags: file.flags });
             }
-            Some(old) => self.begin_with(file, file.follow(old.id, number, kept), known),
+            Some(old) => self.begin_with(file, file.follow(old.id, number, kept), origin),
             None => {
                 self.batch.rows.extend(file.old.map(|old| Row::End { id: old.id, archive_name }));
-                self.begin(file, number, kept, known);
+                self.begin(file, number, kept, origin);
             }
         }
         Ok(())
     }
 
     // A name in the archive for an old version whose plain file was lost, and whose content has come.
-    fn keep_for(
-        &mut self,
-        file: &NewFile<'_>,
-        old: &Version,
-        staged: &StagedName,
-        known: Option<(u64, Record)>,
-    ) -> Result<Name> {
+    fn keep_for(&mut self, file: &NewFile<'_>, old: &Version, staged: &StagedName, origin: Origin) -> Result<Name> {
         let dir = self.staging.directory_of(staged).on_server(WHAT)?;
         let linked = match self.run.source.settings.link {
             LinkWhen::Content => self.stage_link(&dir, &staged.name)?,
             _ => None,
         };
-        let (kept, known) = match linked {
-            Some(linked) => (linked, known),
+        let (kept, origin) = match linked {
+            Some(linked) => (linked, origin),
             None => {
                 let content = dir.open_file(&staged.name).on_server(WHAT)?;
-                (self.staging.copy(&content, &old.entry).on_server(WHAT)?, None)
+                (self.staging.copy(&content, &old.entry).on_server(WHAT)?, Origin::copied(origin.read))
             }
         };
         self.run.tally.progress.archived.add(1);
-        self.keep(file.directory, &old.entry, kept, (file.hash, known))
+        self.keep(file.directory, &old.entry, kept, (file.hash, origin))
     }
 
     // With `archive = "all"`, a file is in the archive from the moment it is received. Its content is in staging, or
     // else in the snapshot.
-    fn archive_new(
-        &mut self,
-        file: &NewFile<'_>,
-        staged: Option<&StagedName>,
-        known: Option<(u64, Record)>,
-    ) -> Result<Option<Name>> {
-        if self.run.source.settings.archive != ArchiveWhat::All || file.drop_old {
+    fn archive_new(&mut self, file: &NewFile<'_>, staged: Option<&StagedName>, origin: Origin) -> Result<Option<Name>> {
+        if self.run.source.settings.archive != ArchiveWhat::All || file.drop_old.is_some() {
             return Ok(None);
         }
         let (dir, from) = match staged {
@@ -329,32 +324,64 @@ impl Placing<'_> {
             LinkWhen::Never => None,
             _ => self.stage_link(&dir, from)?,
         };
-        let (kept, known) = match linked {
-            Some(linked) => (linked, known),
+        let linked = match (linked, origin.shared) {
+            // What is in the snapshot may have become another file since it was proved.
+            (Some(linked), Some((inode, record))) if staged.is_none() => self.own_link(linked, inode, &record)?,
+            (linked, _) => linked,
+        };
+        let (kept, origin) = match linked {
+            Some(linked) => (linked, origin),
             None => {
-                let content = dir.open_file(from).on_server(WHAT)?;
-                (self.staging.copy(&content, file.entry).on_server(WHAT)?, None)
+                let content = match origin.shared.filter(|_| staged.is_none()) {
+                    Some((inode, _)) => open_inode(&dir, from, (0, inode))?,
+                    None => dir.open_file(from).on_server(WHAT)?,
+                };
+                (self.staging.copy(&content, file.entry).on_server(WHAT)?, Origin::copied(origin.read))
             }
         };
         self.run.tally.progress.archived.add(1);
-        self.keep(file.directory, file.entry, kept, (file.hash, known)).map(Some)
+        self.keep(file.directory, file.entry, kept, (file.hash, origin)).map(Some)
     }
 
     // Gives an old version that stays in place its name in the archive; `None` when its inode takes no further name.
-    fn archive_link(&mut self, file: &NewFile<'_>, old: &Version, known: (u64, Record)) -> Result<Option<Name>> {
+    fn archive_link(
+        &mut self,
+        file: &NewFile<'_>,
+        old: &Version,
+        (found, record): (&Metadata, Record),
+    ) -> Result<Option<Name>> {
         if old.archive_name.is_some() {
             return Ok(old.archive_name.clone());
         }
         let dir = self.snapshot.directory(&file.directory.path).on_server(WHAT)?;
         let Some(staged) = self.stage_link(&dir, &old.entry.name)? else { return Ok(None) };
+        let Some(staged) = self.own_link(staged, found.inode.1, &record)? else { return Ok(None) };
+        self.run.tally.progress.archived.add(1);
+        let origin = Origin::shared(found.inode, record);
+        self.keep(file.directory, &old.entry, staged, (file.hash, origin)).map(Some)
+    }
+
+    // A link in staging, if it is one of this inode.
+    fn own_link(&mut self, staged: Name, inode: u64, record: &Record) -> Result<Option<Name>> {
         let linked = self.staging.dir().metadata(&staged).on_server(WHAT)?;
-        if linked.inode.1 != known.0 {
+        if linked.inode.1 != inode {
             self.staging.unlink(&staged.into()).on_server(WHAT)?;
             return Ok(None);
         }
-        self.evidence.carry_over(&linked, &known.1);
-        self.run.tally.progress.archived.add(1);
-        self.keep(file.directory, &old.entry, staged, (file.hash, Some(known))).map(Some)
+        self.evidence.carry_over(&linked, record);
+        Ok(Some(staged))
+    }
+}
+
+// Opens a name that must still be that of the inode which was proved to have the content.
+fn open_inode(dir: &Dir, name: &Name, inode: (u64, u64)) -> Result<File> {
+    let (file, found) = dir.open_file_with_metadata(name).on_server(WHAT)?;
+    match found.is_inode(inode) {
+        true => Ok(file),
+        false => {
+            let what = format_args!("`{name}` in the snapshot was replaced by another program");
+            Err(Error::new(ErrorKind::Failed, what).hint("pull again"))
+        }
     }
 }
 

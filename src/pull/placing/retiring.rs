@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::super::content_locator::Wanted;
 use super::super::ledger::Ledger;
-use super::{Directory, Placing};
+use super::{Directory, Origin, Placing};
 use crate::entry::{Kind, Version, is_on_disk};
 use crate::error::Result;
 use crate::path::Name;
@@ -65,7 +65,7 @@ impl Placing<'_> {
         let archived = self.free_name(directory, name, old.entry.mtime)?;
         if let (Some(record), Some(hash)) = (record, old.hash) {
             let at = At::Archive(self.number(directory), archived.clone());
-            self.know(at, hash, Some((inode.1, record)));
+            self.know(at, hash, Origin::shared(inode, record));
         }
         let gone = Old::Archive { name: archived.clone(), inode };
         Ok(Retired { gone, archive_name: Some(archived), is_lost: false })
@@ -99,11 +99,12 @@ impl Placing<'_> {
         };
         let wanted = Wanted { directory, entry: &old.entry, hash, other_name: None, possession: None };
         let staging = self.staging;
-        let copy = self
-            .locator
-            .first(ledger, &mut self.evidence, wanted, |_, candidate| staging.copy(candidate.file, &old.entry).ok())?;
+        let copy = self.locator.first(ledger, &mut self.evidence, wanted, |_, candidate| {
+            let copy = staging.copy(candidate.file, &old.entry).ok()?;
+            Some((copy, Origin::copied(candidate.record.read)))
+        })?;
         let archive_name = match copy {
-            Some(copy) => Some(self.keep(directory, &old.entry, copy, (hash, None))?),
+            Some((copy, origin)) => Some(self.keep(directory, &old.entry, copy, (hash, origin))?),
             None => None,
         };
         Ok(Retired { gone, is_lost: archive_name.is_none(), archive_name })
@@ -127,11 +128,10 @@ impl Placing<'_> {
                 Ok(proved.map(|(_, record)| Some(record).filter(|_| old.entry.size > 0)))
             }
             _ if old.entry.kind == Kind::Symlink => {
-                let dir = self.snapshot.directory_by(&directory.path, |base| base.open(directory.path.below_root()));
-                let target = dir.and_then(|dir| dir.read_symlink(name));
-                Ok(target.is_ok_and(|target| target == old.entry.target).then_some(None))
+                Ok(self.is_symlink_to(directory, name, &old.entry.target).then_some(None))
             }
-            _ => Ok((found.size == old.entry.size).then_some(None)),
+            // Of a file without a hash nothing can be proved.
+            _ => Ok(None),
         }
     }
 
