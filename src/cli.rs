@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::report::terminal::{Terminal, Verbosity};
 use crate::repository::Repository;
 
+mod accept;
 mod completions;
 mod config;
 mod diff;
@@ -76,6 +77,7 @@ enum ColorWhen {
 #[derive(Debug, Subcommand)]
 enum Command {
     Pull(pull::Args),
+    Accept(accept::Args),
     Status(status::Args),
     Log(past::LogArgs),
     Ls(past::LsArgs),
@@ -101,6 +103,7 @@ pub fn run() -> ExitCode {
     let context = Context { global: cli.global };
     let status = match &cli.command {
         Command::Pull(args) => pull::run(&context, args),
+        Command::Accept(args) => accept::run(&context, args),
         Command::Status(args) => status::run(&context, args),
         Command::Log(args) => past::log(&context, args),
         Command::Ls(args) => past::ls(&context, args),

@@ -275,11 +275,14 @@ fn was_there(version: &Version, run: i64) -> bool {
 }
 
 fn known(index: &Index, source: &SourceName) -> Result<SourceId> {
-    index.source_id(source)?.ok_or_else(|| {
-        let known = index.source_names().unwrap_or_default().join("`, `");
-        Error::usage(format_args!("there is no source `{source}` in the repository"))
-            .hint(format_args!("it has `{known}`"))
-    })
+    index.source_id(source)?.ok_or_else(|| unknown_source(index, source.as_str()))
+}
+
+/// The error for a name that is no source's in the repository.
+pub fn unknown_source(index: &Index, name: &str) -> Error {
+    let known = index.source_names().unwrap_or_default().join("`, `");
+    Error::usage(format_args!("there is no source `{}` in the repository", Escaped(name.as_bytes())))
+        .hint(format_args!("it has `{known}`"))
 }
 
 /// Calls `each` with every version that the index holds.

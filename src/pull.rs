@@ -46,9 +46,11 @@ mod change;
 mod comparing;
 mod content_locator;
 mod contents;
+mod counting;
 mod dispatch;
 mod failure;
 mod fetching;
+mod guard;
 mod hashing;
 mod ledger;
 mod listing;
@@ -64,6 +66,9 @@ mod receiving;
 mod removals;
 mod roots;
 mod sizes;
+
+use guard::{Before, Consent, Gate};
+use listing::Remembered;
 
 // How long to wait before connecting again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -155,6 +160,10 @@ struct Run<'a> {
     key: Hash,
     /// What has to stay free.
     room: &'a Room,
+    /// What may be removed.
+    consent: &'a Consent,
+    /// What changes of the trees have to pass.
+    gate: &'a Gate,
 }
 
 /// A client's directory while its entries are on their way through the pipeline. Whoever holds the last reference
@@ -200,6 +209,17 @@ impl Directory {
     fn settled(&self) -> Option<&Listed> {
         let all_done = self.done.load(Ordering::Relaxed) == self.steps.load(Ordering::Relaxed);
         self.content.get().filter(|_| all_done)
+    }
+}
+
+impl Run<'_> {
+    fn before<'i>(&self, index: &'i Index) -> Before<'i> {
+        Before { index, source_id: self.source_id, run: Some(self.number) }
+    }
+
+    fn remembered<'i>(&'i self, index: &'i Index) -> Remembered<'i> {
+        let (index, distrust) = (Some((index, self.source_id)), self.options.checksum);
+        Remembered { index, distrust, consent: self.consent }
     }
 }
 
@@ -300,11 +320,13 @@ fn run(
     if repository.is_open_to_others() {
         tally.warn(format_args!("others may look into `{}`: run `chmod 700` on it", repository.dir().display()));
     }
+    let consent = Consent::read(Some((index, source_id)), options.allow_missing)?;
     let room = Room::new(repository, source.settings.min_free);
     room.check()?;
     let has_others = index.has_other_sources(source_id)?;
     let how = remote::Options { reads: !index.knows_directories(source_id)?, ..how(source, options) };
-    with_retries(source, options, how, tally, facts, |client| {
+    let result = with_retries(source, options, how, tally, facts, |client| {
+        let gate = Gate::of(source);
         let (begins_empty, key) = (index.is_empty()?, random_key()?);
         pipeline::run(&Run {
             repository,
@@ -320,8 +342,17 @@ fn run(
             has_others,
             key,
             room: &room,
+            consent: &consent,
+            gate: &gate,
         })
-    })?;
+    });
+    let stop = consent.into_stop();
+    match (&result, stop) {
+        (Ok(()), _) => index.clear_stop(source_id)?,
+        (Err(error), Some(stop)) => index.note_stop(source_id, number, &stop, &error.to_string())?,
+        (Err(_), None) => {}
+    }
+    result?;
     if tally.has_changed()
         && let Err(error) = keep_copy_of_index(repository, source, index)
     {

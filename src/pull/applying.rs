@@ -12,8 +12,10 @@ use crossbeam_channel::Sender;
 
 use super::change::Change;
 use super::contents::{Contents, FileTask, Key, Released, Spot};
+use super::counting::decide_ahead;
 use super::failure::Failure;
 use super::fetching::path_of;
+use super::guard::Watch;
 use super::ledger::Ledger;
 use super::placing::Placing;
 use super::{Directory, Run};
@@ -34,6 +36,8 @@ const MOST_BYTES: u64 = 256 << 20;
 // Two batches are in memory, one that gathers and one that is being entered, and one in a row of the index while pending.
 const MOST_ATTRIBUTES: usize = 16 << 20;
 const MOST_AGE: Duration = Duration::from_secs(2);
+// Changes that are held back until the guard has decided; each takes about a kilobyte.
+const MAX_HELD: usize = 16 * 1024;
 // From how many changes on a batch is carried out as soon as none is there to be added, while the client is at work: the
 // end has less to do then. A first pull, which has the most to write, does it in few large batches.
 const IDLE_BATCH: usize = 512;
@@ -72,6 +76,8 @@ pub fn apply<'a>(
             bytes: 0,
             attributes: 0,
             begun: None,
+            roots: Vec::new(),
+            watch: Watch::default(),
         };
         gathering.run(changes)
     })
@@ -102,6 +108,8 @@ struct Gathering<'scope, 'a: 'scope> {
     bytes: u64,
     attributes: usize,
     begun: Option<Instant>,
+    roots: Vec<AbsPath>,
+    watch: Watch,
 }
 
 /// What ends with a batch.
@@ -128,12 +136,16 @@ impl Gathering<'_, '_> {
                     if let Err(error) = take_room(self.run, &change) {
                         // What there was room for is kept.
                         self.late.clear();
-                        self.commit(Then::Nothing)?;
+                        if self.may_commit()? {
+                            self.commit(Then::Nothing)?;
+                        }
                         return self.ledger.index().and(Err(error));
                     }
                     self.take(change)?;
                 }
-                Err(Nothing::Yet) => self.commit(Then::More)?,
+                Err(Nothing::Yet) => self.commit_if_open()?,
+                // The run has failed.
+                Err(Nothing::More) if !self.run.gate.is_open() => return self.ledger.index().map(drop),
                 Err(Nothing::More) if self.late.is_empty() => {
                     self.commit(Then::Nothing)?;
                     return self.ledger.index().map(drop);
@@ -141,15 +153,39 @@ impl Gathering<'_, '_> {
                 Err(Nothing::More) => self.commit(Then::More)?,
             }
             if self.is_full() {
-                self.commit(Then::More)?;
+                self.commit_if_open()?;
             }
         }
+    }
+
+    // The guard may still stop the run: nothing in the trees is changed before it is certain that it does not.
+    fn may_commit(&mut self) -> Result<bool> {
+        let before = self.run.before(self.ledger.index()?);
+        self.watch.opens(self.run.gate, before, self.run.source, &self.roots)
+    }
+
+    fn commit_if_open(&mut self) -> Result<()> {
+        if !self.may_commit()? {
+            if !self.is_overfull() {
+                return Ok(());
+            }
+            decide_ahead(self.run, self.ledger.index()?, self.staging)?;
+        }
+        self.commit(Then::More)
+    }
+
+    // Nothing more can be held back: the listing waits, too, when too many tasks wait for others.
+    fn is_overfull(&self) -> bool {
+        self.changes + self.late.len() >= fault::most_changes(MAX_HELD)
+            || self.attributes >= MOST_ATTRIBUTES
+            || self.contents.is_full()
     }
 
     fn next(&self, changes: &Receiver<Change>) -> std::result::Result<Change, Nothing> {
         let Some(begun) = self.begun else { return changes.recv().ok_or(Nothing::More) };
         match changes.try_recv() {
             Err(Nothing::Yet) if self.changes < self.idle_batch || self.waits_for_trays() => {}
+            Err(Nothing::Yet) if !self.run.gate.is_open() => {}
             received => return received,
         }
         let mut looks = 0;
@@ -206,6 +242,7 @@ impl Gathering<'_, '_> {
             Change::Unlisted(version) => self.flag(version.id),
             Change::Roots(roots) => {
                 self.placing.check_roots(&roots)?;
+                self.roots.clone_from(&roots);
                 clear_flags(self.run, self.ledger.index()?, &roots)
             }
             Change::Removed(directory, version) => self.removed(directory, &version),

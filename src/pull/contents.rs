@@ -270,6 +270,11 @@ impl Contents {
         !self.finished.wait_while(waiting, is_full).unwrap_or_else(PoisonError::into_inner).aborted
     }
 
+    /// True when the listing waits for room.
+    pub fn is_full(&self) -> bool {
+        self.lock().bytes > MAX_WAITING_BYTES
+    }
+
     /// Counts a task that is about to wait for another decision.
     pub fn wait(&self, task: &mut FileTask) {
         let bytes = task.count();

@@ -12,21 +12,19 @@ use super::arriving::unreadable;
 use super::change::{Change, aborted};
 use super::contents::{Contents, FileTask, Key, Linked, Released, Sampling, Turn};
 use super::fetching::{Fetch, path_of};
+use super::guard::RemovalGuard;
 use super::listing::Steps;
 use super::mending::mend;
 use super::removals::{Removal, Removals};
 use super::sizes::{Meeting, Sizes};
 use super::{Directory, Run};
 use crate::entry::{DirectoryId, Entry, Hash, Kind, Version, flags};
-use crate::error::{Error, Kind as ErrorKind, Result};
+use crate::error::Result;
 use crate::path::AbsPath;
 use crate::plan::Step;
 use crate::queue::Sender;
 use crate::repository::index::{Index, SourceId};
-use crate::source::{HashWhere, Source};
-
-// From this many on, the share of removed files is looked at.
-const GUARDED_REMOVALS: u64 = 100;
+use crate::source::HashWhere;
 
 // How many remembered versions are looked at together.
 const PAGE: u32 = 4096;
@@ -147,8 +145,7 @@ pub struct Dispatch<'a> {
     run: &'a Run<'a>,
     index: &'a Index,
     ways: Ways<'a>,
-    removals: Removals<'a>,
-    removed_files: u64,
+    guard: RemovalGuard<'a>,
 }
 
 impl Steps for Dispatch<'_> {
@@ -164,7 +161,10 @@ impl Steps for Dispatch<'_> {
         let task = |entry, old| FileTask::new(directory.clone(), entry, old);
         match step {
             Step::Same => Ok(()),
-            Step::New { entry } => self.enter(task(entry, None)),
+            Step::New { entry } => {
+                self.guard.note_new(&entry);
+                self.enter(task(entry, None))
+            }
             Step::Touched { entry, old } => self.enter(task(entry, Some(old))),
             Step::Changed { entry, old } if old.entry.kind == Kind::Dir && entry.kind != Kind::Dir => {
                 self.remove(directory, &old, Some(entry))
@@ -182,6 +182,7 @@ impl Steps for Dispatch<'_> {
         if !self.ways.onward.contents.wait_for_room() {
             return Err(aborted(()));
         }
+        self.guard.note_new(&entry);
         let task = FileTask::new(directory.clone(), entry, None);
         match hash {
             Some(hash) => {
@@ -190,6 +191,10 @@ impl Steps for Dispatch<'_> {
             }
             None => self.enter(task),
         }
+    }
+
+    fn present(&mut self, entries: u64) {
+        self.run.gate.note_present(entries);
     }
 
     fn planned(&mut self, directory: Arc<Directory>) -> Result<()> {
@@ -211,14 +216,16 @@ impl Steps for Dispatch<'_> {
 impl<'a> Dispatch<'a> {
     /// A dispatcher over these ways.
     pub fn new(run: &'a Run<'a>, index: &'a Index, ways: Ways<'a>) -> Dispatch<'a> {
-        let removals = Removals::new(ways.onward.fetch.staging);
-        Dispatch { run, index, ways, removals, removed_files: 0 }
+        let removals = Removals::new(Some(ways.onward.fetch.staging));
+        let guard = RemovalGuard::new(run.before(index), run.source, removals);
+        Dispatch { run, index, ways, guard }
     }
 
     /// Does what had to wait for the end of the listing.
     pub fn finish(self, roots: &[AbsPath]) -> Result<()> {
-        let Dispatch { run, index, ways, removals, removed_files } = self;
-        guard_removals(index, run.source_id, run.source, roots, removed_files, Some(run.number))?;
+        let Dispatch { run, index, ways, guard } = self;
+        let removals = guard.decide(roots, run.consent)?;
+        run.gate.open();
         let removing = Removing { run, index, ways };
         removals.drain(|removal| removing.remove(removal))
     }
@@ -228,12 +235,8 @@ impl<'a> Dispatch<'a> {
     }
 
     fn remove(&mut self, directory: &Arc<Directory>, old: &Version, replacement: Option<Entry>) -> Result<()> {
-        let below = (old.entry.kind == Kind::Dir).then(|| directory.path.join(&old.entry.name)).flatten();
-        self.removed_files += match &below {
-            Some(path) => self.index.count_files_below(self.run.source_id, path, None)?,
-            None => u64::from(old.entry.kind == Kind::File),
-        };
-        self.removals.add(Removal { version: old.id, directory: Some(directory.clone()), replacement })
+        let removal = Removal { version: old.id, directory: Some(directory.clone()), replacement };
+        self.guard.remove(&directory.path, old, removal)
     }
 }
 
@@ -311,32 +314,4 @@ pub fn each_current(index: &Index, id: DirectoryId, mut each: impl FnMut(Version
         after = Some(last.entry.name.clone());
         page.into_iter().try_for_each(&mut each)?;
     }
-}
-
-/// Stops a run that would remove more than `max_delete` of the files that were there when it began; `run` is its
-/// number, `None` for one that changes nothing.
-pub fn guard_removals(
-    index: &Index,
-    source_id: SourceId,
-    source: &Source,
-    roots: &[AbsPath],
-    removed: u64,
-    run: Option<i64>,
-) -> Result<()> {
-    let most = u64::from(source.settings.max_delete);
-    if removed < GUARDED_REMOVALS || most >= 100 {
-        return Ok(());
-    }
-    let mut files = 0;
-    for root in roots {
-        files += index.count_files_below(source_id, root, run)?;
-    }
-    if removed * 100 <= files * most {
-        return Ok(());
-    }
-    Err(Error::new(
-        ErrorKind::Guard,
-        format_args!("{removed} of {files} files are gone on the client, more than {most} % (max_delete)"),
-    )
-    .hint("nothing was removed here; if that is right, pull once with `--max-delete 100`"))
 }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use archive_helper::protocol::{
-    Announced, Changes, Entries, MAX_ENTRIES, Problem, Reply, Request, Root, SkipReason, Skipped, Verdict, Wish,
+    Announced, Changes, Entries, MAX_ENTRIES, Problem, Reply, Request, SkipReason, Skipped, Verdict, Wish,
 };
 use nix::errno::Errno;
 
+use super::guard::Consent;
 use super::moved::{Deferred, Found, Moved};
 use super::parents::{Parents, digest, unlisted};
-use super::roots::{is_what_was_asked, refuse_overlap, walk};
+use super::roots::{Judge, errno_text, is_what_was_asked, refuse_overlap, walk};
 use super::{Directory, Tally, merging};
 use crate::entry::{Digests, DirectoryId, Entry, Fingerprint, Hash, Kind, Version};
 use crate::error::{Error, Kind as ErrorKind, Result};
@@ -46,6 +47,9 @@ pub trait Steps {
     /// One entry of a directory that had another path before; its content, if any, is this.
     fn moved(&mut self, directory: &Arc<Directory>, entry: Entry, hash: Option<Hash>) -> Result<()>;
 
+    /// So many more entries of what is remembered were listed again.
+    fn present(&mut self, entries: u64);
+
     /// All entries of a directory have been handed over.
     fn planned(&mut self, directory: Arc<Directory>) -> Result<()>;
 
@@ -62,8 +66,8 @@ pub struct Remembered<'a> {
     pub index: Option<(&'a Index, SourceId)>,
     /// Trust neither fingerprints nor times.
     pub distrust: bool,
-    /// A root that is missing or empty may lose what is remembered of it.
-    pub allow_missing: bool,
+    /// What may be removed.
+    pub consent: &'a Consent,
 }
 
 impl Remembered<'_> {
@@ -89,6 +93,7 @@ pub fn list(
     let listing = Listing {
         replies,
         requests,
+        source,
         remembered,
         wants_all,
         tally,
@@ -114,6 +119,7 @@ pub fn list(
 struct Listing<'a> {
     replies: Replies,
     requests: Requests,
+    source: &'a Source,
     remembered: &'a Remembered<'a>,
     wants_all: bool,
     tally: &'a Tally<'a>,
@@ -168,8 +174,7 @@ impl Listing<'_> {
                 _ => return Err(nonsense("a root is missing")),
             }
         }
-        // Every root is judged before anything is done to any.
-        let found = found.into_iter().map(|root| self.judge(root)).collect::<Result<Vec<_>>>()?;
+        let found = Judge { source: self.source, remembered: self.remembered }.all(found)?;
         refuse_overlap(&found)?;
         self.steps.begin(&found.iter().map(|(path, _)| path.clone()).collect::<Vec<_>>())?;
         for (path, entry) in found {
@@ -239,58 +244,6 @@ impl Listing<'_> {
         }
     }
 
-    fn judge(&self, root: Root) -> Result<(AbsPath, Option<Entry>)> {
-        match root {
-            Root::Found { path, entry, empty } => self.judge_found(path, entry, empty),
-            Root::Missing { path } if self.remembered.allow_missing && self.is_held(&path)? => Ok((path, None)),
-            Root::Missing { path } => Err(self.bad_root(&path, "does not exist on the client")),
-            Root::Unreadable { path, errno } => {
-                Err(self.bad_root(&path, &format!("can't be read on the client: {}", errno_text(errno))))
-            }
-            Root::Invalid => {
-                Err(Error::usage("a path can't be pulled").hint("write it without `..`, and at most 4095 bytes long"))
-            }
-        }
-    }
-
-    fn judge_found(&self, path: AbsPath, entry: Option<Entry>, empty: bool) -> Result<(AbsPath, Option<Entry>)> {
-        let name = path.split().map(|(_, name)| name);
-        if entry.as_ref().map(|entry| &entry.name) != name.as_ref() {
-            return Err(nonsense("a root has another name than asked for"));
-        }
-        if empty && !self.remembered.allow_missing && self.holds_below(&path)? {
-            return Err(Error::new(
-                ErrorKind::Guard,
-                format_args!("`{path}` is empty on the client, but not in the snapshot"),
-            )
-            .hint(
-                "is it mounted there? nothing was changed here; if that is right, pull once with `--allow-missing`",
-            ));
-        }
-        Ok((path, entry))
-    }
-
-    fn bad_root(&self, path: &AbsPath, what: &str) -> Error {
-        match self.is_held(path) {
-            Err(error) => error,
-            Ok(true) => Error::new(ErrorKind::Guard, format_args!("`{path}` {what}")).hint(
-                "the snapshot holds it, and nothing was changed here; is it mounted there? else `--allow-missing`",
-            ),
-            Ok(false) => Error::new(ErrorKind::Failed, format_args!("`{path}` {what}")).hint("check the path"),
-        }
-    }
-
-    fn is_held(&self, path: &AbsPath) -> Result<bool> {
-        let Some((index, source)) = self.remembered.index else { return Ok(false) };
-        Ok(index.current_at(source, path)?.is_some())
-    }
-
-    fn holds_below(&self, path: &AbsPath) -> Result<bool> {
-        let Some((index, source)) = self.remembered.index else { return Ok(false) };
-        let Some((directory, _)) = index.directory(source, path)? else { return Ok(false) };
-        Ok(!index.current_after(directory, None, 1)?.is_empty())
-    }
-
     // A root's own entry stands in the directory above it, of which nothing else is told.
     fn begin_root(&mut self, path: AbsPath, entry: Option<Entry>) -> Result<()> {
         // Without an entry it is `/`, or one that may be missing.
@@ -333,6 +286,7 @@ impl Listing<'_> {
             self.judge_directory(number, Wish::Nothing);
             self.tally.progress.listed.add(entries);
             self.tally.progress.unchanged.add(entries);
+            self.steps.present(entries);
             self.tally.report.progress(&self.tally.progress);
             return Ok(());
         }
@@ -455,7 +409,9 @@ impl Listing<'_> {
             return Err(Error::new(ErrorKind::Failed, what).hint("pull once with `--checksum`"));
         }
         self.tally.progress.listed.add(now.len() as u64);
-        self.tally.progress.unchanged.add((now.len() - entries.len()) as u64);
+        let unchanged = (now.len() - entries.len()) as u64;
+        self.tally.progress.unchanged.add(unchanged);
+        self.steps.present(unchanged);
         directory.settle_on(now);
         let steps = plan(entries, gone, self.remembered.distrust);
         self.do_steps(&directory, steps)?;
@@ -522,6 +478,8 @@ impl Listing<'_> {
     }
 
     fn do_steps(&mut self, directory: &Arc<Directory>, steps: Vec<Step>) -> Result<()> {
+        let is_present = |step: &&Step| !matches!(step, Step::New { .. } | Step::Removed { .. });
+        self.steps.present(steps.iter().filter(is_present).count() as u64);
         for step in steps {
             if step != Step::Same {
                 directory.steps.fetch_add(1, Ordering::Relaxed);
@@ -592,8 +550,4 @@ fn check_entries(directory: &Directory, before: Option<&Name>, entries: &[Entry]
         true => Err(nonsense("a path is longer than any can be")),
         false => Ok(()),
     }
-}
-
-fn errno_text(errno: i32) -> String {
-    Errno::from_raw(errno).desc().to_owned()
 }

@@ -13,7 +13,7 @@ use super::dispatch::{Dispatch, Onward, Ways};
 use super::failure::Failure;
 use super::fetching::{Expected, Fetch};
 use super::hashing::{Deciding, hash, rejoin};
-use super::listing::{Remembered, list};
+use super::listing::list;
 use super::receiving::{lane, lanes, receive};
 use super::sizes::Sizes;
 use crate::error::{OnServer, Result};
@@ -116,11 +116,7 @@ fn warn_of_owners(run: &Run<'_>, staging: &Staging) {
 // The first two stages: list, and send every step on its way.
 fn lead(run: &Run<'_>, lister: Conversation, ways: Ways<'_>) -> Result<()> {
     let index = run.repository.index()?;
-    let remembered = Remembered {
-        index: Some((&index, run.source_id)),
-        distrust: run.options.checksum,
-        allow_missing: run.options.allow_missing,
-    };
+    let remembered = run.remembered(&index);
     let mut dispatch = Dispatch::new(run, &index, ways);
     let roots = list(lister, run.source, run.repository.id(), &remembered, run.tally, &mut dispatch)?;
     dispatch.finish(&roots)

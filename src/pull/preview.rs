@@ -6,8 +6,10 @@ use std::sync::Arc;
 use archive_helper::protocol::{HashOutcome, HashRequest, MAX_HASHES, Reply, Request, Wants};
 
 use super::arriving::unreadable;
-use super::dispatch::{each_current, each_directory_below, guard_removals};
+use super::dispatch::{each_current, each_directory_below};
+use super::guard::{Before, Consent, RemovalGuard};
 use super::listing::{Remembered, Steps, list};
+use super::removals::{Removal, Removals};
 use super::{Directory, Facts, Options, Tally, how, refuse_without_index, with_client};
 use crate::entry::{Entry, Hash, Kind, Version};
 use crate::error::Result;
@@ -47,14 +49,14 @@ pub(super) fn preview(
     with_client(source, options, &how, facts, |client| {
         let hashes = source.settings.hash == HashWhere::Client;
         let (doubtful, conversation) = (Vec::new(), None);
-        let mut preview = Preview { tally, index: known, client, conversation, doubtful, hashes, removed_files: 0 };
-        let remembered = Remembered { index: known, distrust: options.checksum, allow_missing: options.allow_missing };
+        let before = known.map(|(index, source_id)| Before { index, source_id, run: None });
+        let guard = before.map(|before| RemovalGuard::new(before, source, Removals::new(None)));
+        let mut preview = Preview { tally, index: known, client, conversation, doubtful, hashes, guard };
+        let consent = Consent::read(known, options.allow_missing)?;
+        let remembered = Remembered { index: known, distrust: options.checksum, consent: &consent };
         let roots = list(client.converse()?, source, id, &remembered, tally, &mut preview)?;
         preview.hash()?;
-        match known {
-            Some((index, id)) => guard_removals(index, id, source, &roots, preview.removed_files, None),
-            None => Ok(()),
-        }
+        preview.guard.map_or(Ok(()), |guard| guard.decide(&roots, &consent).map(drop))
     })
 }
 
@@ -67,7 +69,7 @@ struct Preview<'a> {
     // The next files of which only a hash tells whether they changed, and the hash that they had.
     doubtful: Vec<(HashRequest, Option<Hash>)>,
     hashes: bool,
-    removed_files: u64,
+    guard: Option<RemovalGuard<'a>>,
 }
 
 impl Steps for Preview<'_> {
@@ -79,9 +81,13 @@ impl Steps for Preview<'_> {
         match step {
             Step::Same => {}
             Step::Restated { .. } => self.tally.progress.unchanged.add(1),
-            Step::New { entry } => self.tell(Change::New, directory, &entry.name),
+            Step::New { entry } => {
+                self.guard.iter_mut().for_each(|guard| guard.note_new(&entry));
+                self.tell(Change::New, directory, &entry.name);
+            }
             Step::Changed { entry, old } => {
                 if old.entry.kind == Kind::Dir && entry.kind != Kind::Dir {
+                    self.count(directory, &old, Some(entry.clone()))?;
                     self.removed_below(directory, &old)?;
                 }
                 self.tell(Change::Changed, directory, &entry.name);
@@ -96,9 +102,12 @@ impl Steps for Preview<'_> {
     }
 
     fn moved(&mut self, directory: &Arc<Directory>, entry: Entry, _: Option<Hash>) -> Result<()> {
+        self.guard.iter_mut().for_each(|guard| guard.note_new(&entry));
         self.tell(Change::New, directory, &entry.name);
         Ok(())
     }
+
+    fn present(&mut self, _: u64) {}
 
     fn planned(&mut self, _: Arc<Directory>) -> Result<()> {
         Ok(())
@@ -132,10 +141,15 @@ impl Preview<'_> {
     }
 
     fn removed(&mut self, directory: &Directory, old: &Version) -> Result<()> {
+        self.count(directory, old, None)?;
         self.removed_below(directory, old)?;
-        self.removed_files += u64::from(old.entry.kind == Kind::File);
         self.tell(Change::Removed, directory, &old.entry.name);
         Ok(())
+    }
+
+    fn count(&mut self, directory: &Directory, old: &Version, replacement: Option<Entry>) -> Result<()> {
+        let removal = Removal { version: old.id, directory: None, replacement };
+        self.guard.as_mut().map_or(Ok(()), |guard| guard.remove(&directory.path, old, removal))
     }
 
     fn removed_below(&mut self, directory: &Directory, old: &Version) -> Result<()> {
@@ -147,7 +161,6 @@ impl Preview<'_> {
         each_directory_below(index, source, &path, |id, path| {
             let directory = Directory::new(path);
             each_current(index, id, |version| {
-                self.removed_files += u64::from(version.entry.kind == Kind::File);
                 self.tell(Change::Removed, &directory, &version.entry.name);
                 Ok(())
             })

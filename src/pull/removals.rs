@@ -16,8 +16,9 @@ use crate::repository::staging::Staging;
 // Bytes of memory for waiting removals.
 const MAX_BYTES: usize = 16 << 20;
 
-// Bytes of a waiting removal, and of its directory, besides names and attributes.
-const REMOVAL_BYTES: usize = 256;
+// Bytes of a waiting removal besides its directory, and with it, without names and attributes.
+const REMOVAL_BYTES: usize = 48;
+const WITH_DIRECTORY_BYTES: usize = 256;
 
 const WHAT: &str = "can't keep removals in the staging area";
 
@@ -40,14 +41,15 @@ impl Removal {
                 + entry.target.len()
                 + entry.attributes.as_deref().map_or(0, Attributes::weight)
         };
-        let path = self.directory.as_ref().map_or(0, |directory| directory.path.as_bytes().len());
-        REMOVAL_BYTES + path + self.replacement.as_ref().map_or(0, of_entry)
+        let with_directory = |directory: &Arc<Directory>| WITH_DIRECTORY_BYTES + directory.path.as_bytes().len();
+        self.directory.as_ref().map_or(REMOVAL_BYTES, with_directory) + self.replacement.as_ref().map_or(0, of_entry)
     }
 }
 
 /// The removals of a run, in the order in which they were found.
 pub struct Removals<'a> {
-    staging: &'a Staging,
+    // Where the file is made; a dry run has none, and forgets what is beyond the limit.
+    staging: Option<&'a Staging>,
     kept: Vec<Removal>,
     bytes: usize,
     max_bytes: usize,
@@ -56,9 +58,9 @@ pub struct Removals<'a> {
 
 impl<'a> Removals<'a> {
     /// None yet.
-    pub fn new(staging: &'a Staging) -> Removals<'a> {
+    pub fn new(staging: Option<&'a Staging>) -> Removals<'a> {
         // A test build with small batches keeps few in memory as well.
-        let max_bytes = most_changes(MAX_BYTES / REMOVAL_BYTES) * REMOVAL_BYTES;
+        let max_bytes = most_changes(MAX_BYTES / WITH_DIRECTORY_BYTES) * WITH_DIRECTORY_BYTES;
         Removals { staging, kept: Vec::new(), bytes: 0, max_bytes, spool: None }
     }
 
@@ -69,18 +71,30 @@ impl<'a> Removals<'a> {
             self.kept.push(removal);
             return Ok(());
         }
-        let spool = match &mut self.spool {
-            Some(spool) => spool,
-            None => self.spool.insert(BufWriter::new(self.staging.create_unnamed().on_server(WHAT)?)),
+        let spool = match (&mut self.spool, self.staging) {
+            (Some(spool), _) => spool,
+            (None, Some(staging)) => self.spool.insert(BufWriter::new(staging.create_unnamed().on_server(WHAT)?)),
+            (None, None) => return Ok(()),
         };
         write(spool, &removal).on_server(WHAT)
     }
 
     /// Calls `each` with every removal.
-    pub fn drain(self, mut each: impl FnMut(Removal) -> Result<()>) -> Result<()> {
-        self.kept.into_iter().try_for_each(&mut each)?;
-        let Some(spool) = self.spool else { return Ok(()) };
-        let mut file = spool.into_inner().map_err(io::IntoInnerError::into_error).on_server(WHAT)?;
+    pub fn each(&mut self, mut each: impl FnMut(&Removal) -> Result<()>) -> Result<()> {
+        self.kept.iter().try_for_each(&mut each)?;
+        self.each_in_spool(|removal| each(&removal))
+    }
+
+    /// Calls `each` with every removal.
+    pub fn drain(mut self, mut each: impl FnMut(Removal) -> Result<()>) -> Result<()> {
+        std::mem::take(&mut self.kept).into_iter().try_for_each(&mut each)?;
+        self.each_in_spool(each)
+    }
+
+    fn each_in_spool(&mut self, mut each: impl FnMut(Removal) -> Result<()>) -> Result<()> {
+        let Some(spool) = &mut self.spool else { return Ok(()) };
+        spool.flush().on_server(WHAT)?;
+        let file = spool.get_mut();
         file.rewind().on_server(WHAT)?;
         let mut file = BufReader::new(file);
         while let Some(removal) = read(&mut file).on_server(WHAT)? {
@@ -129,7 +143,7 @@ mod tests {
     fn removals_beyond_the_limit_come_back_in_order_with_their_replacements() {
         let place = tempfile::tempdir().unwrap();
         let staging = Staging::open(Dir::open_base(place.path()).unwrap()).unwrap();
-        let mut removals = Removals { max_bytes: 4 * REMOVAL_BYTES, ..Removals::new(&staging) };
+        let mut removals = Removals { max_bytes: 4 * WITH_DIRECTORY_BYTES, ..Removals::new(Some(&staging)) };
         let directory = Arc::new(Directory::new(AbsPath::new("/d").unwrap()));
         let replacement = |version: i64| (version % 3 == 0).then(|| testing::file(&format!("f{version}")));
         for version in 0..1000 {
@@ -139,6 +153,13 @@ mod tests {
         assert_eq!(removals.kept.len() + 1, Arc::strong_count(&directory), "the others hold no directory");
         assert!((1..4).contains(&removals.kept.len()));
         assert!(staging_is_empty(&staging), "the file has no name");
+        let mut count = 0;
+        let in_order = removals.each(|removal| {
+            count += i64::from(removal.version == count);
+            Ok(())
+        });
+        in_order.unwrap();
+        assert_eq!(count, 1000);
         let mut version = 0;
         let checked = removals.drain(|removal| {
             assert_eq!((removal.version, removal.replacement), (version, replacement(version)));

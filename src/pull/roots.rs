@@ -1,10 +1,15 @@
 //! Roots: how they are asked for, and what the client tells of them.
 
 use archive_helper::protocol::{Root, Walk};
+use nix::errno::Errno;
 
+use super::guard;
+use super::listing::Remembered;
 use crate::entry::Entry;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::path::{AbsPath, Escaped, Name};
+use crate::remote::helper::nonsense;
+use crate::repository::index::Stop;
 use crate::source::Source;
 
 /// The request to walk a source's roots; for all entries of every directory with `all`.
@@ -54,4 +59,98 @@ pub fn refuse_overlap(roots: &[(AbsPath, Option<Entry>)]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Decides whether a run may go on with the roots that the client has.
+pub struct Judge<'a> {
+    /// Whose roots they are.
+    pub source: &'a Source,
+    /// What was there before.
+    pub remembered: &'a Remembered<'a>,
+}
+
+impl Judge<'_> {
+    /// Judges every root before anything is done to any: what it is now, or an error.
+    pub fn all(&self, roots: Vec<Root>) -> Result<Vec<(AbsPath, Option<Entry>)>> {
+        let (mut found, mut stop, mut first) = (Vec::new(), Stop::default(), None);
+        for root in roots {
+            let path = match &root {
+                Root::Found { path, .. } | Root::Missing { path } => Some(path.clone()),
+                Root::Unreadable { .. } | Root::Invalid => None,
+            };
+            match (self.one(root), path) {
+                (Ok(root), _) => found.push(root),
+                (Err(error), Some(path)) if error.kind() == ErrorKind::Guard => {
+                    stop.removed += self.count_files(&path)?;
+                    stop.paths.push(path);
+                    first.get_or_insert(error);
+                }
+                (Err(error), _) => return Err(error),
+            }
+        }
+        let Some(error) = first else { return Ok(found) };
+        self.remembered.consent.note(stop);
+        Err(error)
+    }
+
+    fn count_files(&self, path: &AbsPath) -> Result<u64> {
+        let Some((index, source)) = self.remembered.index else { return Ok(0) };
+        index.count_files_below(source, path, None)
+    }
+
+    fn one(&self, root: Root) -> Result<(AbsPath, Option<Entry>)> {
+        match root {
+            Root::Found { path, entry, empty } => self.found(path, entry, empty),
+            Root::Missing { path } if self.remembered.consent.allows_missing(&path) && self.is_held(&path)? => {
+                Ok((path, None))
+            }
+            Root::Missing { path } => Err(self.bad_root(&path, "does not exist on the client")),
+            Root::Unreadable { path, errno } => {
+                Err(self.bad_root(&path, &format!("can't be read on the client: {}", errno_text(errno))))
+            }
+            Root::Invalid => {
+                Err(Error::usage("a path can't be pulled").hint("write it without `..`, and at most 4095 bytes long"))
+            }
+        }
+    }
+
+    fn found(&self, path: AbsPath, entry: Option<Entry>, empty: bool) -> Result<(AbsPath, Option<Entry>)> {
+        let name = path.split().map(|(_, name)| name);
+        if entry.as_ref().map(|entry| &entry.name) != name.as_ref() {
+            return Err(nonsense("a root has another name than asked for"));
+        }
+        if empty && !self.remembered.consent.allows_missing(&path) && self.holds_below(&path)? {
+            return Err(self.missing(format_args!("`{path}` is empty on the client, but not in the snapshot")));
+        }
+        Ok((path, entry))
+    }
+
+    fn bad_root(&self, path: &AbsPath, what: &str) -> Error {
+        match self.is_held(path) {
+            Err(error) => error,
+            Ok(true) => self.missing(format_args!("`{path}` {what}")),
+            Ok(false) => Error::new(ErrorKind::Failed, format_args!("`{path}` {what}")).hint("check the path"),
+        }
+    }
+
+    fn missing(&self, what: std::fmt::Arguments<'_>) -> Error {
+        Error::new(ErrorKind::Guard, what)
+            .hint(format_args!("is it mounted there? {}", guard::hint(self.source, "--allow-missing")))
+    }
+
+    fn is_held(&self, path: &AbsPath) -> Result<bool> {
+        let Some((index, source)) = self.remembered.index else { return Ok(false) };
+        Ok(index.current_at(source, path)?.is_some())
+    }
+
+    fn holds_below(&self, path: &AbsPath) -> Result<bool> {
+        let Some((index, source)) = self.remembered.index else { return Ok(false) };
+        let Some((directory, _)) = index.directory(source, path)? else { return Ok(false) };
+        Ok(!index.current_after(directory, None, 1)?.is_empty())
+    }
+}
+
+/// What an error number of the client means.
+pub fn errno_text(errno: i32) -> String {
+    Errno::from_raw(errno).desc().to_owned()
 }

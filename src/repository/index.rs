@@ -20,6 +20,7 @@ mod invariants;
 mod migration;
 mod reconcile;
 mod shown;
+mod stopped;
 #[cfg(test)]
 mod tests;
 mod verified;
@@ -29,6 +30,7 @@ pub use attributes::encode as attributes_text;
 pub use facts::{Located, RunRow, Stats};
 pub use inodes::Record;
 pub use reconcile::Unfound;
+pub use stopped::{Stop, Stopped};
 pub use verified::Verification;
 pub use write::{NewVersion, Write};
 
@@ -320,6 +322,20 @@ impl Index {
     pub fn past_in(&self, directory: DirectoryId) -> Result<Vec<Version>> {
         let sql = format!("SELECT {COLUMNS} FROM version WHERE directory = ?1 AND until_run IS NOT NULL");
         self.all(&sql, params![directory.0], version_of)
+    }
+
+    /// How many entries are current in directories at and below paths.
+    pub fn count_entries_below(&self, source: SourceId, paths: &[AbsPath]) -> Result<u64> {
+        let mut count = 0;
+        for path in paths {
+            let (from, until) = range_below(path);
+            let sql = "SELECT count(*) FROM directory JOIN version ON version.directory = directory.id \
+                       WHERE directory.source = ?1 AND (path = ?2 OR (path > ?3 AND path < ?4)) \
+                       AND until_run IS NULL";
+            let row = params![source.0, path.as_bytes(), from, until];
+            count += self.one(sql, row, |row| row.get::<_, i64>(0))?.unwrap_or(0) as u64;
+        }
+        Ok(count)
     }
 
     /// How many files were current below a path when a run began; `None` for now.

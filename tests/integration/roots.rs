@@ -232,3 +232,128 @@ fn a_directory_that_led_to_a_root_can_become_a_root_that_is_a_file() {
     assert_eq!(fs::read_to_string(then).unwrap(), "f");
     program.assert_index_is_right();
 }
+
+/// Everything in the trees but directories: those of the archive are made before it is certain that something comes there.
+fn everything(program: &Program) -> String {
+    let script = "find snapshot archive ! -type d -printf '%p %y %i %T@ %s\\n' | sort";
+    let output = std::process::Command::new("sh").args(["-c", script]).current_dir(program.repo()).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn photos(count: u32) -> Tree {
+    Tree::new([
+        ("photos", dir((0..count).map(|n| (format!("p{n}"), file(format!("photo number {n}")))))),
+        ("stays", file("stays")),
+    ])
+}
+
+#[test]
+fn stopped_pull_changes_nothing_until_a_person_accepts_it() {
+    let program = Program::new();
+    let client = photos(150);
+    let path = client.root();
+    program.pull_local(&path, &[]);
+    (0..120).for_each(|n| client.remove(format!("photos/p{n}")));
+    client.put("photos/new", file("new"));
+    client.put("newdir", dir((0..20).map(|n| (format!("n{n}"), file(format!("new file number {n}"))))));
+    client.put("stays", file("changed"));
+    let before = everything(&program);
+    let pull = || program.run(["pull", path.to_str().unwrap(), "-q"]);
+    for _ in 0..3 {
+        pull().refused(4, &["120 of 151 files are gone", "nothing was changed", "`archive accept localhost`"]);
+        assert!(everything(&program) == before, "the trees have changed");
+    }
+    let accepted = program.run(["accept", "localhost"]);
+    accepted.well();
+    assert_eq!(accepted.stdout, "the next pull of localhost may remove 120 files\n");
+    pull().well();
+    assert_eq!(names(&program.snapshot("localhost", &path.join("photos"))).len(), 31);
+    assert_eq!(names(&program.snapshot("localhost", &path.join("newdir"))).len(), 20);
+    program.assert_index_is_right();
+    program.run(["accept", "localhost"]).refused(1, &["no guard has stopped the last pull of `localhost`"]);
+    program.run(["accept", "nobody"]).refused(2, &["no source `nobody`"]);
+}
+
+#[test]
+fn acceptance_covers_only_what_was_reported() {
+    let program = Program::new();
+    let client = photos(500);
+    let path = client.root();
+    program.pull_local(&path, &["--max-delete", "10"]);
+    (0..120).for_each(|n| client.remove(format!("photos/p{n}")));
+    let pull = || program.run(["pull", path.to_str().unwrap(), "-q", "--max-delete", "10"]);
+    pull().refused(4, &["120 of 501"]);
+    program.run(["accept", "localhost"]).well();
+    client.remove("photos");
+    pull().refused(4, &["500 of 501"]);
+    assert_eq!(names(&program.snapshot("localhost", &path.join("photos"))).len(), 500);
+}
+
+#[test]
+fn missing_roots_are_accepted_together() {
+    let program = Program::new();
+    let client = Tree::new([
+        ("a", dir((0..150).map(|n| (format!("f{n}"), file("a"))))),
+        ("b", dir([("f", file("b"))])),
+        ("c", dir([("f", file("c"))])),
+    ]);
+    let roots = ["a", "b", "c"].map(|name| client.path(name).to_str().unwrap().to_owned());
+    let pull = || {
+        program.run([&["pull".to_owned(), "-q".to_owned(), "--name".to_owned(), "x".to_owned()], &roots[..]].concat())
+    };
+    pull().well();
+    client.remove("a");
+    client.remove("b/f");
+    let before = everything(&program);
+    pull().refused(4, &["`archive accept x`", "is it mounted there?"]);
+    assert!(everything(&program) == before, "the trees have changed");
+    program.run(["accept", "x"]).well();
+    pull().well();
+    assert!(!program.snapshot("x", &client.path("a")).exists());
+    assert!(names(&program.snapshot("x", &client.path("b"))).is_empty());
+    // It was for one pull.
+    client.put("a", dir([("f", file("a"))]));
+    client.remove("c/f");
+    pull().refused(4, &["`archive accept x`"]);
+}
+
+#[test]
+fn moved_files_do_not_count_as_removed() {
+    for how in [
+        "mv photos pictures",
+        "cp -r photos pictures; rm -r photos",
+        "mkdir new; for f in photos/*; do mv $f new/m${f#photos/}; done",
+    ] {
+        let program = Program::new();
+        let client = photos(150);
+        let path = client.root();
+        program.pull_local(&path, &[]);
+        let done = std::process::Command::new("sh").args(["-c", how]).current_dir(&path).status().unwrap();
+        assert!(done.success());
+        for dry in [&["-n"][..], &[]] {
+            program.run([&["pull", path.to_str().unwrap(), "-q"], dry].concat()).well();
+        }
+        program.assert_index_is_right();
+    }
+}
+
+#[test]
+fn guard_decides_before_too_many_changes_wait() {
+    // Batches of three: changes can't be held back until the listing ends, and are counted ahead.
+    let program = Program::new();
+    let client = photos(300);
+    let path = client.root();
+    let pull =
+        || Ran::of(program.command(["pull", path.to_str().unwrap(), "-q"]).env("ARCHIVE_BATCH", "3").output().unwrap());
+    pull().well();
+    client.put("a", dir((0..50).map(|n| (format!("n{n}"), file(format!("new file number {n}"))))));
+    (0..200).for_each(|n| client.remove(format!("photos/p{n}")));
+    let before = everything(&program);
+    pull().refused(4, &["200 of 301"]);
+    assert!(everything(&program) == before, "the trees have changed");
+    (0..100).for_each(|n| client.put(format!("photos/p{n}"), file(format!("photo number {n}"))));
+    pull().well();
+    assert_eq!(names(&program.snapshot("localhost", &path.join("photos"))).len(), 200);
+    assert_eq!(names(&program.snapshot("localhost", &path.join("a"))).len(), 50);
+    program.assert_index_is_right();
+}

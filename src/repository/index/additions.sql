@@ -14,6 +14,15 @@ CREATE TABLE IF NOT EXISTS listed (
     digests   BLOB                      -- of its entries, whose fingerprint that is; NULL for a large one
 );
 CREATE INDEX IF NOT EXISTS listed_inode ON listed (inode);
+-- What a guard has stopped the newest pull of a source for.
+CREATE TABLE IF NOT EXISTS stopped (
+    source   INTEGER PRIMARY KEY REFERENCES source,
+    run      INTEGER NOT NULL,
+    reason   TEXT NOT NULL,             -- the error's line
+    removed  INTEGER NOT NULL,          -- files that would have gone
+    paths    BLOB NOT NULL,             -- missing and empty roots, each with a NUL behind it
+    accepted INTEGER NOT NULL           -- 1 when the next pull may remove as much
+);
 DROP TABLE IF EXISTS verified;
 -- When plain files were last read by `verify`, and what came of it.
 CREATE TABLE IF NOT EXISTS examined (

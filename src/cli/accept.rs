@@ -1,0 +1,43 @@
+//! `archive accept`.
+
+use super::{Context, print_line};
+use crate::error::{Error, Kind, Result};
+use crate::history::unknown_source;
+use crate::path::{AbsPath, SourceName};
+use crate::report::json::{object, text};
+use crate::report::terminal::grouped;
+
+/// Let the next pull of a source remove what a guard stopped the last one for
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The source
+    source: String,
+}
+
+pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
+    let repository = context.repository()?;
+    let source = SourceName::new(&args.source)?;
+    // An index that is opened to write would be made where there is none.
+    repository.known_index()?;
+    let mut index = repository.index()?;
+    let id = index.source_id(&source)?.ok_or_else(|| unknown_source(&index, source.as_str()))?;
+    let Some(stopped) = index.stop_of(id)? else {
+        return Err(Error::new(Kind::Failed, format_args!("no guard has stopped the last pull of `{source}`"))
+            .hint("`archive log` lists the runs"));
+    };
+    index.accept_stop(id)?;
+    if context.global.json {
+        let mut line = object("accepted");
+        line.insert("source".to_owned(), source.as_str().into());
+        line.insert("run".to_owned(), stopped.run.into());
+        line.insert("removed".to_owned(), stopped.stop.removed.into());
+        let paths: Vec<_> = stopped.stop.paths.iter().map(AbsPath::to_string).collect();
+        line.insert("paths".to_owned(), paths.into());
+        print_line(&text(line))?;
+    } else if !context.global.quiet {
+        let removed = stopped.stop.removed;
+        let files = if removed == 1 { "file" } else { "files" };
+        print_line(&format!("the next pull of {source} may remove {} {files}", grouped(removed)))?;
+    }
+    Ok(0)
+}

@@ -1,0 +1,254 @@
+//! Stops a run that would remove more than its user expects, before anything in the trees is changed.
+//!
+//! Changes wait in front of the trees until the [`Gate`] opens: when enough of what is remembered was listed again, or when
+//! the listing has ended and [`Removals`] are within the limit. Content that still exists under another name does not count.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::dispatch::{each_current, each_directory_below};
+use super::removals::{Removal, Removals};
+use crate::entry::{Entry, Kind, Version};
+use crate::error::{Error, Kind as ErrorKind, Result};
+use crate::path::AbsPath;
+use crate::repository::index::{Index, SourceId, Stop};
+use crate::source::Source;
+
+// Fewer removed files than this are never refused.
+const MIN_GUARDED_FILES: u64 = 100;
+
+// New files that are remembered, to recognise those that were moved: two numbers of 8 bytes each.
+const MAX_NEW_FILES: usize = 512 * 1024;
+
+/// What the index knew as the run began.
+#[derive(Clone, Copy)]
+pub struct Before<'a> {
+    /// The index.
+    pub index: &'a Index,
+    /// The source's number.
+    pub source_id: SourceId,
+    /// The run's number; `None` for a dry run.
+    pub run: Option<i64>,
+}
+
+impl Before<'_> {
+    fn count_files(&self, roots: &[AbsPath]) -> Result<u64> {
+        roots.iter().map(|root| self.index.count_files_below(self.source_id, root, self.run)).sum()
+    }
+}
+
+/// What a person has allowed a run to remove, and what a guard stops it for.
+#[derive(Debug)]
+pub struct Consent {
+    // Missing and empty roots may lose everything.
+    all_missing: bool,
+    // What `archive accept` has allowed.
+    accepted: Stop,
+    stop: Mutex<Option<Stop>>,
+}
+
+impl Consent {
+    /// What the user of a pull, and `archive accept` before it, have allowed.
+    pub fn read(known: Option<(&Index, SourceId)>, all_missing: bool) -> Result<Consent> {
+        let stopped = known.map(|(index, source)| index.stop_of(source)).transpose()?.flatten();
+        let accepted = stopped.filter(|stopped| stopped.is_accepted).map(|stopped| stopped.stop).unwrap_or_default();
+        Ok(Consent { all_missing, accepted, stop: Mutex::default() })
+    }
+
+    /// True when a missing or empty path may lose everything.
+    pub fn allows_missing(&self, path: &AbsPath) -> bool {
+        self.all_missing || self.accepted.paths.contains(path)
+    }
+
+    // A tenth more, and what is never refused, may have gone meanwhile.
+    fn covers(&self, removed: u64) -> bool {
+        let Stop { removed: accepted, .. } = self.accepted;
+        accepted > 0 && removed <= accepted + accepted / 10 + MIN_GUARDED_FILES
+    }
+
+    /// Notes what would have to be accepted.
+    pub fn note(&self, stop: Stop) {
+        *self.stop.lock().unwrap_or_else(PoisonError::into_inner) = Some(stop);
+    }
+
+    /// What the run was stopped for.
+    pub fn into_stop(self) -> Option<Stop> {
+        self.stop.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn is_within(removed: u64, files: u64, source: &Source) -> bool {
+    let max_percent = u64::from(source.settings.max_delete);
+    removed < MIN_GUARDED_FILES || max_percent >= 100 || removed * 100 <= files * max_percent
+}
+
+/// Keeps changes from the trees until it is certain that the guard does not stop the run.
+#[derive(Debug)]
+pub struct Gate {
+    is_open: AtomicBool,
+    // Remembered entries that were listed again.
+    present: AtomicU64,
+}
+
+impl Gate {
+    /// Notes remembered entries that were listed again.
+    pub fn note_present(&self, entries: u64) {
+        self.present.fetch_add(entries, Ordering::Relaxed);
+    }
+
+    /// A gate that is open from the beginning if the source has no limit.
+    pub fn of(source: &Source) -> Gate {
+        Gate { is_open: AtomicBool::new(source.settings.max_delete >= 100), present: AtomicU64::new(0) }
+    }
+
+    /// Lets all changes pass.
+    pub fn open(&self) {
+        self.is_open.store(true, Ordering::Release);
+    }
+
+    /// True when changes may pass.
+    pub fn is_open(&self) -> bool {
+        self.is_open.load(Ordering::Acquire)
+    }
+}
+
+/// Opens a gate as soon as what was not listed yet is too little to be refused.
+#[derive(Debug, Default)]
+pub struct Watch {
+    // Current entries below the roots as the run began, and the files among them.
+    entries: Option<u64>,
+    files: Option<u64>,
+}
+
+impl Watch {
+    /// Opens the gate if it can be opened. True when it is open.
+    pub fn opens(&mut self, gate: &Gate, before: Before<'_>, source: &Source, roots: &[AbsPath]) -> Result<bool> {
+        if gate.is_open() {
+            return Ok(true);
+        }
+        let entries = match self.entries {
+            Some(entries) => entries,
+            None => *self.entries.insert(before.index.count_entries_below(before.source_id, roots)?),
+        };
+        let missing = entries.saturating_sub(gate.present.load(Ordering::Relaxed));
+        // Counting the files takes longer, and helps only when the share is near the limit.
+        if !is_within(missing, entries, source) {
+            return Ok(false);
+        }
+        let files = match self.files {
+            Some(files) => files,
+            None => *self.files.insert(before.count_files(roots)?),
+        };
+        if is_within(missing, files, source) {
+            gate.open();
+        }
+        Ok(gate.is_open())
+    }
+}
+
+/// Files that are new at their paths, by what a moved file keeps: its size, and its time or its name.
+#[derive(Debug, Default)]
+struct NewFiles(HashSet<u64>);
+
+impl NewFiles {
+    fn add(&mut self, entry: &Entry) {
+        if entry.kind == Kind::File && self.0.len() < 2 * MAX_NEW_FILES {
+            self.0.extend(kept_by_move(entry));
+        }
+    }
+
+    fn hold(&self, entry: &Entry) -> bool {
+        kept_by_move(entry).iter().any(|key| self.0.contains(key))
+    }
+}
+
+fn kept_by_move(entry: &Entry) -> [u64; 2] {
+    let size = entry.size.to_le_bytes();
+    let time = [&b"time"[..], &size, &entry.mtime.to_le_bytes()].concat();
+    let name = [&b"name"[..], &size, entry.name.as_bytes()].concat();
+    [xxh3_64(&time), xxh3_64(&name)]
+}
+
+/// Counts what a run would remove.
+pub struct RemovalGuard<'a> {
+    before: Before<'a>,
+    source: &'a Source,
+    removals: Removals<'a>,
+    removed_files: u64,
+    new_files: NewFiles,
+}
+
+impl<'a> RemovalGuard<'a> {
+    /// Nothing is removed yet.
+    pub fn new(before: Before<'a>, source: &'a Source, removals: Removals<'a>) -> RemovalGuard<'a> {
+        RemovalGuard { before, source, removals, removed_files: 0, new_files: NewFiles::default() }
+    }
+
+    /// Notes an entry that is new at its path.
+    pub fn note_new(&mut self, entry: &Entry) {
+        self.new_files.add(entry);
+    }
+
+    /// Adds a version that goes, with everything below it.
+    pub fn remove(&mut self, directory: &AbsPath, old: &Version, removal: Removal) -> Result<()> {
+        self.removed_files += match path_of_directory(directory, old) {
+            Some(path) => self.before.index.count_files_below(self.before.source_id, &path, None)?,
+            None => u64::from(old.entry.kind == Kind::File),
+        };
+        if let Some(replacement) = &removal.replacement {
+            self.note_new(replacement);
+        }
+        self.removals.add(removal)
+    }
+
+    /// Returns the removals if they may be carried out.
+    pub fn decide(mut self, roots: &[AbsPath], consent: &Consent) -> Result<Removals<'a>> {
+        if self.removed_files < MIN_GUARDED_FILES || self.source.settings.max_delete >= 100 {
+            return Ok(self.removals);
+        }
+        let files = self.before.count_files(roots)?;
+        let mut removed = self.removed_files;
+        if !is_within(removed, files, self.source) {
+            removed -= self.count_moved()?;
+        }
+        if is_within(removed, files, self.source) || consent.covers(removed) {
+            return Ok(self.removals);
+        }
+        consent.note(Stop { removed, paths: Vec::new() });
+        let max_percent = self.source.settings.max_delete;
+        let what =
+            format_args!("{removed} of {files} files are gone on the client, more than {max_percent} % (max_delete)");
+        Err(Error::new(ErrorKind::Guard, what).hint(hint(self.source, "--max-delete 100")))
+    }
+
+    fn count_moved(&mut self) -> Result<u64> {
+        let (Before { index, source_id, .. }, new_files) = (self.before, &self.new_files);
+        let mut moved = 0;
+        let mut count = |entry: &Entry| moved += u64::from(entry.kind == Kind::File && new_files.hold(entry));
+        self.removals.each(|removal| {
+            let old = index.version(removal.version)?;
+            count(&old.entry);
+            let directory = index.path_of_directory(old.directory)?;
+            let Some(path) = path_of_directory(&directory, &old) else { return Ok(()) };
+            each_directory_below(index, source_id, &path, |id, _| {
+                each_current(index, id, |version| {
+                    count(&version.entry);
+                    Ok(())
+                })
+            })
+        })?;
+        Ok(moved)
+    }
+}
+
+fn path_of_directory(directory: &AbsPath, version: &Version) -> Option<AbsPath> {
+    (version.entry.kind == Kind::Dir).then(|| directory.join(&version.entry.name)).flatten()
+}
+
+/// How a person can let a stopped run pass.
+pub fn hint(source: &Source, flag: &str) -> String {
+    format!("nothing was changed; if that is right, run `archive accept {}`, or pull once with `{flag}`", source.name)
+}

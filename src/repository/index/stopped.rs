@@ -1,0 +1,68 @@
+//! What a guard has stopped a source's newest pull for, and whether a person has accepted it.
+
+use rusqlite::params;
+
+use super::{Index, OnIndex, SourceId};
+use crate::error::Result;
+use crate::path::AbsPath;
+
+const WHAT: &str = "can't write the index";
+
+/// What a pull was about to remove.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stop {
+    /// Files.
+    pub removed: u64,
+    /// Missing and empty roots.
+    pub paths: Vec<AbsPath>,
+}
+
+/// A pull that a guard stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stopped {
+    /// Its run.
+    pub run: i64,
+    /// The line that said why.
+    pub reason: String,
+    /// What it was about to remove.
+    pub stop: Stop,
+    /// The next pull may remove as much.
+    pub is_accepted: bool,
+}
+
+impl Index {
+    /// What the newest pull of a source was stopped for, unless it was not.
+    pub fn stop_of(&self, source: SourceId) -> Result<Option<Stopped>> {
+        // Only an index that was opened to write is sure to have the table.
+        let has_table = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'stopped'";
+        if self.one(has_table, params![], |_| Ok(()))?.is_none() {
+            return Ok(None);
+        }
+        let sql = "SELECT run, reason, removed, paths, accepted FROM stopped WHERE source = ?1";
+        self.one(sql, params![source.0], |row| {
+            let paths = row.get_ref(3)?.as_blob()?;
+            let paths = paths.split(|&byte| byte == 0).filter_map(AbsPath::new).collect();
+            let stop = Stop { removed: row.get::<_, i64>(2)? as u64, paths };
+            Ok(Stopped { run: row.get(0)?, reason: row.get(1)?, stop, is_accepted: row.get(4)? })
+        })
+    }
+
+    /// Notes what a run was stopped for.
+    pub fn note_stop(&mut self, source: SourceId, run: i64, stop: &Stop, reason: &str) -> Result<()> {
+        let paths: Vec<u8> = stop.paths.iter().flat_map(|path| [path.as_bytes(), b"\0"].concat()).collect();
+        let sql = "INSERT OR REPLACE INTO stopped VALUES (?1, ?2, ?3, ?4, ?5, 0)";
+        let row = params![source.0, run, reason, stop.removed as i64, paths];
+        self.connection.execute(sql, row).map(drop).on_index(WHAT)
+    }
+
+    /// Lets the next pull of a source remove what the newest one was stopped for.
+    pub fn accept_stop(&mut self, source: SourceId) -> Result<()> {
+        let sql = "UPDATE stopped SET accepted = 1 WHERE source = ?1";
+        self.connection.execute(sql, params![source.0]).map(drop).on_index(WHAT)
+    }
+
+    /// Forgets it: a pull went through.
+    pub fn clear_stop(&mut self, source: SourceId) -> Result<()> {
+        self.connection.execute("DELETE FROM stopped WHERE source = ?1", params![source.0]).map(drop).on_index(WHAT)
+    }
+}
