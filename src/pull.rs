@@ -175,6 +175,8 @@ struct Directory {
     inode: u64,
     /// Whether its fingerprint is to be kept once all of it is done.
     listed_whole: bool,
+    /// Whether a file system is mounted there on the client, below a root.
+    is_mount: bool,
     /// Where it was before, if it is known to have moved, and the fingerprint that it has there.
     origin: Option<(AbsPath, Fingerprint)>,
     /// Of what was listed, once that is complete.
@@ -191,13 +193,13 @@ impl Directory {
     fn new(path: AbsPath) -> Directory {
         let (steps, done) = (AtomicU64::new(0), AtomicU64::new(0));
         let (content, tray) = (OnceLock::new(), Tray::closed());
-        Directory { path, inode: 0, listed_whole: false, origin: None, content, steps, done, tray }
+        Directory { path, inode: 0, listed_whole: false, is_mount: false, origin: None, content, steps, done, tray }
     }
 
     /// One whose files are to gather, when they are many enough.
-    fn listed(Announced { path, inode, entries, complete, .. }: Announced, gathers: bool) -> Directory {
+    fn listed(Announced { path, inode, entries, complete, .. }: Announced, is_mount: bool, gathers: bool) -> Directory {
         let tray = if gathers && entries >= WORTH_A_TRAY { Tray::default() } else { Tray::closed() };
-        Directory { inode, listed_whole: complete, tray, ..Directory::new(path) }
+        Directory { inode, listed_whole: complete, is_mount, tray, ..Directory::new(path) }
     }
 
     /// These are the digests of all that is in it, which come to be known once.
@@ -326,7 +328,7 @@ fn run(
     let has_others = index.has_other_sources(source_id)?;
     let how = remote::Options { reads: !index.knows_directories(source_id)?, ..how(source, options) };
     let result = with_retries(source, options, how, tally, facts, |client| {
-        let gate = Gate::of(source);
+        let gate = Gate::default();
         let (begins_empty, key) = (index.is_empty()?, random_key()?);
         pipeline::run(&Run {
             repository,

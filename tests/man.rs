@@ -133,8 +133,15 @@ fn every_message_stands_in_archive_helper_5_under_its_number() {
         (Request::Pack, "Pack"),
     ]
     .map(|(request, name)| (number_of(&request), name));
-    let announced =
-        Announced { directory: 0, path: path(), inode: 0, fingerprint: [0; 16], entries: 0, complete: true };
+    let announced = Announced {
+        directory: 0,
+        path: path(),
+        inode: 0,
+        fingerprint: [0; 16],
+        entries: 0,
+        complete: true,
+        border: false,
+    };
     let replies = [
         (Reply::Root(Root::Invalid), "Root"),
         (Reply::Directory(announced), "Directory"),

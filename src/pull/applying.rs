@@ -370,6 +370,7 @@ fn end_directories(
         if directory.listed_whole {
             let id = write.enter_directory(run.source_id, &directory.path)?;
             write.remember_fingerprint(id, directory.settled(), directory.inode)?;
+            write.remember_mount(id, directory.is_mount)?;
         }
         staging.clear_tray(directory.tray).on_server("can't clear the staging area")?;
     }

@@ -63,6 +63,8 @@ impl Steps for Counting<'_> {
 
     fn present(&mut self, _: u64) {}
 
+    fn mount(&mut self) {}
+
     fn planned(&mut self, _: Arc<Directory>) -> Result<()> {
         Ok(())
     }

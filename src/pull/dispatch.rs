@@ -151,6 +151,9 @@ pub struct Dispatch<'a> {
 impl Steps for Dispatch<'_> {
     fn begin(&mut self, roots: &[AbsPath]) -> Result<()> {
         mend(self.run, roots)?;
+        let mounts = self.index.mounts(self.run.source_id)?;
+        let is_below = |path: &AbsPath| roots.iter().any(|root| path.starts_with(root));
+        self.run.gate.expect_mounts(mounts.iter().filter(|(_, path)| is_below(path)).count() as u64);
         self.ways.onward.change(Change::Roots(roots.to_vec()))
     }
 
@@ -195,6 +198,10 @@ impl Steps for Dispatch<'_> {
 
     fn present(&mut self, entries: u64) {
         self.run.gate.note_present(entries);
+    }
+
+    fn mount(&mut self) {
+        self.run.gate.note_mount();
     }
 
     fn planned(&mut self, directory: Arc<Directory>) -> Result<()> {

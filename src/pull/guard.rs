@@ -86,11 +86,13 @@ fn is_within(removed: u64, files: u64, source: &Source) -> bool {
 }
 
 /// Keeps changes from the trees until it is certain that the guard does not stop the run.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Gate {
     is_open: AtomicBool,
     // Remembered entries that were listed again.
     present: AtomicU64,
+    // Remembered mount points that were not listed again.
+    mounts: AtomicU64,
 }
 
 impl Gate {
@@ -99,9 +101,14 @@ impl Gate {
         self.present.fetch_add(entries, Ordering::Relaxed);
     }
 
-    /// A gate that is open from the beginning if the source has no limit.
-    pub fn of(source: &Source) -> Gate {
-        Gate { is_open: AtomicBool::new(source.settings.max_delete >= 100), present: AtomicU64::new(0) }
+    /// Sets how many mount points are remembered: each may turn out to be empty.
+    pub fn expect_mounts(&self, count: u64) {
+        self.mounts.store(count, Ordering::Relaxed);
+    }
+
+    /// Notes a remembered mount point that was listed again.
+    pub fn note_mount(&self) {
+        self.mounts.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Lets all changes pass.
@@ -127,6 +134,13 @@ impl Watch {
     /// Opens the gate if it can be opened. True when it is open.
     pub fn opens(&mut self, gate: &Gate, before: Before<'_>, source: &Source, roots: &[AbsPath]) -> Result<bool> {
         if gate.is_open() {
+            return Ok(true);
+        }
+        if gate.mounts.load(Ordering::Relaxed) > 0 {
+            return Ok(false);
+        }
+        if source.settings.max_delete >= 100 {
+            gate.open();
             return Ok(true);
         }
         let entries = match self.entries {

@@ -50,6 +50,9 @@ pub trait Steps {
     /// So many more entries of what is remembered were listed again.
     fn present(&mut self, entries: u64);
 
+    /// One more of the mount points that are remembered was listed again.
+    fn mount(&mut self);
+
     /// All entries of a directory have been handed over.
     fn planned(&mut self, directory: Arc<Directory>) -> Result<()>;
 
@@ -86,6 +89,7 @@ pub fn list(
     steps: &mut dyn Steps,
 ) -> Result<Vec<AbsPath>> {
     let Conversation { replies, mut requests } = conversation;
+    let mounts = remembered.index.map_or(Ok(Vec::new()), |(index, id)| index.mounts(id))?;
     // Who would ask for all of each directory need not be asked, which is a round trip.
     let wants_all = remembered.distrust || !remembered.knows_directories()?;
     requests.send(&Request::Walk(walk(source, repository_id, wants_all)?))?;
@@ -104,6 +108,7 @@ pub fn list(
         awaited: HashMap::new(),
         awaited_bytes: 0,
         seen: HashSet::new(),
+        mounts: mounts.into_iter().map(|(id, _)| id).collect(),
         parents: Parents::default(),
         moved: Moved::default(),
         deferred: Deferred::default(),
@@ -131,6 +136,8 @@ struct Listing<'a> {
     awaited_bytes: usize,
     // XXH3-128 of the paths of directories that were not as remembered: none comes twice.
     seen: HashSet<u128>,
+    // Directories on which file systems were mounted.
+    mounts: HashSet<DirectoryId>,
     parents: Parents,
     moved: Moved,
     deferred: Deferred,
@@ -268,7 +275,7 @@ impl Listing<'_> {
     }
 
     fn announced(&mut self, announced: Announced) -> Result<()> {
-        let Announced { directory: number, ref path, fingerprint, entries, complete, ref inode } = announced;
+        let Announced { directory: number, ref path, fingerprint, entries, complete, ref inode, border } = announced;
         if number != self.next || !self.roots.iter().any(|root| path.starts_with(root)) {
             return Err(nonsense("a directory was announced out of turn or outside of the roots"));
         }
@@ -280,6 +287,9 @@ impl Listing<'_> {
         // Another directory has come to this path. The times of what is in it may be those of what was there: a rename of a
         // directory changes none of them.
         let is_other = remembered.and_then(|known| known.inode).is_some_and(|known| known != 0 && known != *inode);
+        let is_mount = border && !self.roots.contains(path);
+        let was_mount = self.check_mount(&announced, remembered.map(|known| known.id))?;
+        let is_other = is_other || is_mount && !was_mount;
         let trusted = self.remembered.index.filter(|_| complete && !self.wants_all && !is_other);
         let kept_fingerprint = remembered.and_then(|known| known.fingerprint);
         if trusted.is_some() && kept_fingerprint == Some(fingerprint) {
@@ -319,7 +329,7 @@ impl Listing<'_> {
                 (None, None) => Wish::All,
             },
         );
-        let directory = Directory::listed(announced, is_new && self.gather);
+        let directory = Directory::listed(announced, is_mount, is_new && self.gather);
         match moved {
             // What is in it may only be placed when the directory itself is, which the one above it lists.
             Some(moved) if self.parents.check(self.remembered.index, &directory.path).is_err() => {
@@ -337,6 +347,19 @@ impl Listing<'_> {
                 )
             }
         }
+    }
+
+    // Whether a file system was mounted there before. An unmounted one leaves an empty directory of the file system above.
+    fn check_mount(&mut self, announced: &Announced, known: Option<DirectoryId>) -> Result<bool> {
+        if known.is_none_or(|id| !self.mounts.contains(&id)) {
+            return Ok(false);
+        }
+        self.steps.mount();
+        let is_gone = announced.entries == 0 && announced.complete && !announced.border;
+        if is_gone {
+            Judge { source: self.source, remembered: self.remembered }.unmounted(&announced.path)?;
+        }
+        Ok(true)
     }
 
     fn judge_directory(&mut self, directory: u64, send: Wish) {

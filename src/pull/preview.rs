@@ -109,6 +109,8 @@ impl Steps for Preview<'_> {
 
     fn present(&mut self, _: u64) {}
 
+    fn mount(&mut self) {}
+
     fn planned(&mut self, _: Arc<Directory>) -> Result<()> {
         Ok(())
     }

@@ -93,6 +93,15 @@ impl Judge<'_> {
         Err(error)
     }
 
+    /// Refuses an empty directory on which a file system was mounted, if it held something.
+    pub fn unmounted(&self, path: &AbsPath) -> Result<()> {
+        if self.remembered.consent.allows_missing(path) || !self.holds_below(path)? {
+            return Ok(());
+        }
+        self.remembered.consent.note(Stop { removed: self.count_files(path)?, paths: vec![path.clone()] });
+        Err(self.missing(format_args!("`{path}` was a mount point and is empty now on the client")))
+    }
+
     fn count_files(&self, path: &AbsPath) -> Result<u64> {
         let Some((index, source)) = self.remembered.index else { return Ok(0) };
         index.count_files_below(source, path, None)

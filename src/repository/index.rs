@@ -324,6 +324,22 @@ impl Index {
         self.all(&sql, params![directory.0], version_of)
     }
 
+    /// The directories of a source on which another file system was mounted as they were listed last.
+    pub fn mounts(&self, source: SourceId) -> Result<Vec<(DirectoryId, AbsPath)>> {
+        if !self.has_table("mount")? {
+            return Ok(Vec::new());
+        }
+        let sql =
+            "SELECT directory, path FROM mount JOIN directory ON directory.id = mount.directory WHERE source = ?1";
+        self.all(sql, params![source.0], |row| Ok((DirectoryId(row.get(0)?), path_of(row.get_ref(1)?)?)))
+    }
+
+    // Only an index that was opened to write is sure to have the tables of a newer program.
+    fn has_table(&self, name: &str) -> Result<bool> {
+        let sql = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?1";
+        self.one(sql, params![name], |_| Ok(())).map(|found| found.is_some())
+    }
+
     /// How many entries are current in directories at and below paths.
     pub fn count_entries_below(&self, source: SourceId, paths: &[AbsPath]) -> Result<u64> {
         let mut count = 0;

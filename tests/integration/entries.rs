@@ -39,6 +39,7 @@ fn listing(root: &std::path::Path, files: &[(&str, u64)]) -> Vec<u8> {
             fingerprint: [1; 16],
             entries: files.len() as u64,
             complete: true,
+            border: false,
         }),
         Reply::Entries(Entries { directory: 0, entries, last: true, order: Vec::new() }),
         Reply::End,

@@ -357,3 +357,43 @@ fn guard_decides_before_too_many_changes_wait() {
     assert_eq!(names(&program.snapshot("localhost", &path.join("a"))).len(), 50);
     program.assert_index_is_right();
 }
+
+#[test]
+fn unmounted_file_system_below_a_root_stops_the_pull() {
+    if !is_root() {
+        return eprintln!("needs root, for it mounts a file system");
+    }
+    let program = Program::new();
+    let client = Tree::new([("a", dir([("f", file("f"))])), ("z", dir([("g", file("g"))])), ("m", dir::<&str>([]))]);
+    let path = client.root();
+    let pull = |flags: &[&str]| program.run([&["pull", path.to_str().unwrap(), "-q"], flags].concat());
+    let mounted = || {
+        let mount = Mount::tmpfs(&client.path("m"), "size=1m");
+        fs::write(client.path("m/one"), "on the disk").unwrap();
+        mount
+    };
+    let disk = mounted();
+    pull(&[]).well();
+    drop(disk);
+    client.put("a/new", file("new"));
+    client.put("z/new", file("new"));
+    let before = everything(&program);
+    for flags in [&[][..], &["-n"], &["--max-delete", "100"]] {
+        pull(flags).refused(4, &["m` was a mount point and is empty now", "`archive accept localhost`"]);
+        assert!(everything(&program) == before, "the trees have changed");
+    }
+    let disk = mounted();
+    pull(&[]).well();
+    assert!(program.snapshot("localhost", &client.path("a/new")).exists());
+    drop(disk);
+    pull(&[]).refused(4, &["was a mount point"]);
+    program.run(["accept", "localhost"]).well();
+    pull(&[]).well();
+    assert!(!program.snapshot("localhost", &client.path("m/one")).exists());
+    // A directory that was accepted as one is none of a disk any more.
+    client.put("m/two", file("two"));
+    pull(&[]).well();
+    client.remove("m/two");
+    pull(&[]).well();
+    program.assert_index_is_right();
+}

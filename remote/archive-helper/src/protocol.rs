@@ -29,7 +29,7 @@ pub const MAGIC: [u8; 8] = [0x00, 0xff, 0x1e, b'A', b'R', b'C', 0x1f, 0xfe];
 pub const THREADS_VARIABLE: &str = "ARCHIVE_HELPER_THREADS";
 
 /// The exact build that both sides must agree on.
-pub const VERSION: &str = concat!("archive-helper ", env!("CARGO_PKG_VERSION"), " protocol 7");
+pub const VERSION: &str = concat!("archive-helper ", env!("CARGO_PKG_VERSION"), " protocol 8");
 
 /// How many bytes of a login shell's chatter may come before [`MAGIC`].
 pub const MAX_CHATTER: usize = 64 * 1024;
@@ -375,6 +375,8 @@ pub struct Announced {
     pub entries: u64,
     /// False when some entries could not be read: then a missing name says nothing.
     pub complete: bool,
+    /// True for a root, and for a directory on another file system than the one above it.
+    pub border: bool,
 }
 
 /// Some or all entries of a directory.

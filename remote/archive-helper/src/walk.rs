@@ -109,9 +109,9 @@ impl Walking {
             self.outgoing.send(&Reply::Skipped(Skipped { path: place.path.clone(), reason }));
         }
         let (fingerprint, entries) = (listing.digests().fingerprint(), listing.entries());
-        let path = place.path.clone();
+        let (path, border) = (place.path.clone(), place.border);
         self.held.announce(Listed { place, listing }, |directory| {
-            let announced = Announced { directory, path, inode, fingerprint, entries, complete };
+            let announced = Announced { directory, path, inode, fingerprint, entries, complete, border };
             self.outgoing.send(&Reply::Directory(announced));
         });
         // Only now, so that a parent is announced before its children.

@@ -14,6 +14,10 @@ CREATE TABLE IF NOT EXISTS listed (
     digests   BLOB                      -- of its entries, whose fingerprint that is; NULL for a large one
 );
 CREATE INDEX IF NOT EXISTS listed_inode ON listed (inode);
+-- Directories on which another file system was mounted when they were listed last.
+CREATE TABLE IF NOT EXISTS mount (
+    directory INTEGER PRIMARY KEY
+);
 -- What a guard has stopped the newest pull of a source for.
 CREATE TABLE IF NOT EXISTS stopped (
     source   INTEGER PRIMARY KEY REFERENCES source,

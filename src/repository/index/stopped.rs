@@ -33,9 +33,7 @@ pub struct Stopped {
 impl Index {
     /// What the newest pull of a source was stopped for, unless it was not.
     pub fn stop_of(&self, source: SourceId) -> Result<Option<Stopped>> {
-        // Only an index that was opened to write is sure to have the table.
-        let has_table = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'stopped'";
-        if self.one(has_table, params![], |_| Ok(()))?.is_none() {
+        if !self.has_table("stopped")? {
             return Ok(None);
         }
         let sql = "SELECT run, reason, removed, paths, accepted FROM stopped WHERE source = ?1";

@@ -338,6 +338,15 @@ impl Write<'_> {
         self.execute(sql, params![directory.0, listed.map(|listed| listed.fingerprint)])
     }
 
+    /// Remembers whether a file system is mounted on a directory of the client.
+    pub fn remember_mount(&self, directory: DirectoryId, is_mount: bool) -> Result<()> {
+        let sql = match is_mount {
+            true => "INSERT OR IGNORE INTO mount (directory) VALUES (?1)",
+            false => "DELETE FROM mount WHERE directory = ?1",
+        };
+        self.execute(sql, params![directory.0])
+    }
+
     /// Makes the next pull list a directory.
     pub fn forget_fingerprint(&self, directory: DirectoryId) -> Result<()> {
         let sql = "UPDATE directory SET fingerprint = NULL WHERE id = ?1 AND fingerprint IS NOT NULL";

@@ -9,7 +9,15 @@ use crate::support::hostile::{To, frames};
 fn announced(number: u64, holds: &[Entry]) -> Reply {
     let (fingerprint, entries) = (fingerprint(holds), holds.len() as u64);
     let path = path("/root/data");
-    Reply::Directory(Announced { directory: number, path, inode: 0, fingerprint, entries, complete: true })
+    Reply::Directory(Announced {
+        directory: number,
+        path,
+        inode: 0,
+        fingerprint,
+        entries,
+        complete: true,
+        border: false,
+    })
 }
 
 fn changes(directory: u64, gone: &[u32], added: &[u32], entries: Vec<Entry>) -> Reply {

@@ -18,7 +18,15 @@ fn counts_that_can_not_be_break_nothing() {
     let fingerprint = fingerprint(&[sized("kept", 4)]);
     let known = |directory| {
         let path = path("/root/data");
-        Reply::Directory(Announced { directory, path, inode: 0, fingerprint, entries: u64::MAX, complete: true })
+        Reply::Directory(Announced {
+            directory,
+            path,
+            inode: 0,
+            fingerprint,
+            entries: u64::MAX,
+            complete: true,
+            border: false,
+        })
     };
     hostile.answers(To::Walk, frames(&[root(), known(0), known(1), known(2), Reply::End]));
     let ran = hostile.pull(&[]);
