@@ -268,3 +268,43 @@ impl Progress {
         ]
     }
 }
+
+/// A number with its thousands apart.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A number and what it counts, as in `1 entry` and `2,000 entries`.
+pub fn counted(number: u64, one: &str) -> String {
+    format!("{} {}", grouped(number), noun(number, one))
+}
+
+/// The word for so many of something, of the word for one.
+pub fn noun(number: u64, one: &str) -> String {
+    match (number, one.strip_suffix('y')) {
+        (1, _) => one.to_owned(),
+        (_, Some(stem)) => format!("{stem}ies"),
+        (_, None) => format!("{one}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_agree_with_their_nouns() {
+        assert_eq!(counted(0, "file"), "0 files");
+        assert_eq!(counted(1, "file"), "1 file");
+        assert_eq!(counted(1, "entry"), "1 entry");
+        assert_eq!(counted(1_234_567, "entry"), "1,234,567 entries");
+    }
+}

@@ -6,6 +6,7 @@ use super::{Context, print_line};
 use crate::config::Config;
 use crate::error::Result;
 use crate::path::Escaped;
+use crate::report::counted;
 use crate::report::json::{object, text};
 
 /// Look at the configuration
@@ -47,7 +48,7 @@ fn check(context: &Context, config: &Config) -> Result<u8> {
             0 => "no file".to_owned(),
             _ => config.files.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "),
         };
-        print_line(&format!("{}: right, {} sources", Escaped(files.as_bytes()), names.len()))?;
+        print_line(&format!("{}: right, {}", Escaped(files.as_bytes()), counted(names.len() as u64, "source")))?;
     }
     Ok(0)
 }

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::history::{Past, Place, find_hash, same_as};
 use crate::path::{AbsPath, Escaped, SourceName};
 use crate::report::json::{insert_path, object, text};
-use crate::report::terminal::grouped;
+use crate::report::grouped;
 use crate::repository::Repository;
 
 /// Find versions by name, or every place that holds a content

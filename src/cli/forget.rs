@@ -12,8 +12,8 @@ use crate::history::Past;
 use crate::path::{AbsPath, Escaped, SourceName};
 use crate::prune::forget::{What, forget};
 use crate::prune::{Going, Pruned};
+use crate::report::counted;
 use crate::report::json::{object, text};
-use crate::report::terminal::grouped;
 use crate::repository::Repository;
 
 /// Drop a path, all below it and all that it ever was, for all time
@@ -90,9 +90,9 @@ fn is_meant(source: &SourceName, would: &Pruned) -> Result<bool> {
             .hint("look with `-n` first, then say `--yes`"));
     }
     const WHAT: &str = "can't ask";
-    let (versions, files) = (grouped(would.versions), grouped(would.files));
+    let (versions, files) = (counted(would.versions, "version"), counted(would.files, "file"));
     let mut output = std::io::stderr();
-    write!(output, "Drop {versions} versions and {files} files of {source} for all time? [y/N] ").on_server(WHAT)?;
+    write!(output, "Drop {versions} and {files} of {source} for all time? [y/N] ").on_server(WHAT)?;
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer).on_server(WHAT)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
@@ -107,7 +107,7 @@ fn tell(context: &Context, source: &SourceName, done: &Pruned, verb: &str) -> Re
     if context.global.quiet {
         return Ok(());
     }
-    let (versions, files) = (grouped(done.versions), grouped(done.files));
+    let (versions, files) = (counted(done.versions, "version"), counted(done.files, "file"));
     let freed = bytesize::ByteSize(done.bytes_freed);
-    print_line(&format!("{source}: {verb} {versions} versions, {files} files, {freed} that nothing else holds"))
+    print_line(&format!("{source}: {verb} {versions}, {files}, {freed} that nothing else holds"))
 }

@@ -12,8 +12,8 @@ use super::{Context, print_line};
 use crate::error::{Error, Result};
 use crate::path::Escaped;
 use crate::remote::{helper_install, helper_remove, helper_status};
+use crate::report::grouped;
 use crate::report::json::{object, text};
-use crate::report::terminal::grouped;
 use crate::source::Ssh;
 
 /// Look after the helper on a client

@@ -12,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::history::{export, stats};
 use crate::reindex::{rebuild, update};
 use crate::report::json::{insert_path, object, text};
-use crate::report::terminal::grouped;
+use crate::report::{counted, grouped};
 
 /// Look after the index
 #[derive(Debug, clap::Args)]
@@ -60,8 +60,8 @@ fn run_rebuild(context: &Context) -> Result<u8> {
         print_line(&text(line))?;
     } else if !context.global.quiet {
         print_line(&format!(
-            "indexed {} files, {} of them read ({})",
-            grouped(done.files),
+            "indexed {}, {} of them read ({})",
+            counted(done.files, "file"),
             grouped(done.inodes),
             ByteSize(done.bytes)
         ))?;
@@ -85,8 +85,11 @@ fn run_check(context: &Context) -> Result<u8> {
     match check(&context.repository()?, &context.terminal())? {
         0 if context.global.quiet || context.global.json => Ok(0),
         0 => print_line("the trees are what the index says").map(|()| 0),
-        problems => Err(Error::new(Kind::Failed, format_args!("the trees and the index differ in {problems} places"))
-            .hint("`archive index update PATH` takes over what is on the disk, `archive index rebuild` all of it")),
+        problems => Err(Error::new(
+            Kind::Failed,
+            format_args!("the trees and the index differ in {}", counted(problems, "place")),
+        )
+        .hint("`archive index update PATH` takes over what is on the disk, `archive index rebuild` all of it")),
     }
 }
 

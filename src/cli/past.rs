@@ -13,7 +13,7 @@ use crate::error::{Error, OnServer, Result};
 use crate::history::{Child, Past};
 use crate::path::{AbsPath, Escaped, SourceName};
 use crate::report::json::{insert_path, object, text};
-use crate::report::terminal::grouped;
+use crate::report::grouped;
 use crate::repository::index::attributes_text;
 use crate::time::{When, parse_when, show_time};
 

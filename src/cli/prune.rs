@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::path::{Escaped, SourceName};
 use crate::prune::{Going, Prune, Pruned};
 use crate::report::json::{insert_path, object, text};
-use crate::report::terminal::grouped;
+use crate::report::grouped;
 use crate::report::{Level, Report};
 use crate::retention::Keep;
 use crate::time::parse_calendar_span;

@@ -14,7 +14,7 @@ use crate::error::{Error, Kind, Result};
 use crate::history::Past;
 use crate::remote::{self, Client, Stop};
 use crate::report::json::{Json, object, text};
-use crate::report::terminal::grouped;
+use crate::report::grouped;
 use crate::report::{Report, Tee};
 use crate::restore::{Accounts, Options, Overwrite, Owners, Restored, To, restore};
 use crate::source::Source;

@@ -12,7 +12,7 @@ use crate::history::Past;
 use crate::path::SourceName;
 use crate::report::Outcome;
 use crate::report::json::{object, text};
-use crate::report::terminal::grouped;
+use crate::report::grouped;
 use crate::repository::index::{RunRow, Verification};
 use crate::time::{parse_duration, show_seconds, show_time};
 

@@ -5,7 +5,7 @@ use crate::config::Percent;
 use crate::error::{Error, Kind, Result};
 use crate::path::{Escaped, SourceName};
 use crate::report::json::{object, text};
-use crate::report::terminal::grouped;
+use crate::report::{counted, grouped};
 use crate::source::LinkWhen;
 use crate::verify::{Options, verify};
 
@@ -55,8 +55,8 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
             print_line(&text(line))?;
         } else if !context.global.quiet {
             print_line(&format!(
-                "{source}: {} files, {} of them read ({}), {} bad, {} repaired",
-                grouped(verified.files),
+                "{source}: {}, {} of them read ({}), {} bad, {} repaired",
+                counted(verified.files, "file"),
                 grouped(verified.inodes),
                 bytesize::ByteSize(verified.bytes),
                 grouped(verified.bad),
@@ -66,7 +66,12 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     }
     match bad {
         0 => Ok(0),
-        _ => Err(Error::new(Kind::Failed, format_args!("{} plain files are not what they were", grouped(bad)))
-            .hint("`archive verify --repair` puts good copies in their places, where there are any")),
+        1 => Err(is_bad("1 plain file is not what it was")),
+        _ => Err(is_bad(&format!("{} plain files are not what they were", grouped(bad)))),
     }
+}
+
+fn is_bad(what: &str) -> Error {
+    Error::new(Kind::Failed, what)
+        .hint("`archive verify --repair` puts good copies in their places, where there are any")
 }

@@ -192,7 +192,8 @@ impl Listing<'_> {
         }
         while self.hear()? {}
         if self.too_large > 0 {
-            let what = format_args!("left out {} files that are larger than max_file_size", self.too_large);
+            let what =
+                format_args!("left out {} larger than max_file_size", crate::report::counted(self.too_large, "file"));
             self.tally.notice(what);
         }
         Ok(self.roots)

@@ -10,7 +10,7 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 use super::terminal::Plain;
-use super::{Change, Level, Progress, Report, Summary};
+use super::{Change, Level, Outcome, Progress, Report, Summary};
 use crate::path::{AbsPath, SourceName};
 use crate::time::{log_time, show_seconds};
 
@@ -57,8 +57,9 @@ impl Report for Log {
     fn progress(&self, _: &Progress) {}
 
     fn summary(&self, summary: &Summary) {
-        let counts: Vec<_> =
-            super::COUNT_NAMES.iter().zip(summary.counts).map(|(name, count)| format!("{name}={count}")).collect();
+        let counts = super::COUNT_NAMES.iter().zip(summary.counts);
+        let counts = counts.filter(|(_, count)| summary.outcome == Outcome::Ok || *count > 0);
+        let counts: Vec<_> = counts.map(|(name, count)| format!("{name}={count}")).collect();
         let (outcome, time) = (summary.outcome.word(), show_seconds(summary.seconds));
         self.write(Level::Notice, &format_args!("ends {outcome} after {time}: {}", counts.join(" ")));
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::{Change, Level, Outcome, Progress, Report, Summary};
+use super::{Change, Level, Outcome, Progress, Report, Summary, counted, grouped, noun};
 use crate::path::{AbsPath, SourceName};
 use crate::time::show_seconds;
 
@@ -161,9 +161,9 @@ fn progress_text(progress: &Progress, elapsed: Duration) -> String {
         _ => "copying",
     };
     format!(
-        "{doing}, {} listed, {} files copied ({}), {} linked, {}/s",
+        "{doing}, {} listed, {} copied ({}), {} linked, {}/s",
         grouped(progress.listed.get()),
-        grouped(progress.copied.get()),
+        counted(progress.copied.get(), "file"),
         ByteSize(bytes),
         grouped(progress.linked.get()),
         ByteSize(rate),
@@ -181,46 +181,42 @@ fn summary_text(summary: &Summary, paint: impl Fn(&str) -> String) -> String {
     let way = summary.remote.map(|remote| format!(" ({})", remote.word())).unwrap_or_default();
     let troubles = match (summary.count("errors"), summary.count("warnings")) {
         (0, 0) => String::new(),
-        (errors, warnings) => format!("; {errors} errors, {warnings} warnings"),
+        (errors, warnings) => format!("; {}, {}", counted(errors, "error"), counted(warnings, "warning")),
     };
-    format!(
-        "{}: {}, {run} in {}{way}{troubles}\n\
-         \x20 {} of {} entries unchanged: {} new, {} changed, {} touched, {} removed\n\
-         \x20 copied {} files ({}), linked {} ({}), archived {}; sent {}, received {}\n",
-        summary.source,
-        paint(summary.outcome.word()),
-        show_seconds(summary.seconds),
-        count("unchanged"),
-        count("listed"),
-        count("new"),
-        count("changed"),
-        count("touched"),
-        count("removed"),
-        count("copied"),
-        bytes("bytes_copied"),
-        count("linked"),
-        bytes("bytes_linked"),
-        count("archived"),
-        bytes("bytes_sent"),
-        bytes("bytes_received"),
-    )
-}
-
-/// A number with its thousands apart.
-pub fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
+    let outcome = paint(summary.outcome.word());
+    let mut text =
+        format!("{}: {outcome}, {run} in {}{way}{troubles}\n", summary.source, show_seconds(summary.seconds));
+    // A run that failed before it did anything has nothing to count.
+    let has = |names: &[&str]| summary.outcome == Outcome::Ok || names.iter().any(|name| summary.count(name) > 0);
+    if has(&["listed", "new", "changed", "touched", "removed"]) {
+        text += &format!(
+            "  {} of {} {} unchanged: {} new, {} changed, {} touched, {} removed\n",
+            count("unchanged"),
+            count("listed"),
+            noun(summary.count("listed"), "entry"),
+            count("new"),
+            count("changed"),
+            count("touched"),
+            count("removed"),
+        );
+    }
+    if has(&["listed", "copied", "linked", "archived", "bytes_copied", "bytes_linked"]) {
+        text += &format!(
+            "  copied {} ({}), linked {} ({}), archived {}; sent {}, received {}\n",
+            counted(summary.count("copied"), "file"),
+            bytes("bytes_copied"),
+            count("linked"),
+            bytes("bytes_linked"),
+            count("archived"),
+            bytes("bytes_sent"),
+            bytes("bytes_received"),
+        );
     }
     text
 }
 
 /// Text that may quote a client: what would steer a terminal is shown instead.
-pub(super) struct Plain<'a>(pub &'a dyn Display);
+pub struct Plain<'a>(pub &'a dyn Display);
 
 impl Display for Plain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -259,6 +255,24 @@ mod tests {
           99,982 of 100,000 entries unchanged: 12 new, 3 changed, 1 touched, 2 removed
           copied 14 files (2.3 MiB), linked 1 (12.0 KiB), archived 5; sent 1.2 KiB, received 2.4 MiB
         ");
+    }
+
+    #[test]
+    fn failure_before_anything_was_listed_has_one_line() {
+        let mut summary = Summary {
+            source: "laptop".to_owned(),
+            run: Some(12),
+            outcome: Outcome::Failed,
+            exit: 6,
+            remote: None,
+            counts: [0; COUNT_NAMES.len()],
+            seconds: 4.2,
+            dry_run: false,
+        };
+        summary.counts[COUNT_NAMES.len() - 1] = 1;
+        assert_eq!(summary_text(&summary, str::to_owned), "laptop: failed, run 12 in 4.2 s; 1 error, 0 warnings\n");
+        summary.counts[0] = 1;
+        assert!(summary_text(&summary, str::to_owned).contains("  0 of 1 entry unchanged: 0 new"));
     }
 
     #[test]

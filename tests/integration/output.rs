@@ -95,7 +95,7 @@ fn people_get_three_lines_and_no_progress_in_a_file() {
     assert_eq!((lines.len(), ran.stderr.as_str()), (3, ""));
     assert!(lines[0].starts_with("localhost: ok, run 1 in ") && lines[0].ends_with(" (local)"), "{}", lines[0]);
     assert_eq!(lines[1], "  0 of 2 entries unchanged: 2 new, 0 changed, 0 touched, 0 removed");
-    assert!(lines[2].starts_with("  copied 1 files (1 B), linked 0 (0 B), archived 0; sent "), "{}", lines[2]);
+    assert!(lines[2].starts_with("  copied 1 file (1 B), linked 0 (0 B), archived 0; sent "), "{}", lines[2]);
     let verbose = program.run(["-v", "pull", client.root().to_str().unwrap(), "--name", "other"]);
     assert!(verbose.stdout.contains(&format!("new      {}/f", client.root().display())), "{}", verbose.stdout);
     assert_eq!(program.run(["-q", "pull", client.root().to_str().unwrap()]).stdout, "");
@@ -117,7 +117,7 @@ fn a_terminal_shows_one_line_of_progress_that_is_gone_in_the_end() {
     assert!(shown.contains("localhost: copying, ") && shown.contains("/s"), "{shown:?}");
     let last = shown.rfind("/s").unwrap();
     // The line is erased before the summary comes.
-    assert!(shown[last..].contains("\x1b[2K") && shown[last..].contains("copied 1 files"), "{shown:?}");
+    assert!(shown[last..].contains("\x1b[2K") && shown[last..].contains("copied 1 file "), "{shown:?}");
     assert!(shown.trim_end().ends_with("received 0 B") || shown.contains("archived 0"), "{shown:?}");
 }
 
