@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use crate::error::{Error, Kind, OnServer, Result};
 use crate::path::{AbsPath, Escaped, SourceName};
 use crate::retention::Keep;
+use crate::schedule::{Schedule, TimeOfDay};
 use crate::source::{
     ArchiveWhat, CompressWhen, CopyBy, HashWhere, LinkWhen, MinFree, RemoteKind, Settings, Source, Ssh,
 };
@@ -107,6 +108,8 @@ pub struct Keys {
     pub verify_age: Option<Span>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub every: Option<Span>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at: Option<TimeOfDay>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep: Option<KeepKeys>,
 }
@@ -421,6 +424,7 @@ impl Keys {
             remote: self.remote.or(defaults.remote),
             verify_age: self.verify_age.or(defaults.verify_age),
             every: self.every.or(defaults.every),
+            at: self.at.or(defaults.at),
             keep: self.keep.or(defaults.keep),
         }
     }
@@ -489,7 +493,7 @@ impl Keys {
             gather: self.gather.unwrap_or(usual.gather),
             remote: self.remote,
             verify_age: self.verify_age.as_ref().map_or(usual.verify_age, |span| span.0),
-            every: self.every.as_ref().map(|span| span.0),
+            schedule: Schedule::new(self.every.as_ref().map(|span| span.0), self.at)?,
             keep: self.keep.as_ref().map(KeepKeys::policy),
         })
     }

@@ -3,13 +3,14 @@
 use std::fs::File;
 use std::io::Seek;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::entry::{Hash, Version, hash_content, hash_hex, kind_name};
 use crate::error::{Error, Kind, Result};
 use crate::path::{AbsPath, Escaped, Name, SourceName};
 use crate::repository::Repository;
-use crate::repository::index::{Index, Located, RunRow, SourceId, Stats, Verification, attributes_text};
+use crate::repository::index::{Index, Located, RunRow, SourceId, Stats, Verification, attributes_text, misdated};
 use crate::repository::place::{self, Copies};
 use crate::time::{When, show_time};
 
@@ -156,13 +157,23 @@ impl<'a> Past<'a> {
         self.index.verification(self.id)
     }
 
-    /// The run whose end a moment shows: the newest that had begun by then. Without a moment, the newest.
-    pub fn run_at(&self, when: Option<When>) -> Result<i64> {
+    /// How many of the plain files that the source has now a verification read that ended then, and how many there are.
+    pub fn verified_share(&self, ended: Timestamp) -> Result<(u64, u64)> {
+        Ok((self.index.examined_at(self.id, ended)?, self.index.plain_files(self.id)?))
+    }
+
+    /// The run whose end a moment shows: the newest that had begun by then, as far as dates can be believed at `now`. The
+    /// newest of all without a moment, and for one that is not past.
+    pub fn run_at(&self, when: Option<When>, now: Timestamp) -> Result<i64> {
         let runs = self.runs()?;
         let found = match when {
-            None => runs.first(),
+            None | Some(When::Now) => runs.first(),
             Some(When::Run(number)) => runs.iter().find(|run| run.id == number),
-            Some(When::At(time)) => runs.iter().find(|run| run.started <= time),
+            Some(When::At(time)) if time >= now => runs.first(),
+            Some(When::At(time)) => {
+                let misdated = misdated(&runs, now);
+                runs.iter().find(|run| run.started <= time && !misdated.contains(&run.id))
+            }
         };
         found.map(|run| run.id).ok_or_else(|| {
             let error = Error::usage(format_args!("`{}` has no run then", self.source));
@@ -178,14 +189,14 @@ impl<'a> Past<'a> {
     /// Every version of a path, oldest first.
     pub fn versions(&self, path: &AbsPath) -> Result<Vec<Version>> {
         let versions = self.index.versions_at(self.id, path)?;
-        if versions.is_empty() { Err(self.unknown(path)) } else { Ok(versions) }
+        if versions.is_empty() { Err(self.unknown(path, None)) } else { Ok(versions) }
     }
 
     /// The version of a path as it was at the end of a run.
     pub fn version(&self, path: &AbsPath, run: i64) -> Result<Version> {
         let versions = self.index.versions_at(self.id, path)?;
         let found = versions.into_iter().find(|version| was_there(version, run));
-        found.ok_or_else(|| self.unknown(path))
+        found.ok_or_else(|| self.unknown(path, Some(run)))
     }
 
     /// The version whose plain file is at a path of the archive, and the path that it had on the client.
@@ -233,8 +244,18 @@ impl<'a> Past<'a> {
         Copies::of(self.repository, &self.index, hash).map(|copy| copy.map(|(_, file)| file))
     }
 
-    fn unknown(&self, path: &AbsPath) -> Error {
-        let error = Error::new(Kind::Failed, format_args!("`{}` had no `{path}` then", self.source));
+    // `run` is the one that was asked for.
+    fn unknown(&self, path: &AbsPath, run: Option<i64>) -> Error {
+        let then = if run.is_some() { " then" } else { "" };
+        let error = Error::new(Kind::Failed, format_args!("`{}` had no `{path}`{then}", self.source));
+        let versions = self.index.versions_at(self.id, path).unwrap_or_default();
+        if let Some(nearest) = versions.iter().min_by_key(|version| distance(version, run.unwrap_or(i64::MAX))) {
+            let until = nearest.until_run.map_or("now".to_owned(), |until| format!("before run {until}"));
+            let from = nearest.from_run;
+            return error.hint(format_args!(
+                "the nearest that it has is `{path}` from run {from} until {until}, as of `--at {from}`"
+            ));
+        }
         match self.alike(path).unwrap_or_default().as_slice() {
             [] if self.index.knows_below(self.id, path).unwrap_or_default() => error
                 .hint(format_args!("it was never pulled itself; `archive find '{path}/**'` lists what is below it")),
@@ -243,13 +264,9 @@ impl<'a> Past<'a> {
         }
     }
 
-    // Paths of any time that a person may have meant: the path itself, what is called alike in the lowest directory
-    // that is known of those above it, or else that directory.
+    // Paths of any time that a person may have meant: what is called alike in the lowest directory that is known of those
+    // above it, or else that directory.
     fn alike(&self, path: &AbsPath) -> Result<Vec<String>> {
-        if let Some(version) = self.index.versions_at(self.id, path)?.last() {
-            let until = version.until_run.map_or("now".to_owned(), |until| format!("before run {until}"));
-            return Ok(vec![format!("{path}` from run {} until {until}, as of `--at {0}", version.from_run)]);
-        }
         if self.index.knows_below(self.id, path)? {
             return Ok(Vec::new());
         }
@@ -272,6 +289,12 @@ impl<'a> Past<'a> {
 /// True when a version was current at the end of a run.
 fn was_there(version: &Version, run: i64) -> bool {
     version.from_run <= run && version.until_run.is_none_or(|until| until > run)
+}
+
+// Counts the runs between one and those that show a version.
+fn distance(version: &Version, run: i64) -> u64 {
+    let last = version.until_run.map_or(i64::MAX, |until| until - 1);
+    run.abs_diff(run.clamp(version.from_run, last.max(version.from_run)))
 }
 
 fn known(index: &Index, source: &SourceName) -> Result<SourceId> {

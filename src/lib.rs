@@ -7,12 +7,14 @@
 //!
 //! - [`path`], [`entry`], [`time`], [`error`], [`fault`], [`queue`]: the ground, with the wire's types in
 //!   `archive_helper::protocol`;
-//! - [`source`], [`config`], [`retention`], [`plan`], [`report`]: what is wanted; no network, no disk writes;
+//! - [`chronology`], [`schedule`], [`source`], [`config`], [`retention`], [`plan`], [`report`]: what is wanted; no network,
+//!   no disk writes;
 //! - [`remote`] and [`repository`]: the two columns, which don't know each other;
 //! - [`pull`], [`reindex`], [`check`], [`history`], [`restore`], [`prune`], [`verify`]: the verbs;
 //! - [`cli`], with the listeners in [`report`]: the only ones that know a terminal.
 
 pub mod check;
+pub mod chronology;
 pub mod cli;
 pub mod config;
 pub mod entry;
@@ -30,6 +32,7 @@ pub mod report;
 pub mod repository;
 pub mod restore;
 pub mod retention;
+pub mod schedule;
 pub mod source;
 pub mod time;
 pub mod verify;

@@ -8,16 +8,16 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::tz::TimeZone;
+use jiff::ZonedDateTime;
 use serde::Serialize;
 
 use crate::entry::Version;
 use crate::error::{Error, OnServer, Result};
 use crate::path::{AbsPath, Escaped, SourceName};
-use crate::report::{Outcome, Report};
+use crate::report::{Report, counted};
 use crate::repository::Repository;
 use crate::repository::evidence::{Evidence, Proof};
-use crate::repository::index::{Index, RunRow, SourceId};
+use crate::repository::index::{Index, RunRow, SourceId, misdated};
 use crate::repository::journal::{Batch, Deed, Journal, Row, Then, recover};
 use crate::repository::lock::Lock;
 use crate::repository::place::{Place, Tree};
@@ -40,6 +40,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub struct Pruned {
     /// Runs whose moments can still be asked for.
     pub kept_runs: u64,
+    /// Runs whose dates can't be right; they are kept, and no rule counts them.
+    pub misdated_runs: u64,
     /// Runs that went.
     pub runs: u64,
     /// Versions that went.
@@ -65,15 +67,16 @@ pub struct Going<'a> {
 pub struct Prune<'a> {
     repository: &'a Repository,
     dry_run: bool,
+    now: ZonedDateTime,
     freed: Freed,
     evidence: Evidence,
     report: &'a dyn Report,
 }
 
 impl<'a> Prune<'a> {
-    /// Prunes in this repository; with `dry_run` nothing goes, but all is told.
-    pub fn new(repository: &'a Repository, dry_run: bool, report: &'a dyn Report) -> Prune<'a> {
-        Prune { repository, dry_run, freed: Freed::default(), evidence: Evidence::new(), report }
+    /// Prunes in this repository, by the clock and the time zone of `now`; with `dry_run` nothing goes, but all is told.
+    pub fn new(repository: &'a Repository, dry_run: bool, now: ZonedDateTime, report: &'a dyn Report) -> Prune<'a> {
+        Prune { repository, dry_run, now, freed: Freed::default(), evidence: Evidence::new(), report }
     }
 
     /// Drops the runs of a source that `keep` doesn't keep, and each past version that only they show. Calls `each`
@@ -96,8 +99,10 @@ impl<'a> Prune<'a> {
             index.expect_much_writing()?;
             recover(self.repository, &mut index, source)?;
         }
-        let (kept, dropped) = split(&index.runs(id)?, keep);
-        let mut pruned = Pruned { kept_runs: kept.len() as u64, runs: dropped.len() as u64, ..Pruned::default() };
+        let Split { kept, dropped, misdated } = Split::of(&index.runs(id)?, keep, &self.now);
+        report_misdated(self.report, source, &misdated);
+        let (kept_runs, misdated_runs, runs) = (kept.len() as u64, misdated.len() as u64, dropped.len() as u64);
+        let mut pruned = Pruned { kept_runs, misdated_runs, runs, ..Pruned::default() };
         if kept.is_empty() {
             return Ok(pruned);
         }
@@ -230,23 +235,121 @@ fn archived(source: &SourceName, directory: &AbsPath, version: &Version) -> Opti
     Some(Place { tree: Tree::Archive, source: source.clone(), directory: directory.clone(), name })
 }
 
-// The runs that are kept, and those that go. A run that came to no good end shows no moment that a rule could mean: it
-// counts for nothing, and goes when a good one came after it.
-fn split(runs: &[RunRow], keep: &Keep) -> (BTreeSet<i64>, Vec<i64>) {
-    let is_good = |run: &&RunRow| {
-        let outcome = run.outcome.as_deref();
-        [Outcome::Ok.word(), Outcome::Partial.word(), "rebuild"].iter().any(|word| outcome == Some(word))
-    };
-    let good: Vec<_> = runs.iter().filter(is_good).map(|run| (run.id, run.started)).collect();
-    let mut kept = keep.kept(&good, &TimeZone::system());
-    let newest = good.iter().map(|(run, _)| *run).max().unwrap_or(i64::MAX);
-    kept.extend(runs.iter().map(|run| run.id).filter(|run| *run > newest));
-    let dropped = runs.iter().map(|run| run.id).filter(|run| *run <= newest && !kept.contains(run)).collect();
-    (kept, dropped)
+/// The runs of a source, by what becomes of them.
+struct Split {
+    kept: BTreeSet<i64>,
+    dropped: Vec<i64>,
+    // Those of the kept ones whose dates can't be right.
+    misdated: BTreeSet<i64>,
+}
+
+impl Split {
+    // A run that came to no good end shows no moment that a rule could mean: it counts for nothing, and goes when a good one
+    // came after it. A date that can't be right proves nothing, so that run is kept and counts for nothing, too.
+    fn of(runs: &[RunRow], keep: &Keep, now: &ZonedDateTime) -> Split {
+        let misdated = misdated(runs, now.timestamp());
+        let is_good = |run: &&RunRow| run.has_finished() || run.outcome.as_deref() == Some("rebuild");
+        let good: Vec<_> = runs.iter().filter(is_good).map(|run| (run.id, run.started)).collect();
+        let newest = good.iter().map(|(run, _)| *run).max().unwrap_or(i64::MAX);
+        let dated: Vec<_> = good.into_iter().filter(|(run, _)| !misdated.contains(run)).collect();
+        let mut kept = keep.kept(&dated, now.time_zone());
+        kept.extend(&misdated);
+        kept.extend(runs.iter().map(|run| run.id).filter(|run| *run > newest));
+        let dropped = runs.iter().map(|run| run.id).filter(|run| !kept.contains(run)).collect();
+        Split { kept, dropped, misdated }
+    }
+}
+
+fn report_misdated(report: &dyn Report, source: &SourceName, misdated: &BTreeSet<i64>) {
+    const MAX_NAMED: usize = 5;
+    if misdated.is_empty() {
+        return;
+    }
+    let named: Vec<_> = misdated.iter().take(MAX_NAMED).map(i64::to_string).collect();
+    let more = if misdated.len() > MAX_NAMED { ", …" } else { "" };
+    report.warn(format_args!(
+        "the clock was wrong for {} of `{source}` ({}{more}): dated later than now, before 2020 or not in the order of their \
+         numbers; kept, and no rule counts them",
+        counted(misdated.len() as u64, "run"),
+        named.join(", "),
+    ));
 }
 
 // A stray that was past from the beginning belongs to the run that found it.
 fn is_shown(version: &Version, kept: &BTreeSet<i64>) -> bool {
     let until = version.until_run.unwrap_or(i64::MAX).max(version.from_run + 1);
     kept.range(version.from_run..until).next().is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::ToSpan;
+
+    use super::*;
+
+    const DAY: i64 = 86_400;
+
+    fn now() -> ZonedDateTime {
+        "2026-11-23T12:00:00[Europe/Berlin]".parse().unwrap()
+    }
+
+    /// A run by its number and its age in seconds.
+    fn run(id: i64, age: i64, outcome: &str, exit: u8) -> RunRow {
+        let started = now().timestamp() - jiff::SignedDuration::from_secs(age);
+        let summary = Some(format!("{{\"exit\":{exit}}}"));
+        RunRow { id, started, ended: Some(started), outcome: Some(outcome.to_owned()), summary }
+    }
+
+    fn dropped(runs: &[RunRow], keep: &Keep, now: &ZonedDateTime) -> (Vec<i64>, Vec<i64>) {
+        let Split { kept, mut dropped, misdated } = Split::of(runs, keep, now);
+        assert_eq!(kept.len() + dropped.len(), runs.len());
+        dropped.sort();
+        (dropped, misdated.into_iter().collect())
+    }
+
+    #[test]
+    fn wrong_clock_drops_nothing_that_the_right_one_would_keep() {
+        let within = Keep { within: Some(30.days().fieldwise()), ..Keep::default() };
+        let daily = Keep { daily: Some(14), weekly: Some(8), monthly: Some(12), ..Keep::default() };
+        let last = Keep { last: Some(3), ..Keep::default() };
+        let yearly = Keep { yearly: Some(2), ..Keep::default() };
+        let runs: Vec<_> = (1..=40).map(|id| run(id, (41 - id) * DAY, "ok", 0)).collect();
+        for keep in [within, daily, last, yearly] {
+            let (expected, none) = dropped(&runs, &keep, &now());
+            assert_eq!(none, [0; 0]);
+            for years in [-30, -12, -2, 3, 12, 56] {
+                for at in [0, 20, 39] {
+                    let mut wrong = runs.clone();
+                    wrong[at] = run(at as i64 + 1, years * 365 * DAY, "ok", 0);
+                    let (gone, misdated) = dropped(&wrong, &keep, &now());
+                    // The first run may well have been pulled years ago.
+                    if at > 0 || years < 0 {
+                        assert_eq!(misdated, [at as i64 + 1], "{keep:?} {years}");
+                        assert!(!gone.contains(&(at as i64 + 1)));
+                    }
+                    let others: Vec<_> = gone.iter().filter(|run| !expected.contains(run)).collect();
+                    assert!(others.iter().all(|run| **run == at as i64 + 1), "{keep:?} {years}: {others:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn clock_of_prune_itself_may_be_wrong() {
+        let runs: Vec<_> = (1..=40).map(|id| run(id, (41 - id) * DAY, "ok", 0)).collect();
+        let keep = Keep { within: Some(30.days().fieldwise()), ..Keep::default() };
+        let expected = dropped(&runs, &keep, &now()).0;
+        assert_eq!(dropped(&runs, &keep, &(now() + 12.years())).0, expected);
+        let (gone, misdated) = dropped(&runs, &keep, &(now() - 12.years()));
+        assert_eq!((gone.len(), misdated.len()), (0, 40));
+    }
+
+    #[test]
+    fn run_that_lost_its_client_does_not_stand_for_its_day() {
+        let keep = Keep { daily: Some(9), ..Keep::default() };
+        let runs = [run(1, 7200, "ok", 0), run(2, 3600, "partial", 6), run(3, 0, "failed", 1)];
+        assert_eq!(dropped(&runs, &keep, &now()).0, [0; 0]);
+        let runs = [run(1, 7200, "ok", 0), run(2, 3600, "partial", 6), run(3, 0, "partial", 3)];
+        assert_eq!(dropped(&runs, &keep, &now()).0, [1, 2]);
+    }
 }

@@ -31,8 +31,8 @@ use crate::entry::{Digests, Fingerprint, Hash, Listed};
 use crate::error::{Error, Kind, Result};
 use crate::path::{AbsPath, SourceName};
 use crate::remote::{self, Client, Stop};
-use crate::report::{Change, Level, Outcome, Progress, Report, Summary};
-use crate::repository::index::{Index, SourceId};
+use crate::report::{Change, Level, Outcome, Progress, Report, Summary, counted};
+use crate::repository::index::{Index, SourceId, newest_finished};
 use crate::repository::journal::recover;
 use crate::repository::lock::Lock;
 use crate::repository::room::Room;
@@ -98,7 +98,7 @@ pub struct Options {
 pub fn pull(repository: Option<&Repository>, source: &Source, options: &Options, report: &dyn Report) -> Summary {
     let started = Instant::now();
     report.begin(&source.name, None);
-    let tally = Tally { progress: Progress::default(), report };
+    let tally = Tally { progress: Progress::default(), report, first_error: OnceLock::new() };
     let options = &Options { stop: options.stop.within(source.settings.max_time), ..options.clone() };
     // The last one that closes the index brings all of its log to the disk, so it stays open until the end is remembered.
     let (mut facts, mut index) = (Facts::default(), None);
@@ -112,7 +112,8 @@ pub fn pull(repository: Option<&Repository>, source: &Source, options: &Options,
     }
     let mut summary = tally.summary(source, options, &facts, result.as_ref().err(), started);
     if let (Some(mut index), Some(run)) = (index, facts.run)
-        && let Err(error) = index.end_run(run, Timestamp::now(), summary.outcome, &summary)
+        && let Err(error) =
+            index.end_run(run, Timestamp::now(), &summary, tally.reason(result.as_ref().err()).as_deref())
     {
         tally.error(&error);
         summary = tally.summary(source, options, &facts, Some(&error), started);
@@ -121,12 +122,15 @@ pub fn pull(repository: Option<&Repository>, source: &Source, options: &Options,
     summary
 }
 
-/// When the newest good run of a source began.
-pub fn last_good_start(repository: &Repository, source: &SourceName) -> Result<Option<Timestamp>> {
+/// When the newest run of a source began that finished, be it with files unread, and whose date can be right.
+pub fn newest_finished_start(
+    repository: &Repository,
+    source: &SourceName,
+    now: Timestamp,
+) -> Result<Option<Timestamp>> {
     let index = repository.index()?;
     let Some(id) = index.source_id(source)? else { return Ok(None) };
-    let good = index.runs(id)?.into_iter().find(|run| run.outcome.as_deref() == Some(Outcome::Ok.word()));
-    Ok(good.map(|run| run.started))
+    Ok(newest_finished(&index.runs(id)?, now).map(|run| run.started))
 }
 
 /// What a summary tells beyond the counts.
@@ -229,6 +233,7 @@ impl Run<'_> {
 struct Tally<'a> {
     progress: Progress,
     report: &'a dyn Report,
+    first_error: OnceLock<String>,
 }
 
 impl Tally<'_> {
@@ -243,7 +248,18 @@ impl Tally<'_> {
 
     fn error(&self, text: impl std::fmt::Display) {
         self.progress.errors.add(1);
+        self.first_error.get_or_init(|| text.to_string());
         self.report.message(Level::Error, &text);
+    }
+
+    // Why the run did not end well: what ended it, or else its first error.
+    fn reason(&self, end: Option<&Error>) -> Option<String> {
+        let others = self.progress.errors.get().saturating_sub(1);
+        match (end, self.first_error.get(), others) {
+            (Some(error), ..) => Some(error.to_string()),
+            (None, Some(first), 1..) => Some(format!("{first}, and {}", counted(others, "other error"))),
+            (None, first, _) => first.cloned(),
+        }
     }
 
     /// Something of the client could not be read.
@@ -262,6 +278,18 @@ impl Tally<'_> {
         counter.add(1);
         self.report.change(change, path);
         self.report.progress(&self.progress);
+    }
+
+    // What an earlier attempt changed was unchanged in a later one; and one that was cut off may have listed less.
+    fn add_attempts_up(&self, most_listed: u64) {
+        let Progress { listed, unchanged, new, changed, touched, .. } = &self.progress;
+        let done = new.get() + changed.get() + touched.get();
+        let all = listed.get().max(most_listed).max(done);
+        let left = if most_listed == 0 { all - done } else { unchanged.get().min(all - done) };
+        listed.reset();
+        listed.add(all);
+        unchanged.reset();
+        unchanged.add(left);
     }
 
     fn has_changed(&self) -> bool {
@@ -313,10 +341,10 @@ fn run(
     let source_id = index.enter_source(&source.name)?;
     let finished = recover(repository, index, &source.name)?;
     if finished > 0 {
-        tally.notice(format_args!("finished {finished} changes that an interrupted run had begun"));
+        tally.notice(format_args!("finished {} that an interrupted run had begun", counted(finished as u64, "change")));
     }
     let cut_off = Cell::new(index.has_cut_off_runs(source_id)?);
-    let number = repository.begin_run(index, source_id)?;
+    let number = repository.begin_run(index, source_id, Timestamp::now())?;
     facts.run = Some(number);
     tally.report.begin(&source.name, Some(number));
     if repository.is_open_to_others() {
@@ -383,16 +411,18 @@ fn with_retries(
     work: impl Fn(&Client) -> Result<()>,
 ) -> Result<()> {
     let mut left = source.settings.retries;
-    loop {
+    let mut most_listed = 0;
+    let result = loop {
         let reached = facts.remote.is_some();
         let error = match with_client(source, options, &how, facts, &work) {
-            Ok(()) => break,
+            Ok(()) => break Ok(()),
             Err(error) => error,
         };
+        most_listed = most_listed.max(tally.progress.listed.get());
         let lost = error.kind() == Kind::Unreachable && (reached || facts.remote.is_some());
         // One that stalls would stall again, and others wait.
         if !lost || left == 0 || facts.has_stalled {
-            return Err(error);
+            break Err(error);
         }
         left -= 1;
         // Whatever made the line break, several channels at a time are not to do so again.
@@ -401,15 +431,11 @@ fn with_retries(
         tally.progress.listed.reset();
         tally.progress.unchanged.reset();
         std::thread::sleep(PAUSE);
-    }
+    };
     if left < source.settings.retries {
-        // What an earlier attempt brought was unchanged in this one.
-        let counted = [&tally.progress.new, &tally.progress.changed, &tally.progress.touched];
-        let changed = counted.iter().map(|count| count.get()).sum();
-        tally.progress.unchanged.reset();
-        tally.progress.unchanged.add(tally.progress.listed.get().saturating_sub(changed));
+        tally.add_attempts_up(if result.is_ok() { 0 } else { most_listed });
     }
-    Ok(())
+    result
 }
 
 // How the source's settings have its client reached.
@@ -460,8 +486,33 @@ fn keep_copy_of_index(repository: &Repository, source: &Source, index: &Index) -
     }
     index.copy_to(&repository.index_copy_in_the_making(&source.name)?)?;
     repository.date_index_copy(&source.name, &today)?;
-    copies.push(today);
-    copies.sort();
-    let superfluous = copies.len().saturating_sub(KEPT);
+    // Those of a clock that was ahead are older than this one, too.
+    copies.sort_by_key(|copy| (*copy <= today, copy.clone()));
+    let superfluous = (copies.len() + 1).saturating_sub(KEPT);
     copies.drain(..superfluous).try_for_each(|old| repository.remove_index_copy(&old))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Tee;
+
+    /// Returns the counts of listed and unchanged entries after a last attempt with these counts.
+    fn added_up(listed: u64, unchanged: u64, new: u64, most_listed: u64) -> (u64, u64) {
+        let tally = Tally { progress: Progress::default(), report: &Tee(Vec::new()), first_error: OnceLock::new() };
+        tally.progress.listed.add(listed);
+        tally.progress.unchanged.add(unchanged);
+        tally.progress.new.add(new);
+        tally.add_attempts_up(most_listed);
+        (tally.progress.listed.get(), tally.progress.unchanged.get())
+    }
+
+    #[test]
+    fn entries_of_several_attempts_are_counted_once() {
+        // Well in the end; lost at the end of the second attempt; lost before it listed anything again.
+        assert_eq!(added_up(314, 313, 313, 0), (314, 1));
+        assert_eq!(added_up(314, 313, 313, 314), (314, 1));
+        assert_eq!(added_up(0, 0, 313, 314), (314, 0));
+        assert_eq!(added_up(100, 100, 313, 300), (313, 0));
+    }
 }

@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use crate::entry::{DirectoryId, Hash, Kind, Version, flags, hash_content, is_on_disk};
 use crate::error::{Error, OnServer, Result};
 use crate::path::{AbsPath, Escaped, Name, SourceName};
-use crate::report::Report;
+use crate::report::{Report, counted};
 use crate::repository::Repository;
 use crate::repository::archive::{open_directory, original_name, original_path, path_on_disk, renamed_directories};
 use crate::repository::dirs::{Dir, Metadata};
@@ -61,7 +61,7 @@ pub fn rebuild(repository: &Repository, report: &dyn Report) -> Result<Rebuilt> 
             report.warn(&error);
         }
         let id = index.enter_source(source)?;
-        let run = repository.begin_run(&mut index, id)?;
+        let run = repository.begin_run(&mut index, id, Timestamp::now())?;
         report.notice(format_args!("reads everything of `{source}`"));
         let mut known = renamed_directories(&index, id)?;
         add_renamed(&repository.snapshot(source)?, &mut known)?;
@@ -77,8 +77,8 @@ pub fn rebuild(repository: &Repository, report: &dyn Report) -> Result<Rebuilt> 
         write.commit()?;
         if unfound.baseless > 0 {
             report.warn(format_args!(
-                "{} versions of `{source}` have no plain file: `archive verify --repair` looks for their contents",
-                unfound.baseless
+                "{} of `{source}` without a plain file: `archive verify --repair` looks for the contents",
+                counted(unfound.baseless, "version")
             ));
         }
     }
@@ -377,7 +377,7 @@ impl Spot {
         if same {
             return Ok(0);
         }
-        let run = repository.begin_run(index, source)?;
+        let run = repository.begin_run(index, source, Timestamp::now())?;
         let write = index.write()?;
         if let Some(known) = known {
             write.delete(known.id)?;

@@ -31,15 +31,16 @@ impl Keep {
         counts.iter().all(|count| count.is_none_or(|count| count == 0)) && self.within.is_none()
     }
 
-    /// Which of these runs, each with its start, are kept. Hours, days and weeks (of ISO 8601) are those of `zone`.
-    /// An hour without a run is not counted, nor is any longer span, as with restic and borg.
+    /// Which of these runs, each with its start, are kept. Their starts are in the order of their numbers: see
+    /// [`crate::chronology`]. Hours, days and weeks (of ISO 8601) are those of `zone`; an hour that its clock shows twice is
+    /// two hours. An hour without a run is not counted, nor is any longer span, as with restic and borg.
     pub fn kept(&self, runs: &[(i64, Timestamp)], zone: &TimeZone) -> BTreeSet<i64> {
         let mut newest_first = runs.to_vec();
-        newest_first.sort_by_key(|(id, started)| std::cmp::Reverse((*started, *id)));
+        newest_first.sort_by_key(|(id, _)| std::cmp::Reverse(*id));
         let mut kept: BTreeSet<i64> =
             newest_first.iter().take(self.last.unwrap_or(0) as usize).map(|run| run.0).collect();
         for (count, span) in [
-            (self.hourly, "%Y-%m-%d %H"),
+            (self.hourly, "%Y-%m-%d %H %z"),
             (self.daily, "%Y-%m-%d"),
             (self.weekly, "%G-%V"),
             (self.monthly, "%Y-%m"),
@@ -115,10 +116,11 @@ mod tests {
     }
 
     #[test]
-    fn the_hour_that_comes_twice_is_one_hour() {
-        // Clocks went back from three to two on 25 October 2026.
+    fn hour_that_comes_twice_is_two_hours() {
+        // Clocks went back from three to two on 25 October 2026: there were two half past twos.
         let starts = ["2026-10-24T23:30:00Z", "2026-10-25T00:30:00Z", "2026-10-25T01:30:00Z", "2026-10-25T02:30:00Z"];
-        assert_eq!(kept(&Keep { hourly: Some(9), ..NONE }, &starts), [1, 3, 4]);
+        assert_eq!(kept(&Keep { hourly: Some(9), ..NONE }, &starts), [1, 2, 3, 4]);
+        assert_eq!(kept(&Keep { daily: Some(9), ..NONE }, &starts), [4]);
     }
 
     #[test]
@@ -134,7 +136,8 @@ mod tests {
         };
         let local = |time: Timestamp| time.to_zoned_datetime(berlin());
         let same_day: Same = |one, other| one.date() == other.date();
-        let same_hour: Same = |one, other| one.date() == other.date() && one.hour() == other.hour();
+        let same_hour: Same =
+            |one, other| one.date() == other.date() && one.hour() == other.hour() && one.offset() == other.offset();
         let same_month: Same = |one, other| (one.year(), one.month()) == (other.year(), other.month());
         let same_year: Same = |one, other| one.year() == other.year();
         let model = |count: u32, same: &dyn Fn(&jiff::ZonedDateTime, &jiff::ZonedDateTime) -> bool| {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::path::{Escaped, SourceName};
 use crate::retention::Keep;
+use crate::schedule::Schedule;
 
 /// Where new and changed content is hashed first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -192,8 +193,8 @@ pub struct Settings {
     pub gather: bool,
     /// How to reach the client; `None` takes the best that works.
     pub remote: Option<RemoteKind>,
-    /// How often `--due` pulls it; `None` makes it always due.
-    pub every: Option<Duration>,
+    /// When `--due` pulls it; `None` makes it always due.
+    pub schedule: Option<Schedule>,
     /// What `prune` keeps.
     pub keep: Option<Keep>,
     /// How long a plain file counts as intact after it was read: an older one is read before anything is linked to it.
@@ -227,7 +228,7 @@ impl Default for Settings {
             writers: None,
             gather: true,
             remote: None,
-            every: None,
+            schedule: None,
             keep: None,
             verify_age: Duration::from_secs(30 * 24 * 3600),
         }

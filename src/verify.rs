@@ -82,10 +82,8 @@ pub fn verify(repository: &Repository, source: &SourceName, options: Options, re
     let _lock = begin(repository, &mut index, source, options)?;
     let Problems { count: bad, lost, baseless, unknown } = check_source(repository, &index, source, report)?;
     let Some(id) = index.source_id(source)? else { return Ok(Verified { bad, ..Verified::default() }) };
-    let chosen = match options.sample {
-        Some(percent) => Some(index.longest_unverified(id, percent)?.into_iter().collect::<HashSet<_>>()),
-        None => None,
-    };
+    let oldest = |percent| index.longest_unverified(id, percent, Timestamp::now());
+    let chosen = options.sample.map(oldest).transpose()?.map(HashSet::from_iter);
     let reading = Reading { repository, source, id, chosen, inodes: Mutex::default() };
     let threads = thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
     let mut verified = Verified { bad, ..Verified::default() };

@@ -11,6 +11,8 @@ mod tidy;
 mod attributes;
 #[path = "integration/changes.rs"]
 mod changes;
+#[path = "integration/clocks.rs"]
+mod clocks;
 #[path = "integration/config.rs"]
 mod config;
 #[path = "integration/content.rs"]

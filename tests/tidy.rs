@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 /// The floors of the house, from the ground up. A file uses its own floor's modules and those below. The two columns
 /// `remote` and `repository` share a floor and don't know each other; the trait `report` stands on the first floor, its
 /// listeners on the fourth.
-const FLOORS: [(&str, u8); 26] = [
+const FLOORS: [(&str, u8); 28] = [
     ("path", 0),
     ("entry", 0),
     ("time", 0),
     ("error", 0),
     ("fault", 0),
     ("queue", 0),
+    ("chronology", 1),
+    ("schedule", 1),
     ("plan", 1),
     ("retention", 1),
     ("config", 1),

@@ -2,6 +2,8 @@
 
 use std::ffi::OsString;
 
+use jiff::Timestamp;
+
 use super::named::Named;
 use super::past::when;
 use super::{Context, print_line};
@@ -29,9 +31,10 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     let repository = context.repository()?;
     let Named { source, path, .. } = Named::parse(&repository, &args.what)?;
     let past = Past::open(&repository, &source)?;
-    let to = past.run_at(args.to)?;
+    let now = Timestamp::now();
+    let to = past.run_at(args.to, now)?;
     let from = match args.from {
-        Some(when) => past.run_at(Some(when))?,
+        Some(when) => past.run_at(Some(when), now)?,
         None => past.runs()?.into_iter().map(|run| run.id).find(|run| *run < to).ok_or_else(|| {
             Error::usage(format_args!("before run {to} there is none of `{source}`")).hint("give `--from WHEN`")
         })?,

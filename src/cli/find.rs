@@ -11,8 +11,8 @@ use crate::entry::{Version, hash_hex};
 use crate::error::Result;
 use crate::history::{Past, Place, find_hash, same_as};
 use crate::path::{AbsPath, Escaped, SourceName};
-use crate::report::json::{insert_path, object, text};
 use crate::report::grouped;
+use crate::report::json::{insert_path, object, text};
 use crate::repository::Repository;
 
 /// Find versions by name, or every place that holds a content
@@ -46,7 +46,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     if let Some(text) = &args.same_as {
         let Named { source, path, at } = Named::with_path(&repository, text)?;
         let past = Past::open(&repository, &source)?;
-        let run = at.map(|_| past.run_at(at)).transpose()?;
+        let run = at.map(|_| past.run_at(at, jiff::Timestamp::now())).transpose()?;
         same_as(&repository, &source, (&path, run), &mut show)?;
     }
     Ok(if found { 0 } else { 1 })

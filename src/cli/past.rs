@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io::Write;
 
+use jiff::{Timestamp, ZonedDateTime};
 use serde_json::json;
 
 use super::named::Named;
@@ -13,8 +14,9 @@ use crate::error::{Error, OnServer, Result};
 use crate::history::{Child, Past};
 use crate::path::{AbsPath, Escaped, SourceName};
 use crate::report::json::{insert_path, object, text};
-use crate::report::grouped;
-use crate::repository::index::attributes_text;
+use crate::report::terminal::Plain;
+use crate::report::{Outcome, grouped};
+use crate::repository::index::{RunRow, attributes_text, misdated};
 use crate::time::{When, parse_when, show_time};
 
 /// List the runs, newest first
@@ -62,7 +64,7 @@ pub struct CatArgs {
 }
 
 pub(super) fn when(text: &str) -> Result<When> {
-    parse_when(text, &jiff::ZonedDateTime::now())
+    parse_when(text, &ZonedDateTime::now())
 }
 
 pub(super) fn log(context: &Context, args: &LogArgs) -> Result<u8> {
@@ -75,45 +77,63 @@ pub(super) fn log(context: &Context, args: &LogArgs) -> Result<u8> {
     };
     let mut runs = Vec::new();
     for source in sources {
-        let past = Past::open(&repository, &source)?;
-        runs.extend(past.runs()?.into_iter().map(|run| (source.clone(), run)));
+        let of_source = Past::open(&repository, &source)?.runs()?;
+        let misdated = misdated(&of_source, Timestamp::now());
+        runs.extend(of_source.into_iter().map(|run| (source.clone(), misdated.contains(&run.id), run)));
     }
-    runs.sort_by_key(|(_, run)| std::cmp::Reverse(run.id));
+    runs.sort_by_key(|(.., run)| std::cmp::Reverse(run.id));
     let mut table = Vec::new();
-    for (source, run) in runs {
-        let counts: serde_json::Value =
-            run.summary.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-        let outcome = run.outcome.as_deref().unwrap_or("cut off");
+    for (source, is_misdated, run) in &runs {
         if context.global.json {
-            let mut line = object("run");
-            line.insert("run".to_owned(), run.id.into());
-            line.insert("source".to_owned(), source.as_str().into());
-            line.insert("started".to_owned(), run.started.to_string().into());
-            line.insert("ended".to_owned(), json!(run.ended.map(|ended| ended.to_string())));
-            line.insert("outcome".to_owned(), json!(run.outcome));
-            line.insert("counts".to_owned(), counts);
-            print_line(&text(line))?;
-            continue;
+            print_line(&run_line(source, *is_misdated, run))?;
+        } else {
+            table.push(run_row(source, *is_misdated, run));
         }
-        let count = |name: &str| grouped(counts[name].as_u64().unwrap_or(0));
-        let mut row = vec![
-            Cell::right(run.id.to_string()),
-            Cell::left(show_time(run.started)),
-            Cell::left(outcome).colored(Some(table::outcome_color(outcome))),
-            Cell::left(source.to_string()),
-        ];
-        let counts = ["new", "changed", "touched", "removed"];
-        row.extend(counts.map(|name| Cell::right(format!("{} {name}", count(name)))));
-        table.push(row);
     }
     table::print(context, &table).map(|()| 0)
+}
+
+fn run_line(source: &SourceName, is_misdated: bool, run: &RunRow) -> String {
+    let mut counts = run.recorded();
+    let error = counts.as_object_mut().and_then(|counts| counts.remove("error"));
+    let mut line = object("run");
+    line.insert("run".to_owned(), run.id.into());
+    line.insert("source".to_owned(), source.as_str().into());
+    line.insert("started".to_owned(), run.started.to_string().into());
+    line.insert("ended".to_owned(), json!(run.ended.map(|ended| ended.to_string())));
+    line.insert("outcome".to_owned(), json!(run.outcome));
+    line.insert("misdated".to_owned(), is_misdated.into());
+    line.insert("error".to_owned(), json!(error));
+    line.insert("counts".to_owned(), counts);
+    text(line)
+}
+
+fn run_row(source: &SourceName, is_misdated: bool, run: &RunRow) -> Vec<Cell> {
+    const COUNTS: [&str; 4] = ["new", "changed", "touched", "removed"];
+    let counts = run.recorded();
+    let outcome = run.outcome.as_deref().unwrap_or("cut off");
+    let count = |name: &str| counts[name].as_u64().unwrap_or(0);
+    // A run that changed nothing because it failed has nothing to count.
+    let is_counted = run.outcome.as_deref() == Some(Outcome::Ok.word()) || COUNTS.iter().any(|name| count(name) > 0);
+    let mut row = vec![
+        Cell::right(run.id.to_string()),
+        Cell::left(show_time(run.started)),
+        Cell::left(outcome).colored(Some(table::outcome_color(outcome))),
+        Cell::left(source.to_string()),
+    ];
+    let cell = |name: &str| if is_counted { format!("{} {name}", grouped(count(name))) } else { String::new() };
+    row.extend(COUNTS.map(|name| Cell::right(cell(name))));
+    let misdated = is_misdated.then(|| "the clock was wrong".to_owned());
+    let error = counts["error"].as_str().map(|error| Plain(&error).to_string());
+    row.push(Cell::left(misdated.into_iter().chain(error).collect::<Vec<_>>().join("; ")));
+    row
 }
 
 pub(super) fn ls(context: &Context, args: &LsArgs) -> Result<u8> {
     let repository = context.repository()?;
     let Named { source, path, at } = Named::parse(&repository, &args.what)?;
     let past = Past::open(&repository, &source)?;
-    let run = past.run_at(args.at.or(at))?;
+    let run = past.run_at(args.at.or(at), Timestamp::now())?;
     let lister = Lister { context, args, past: &past, run };
     let found = past.at(&path, run)?;
     found.iter().filter(|child| !child.is_dir()).try_for_each(|child| lister.show(&path, child))?;
@@ -248,7 +268,7 @@ pub(super) fn cat(context: &Context, args: &CatArgs) -> Result<u8> {
     let repository = context.repository()?;
     let Named { source, path, at } = Named::with_path(&repository, &args.what)?;
     let past = Past::open(&repository, &source)?;
-    let version = past.version(&path, past.run_at(args.at.or(at))?)?;
+    let version = past.version(&path, past.run_at(args.at.or(at), Timestamp::now())?)?;
     let mut content = past.content(&path, &version)?;
     let mut checked = Checked { output: std::io::stdout().lock(), hasher: blake3::Hasher::new() };
     match std::io::copy(&mut content, &mut checked) {

@@ -1,14 +1,13 @@
 //! `archive prune`.
 
-use jiff::SpanFieldwise;
+use jiff::{SpanFieldwise, ZonedDateTime};
 
 use super::{Context, print_line};
 use crate::error::{Error, Result};
 use crate::path::{Escaped, SourceName};
 use crate::prune::{Going, Prune, Pruned};
 use crate::report::json::{insert_path, object, text};
-use crate::report::grouped;
-use crate::report::{Level, Report};
+use crate::report::{Level, Report, counted};
 use crate::retention::Keep;
 use crate::time::parse_calendar_span;
 
@@ -91,7 +90,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
         context.terminal().message(Level::Notice, &format_args!("`{name}` keeps everything, for it has no rules"));
     }
     let terminal = context.terminal();
-    let mut prune = Prune::new(&repository, args.dry_run, &terminal);
+    let mut prune = Prune::new(&repository, args.dry_run, ZonedDateTime::now(), &terminal);
     for (source, keep) in policies {
         let tells = args.dry_run && !context.global.quiet || context.global.verbose > 0;
         let pruned = prune.source(&source, &keep, &mut |going| {
@@ -103,11 +102,11 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
             print_line(&text(line))?;
         } else if !context.global.quiet {
             print_line(&format!(
-                "{source}: {} {} versions of {} runs, {} runs kept, {} {}",
+                "{source}: {} {} of {}, {} kept, {} {}",
                 if args.dry_run { "would drop" } else { "dropped" },
-                grouped(pruned.versions),
-                grouped(pruned.runs),
-                grouped(pruned.kept_runs),
+                counted(pruned.versions, "version"),
+                counted(pruned.runs, "run"),
+                counted(pruned.kept_runs, "run"),
                 bytesize::ByteSize(pruned.bytes_freed),
                 if args.dry_run { "would be free" } else { "are free" },
             ))?;

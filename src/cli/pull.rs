@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use jiff::ZonedDateTime;
 
 use super::Context;
 use super::reach::Reach;
@@ -15,7 +16,7 @@ use super::signals::heed_signals;
 use super::target::Target;
 use crate::config::{AtOnce, Config, Percent, Room, limit, read_patterns, refuse_overlap};
 use crate::error::{Error, Result};
-use crate::pull::{self, Options, last_good_start};
+use crate::pull::{self, Options, newest_finished_start};
 use crate::remote::check_way;
 use crate::report::json::Json;
 use crate::report::log::Log;
@@ -34,7 +35,7 @@ pub struct Args {
     /// Pull every source of the configuration
     #[arg(long, conflicts_with = "targets")]
     all: bool,
-    /// Pull the sources whose last good pull is longer ago than their `every`
+    /// Pull the sources that were not pulled yet in this period of their `every`, from `at` on
     #[arg(long, conflicts_with_all = ["targets", "all"])]
     due: bool,
     /// Show what would be done, file by file, and change nothing
@@ -201,7 +202,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
         opened => opened,
     };
     if args.due {
-        sources = due(repository.as_ref(), sources)?;
+        sources = due(repository.as_ref(), sources, &ZonedDateTime::now())?;
     }
     let options = Options {
         dry_run: args.dry_run,
@@ -302,14 +303,12 @@ fn named_sources(config: &Config, args: &Args) -> Result<Vec<Source>> {
     Ok(sources)
 }
 
-fn due(repository: Option<&Repository>, sources: Vec<Source>) -> Result<Vec<Source>> {
+fn due(repository: Option<&Repository>, sources: Vec<Source>, now: &ZonedDateTime) -> Result<Vec<Source>> {
     let Some(repository) = repository else { return Ok(sources) };
     let mut due = Vec::new();
     for source in sources {
-        let last = last_good_start(repository, &source.name)?;
-        let age = last.map(|last| jiff::Timestamp::now().duration_since(last));
-        let every = source.settings.every.unwrap_or_default();
-        if age.is_none_or(|age| age.unsigned_abs() >= every || age.is_negative()) {
+        let last = newest_finished_start(repository, &source.name, now.timestamp())?;
+        if source.settings.schedule.is_none_or(|schedule| schedule.due_from(last, now) <= now.timestamp()) {
             due.push(source);
         }
     }

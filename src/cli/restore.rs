@@ -14,8 +14,7 @@ use crate::error::{Error, Kind, Result};
 use crate::history::Past;
 use crate::remote::{self, Client, Stop};
 use crate::report::json::{Json, object, text};
-use crate::report::grouped;
-use crate::report::{Report, Tee};
+use crate::report::{Report, Tee, counted, grouped};
 use crate::restore::{Accounts, Options, Overwrite, Owners, Restored, To, restore};
 use crate::source::Source;
 use crate::time::When;
@@ -69,7 +68,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     let repository = context.repository()?;
     let Named { source, path, at } = Named::parse(&repository, &args.what)?;
     let past = Past::open(&repository, &source)?;
-    let run = past.run_at(args.at.or(at))?;
+    let run = past.run_at(args.at.or(at), jiff::Timestamp::now())?;
     let destination = host_of(&args.destination)?;
     let overwrite = match args.overwrite {
         None => Overwrite::Refuse,
@@ -169,9 +168,9 @@ fn tell(context: &Context, args: &Args, done: &Restored) -> Result<()> {
         words => format!("; left out: {words}"),
     };
     print_line(&format!(
-        "{} {} entries ({}), {} were there already, {} were left as they are, {} failed{left_out}",
+        "{} {} ({}), {} there already, {} left unchanged, {} failed{left_out}",
         if args.dry_run { "would restore" } else { "restored" },
-        grouped(done.restored),
+        counted(done.restored, "entry"),
         bytesize::ByteSize(done.bytes),
         grouped(done.unchanged),
         grouped(done.left),

@@ -63,7 +63,7 @@ impl Past<'_> {
         let mut found = Vec::new();
         found.extend(own.map(|version| Child { name: name.clone(), version: Some(version) }));
         found.extend(leads.then_some(Child { name, version: None }));
-        if found.is_empty() { Err(self.unknown(path)) } else { Ok(found) }
+        if found.is_empty() { Err(self.unknown(path, Some(run))) } else { Ok(found) }
     }
 
     /// True when something at or below a path was pulled at any time.

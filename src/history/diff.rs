@@ -47,7 +47,7 @@ impl Past<'_> {
     /// content; empty files and whole directories are not followed.
     pub fn differences(&self, path: &AbsPath, from: i64, to: i64) -> Result<Vec<Difference>> {
         if !path.is_root() && !self.knows(path)? {
-            return Err(self.unknown(path));
+            return Err(self.unknown(path, None));
         }
         let mut differences = Vec::new();
         if let Some((parent, name)) = path.split()

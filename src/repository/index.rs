@@ -27,7 +27,7 @@ mod verified;
 mod write;
 
 pub use attributes::encode as attributes_text;
-pub use facts::{Located, RunRow, Stats};
+pub use facts::{Located, RunRow, Stats, misdated, newest_finished};
 pub use inodes::Record;
 pub use reconcile::Unfound;
 pub use stopped::{Stop, Stopped};

@@ -19,8 +19,8 @@ const MAX_BYTES: u64 = 21;
 
 impl Repository {
     /// Begins a run and returns its number, which no run had before.
-    pub fn begin_run(&self, index: &mut Index, source: SourceId) -> Result<i64> {
-        let run = index.begin_run(source, Timestamp::now(), self.newest_run()?)?;
+    pub fn begin_run(&self, index: &mut Index, source: SourceId, started: Timestamp) -> Result<i64> {
+        let run = index.begin_run(source, started, self.newest_run()?)?;
         self.note_run(run)?;
         Ok(run)
     }

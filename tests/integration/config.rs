@@ -185,6 +185,26 @@ fn a_path_of_a_configured_host_uses_its_settings_and_flags_count_more() {
 }
 
 #[test]
+fn times_of_the_day_are_checked() {
+    let program = Program::new();
+    let checked = |keys: &str| {
+        program.run([
+            "--config",
+            &program.configured(&format!("[source.a]\npaths = ['/a']\n{keys}\n")),
+            "config",
+            "check",
+        ])
+    };
+    checked("every = '1d'\nat = '02:30'").well();
+    checked("at = '02:30'").well();
+    checked("every = '1d'\nat = '2:30'").refused(2, &["archive.toml:4:", "`2:30` is no time of the day", "`02:30`"]);
+    checked("every = '1h'\nat = '02:30'").refused(2, &["`at = \"02:30\"` is not within", "shorter than `every`"]);
+    let shown =
+        program.run(["--config", &program.configured("[source.a]\nevery = '1w'\nat = '04:05'\n"), "config", "show"]);
+    assert!(shown.stdout.contains("at = \"04:05\""), "{}", shown.stdout);
+}
+
+#[test]
 fn only_what_is_due_is_pulled() {
     let program = Program::new();
     let client = Tree::new([("a", file("a"))]);

@@ -97,26 +97,98 @@ fn versions_and_runs_are_listed() {
 fn the_state_of_each_source_is_told_and_can_be_watched() {
     let (program, _client) = three_runs();
     let config = program.path("archive.toml");
-    std::fs::write(&config, "[source.laptop]\npaths = ['/x']\nevery = '1d'\n[source.forgotten]\npaths = ['/y']\n")
-        .unwrap();
+    std::fs::write(
+        &config,
+        "[source.laptop]\npaths = ['/x']\nevery = '1d'\n[source.forgotten]\npaths = ['/y']\nevery = '1w'\n",
+    )
+    .unwrap();
     let config = config.to_str().unwrap();
     let ran = program.run(["--config", config, "status"]);
     ran.well();
-    let lines: Vec<_> = ran.stdout.lines().collect();
-    assert_eq!(lines[0], "forgotten  last never                not pulled  never good");
-    let words: Vec<_> = lines[1].split("  ").map(str::trim).filter(|word| !word.is_empty()).collect();
-    assert!(words[0] == "laptop" && words[1].starts_with("last 20") && words[2] == "ok", "{words:?}");
-    assert!(
-        words[3].starts_with("good 0.") && words[4].ends_with(" files") && words[6].starts_with("due 20"),
-        "{words:?}"
-    );
+    let words = |line: usize| {
+        let line = ran.stdout.lines().nth(line).unwrap();
+        line.split("  ").map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(words(0), ["SOURCE", "LAST RUN", "OUTCOME", "LAST SUCCESS", "FILES", "SIZE", "DUE", "VERIFIED"]);
+    assert_eq!(words(1), ["forgotten", "never", "not pulled", "never", "now"]);
+    let laptop = words(2);
+    assert!(laptop[0] == "laptop" && laptop[1].starts_with("20") && laptop[2] == "ok", "{laptop:?}");
+    assert!(laptop[3].ends_with(" s ago") && laptop[4] == "2" && laptop[6].starts_with("20"), "{laptop:?}");
+    assert_eq!(program.run(["--config", config, "status", "laptop"]).stdout.lines().count(), 2);
+    let unknown = program.run(["--config", config, "status", "nobody"]);
+    unknown.refused(2, &["there is no source `nobody`", "there is `forgotten`, `laptop`"]);
+    let due = &program.run(["--config", config, "--json", "status", "forgotten"]).lines()[0]["due"];
+    assert!(due.is_string(), "a source that never ran is due");
     program.run(["status", "--max-age", "1h"]).well();
     let late = program.run(["--config", config, "status", "--max-age", "1h"]);
-    assert_eq!(late.status, 1);
-    assert!(late.stderr.contains("`forgotten`") && !late.stderr.contains("laptop"), "{}", late.stderr);
+    late.refused(1, &["no pull of `forgotten` was successful"]);
+    assert!(!late.stderr.contains("laptop"), "{}", late.stderr);
     std::thread::sleep(std::time::Duration::from_millis(1100));
     assert_eq!(program.run(["status", "--max-age", "1s"]).status, 1);
     assert_eq!(program.run(["--json", "status"]).lines()[0]["outcome"], "ok");
+}
+
+#[test]
+fn reason_of_a_failure_is_in_the_log() {
+    let program = Program::new();
+    let client = Tree::new([("f", file("f"))]);
+    let pull = || program.run(["pull", client.root().to_str().unwrap(), "--name", "laptop"]);
+    pull().well();
+    let away = client.root().with_file_name("away");
+    std::fs::rename(client.root(), &away).unwrap();
+    let failed = pull();
+    assert_eq!(failed.status, 4);
+    assert_eq!(failed.stdout.lines().count(), 1, "no lines of zeros: {}", failed.stdout);
+    std::fs::rename(&away, client.root()).unwrap();
+    let reason = failed.stderr.trim().strip_prefix("archive: error: ").unwrap();
+    let log = program.run(["log"]).stdout;
+    let words: Vec<_> =
+        log.lines().next().unwrap().split("  ").map(str::trim).filter(|word| !word.is_empty()).collect();
+    assert_eq!(words[2..], ["stopped", "laptop", reason]);
+    let runs = program.run(["--json", "log"]).lines();
+    assert_eq!((runs[0]["error"].as_str(), &runs[1]["error"]), (Some(reason), &serde_json::Value::Null));
+    assert!(runs[0]["counts"].get("error").is_none());
+    let written = std::fs::read_to_string(program.repo().join("log/archive.log")).unwrap();
+    let end = written.lines().last().unwrap();
+    assert!(end.contains("ends stopped") && end.ends_with("errors=1") && !end.contains("=0"), "{end}");
+}
+
+#[test]
+fn reason_of_a_partial_run_is_its_first_error() {
+    let program = Program::new();
+    let client = Tree::new([("a", file("a")), ("b", file("b"))]);
+    let ran = program.run(["pull", client.root().to_str().unwrap(), "--name", "laptop", "--max-file-size", "4"]);
+    ran.well();
+    program.change_index("UPDATE run SET outcome = 'partial', summary = json_set(summary, '$.exit', 3, '$.errors', 1)");
+    let config =
+        program.configured(&format!("[source.laptop]\nevery = '1d'\npaths = ['{}']\n", client.root().display()));
+    let with = |arguments: &[&str]| program.run([&["--config", &config], arguments].concat());
+    assert_eq!(with(&["pull", "--due"]).stdout, "", "a partial run is the one of its day");
+    let status = with(&["status", "--max-age", "1h"]);
+    assert_eq!(
+        (status.status, status.stderr.contains("last pull of `laptop`, run 1, was partial: 1 error")),
+        (0, true)
+    );
+    assert!(status.stdout.contains(" s ago, partial"), "{}", status.stdout);
+    // One that lost the client is not.
+    program.change_index("UPDATE run SET summary = json_set(summary, '$.exit', 6)");
+    assert_eq!(with(&["status", "--max-age", "1h"]).status, 1);
+    assert!(with(&["pull", "--due"]).stdout.contains("laptop: ok, run 2"));
+}
+
+#[test]
+fn nearest_version_of_a_path_that_is_not_there_is_named() {
+    let program = Program::new();
+    let client = Tree::new([("f", file("1")), ("stays", file("stays"))]);
+    let pull = || program.pull_local(&client.root(), &["--name", "laptop"]);
+    pull();
+    client.remove("f");
+    (2..=5).for_each(|_| drop(pull()));
+    client.add([("f", file("2"))]);
+    pull();
+    let cat = |run: &str| program.run(["cat", &at_path(&client, "f"), "--at", run]);
+    cat("2").refused(1, &["from run 1 until before run 2, as of `--at 1`"]);
+    cat("5").refused(1, &["from run 6 until now, as of `--at 6`"]);
 }
 
 #[test]
@@ -222,7 +294,7 @@ fn tables_are_aligned_and_coloured_as_asked_for() {
     for command in [&["log"][..], &["status"]] {
         let plain = program.run(command);
         plain.well();
-        let columns: Vec<_> = plain.stdout.lines().map(|line| line.find("ok").unwrap()).collect();
+        let columns: Vec<_> = plain.stdout.lines().filter_map(|line| line.find("  ok  ")).collect();
         assert_eq!(columns, [columns[0]; 2], "{}", plain.stdout);
         assert!(!plain.stdout.contains('\x1b'), "no terminal, no colours");
         let painted = program.run([&["--color", "always"], command].concat());

@@ -239,6 +239,24 @@ fn an_inode_is_read_once_under_all_its_names() {
 }
 
 #[test]
+fn status_says_how_much_of_a_source_was_verified() {
+    let program = Program::new();
+    let client = Tree::new((0..20).map(|n| (format!("f{n}"), file(format!("content {n}")))));
+    program.pull_local(&client.root(), &["--name", "laptop"]);
+    let verified = || program.run(["status", "laptop"]).stdout.lines().nth(1).unwrap().trim_end().to_owned();
+    program.run(["verify", "-q", "--sample", "10%"]).well();
+    assert!(verified().ends_with(", 2 of 20 files"), "{}", verified());
+    let line = program.run(["status", "--json"]).lines().remove(0);
+    assert_eq!((line["verified_files"].as_u64(), line["verifiable_files"].as_u64()), (Some(2), Some(20)));
+    program.run(["verify", "-q"]).well();
+    assert!(!verified().contains(" of "), "{}", verified());
+    // What came since was not verified.
+    client.add([("new", file("new"))]);
+    program.pull_local(&client.root(), &["--name", "laptop"]);
+    assert!(verified().ends_with(", 20 of 21 files"), "{}", verified());
+}
+
+#[test]
 fn samples_take_turns() {
     let program = Program::new();
     let client = Tree::new((0..10).map(|n| (format!("f{n}"), file(format!("content {n}")))));

@@ -1,12 +1,16 @@
 //! Questions to the index that span directories and sources: runs, totals.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use rusqlite::params;
 
 use super::{COLUMNS, Index, OnIndex, SourceId, path_of, version_of};
+use crate::chronology;
 use crate::entry::{DirectoryId, Version};
-use crate::error::Result;
+use crate::error::{Kind, Result};
 use crate::path::{AbsPath, SourceName};
+use crate::report::Outcome;
 
 /// A version, and whose it is.
 #[derive(Clone, Debug)]
@@ -41,8 +45,40 @@ pub struct RunRow {
     pub ended: Option<Timestamp>,
     /// How it ended; `None` while it goes on, or when it was cut off.
     pub outcome: Option<String>,
-    /// Its counts, as JSON.
+    /// Its counts, exit status and error, as JSON.
     pub summary: Option<String>,
+}
+
+impl RunRow {
+    /// True when it was a pull that read everything, or all but some files. One that lost its client on the way is recorded
+    /// as partial, too, and has another exit status.
+    pub fn has_finished(&self) -> bool {
+        match self.outcome.as_deref() {
+            Some(word) if word == Outcome::Ok.word() => true,
+            Some(word) if word == Outcome::Partial.word() => {
+                let exit = self.recorded()["exit"].as_u64();
+                exit.is_none_or(|exit| exit == u64::from(Kind::Partial.exit_status()))
+            }
+            _ => false,
+        }
+    }
+
+    /// What its summary says; null where it says nothing.
+    pub fn recorded(&self) -> serde_json::Value {
+        self.summary.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+    }
+}
+
+/// The numbers of the runs whose dates can't be right: see [`chronology::misdated`].
+pub fn misdated(runs: &[RunRow], now: Timestamp) -> BTreeSet<i64> {
+    chronology::misdated(runs.iter().map(|run| (run.id, run.started)), now)
+}
+
+/// The newest of these runs that finished and whose date can be right.
+pub fn newest_finished(runs: &[RunRow], now: Timestamp) -> Option<&RunRow> {
+    let misdated = misdated(runs, now);
+    let finished = runs.iter().filter(|run| run.has_finished() && !misdated.contains(&run.id));
+    finished.max_by_key(|run| run.id)
 }
 
 /// Totals.

@@ -10,7 +10,7 @@ CREATE TABLE run (
     started INTEGER NOT NULL,           -- nanoseconds since 1970 UTC
     ended   INTEGER,                    -- NULL while it goes on, or when it was cut off
     outcome TEXT,                       -- ok, partial, stopped, failed, rebuild
-    summary TEXT                        -- the counts and the exit status, as JSON
+    summary TEXT                        -- the counts, the exit status and the error, as JSON
 );
 CREATE TABLE directory (
     id          INTEGER PRIMARY KEY,

@@ -6,6 +6,10 @@ use rusqlite::params;
 use super::{Index, SourceId, Write};
 use crate::error::Result;
 
+// The versions of a source that have a plain file with content.
+const WITH_PLAIN_FILE: &str = "FROM version JOIN directory ON directory.id = version.directory WHERE source = ?1 \
+                               AND kind = 0 AND hash IS NOT NULL AND (until_run IS NULL OR archive_name IS NOT NULL)";
+
 /// How the last verification of a source ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Verification {
@@ -19,14 +23,26 @@ pub struct Verification {
 
 impl Index {
     /// The numbers of those versions of a source with a plain file that were read the longest ago, or never: this
-    /// share of all, in percent, and at least one.
-    pub fn longest_unverified(&self, source: SourceId, percent: u8) -> Result<Vec<i64>> {
-        let from = "FROM version JOIN directory ON directory.id = version.directory WHERE source = ?1 AND kind = 0 \
-                    AND hash IS NOT NULL AND (until_run IS NULL OR archive_name IS NOT NULL)";
-        let all = self.one(&format!("SELECT count(*) {from}"), params![source.0], |row| row.get::<_, i64>(0))?;
-        let share = (all.unwrap_or(0) as u64 * u64::from(percent)).div_ceil(100);
-        let oldest = "ORDER BY (SELECT ended FROM examined WHERE examined.version = version.id), version.id LIMIT ?2";
-        self.all(&format!("SELECT version.id {from} {oldest}"), params![source.0, share as i64], |row| row.get(0))
+    /// share of all, in percent, and at least one. One that was read later than `now` counts as never read.
+    pub fn longest_unverified(&self, source: SourceId, percent: u8, now: Timestamp) -> Result<Vec<i64>> {
+        let share = (self.plain_files(source)? * u64::from(percent)).div_ceil(100);
+        let oldest = "ORDER BY (SELECT ended FROM examined WHERE examined.version = version.id AND ended <= ?3), version.id LIMIT ?2";
+        let params = params![source.0, share as i64, now.as_nanosecond() as i64];
+        self.all(&format!("SELECT version.id {WITH_PLAIN_FILE} {oldest}"), params, |row| row.get(0))
+    }
+
+    /// Counts the versions of a source that have a plain file with content.
+    pub fn plain_files(&self, source: SourceId) -> Result<u64> {
+        let sql = format!("SELECT count(*) {WITH_PLAIN_FILE}");
+        self.one(&sql, params![source.0], |row| row.get::<_, i64>(0)).map(|count| count.unwrap_or(0) as u64)
+    }
+
+    /// Counts those of them that the verification read that ended at this time.
+    pub fn examined_at(&self, source: SourceId, ended: Timestamp) -> Result<u64> {
+        let of_then = "AND EXISTS (SELECT 1 FROM examined WHERE examined.version = version.id AND ended = ?2)";
+        let sql = format!("SELECT count(*) {WITH_PLAIN_FILE} {of_then}");
+        let params = params![source.0, ended.as_nanosecond() as i64];
+        self.one(&sql, params, |row| row.get::<_, i64>(0)).map(|count| count.unwrap_or(0) as u64)
     }
 
     /// The numbers of the versions of a source whose plain files were bad when they were last read.

@@ -13,9 +13,12 @@ use crate::entry::{Digests, DirectoryId, Entry, Hash, Listed};
 use crate::error::{OnServer, Result};
 use crate::fault;
 use crate::path::{AbsPath, Name, SourceName};
-use crate::report::{Outcome, Summary};
+use crate::report::Summary;
 
 pub(super) const WHAT: &str = "can't write the index";
+
+/// The most characters of an error that are recorded with its run; a path may have 4,096 bytes.
+const MAX_REASON_CHARS: usize = 8192;
 
 // How the directories of archives are named today.
 const LAYOUT: i64 = 2;
@@ -100,17 +103,21 @@ impl Index {
         write.commit()
     }
 
-    /// Ends a run.
-    pub fn end_run(&mut self, run: i64, ended: Timestamp, outcome: Outcome, summary: &Summary) -> Result<()> {
+    /// Ends a run; `reason` says why it did not end well.
+    pub fn end_run(&mut self, run: i64, ended: Timestamp, summary: &Summary, reason: Option<&str>) -> Result<()> {
         let mut counts: serde_json::Map<_, _> = crate::report::COUNT_NAMES
             .iter()
             .zip(summary.counts)
             .map(|(name, count)| ((*name).to_owned(), count.into()))
             .collect();
         counts.insert("exit".to_owned(), summary.exit.into());
+        if let Some(reason) = reason {
+            let length = reason.char_indices().nth(MAX_REASON_CHARS).map_or(reason.len(), |(at, _)| at);
+            counts.insert("error".to_owned(), reason[..length].into());
+        }
         let counts = serde_json::Value::Object(counts).to_string();
         let sql = "UPDATE run SET ended = ?2, outcome = ?3, summary = ?4 WHERE id = ?1";
-        self.execute(sql, params![run, ended.as_nanosecond() as i64, outcome.word(), counts])
+        self.execute(sql, params![run, ended.as_nanosecond() as i64, summary.outcome.word(), counts])
     }
 
     /// Writes a copy of the whole index, without its free pages, to a file that must not exist; fails if a page can't be

@@ -313,7 +313,11 @@ impl World {
         self.tell(format!("prune {source} {keep:?}"));
         let Some(repository) = self.repository() else { return };
         let listener = Listener::default();
-        let pruned = prune::Prune::new(&repository, false, &listener).source(&name(source), &keep, &mut |_| Ok(()));
+        let pruned = prune::Prune::new(&repository, false, jiff::ZonedDateTime::now(), &listener).source(
+            &name(source),
+            &keep,
+            &mut |_| Ok(()),
+        );
         match pruned {
             Ok(pruned) => {
                 self.has_dropped |= pruned.versions > 0;
