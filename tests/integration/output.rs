@@ -151,7 +151,7 @@ fn the_log_has_time_source_and_run() {
     let lines: Vec<_> = log.lines().map(|line| line.split_once(' ').unwrap()).collect();
     assert!(lines.iter().all(|(time, _)| time.len() == 20 && time.ends_with('Z')), "{log}");
     assert_eq!(lines[0].1, "INFO client run 1: begins");
-    assert!(lines[1].1.starts_with("INFO client run 1: ends ok after 0.") && lines[1].1.contains("copied=1"), "{log}");
+    assert!(lines[1].1.starts_with("INFO client run 1: ends ok after ") && lines[1].1.contains("copied=1"), "{log}");
     assert!(
         lines.iter().any(|(_, text)| text.starts_with("ERROR client run 2: `/no/such/place` does not exist")),
         "{log}"
