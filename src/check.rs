@@ -30,12 +30,15 @@ pub fn check(repository: &Repository, report: &dyn Report) -> Result<u64> {
         report.error(format_args!("`{}` is no source's, and unknown to the index", Escaped(path)));
     }
     let mut count = unknown.len() as u64;
-    if let Err(error) = repository.check_index_is_newest(&index) {
-        report.error(&error);
+    let newest = repository.check_index_is_newest(&index);
+    if let Err(error) = &newest {
+        report.error(error);
         count += 1;
     }
     for source in &sources {
-        finish_interrupted(repository, &mut index, source)?;
+        if newest.is_ok() {
+            finish_interrupted(repository, &mut index, source)?;
+        }
         count += check_source(repository, &index, source, report)?.count;
     }
     Ok(count + mend_contents(&mut index, report)?)

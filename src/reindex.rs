@@ -2,8 +2,6 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -17,12 +15,16 @@ use crate::error::{Error, OnServer, Result};
 use crate::path::{AbsPath, Escaped, Name, SourceName};
 use crate::report::{Report, counted};
 use crate::repository::Repository;
-use crate::repository::archive::{open_directory, original_name, original_path, path_on_disk, renamed_directories};
+use crate::repository::archive::{original_name, original_path, path_on_disk, renamed_directories};
 use crate::repository::dirs::{Dir, Metadata};
-use crate::repository::index::{Index, NewVersion, Record, SourceId, Write};
-use crate::repository::journal::recover;
+use crate::repository::index::{Index, NewVersion, Record, SourceId, Unfound, Write};
+use crate::repository::journal::{recover, update_layout};
 use crate::repository::lock::Lock;
 use crate::repository::place::Tree;
+
+mod update;
+
+pub use update::update;
 
 const WHAT: &str = "can't read the trees";
 
@@ -50,46 +52,90 @@ pub fn rebuild(repository: &Repository, report: &dyn Report) -> Result<Rebuilt> 
     let _lock = Lock::repository(repository, Duration::ZERO)?;
     let mut index = repository.index()?;
     index.expect_much_writing()?;
-    let mut rebuilt = Rebuilt::default();
     let (sources, unknown) = repository.known_sources(&index)?;
     for path in &unknown {
         report.warn(format_args!("`{}` is no source's, and is left alone", Escaped(path)));
     }
+    finish_interrupted(repository, &mut index, &sources, report)?;
+    let mut known = Vec::with_capacity(sources.len());
     for source in &sources {
-        // What can't be finished is read from the trees as it is.
-        if let Err(error) = recover(repository, &mut index, source) {
-            report.warn(&error);
-        }
-        let id = index.enter_source(source)?;
-        let run = repository.begin_run(&mut index, id, Timestamp::now())?;
-        report.notice(format_args!("reads everything of `{source}`"));
-        let mut known = renamed_directories(&index, id)?;
-        add_renamed(&repository.snapshot(source)?, &mut known)?;
-        normalize(repository, source, &mut known, report)?;
-        let write = index.write()?;
-        write.clear_pending(id)?;
-        write.begin_finding()?;
-        let entering = Entering { write: &write, source: id, run };
-        rebuild_source(repository, (source, &known), &entering, &mut rebuilt)?;
-        let unfound = write.end_finding(id, run)?;
-        write.forget_fingerprints(id)?;
-        write.end_rebuild(run, Timestamp::now())?;
-        write.commit()?;
-        if unfound.baseless > 0 {
-            report.warn(format_args!(
-                "{} of `{source}` without a plain file: `archive verify --repair` looks for the contents",
-                counted(unfound.baseless, "version")
-            ));
-        }
+        known.push(directories_on_disk(repository, &index, source, report)?);
     }
+    let newest = repository.newest()?;
+    let (mut rebuilt, mut baseless) = (Rebuilt::default(), Vec::new());
+    // All sources in one transaction: an older index counts as the newest once all are taken in, and not before.
     let write = index.write()?;
+    write.catch_up(newest)?;
+    for (source, known) in sources.iter().zip(&known) {
+        report.notice(format_args!("reads everything of `{source}`"));
+        let unfound = rebuild_source(repository, (source, known), &write, &mut rebuilt)?;
+        baseless.push((source, unfound.baseless));
+    }
     write.restore_contents()?;
     write.commit()?;
+    repository.note_newest(&index)?;
+    for (source, count) in baseless.into_iter().filter(|(_, count)| *count > 0) {
+        report.warn(format_args!(
+            "versions of `{source}` that have no plain file: {count}; `archive verify --repair` looks for their contents"
+        ));
+    }
     Ok(rebuilt)
+}
+
+// Finishes interrupted runs. A batch that can't be finished is dropped, and the trees are read as they are; so are all batches
+// of an older index, which were finished long ago.
+fn finish_interrupted(
+    repository: &Repository,
+    index: &mut Index,
+    sources: &[SourceName],
+    report: &dyn Report,
+) -> Result<()> {
+    let newest = repository.check_index_is_newest(index);
+    if let Err(error) = &newest {
+        report.notice(error);
+    }
+    for source in sources {
+        if newest.is_err() {
+            update_layout(repository, index, source)?;
+        } else if let Err(error) = recover(repository, index, source) {
+            report.warn(&error);
+        }
+    }
+    Ok(())
+}
+
+fn rebuild_source(
+    repository: &Repository,
+    (source, known): (&SourceName, &Reverse),
+    write: &Write<'_>,
+    rebuilt: &mut Rebuilt,
+) -> Result<Unfound> {
+    let id = write.enter_source(source)?;
+    let run = write.begin_rebuild(id, Timestamp::now())?;
+    write.clear_pending(id)?;
+    write.begin_finding()?;
+    enter_all(repository, (source, known), &Entering { write, source: id, run }, rebuilt)?;
+    let unfound = write.end_finding(id, run)?;
+    write.forget_fingerprints(id)?;
+    write.end_rebuild(run, Timestamp::now())?;
+    Ok(unfound)
 }
 
 // Client directories by their path in the archive, where the two differ.
 type Reverse = HashMap<Vec<u8>, AbsPath>;
+
+fn directories_on_disk(
+    repository: &Repository,
+    index: &Index,
+    source: &SourceName,
+    report: &dyn Report,
+) -> Result<Reverse> {
+    let id = index.source_id(source)?;
+    let mut known = id.map_or(Ok(Reverse::new()), |id| renamed_directories(index, id))?;
+    add_renamed(&repository.snapshot(source)?, &mut known)?;
+    normalize(repository, source, &mut known, report)?;
+    Ok(known)
+}
 
 // The index may not know a directory yet, or any more, that the snapshot has.
 fn add_renamed(snapshot: &Dir, known: &mut Reverse) -> Result<()> {
@@ -152,7 +198,7 @@ struct Found {
 
 type Inodes = Mutex<HashMap<(u64, u64), Arc<OnceLock<std::result::Result<Hash, String>>>>>;
 
-fn rebuild_source(
+fn enter_all(
     repository: &Repository,
     (source, known): (&SourceName, &Reverse),
     entering: &Entering<'_>,
@@ -311,108 +357,4 @@ impl Entering<'_> {
 
 fn is_as_known(known: &Version, found: &Found) -> bool {
     known.entry.kind == found.metadata.kind && known.hash == found.hash && known.entry.target == found.target
-}
-
-/// Brings the index up to date with single files of the trees that were changed by hand; returns how many rows
-/// changed.
-pub fn update(repository: &Repository, paths: &[PathBuf], report: &dyn Report) -> Result<u64> {
-    let _lock = Lock::repository(repository, Duration::ZERO)?;
-    let mut index = repository.index()?;
-    index.expect_much_writing()?;
-    let mut changed = 0;
-    for path in paths {
-        let spot = Spot::find(repository, path)?;
-        recover(repository, &mut index, &spot.source)?;
-        let count = spot.update(repository, &mut index)?;
-        if count == 0 {
-            report.notice(format_args!("the index knows `{}` as it is", path.display()));
-        }
-        changed += count;
-    }
-    Ok(changed)
-}
-
-/// A place in the trees that a user named.
-struct Spot {
-    tree: Tree,
-    source: SourceName,
-    directory: AbsPath,
-    name: Name,
-}
-
-impl Spot {
-    fn find(repository: &Repository, path: &Path) -> Result<Spot> {
-        let outside = || {
-            Error::usage(format_args!("`{}` is in neither tree of the repository", path.display()))
-                .hint("name a file below `snapshot/SOURCE` or `archive/SOURCE`")
-        };
-        let base = fs_err::canonicalize(repository.dir()).on_server("can't find the repository")?;
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let parent = fs_err::canonicalize(parent).map_err(|_| outside())?;
-        let below = parent.strip_prefix(&base).map_err(|_| outside())?.as_os_str().as_bytes();
-        let mut parts = below.splitn(3, |&byte| byte == b'/');
-        let tree = match parts.next() {
-            Some(b"snapshot") => Tree::Snapshot,
-            Some(b"archive") => Tree::Archive,
-            _ => return Err(outside()),
-        };
-        let source = parts.next().and_then(|name| std::str::from_utf8(name).ok()).ok_or_else(outside)?;
-        let directory = AbsPath::new([b"/", parts.next().unwrap_or_default()].concat()).ok_or_else(outside)?;
-        let name = path.file_name().and_then(|name| Name::new(name.as_bytes())).ok_or_else(outside)?;
-        Ok(Spot { tree, source: SourceName::new(source)?, directory, name })
-    }
-
-    fn update(&self, repository: &Repository, index: &mut Index) -> Result<u64> {
-        let found = self.look(repository)?;
-        let source = index.enter_source(&self.source)?;
-        let known = match index.directory(source, &self.directory)? {
-            Some((id, _)) => index.versions_in(id)?.into_iter().find(|version| self.is_of(version)),
-            None => None,
-        };
-        let same = match (&found, &known) {
-            (None, None) => true,
-            (Some(found), Some(known)) => known.hash == found.hash && known.entry.kind == found.metadata.kind,
-            _ => false,
-        };
-        if same {
-            return Ok(0);
-        }
-        let run = repository.begin_run(index, source, Timestamp::now())?;
-        let write = index.write()?;
-        if let Some(known) = known {
-            write.delete(known.id)?;
-        }
-        let entering = Entering { write: &write, source, run };
-        write.begin_finding()?;
-        if let Some(found) = found {
-            entering.enter(found, &mut Rebuilt::default())?;
-        }
-        write.forget_fingerprint(write.enter_directory(source, &self.directory)?)?;
-        write.end_rebuild(run, Timestamp::now())?;
-        write.commit()?;
-        Ok(1)
-    }
-
-    fn is_of(&self, version: &crate::entry::Version) -> bool {
-        match self.tree {
-            Tree::Snapshot => version.until_run.is_none() && version.entry.name == self.name,
-            Tree::Archive => version.archive_name.as_ref() == Some(&self.name),
-        }
-    }
-
-    fn look(&self, repository: &Repository) -> Result<Option<Found>> {
-        let dir = match self.tree {
-            Tree::Snapshot => repository.snapshot(&self.source)?.open(self.directory.below_root()),
-            Tree::Archive => open_directory(&repository.archive(&self.source)?, &self.directory),
-        };
-        let dir = dir.on_server(format_args!("can't open `{}`", Escaped(self.directory.as_bytes())))?;
-        if dir.metadata(&self.name).is_err() {
-            return Ok(None);
-        }
-        let (mut found, file) = look(self.tree, &self.directory, &dir, self.name.clone())?;
-        if let Some(file) = file {
-            found.hash = Some(hash_content(&file, blake3::Hasher::new()).on_server(WHAT)?);
-        }
-        Ok(Some(found))
-    }
 }

@@ -68,6 +68,7 @@ pub struct Options {
 // A repair holds the lock until it is done.
 fn begin(repository: &Repository, index: &mut Index, source: &SourceName, options: Options) -> Result<Option<Lock>> {
     if options.repair.is_none() {
+        repository.check_index_is_newest(index)?;
         return finish_interrupted(repository, index, source).map(|()| None);
     }
     let lock = Lock::source(repository, source, PATIENCE)?;

@@ -41,6 +41,8 @@ mod integrity;
 mod large;
 #[path = "integration/line.rs"]
 mod line;
+#[path = "integration/older_index.rs"]
+mod older_index;
 #[path = "integration/output.rs"]
 mod output;
 #[path = "integration/past.rs"]
@@ -67,5 +69,7 @@ mod together;
 mod torture;
 #[path = "integration/ugly.rs"]
 mod ugly;
+#[path = "integration/update.rs"]
+mod update;
 #[path = "integration/verify.rs"]
 mod verify;

@@ -89,7 +89,10 @@ fn run_check(context: &Context) -> Result<u8> {
             Kind::Failed,
             format_args!("the trees and the index differ in {}", counted(problems, "place")),
         )
-        .hint("`archive index update PATH` takes over what is on the disk, `archive index rebuild` all of it")),
+        .hint(
+            "`archive verify --repair` puts back what is lost; `archive index update PATH` takes over what was changed on \
+             purpose, `archive index rebuild` all of it",
+        )),
     }
 }
 

@@ -27,9 +27,9 @@ mod verified;
 mod write;
 
 pub use attributes::encode as attributes_text;
-pub use facts::{Located, RunRow, Stats, misdated, newest_finished};
+pub use facts::{Located, Newest, RunRow, Stats, misdated, newest_finished};
 pub use inodes::Record;
-pub use reconcile::Unfound;
+pub use reconcile::{Scope, Unfound};
 pub use stopped::{Stop, Stopped};
 pub use verified::Verification;
 pub use write::{NewVersion, Write};

@@ -16,6 +16,7 @@ use super::archive::open_directory;
 use super::dirs::Dir;
 use super::dirs::Metadata;
 use super::index::{Index, NewVersion, Record, SourceId, Write};
+use super::newest_run::note_batch;
 use super::relayout::relocate;
 use super::staging::{StagedName, Staging};
 use crate::entry::{DirectoryId, Entry, Hash, flags, mode_on_disk};
@@ -208,6 +209,8 @@ pub enum Then {
 /// The trees of one source, to be changed batch by batch. Its user holds the source's lock.
 pub struct Journal {
     source: SourceId,
+    // The repository's own directory.
+    base: Dir,
     trees: Trees,
     // Deeds of the last batch may not be on the disk yet.
     is_pending: bool,
@@ -220,7 +223,8 @@ impl Journal {
         (source, name): (SourceId, &SourceName),
         staging: Arc<Staging>,
     ) -> Result<Journal> {
-        Ok(Journal { source, trees: Trees::open(repository, name, staging)?, is_pending: false })
+        let (base, trees) = (repository.base().clone(), Trees::open(repository, name, staging)?);
+        Ok(Journal { source, base, trees, is_pending: false })
     }
 
     /// Carries out a batch's deeds. Its rows are to follow before the next batch is carried out.
@@ -230,6 +234,7 @@ impl Journal {
             // The files that it places, and what the batch before it did.
             self.trees.sync()?;
             batch.record(index, self.source)?;
+            note_batch(&self.base, index)?;
             self.is_pending = true;
             strays = self.trees.carry_out(&mut batch, false)?;
         }
@@ -408,15 +413,25 @@ impl Rows<'_> {
 }
 
 /// Finishes what an interrupted run of a source left; returns how many changes there were that the index did not know
-/// of. The source must be locked.
+/// of. The source must be locked. Refuses an index that is older than the trees: what it has pending was done long ago, and
+/// the trees have gone on since.
 pub fn recover(repository: &Repository, index: &mut Index, source: &SourceName) -> Result<u64> {
     let Some(id) = index.source_id(source)? else { return Ok(0) };
+    repository.check_index_is_newest(index)?;
     let finished = finish_pending(repository, index, (id, source))?;
-    if index.has_old_layout(id)? {
-        relocate(repository, index, (id, source))?;
-        index.set_layout(id)?;
-    }
+    update_layout(repository, index, source)?;
     Ok(finished)
+}
+
+/// Gives the directories of a source's archive the names of the present layout. The source must be locked.
+pub fn update_layout(repository: &Repository, index: &mut Index, source: &SourceName) -> Result<()> {
+    match index.source_id(source)? {
+        Some(id) if index.has_old_layout(id)? => {
+            relocate(repository, index, (id, source))?;
+            index.set_layout(id)
+        }
+        _ => Ok(()),
+    }
 }
 
 fn finish_pending(repository: &Repository, index: &mut Index, (id, source): (SourceId, &SourceName)) -> Result<u64> {
@@ -428,6 +443,8 @@ fn finish_pending(repository: &Repository, index: &mut Index, (id, source): (Sou
     })?;
     let staging = Arc::new(Staging::open(repository.staging(source)?).on_server("can't open the staging area")?);
     let mut trees = Trees::open(repository, source, staging)?;
+    // The run may have been cut off before that.
+    note_batch(repository.base(), index)?;
     if format == SETTLED {
         // But for what may still be found in the way.
         batch.rows.clear();

@@ -1,5 +1,5 @@
-//! The highest number that a run ever had, in a file of its own: an index that does not know that run is an older copy. What else
-//! changes the trees takes a number, too.
+//! The highest number that a run ever had, and that of the newest batch, in a file of their own: an index that does not know
+//! both is an older copy. What else changes the trees takes a run's number, too.
 
 use std::io::{Read, Seek, SeekFrom, Write};
 
@@ -8,70 +8,109 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::Repository;
-use super::index::{Index, SourceId};
+use super::dirs::Dir;
+use super::index::{Index, Newest, SourceId};
 use crate::error::{Error, Kind, OnServer, Result};
 use crate::path::Name;
 
 const WHAT: &str = "can't tell the newest run";
 
-// The longest content of the file: a number and a newline.
-const MAX_BYTES: u64 = 21;
+// The longest content of the file: two numbers, each with a newline.
+const MAX_BYTES: u64 = 42;
+
+/// The moment at which the numbers reach the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reaching {
+    AtOnce,
+    // The next sync of the file system.
+    Later,
+}
 
 impl Repository {
-    /// Begins a run and returns its number, which no run had before.
+    /// Begins a run and returns its number, which no run had before. Refuses an index that is older than the trees, or it
+    /// would pass for the newest from now on.
     pub fn begin_run(&self, index: &mut Index, source: SourceId, started: Timestamp) -> Result<i64> {
-        let run = index.begin_run(source, started, self.newest_run()?)?;
-        self.note_run(run)?;
+        self.check_index_is_newest(index)?;
+        let run = index.begin_run(source, started)?;
+        self.note_newest(index)?;
         Ok(run)
     }
 
-    /// Uses up a run number for a change that is no run, so that an older copy of the index is recognised.
+    /// Uses up a run number for a change that is no run, so that an older copy of the index is recognised. Refuses one itself.
     pub fn note_change(&self, index: &mut Index) -> Result<()> {
-        let number = index.skip_run(self.newest_run()?)?;
-        self.note_run(number)
+        self.check_index_is_newest(index)?;
+        index.skip_run()?;
+        self.note_newest(index)
+    }
+
+    /// Writes down what the index has. It must be the newest.
+    pub fn note_newest(&self, index: &Index) -> Result<()> {
+        note(&self.base, index.newest()?, Reaching::AtOnce)
     }
 
     /// Refuses an index that is older than the trees.
     pub fn check_index_is_newest(&self, index: &Index) -> Result<()> {
-        // The file is read first: its number is written after the index has the run.
-        let newest = self.newest_run()?;
-        let known = index.newest_run()?;
-        if known >= newest {
+        // The file is read first: its numbers are written after the index has them.
+        let newest = self.newest()?;
+        let known = index.newest()?;
+        if known.run >= newest.run && known.batch >= newest.batch {
             return Ok(());
         }
-        let what =
-            format_args!("the index is older than the trees: it ends with run {known}, and the last one was {newest}");
-        Err(Error::new(Kind::Failed, what).hint("run `archive index rebuild`: it keeps what is right in the index"))
-    }
-
-    fn newest_run(&self) -> Result<i64> {
-        let mut text = String::new();
-        match self.base.open_file(&name()) {
-            Err(Errno::ENOENT) => return Ok(0),
-            file => file.on_server(WHAT)?.take(MAX_BYTES).read_to_string(&mut text).on_server(WHAT)?,
+        let what = if known.run < newest.run {
+            format!("it ends with run {}, and the last one was {}", known.run, newest.run)
+        } else {
+            format!("it was copied while run {} went on", newest.run)
         };
-        // A crash while the file was created leaves it empty.
-        Ok(text.trim().parse().unwrap_or(0))
+        Err(Error::new(Kind::Failed, format_args!("the index is older than the trees: {what}"))
+            .hint("run `archive index rebuild`: it keeps what is right in the index"))
     }
 
-    // Several pulls may begin at once; the highest number counts.
-    fn note_run(&self, run: i64) -> Result<()> {
-        let name = name();
-        let file = match self.base.create_file(&name) {
-            Err(Errno::EEXIST) => self.base.open_file_to_write(&name),
+    /// What the newest index knows.
+    pub fn newest(&self) -> Result<Newest> {
+        read(&self.base)
+    }
+}
+
+/// Writes down a batch that is about to be carried out, once the index has it.
+pub(super) fn note_batch(base: &Dir, index: &Index) -> Result<()> {
+    // A power cut may undo this, and what the batch did, or only this: then only who puts an older index back before anything
+    // else syncs is not refused.
+    note(base, index.newest()?, Reaching::Later)
+}
+
+fn read(base: &Dir) -> Result<Newest> {
+    let mut text = String::new();
+    match base.open_file(&name()) {
+        Err(Errno::ENOENT) => return Ok(Newest::default()),
+        file => file.on_server(WHAT)?.take(MAX_BYTES).read_to_string(&mut text).on_server(WHAT)?,
+    };
+    // A crash while the file was created leaves it empty, and older programs write no second line.
+    let mut numbers = text.lines().map(|line| line.trim().parse().unwrap_or(0));
+    Ok(Newest { run: numbers.next().unwrap_or(0), batch: numbers.next().unwrap_or(0) })
+}
+
+// Several pulls may write at once; the highest numbers count.
+fn note(base: &Dir, newest: Newest, reaching: Reaching) -> Result<()> {
+    let name = name();
+    let file = match base.open_file_to_write(&name) {
+        Err(Errno::ENOENT) => match base.create_file(&name) {
+            Err(Errno::EEXIST) => base.open_file_to_write(&name),
             other => other,
-        };
-        let locked = Flock::lock(file.on_server(WHAT)?, FlockArg::LockExclusive);
-        let mut file = locked.map_err(|(_, errno)| errno).on_server(WHAT)?;
-        if self.newest_run()? >= run {
-            return Ok(());
-        }
-        let written = file
-            .seek(SeekFrom::Start(0))
-            .and_then(|_| file.write_all(format!("{run:020}\n").as_bytes()))
-            .and_then(|()| file.sync_data());
-        written.on_server("can't write the newest run's number")
+        },
+        other => other,
+    };
+    let locked = Flock::lock(file.on_server(WHAT)?, FlockArg::LockExclusive);
+    let mut file = locked.map_err(|(_, errno)| errno).on_server(WHAT)?;
+    let noted = read(base)?;
+    let newest = Newest { run: newest.run.max(noted.run), batch: newest.batch.max(noted.batch) };
+    if newest == noted {
+        return Ok(());
     }
+    let written = file
+        .seek(SeekFrom::Start(0))
+        .and_then(|_| file.write_all(format!("{:020}\n{:020}\n", newest.run, newest.batch).as_bytes()))
+        .and_then(|()| if reaching == Reaching::AtOnce { file.sync_data() } else { Ok(()) });
+    written.on_server("can't write the newest run's number")
 }
 
 fn name() -> Name {

@@ -100,6 +100,15 @@ pub struct Stats {
     pub index_bytes: u64,
 }
 
+/// The highest numbers that a run and a batch ever had: an index that does not know both is an older copy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Newest {
+    /// Number of the newest run, or of something else that took a run's number.
+    pub run: i64,
+    /// Number of the newest batch, counted over all sources.
+    pub batch: i64,
+}
+
 impl Index {
     /// Calls `each` with every version there is, by source, directory and name.
     pub fn each_version(&self, each: &mut dyn FnMut(Located) -> Result<()>) -> Result<()> {
@@ -120,10 +129,12 @@ impl Index {
         Ok(versions)
     }
 
-    /// The highest number that a run ever had, as far as this index knows.
-    pub fn newest_run(&self) -> Result<i64> {
-        let sql = "SELECT seq FROM sqlite_sequence WHERE name = 'run'";
-        self.one(sql, params![], |row| row.get(0)).map(|newest| newest.unwrap_or(0))
+    /// The highest numbers that a run and a batch ever had, as far as this index knows.
+    pub fn newest(&self) -> Result<Newest> {
+        let sql = "SELECT coalesce((SELECT max(seq) FROM sqlite_sequence WHERE name = 'run'), 0), \
+                   coalesce((SELECT max(seq) FROM sqlite_sequence WHERE name = 'batch'), 0)";
+        let newest = self.one(sql, params![], |row| Ok(Newest { run: row.get(0)?, batch: row.get(1)? }))?;
+        Ok(newest.unwrap_or_default())
     }
 
     /// The runs of a source, newest first.

@@ -17,6 +17,31 @@ pub struct Unfound {
     pub baseless: u64,
 }
 
+/// Directories of a source: one, and another with all below it.
+#[derive(Clone, Copy, Debug)]
+pub struct Scope<'a> {
+    /// The source.
+    pub source: SourceId,
+    /// Without those below it.
+    pub directory: &'a AbsPath,
+    /// With all below it.
+    pub below: Option<&'a AbsPath>,
+}
+
+// The numbers of the directories of a scope, which is ?1 to ?5.
+const OF_SCOPE: &str =
+    "(SELECT id FROM directory WHERE source = ?1 AND (path = ?2 OR path = ?3 OR path >= ?4 AND path < ?5))";
+
+// Those of `below`.
+const BELOW: &str = "(SELECT id FROM directory WHERE source = ?1 AND (path = ?3 OR path >= ?4 AND path < ?5))";
+
+impl Scope<'_> {
+    fn params(&self) -> impl rusqlite::Params {
+        let (from, until) = self.below.map(range_below).unzip();
+        (self.source.0, self.directory.as_bytes(), self.below.map(AbsPath::as_bytes), from, until)
+    }
+}
+
 impl Write<'_> {
     /// Starts a search: no plain file is found yet.
     pub fn begin_finding(&self) -> Result<()> {
@@ -75,18 +100,37 @@ impl Write<'_> {
         self.execute(&format!("UPDATE version SET until_run = ?2 WHERE {current}"), params![source.0, run])?;
         let archived = format!("{of_source} AND archive_name IS NOT NULL AND {}", unfound(1));
         self.execute(&format!("UPDATE version SET archive_name = NULL WHERE {archived}"), params![source.0])?;
-        self.adopt(source, run)?;
-        let baseless = format!("SELECT count(*) FROM version WHERE {of_source} AND {BASELESS}");
-        Ok(Unfound { closed, baseless: count(&baseless)? })
+        let root = AbsPath::root();
+        let all = Scope { source, directory: &root, below: Some(&root) };
+        self.adopt(&all, run)?;
+        Ok(Unfound { closed, baseless: self.count_baseless(&all)? })
     }
 
-    // What lost its plain file takes that of a version of the same name and content, or an unknown file of its directory
-    // that has its content.
-    fn adopt(&self, source: SourceId, run: i64) -> Result<()> {
-        let released = "UPDATE version SET relies_on = NULL WHERE relies_on IN \
-                        (SELECT id FROM version WHERE until_run IS NOT NULL AND archive_name IS NULL)";
-        self.execute(released, params![])?;
-        for version in self.baseless(source)? {
+    /// Ends all that is current below a directory which is gone from the snapshot.
+    pub fn close_below(&self, scope: &Scope<'_>, run: i64) -> Result<()> {
+        let ends = "UPDATE version SET until_run = ";
+        self.execute(&format!("{ends} {run} WHERE until_run IS NULL AND directory IN {BELOW}"), scope.params())?;
+        self.execute(&format!("DELETE FROM listed WHERE directory IN {BELOW}"), scope.params())?;
+        self.execute(&format!("UPDATE directory SET fingerprint = NULL WHERE id IN {BELOW}"), scope.params())
+    }
+
+    /// Counts the versions that have no plain file.
+    pub fn count_baseless(&self, scope: &Scope<'_>) -> Result<u64> {
+        let sql = format!("SELECT count(*) FROM version WHERE directory IN {OF_SCOPE} AND {BASELESS}");
+        let mut query = self.transaction.prepare_cached(&sql).on_index(WHAT)?;
+        let count: i64 = query.query_row(scope.params(), |row| row.get(0)).on_index(WHAT)?;
+        Ok(count as u64)
+    }
+
+    /// Has each version that lost its plain file take that of a version of the same name and content, or an unknown file of its
+    /// directory that has its content.
+    pub fn adopt(&self, scope: &Scope<'_>, run: i64) -> Result<()> {
+        let released = format!(
+            "UPDATE version SET relies_on = NULL WHERE directory IN {OF_SCOPE} AND relies_on IN \
+             (SELECT id FROM version WHERE directory IN {OF_SCOPE} AND until_run IS NOT NULL AND archive_name IS NULL)"
+        );
+        self.execute(&released, scope.params())?;
+        for version in self.baseless(scope)? {
             if let Some(other) = self.same_with_file(&version)? {
                 self.set_relies_on(version.id, Some(other))?;
             } else if let Some(unknown) = self.unknown_with_content(&version, run)? {
@@ -101,7 +145,8 @@ impl Write<'_> {
 
     /// Has the versions of a source that have no plain file rely on a later version of the same name and content that has one.
     pub fn rely_on_successors(&self, source: SourceId) -> Result<()> {
-        for version in self.baseless(source)? {
+        let root = AbsPath::root();
+        for version in self.baseless(&Scope { source, directory: &root, below: Some(&root) })? {
             if let Some(other) = self.same_with_file(&version)? {
                 self.set_relies_on(version.id, Some(other))?;
             }
@@ -109,13 +154,13 @@ impl Write<'_> {
         Ok(())
     }
 
-    fn baseless(&self, source: SourceId) -> Result<Vec<Version>> {
+    fn baseless(&self, scope: &Scope<'_>) -> Result<Vec<Version>> {
         let sql = format!(
-            "SELECT {COLUMNS} FROM version WHERE directory IN (SELECT id FROM directory WHERE source = ?1) AND {BASELESS} \
+            "SELECT {COLUMNS} FROM version WHERE directory IN {OF_SCOPE} AND {BASELESS} \
              ORDER BY from_run DESC, id DESC"
         );
         let mut query = self.transaction.prepare(&sql).on_index(WHAT)?;
-        let rows = query.query_map(params![source.0], version_of).on_index(WHAT)?;
+        let rows = query.query_map(scope.params(), version_of).on_index(WHAT)?;
         rows.collect::<rusqlite::Result<_>>().on_index(WHAT)
     }
 

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::contents::Found;
-use super::{Index, OnIndex, SourceId, digests_of, kind_number};
+use super::{Index, Newest, OnIndex, SourceId, digests_of, kind_number};
 use crate::entry::{Digests, DirectoryId, Entry, Hash, Listed};
 use crate::error::{OnServer, Result};
 use crate::fault;
@@ -29,6 +29,8 @@ pub struct Write<'a> {
     // Versions that are to be found by their content from now on, and sizes that are known.
     pub(super) found: RefCell<Found>,
 }
+
+const BEGIN_RUN: &str = "INSERT INTO run (source, started) VALUES (?1, ?2)";
 
 /// A version that is to be current from now on.
 #[derive(Clone, Debug)]
@@ -59,10 +61,9 @@ impl Index {
         if let Some(id) = self.source_id(name)? {
             return Ok(id);
         }
-        let sql = "INSERT OR IGNORE INTO source (name, layout) VALUES (?1, ?2)";
-        self.execute(sql, params![name.as_str(), LAYOUT])?;
-        let id = self.source_id(name)?;
-        Ok(id.expect("a source that was just entered is found"))
+        let write = self.write()?;
+        let id = write.enter_source(name)?;
+        write.commit().map(|()| id)
     }
 
     /// True while a source's archive may have directories under the names that older programs gave them.
@@ -76,30 +77,16 @@ impl Index {
         self.execute("UPDATE source SET layout = ?2 WHERE id = ?1", params![source.0, LAYOUT])
     }
 
-    /// Begins a run and returns its number, which is above `floor`.
-    pub fn begin_run(&mut self, source: SourceId, started: Timestamp, floor: i64) -> Result<i64> {
-        if self.newest_run()? < floor {
-            self.set_newest_run(floor)?;
-        }
-        let sql = "INSERT INTO run (source, started) VALUES (?1, ?2)";
-        self.execute(sql, params![source.0, started.as_nanosecond() as i64])?;
+    /// Begins a run and returns its number.
+    pub fn begin_run(&mut self, source: SourceId, started: Timestamp) -> Result<i64> {
+        self.execute(BEGIN_RUN, params![source.0, started.as_nanosecond() as i64])?;
         Ok(self.connection.last_insert_rowid())
     }
 
-    /// Uses up a run's number, which is above `floor`, and returns it.
-    pub fn skip_run(&mut self, floor: i64) -> Result<i64> {
-        let number = self.newest_run()?.max(floor) + 1;
-        self.set_newest_run(number).map(|()| number)
-    }
-
-    // Never lowers it, whatever another process does meanwhile.
-    fn set_newest_run(&mut self, number: i64) -> Result<()> {
+    /// Uses up a run's number.
+    pub fn skip_run(&mut self) -> Result<()> {
         let write = self.write()?;
-        let raised = "UPDATE sqlite_sequence SET seq = max(seq, ?1) WHERE name = 'run'";
-        write.execute(raised, params![number])?;
-        let new = "INSERT INTO sqlite_sequence (name, seq) SELECT 'run', ?1 \
-                   WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'run')";
-        write.execute(new, params![number])?;
+        write.take_number("run")?;
         write.commit()
     }
 
@@ -140,6 +127,43 @@ impl Write<'_> {
         fault::step().on_server(WHAT)?;
         self.enter_contents()?;
         self.transaction.commit().on_index(WHAT)
+    }
+
+    /// The number of a source, which is given one if it has none.
+    pub fn enter_source(&self, name: &SourceName) -> Result<SourceId> {
+        let sql = "INSERT INTO source (name, layout) VALUES (?1, ?2) \
+                   ON CONFLICT (name) DO UPDATE SET name = name RETURNING id";
+        let id = self
+            .transaction
+            .prepare_cached(sql)
+            .and_then(|mut insert| insert.query_row(params![name.as_str(), LAYOUT], |row| row.get(0)));
+        id.map(SourceId).on_index(WHAT)
+    }
+
+    /// Begins a run that is no pull but a look at what is on the disk, and returns its number.
+    pub fn begin_rebuild(&self, source: SourceId, started: Timestamp) -> Result<i64> {
+        self.execute(BEGIN_RUN, params![source.0, started.as_nanosecond() as i64])?;
+        Ok(self.transaction.last_insert_rowid())
+    }
+
+    /// Has the index know all that the newest one knew: no number below is given away any more, and it counts as the newest.
+    pub fn catch_up(&self, newest: Newest) -> Result<()> {
+        self.raise("run", newest.run)?;
+        self.raise("batch", newest.batch)
+    }
+
+    // Takes the next number of a sequence.
+    fn take_number(&self, sequence: &str) -> Result<()> {
+        self.raise(sequence, 0)?;
+        self.execute("UPDATE sqlite_sequence SET seq = seq + 1 WHERE name = ?1", params![sequence])
+    }
+
+    fn raise(&self, sequence: &str, number: i64) -> Result<()> {
+        let raised = "UPDATE sqlite_sequence SET seq = max(seq, ?2) WHERE name = ?1";
+        self.execute(raised, params![sequence, number])?;
+        let new = "INSERT INTO sqlite_sequence (name, seq) SELECT ?1, ?2 \
+                   WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = ?1)";
+        self.execute(new, params![sequence, number])
     }
 
     /// The number of a directory, which is given one if it has none.
@@ -288,8 +312,9 @@ impl Write<'_> {
         self.execute(sql, params![run, ended.as_nanosecond() as i64])
     }
 
-    /// Keeps what a source is about to do.
+    /// Keeps what a source is about to do, which takes the next number of a batch.
     pub fn set_pending(&self, source: SourceId, format: i64, batch: &[u8]) -> Result<()> {
+        self.take_number("batch")?;
         let sql = "INSERT OR REPLACE INTO pending (source, format, batch) VALUES (?1, ?2, ?3)";
         self.execute(sql, params![source.0, format, batch])
     }
