@@ -12,10 +12,14 @@ use std::time::{Duration, Instant};
 
 use crate::support::*;
 
+#[path = "histories/by_hand.rs"]
+mod by_hand;
 #[path = "histories/client.rs"]
 mod client;
 #[path = "histories/damage.rs"]
 mod damage;
+#[path = "histories/index.rs"]
+mod index;
 #[path = "histories/liar.rs"]
 mod lying;
 #[path = "histories/steps.rs"]

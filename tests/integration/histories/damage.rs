@@ -6,19 +6,24 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use archive::repository::Repository;
 use archive::source::LinkWhen;
 use archive::verify::{self, Options};
 use filetime::FileTime;
 
 use super::Dice;
 use super::client::walk;
-use super::world::{Listener, World, name};
+use super::steps::Planned;
+use super::world::{Listener, SOURCES, World, name};
 use crate::support::{checker, noise};
 
-/// An inode of the trees.
-struct Plain {
-    places: Vec<PathBuf>,
-    content: Vec<u8>,
+/// An inode of the trees: a file with something in it, or a symlink.
+#[derive(Clone)]
+pub(super) struct Plain {
+    pub(super) places: Vec<PathBuf>,
+    /// A symlink's target.
+    pub(super) content: Vec<u8>,
+    pub(super) is_symlink: bool,
 }
 
 impl World {
@@ -29,22 +34,13 @@ impl World {
         }
         let at = dice.below(files.len() as u64) as usize;
         let file = &files[at];
-        let kind = dice.below(4);
         let place = dice.one_of(&file.places).unwrap();
-        let aside = self.path("aside");
-        let mtime = FileTime::from_last_modification_time(&fs::metadata(&place).unwrap());
-        let copies = files.iter().enumerate().any(|(other, found)| other != at && found.content == file.content);
-        let has_copy = copies || (kind >= 2 && file.places.len() > 1);
-        match kind {
-            0 => overwrite(&place, &other_bytes(&file.content)),
-            1 => overwrite(&place, &file.content[..file.content.len() / 2]),
-            _ => fs::rename(&place, &aside).unwrap(),
-        }
-        if kind == 3 {
-            fs::write(&place, other_bytes(&file.content)).unwrap();
-            filetime::set_file_mtime(&place, mtime).unwrap();
-        }
-        let words = ["overwritten", "cut", "removed", "replaced"][kind as usize];
+        let copies = files.iter().enumerate().any(|(other, found)| {
+            other != at && !found.is_symlink && !file.is_symlink && found.content == file.content
+        });
+        // A symlink's target is in the index. In place, all names of a file are damaged.
+        let (words, is_in_place) = harm(&place, file, dice);
+        let has_copy = file.is_symlink || copies || (!is_in_place && file.places.len() > 1);
         self.tell(format!("{} is {words}; a copy: {has_copy}", place.display()));
         if checker::check(&self.repo()).is_empty() {
             self.find("the checker is blind");
@@ -52,22 +48,66 @@ impl World {
         if !self.verify(None) {
             self.find(format!("verify is satisfied although {} is {words}", place.display()));
         }
-        if has_copy {
-            if dice.below(3) == 0 {
-                self.kill_repair(dice);
-            }
-            self.verify(Some([LinkWhen::Content, LinkWhen::Exact, LinkWhen::Never][dice.below(3) as usize]));
-        } else {
-            // Nobody could know: as it was.
-            match kind {
-                0 | 1 => {
-                    overwrite(&place, &file.content);
-                    filetime::set_file_mtime(&place, mtime).unwrap();
-                }
-                _ => fs::rename(&aside, &place).unwrap(),
-            }
+        if dice.below(2) == 0 {
+            self.pull_over_damage(dice);
         }
-        let _ = fs::remove_file(&aside);
+        if !has_copy {
+            self.put_aside(file);
+        }
+        if dice.below(3) == 0 {
+            self.kill_repair(dice);
+        }
+        let link = [LinkWhen::Content, LinkWhen::Exact, LinkWhen::Never][dice.below(3) as usize];
+        if dice.below(3) == 0 {
+            self.repair_during_pull(&place, link, dice);
+        }
+        self.verify(Some(link));
+        self.clear_aside();
+        // A pull may have given the version another place: then the damaged file is nobody's.
+        let wrong = checker::check(&self.repo());
+        if !wrong.is_empty() && wrong.iter().all(|wrong| wrong.contains("is unknown to the index")) {
+            let places: Vec<_> =
+                file.places.iter().filter(|place| fs::symlink_metadata(place).is_ok()).cloned().collect();
+            self.update_paths(&places);
+        }
+    }
+
+    // A pull may meet the damage: content that it loses or believes wrongly must be reported.
+    fn pull_over_damage(&mut self, dice: &mut Dice) {
+        let planned = Planned::throw(self, dice.one_of(&SOURCES).unwrap().0, dice);
+        self.pull(&planned);
+        let wrong = checker::check(&self.repo());
+        if !self.verify(None) {
+            self.findings.extend(wrong.into_iter().map(|wrong| format!("verify does not report: {wrong}")));
+        }
+    }
+
+    // Repairs the source that has a place, while others are pulled.
+    fn repair_during_pull(&mut self, place: &Path, link: LinkWhen, dice: &mut Dice) {
+        let repo = self.repo();
+        let of = place.strip_prefix(&repo).unwrap().iter().nth(1).unwrap().to_str().unwrap();
+        let others: Vec<_> = SOURCES.iter().map(|(source, _)| *source).filter(|source| *source != of).collect();
+        let planned: Vec<_> = others.into_iter().map(|source| Planned::throw(self, source, dice)).collect();
+        let ended: Vec<_> = std::thread::scope(|scope| {
+            let pull = |planned: &Planned| {
+                let listener = Listener::default();
+                let repository = Repository::open(&repo).unwrap();
+                let summary = planned.carry_out(&repository, &listener);
+                (summary, listener)
+            };
+            let threads: Vec<_> = planned.iter().map(|planned| scope.spawn(move || pull(planned))).collect();
+            let repository = Repository::open(&repo).unwrap();
+            let options = Options { sample: None, repair: Some(link) };
+            let verified = verify::verify(&repository, &name(of), options, &Listener::default());
+            self.tell(format!("verify --repair {of} {link:?} -> {verified:?}, meanwhile:"));
+            if let Err(error) = verified {
+                self.find(format!("verify of {of} fails: {error}"));
+            }
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        for (planned, (summary, listener)) in planned.iter().zip(ended) {
+            self.pull_ended(planned, &summary, &listener);
+        }
     }
 
     fn kill_repair(&mut self, dice: &mut Dice) {
@@ -80,7 +120,7 @@ impl World {
     }
 
     // Returns true when something is bad.
-    fn verify(&mut self, repair: Option<LinkWhen>) -> bool {
+    pub(super) fn verify(&mut self, repair: Option<LinkWhen>) -> bool {
         let Some(repository) = self.repository() else { return true };
         let mut is_bad = false;
         for source in self.known_sources() {
@@ -97,23 +137,58 @@ impl World {
         is_bad
     }
 
-    fn plain_files(&self) -> Vec<Plain> {
+    pub(super) fn plain_files(&self) -> Vec<Plain> {
         let mut inodes: HashMap<u64, Plain> = HashMap::new();
         for tree in ["snapshot", "archive"].map(|tree| self.repo().join(tree)) {
             for (path, seen) in walk(&tree, &tree) {
-                if seen.kind != 0 || seen.size == 0 {
+                let is_symlink = seen.kind == 2;
+                if !is_symlink && (seen.kind != 0 || seen.size == 0) {
                     continue;
                 }
                 use std::os::unix::ffi::OsStringExt;
                 let path = PathBuf::from(std::ffi::OsString::from_vec(path));
-                let number = fs::metadata(&path).unwrap().ino();
-                let none = || Plain { places: Vec::new(), content: fs::read(&path).unwrap() };
-                inodes.entry(number).or_insert_with(none).places.push(path);
+                let number = fs::symlink_metadata(&path).unwrap().ino();
+                let content = || if is_symlink { seen.content.clone() } else { fs::read(&path).unwrap() };
+                let none = || Plain { places: Vec::new(), content: content(), is_symlink };
+                inodes.entry(number).or_insert_with(none).places.push(path.clone());
             }
         }
         let mut files: Vec<_> = inodes.into_values().collect();
         files.sort_by(|one, other| one.places.cmp(&other.places));
         files
+    }
+}
+
+// Returns a word for it, and whether all names of the inode are harmed.
+fn harm(place: &Path, file: &Plain, dice: &mut Dice) -> (&'static str, bool) {
+    if file.is_symlink {
+        fs::remove_file(place).unwrap();
+        if dice.below(2) == 0 {
+            return ("removed", false);
+        }
+        std::os::unix::fs::symlink("elsewhere", place).unwrap();
+        return ("redirected", false);
+    }
+    let mtime = FileTime::from_last_modification_time(&fs::metadata(place).unwrap());
+    match dice.below(4) {
+        0 => {
+            overwrite(place, &other_bytes(&file.content));
+            ("overwritten", true)
+        }
+        1 => {
+            overwrite(place, &file.content[..file.content.len() / 2]);
+            ("cut", true)
+        }
+        2 => {
+            fs::remove_file(place).unwrap();
+            ("removed", false)
+        }
+        _ => {
+            fs::remove_file(place).unwrap();
+            fs::write(place, other_bytes(&file.content)).unwrap();
+            filetime::set_file_mtime(place, mtime).unwrap();
+            ("replaced", false)
+        }
     }
 }
 

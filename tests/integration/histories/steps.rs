@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use archive::prune;
 use archive::pull::{self, Options};
 use archive::report::Summary;
 use archive::repository::Repository;
 use archive::retention::Keep;
 use archive::source::{ArchiveWhat, HashWhere, LinkWhen, MinFree, Settings, Source};
-use archive::{prune, reindex};
 use jiff::ToSpan;
 
 use super::Dice;
@@ -35,23 +35,27 @@ pub enum Step {
     Full,
     Restore,
     Lie,
+    Update,
+    Unknown,
 }
 
 /// How often each occurs, beside changes of the client.
-pub const STEPS: [(Step, u64); 13] = [
+pub const STEPS: [(Step, u64); 15] = [
     (Step::Pull, 24),
     (Step::PullSeveral, 5),
     (Step::Crowd, 1),
     (Step::Prune, 6),
     (Step::Forget, 2),
     (Step::Rebuild, 1),
-    (Step::Damage, 3),
+    (Step::Damage, 4),
     (Step::KeepIndex, 2),
-    (Step::PutIndexBack, 1),
+    (Step::PutIndexBack, 2),
     (Step::Kill, 5),
     (Step::Full, 1),
     (Step::Restore, 4),
     (Step::Lie, 4),
+    (Step::Update, 2),
+    (Step::Unknown, 2),
 ];
 
 const FILES_OF_A_CROWD: u64 = 60;
@@ -103,14 +107,14 @@ impl How {
 type Goes = Box<dyn Fn(&[u8]) -> bool>;
 
 /// One pull that is to be made.
-struct Planned {
-    source: &'static str,
+pub(super) struct Planned {
+    pub(super) source: &'static str,
     roots: Vec<PathBuf>,
     how: How,
 }
 
 impl Planned {
-    fn throw(world: &World, source: &'static str, dice: &mut Dice) -> Planned {
+    pub(super) fn throw(world: &World, source: &'static str, dice: &mut Dice) -> Planned {
         let all = world.client(source).roots();
         let mut roots = all.clone();
         if dice.below(2) == 0 {
@@ -131,7 +135,7 @@ impl Planned {
         format!("pull {} {} {}", self.source, roots.join(","), self.how.flags().join(" "))
     }
 
-    fn carry_out(&self, repository: &Repository, report: &Listener) -> Summary {
+    pub(super) fn carry_out(&self, repository: &Repository, report: &Listener) -> Summary {
         use std::os::unix::ffi::OsStrExt;
         let paths = self.roots.iter().map(|root| root.as_os_str().as_bytes().to_vec()).collect();
         let source = Source { name: name(self.source), ssh: None, paths, settings: self.how.settings() };
@@ -186,18 +190,20 @@ impl World {
             Step::Full => self.fault("ENOSPC", dice),
             Step::Restore => self.restore(dice),
             Step::Lie => self.lie(dice),
+            Step::Update => self.update(dice),
+            Step::Unknown => self.unknown(dice),
         }
         self.check(dice);
     }
 
-    fn pull(&mut self, planned: &Planned) -> bool {
+    pub(super) fn pull(&mut self, planned: &Planned) -> bool {
         let Some(repository) = self.repository() else { return false };
         let listener = Listener::default();
         let summary = planned.carry_out(&repository, &listener);
         self.pull_ended(planned, &summary, &listener)
     }
 
-    fn pull_ended(&mut self, planned: &Planned, summary: &Summary, listener: &Listener) -> bool {
+    pub(super) fn pull_ended(&mut self, planned: &Planned, summary: &Summary, listener: &Listener) -> bool {
         let run = summary.run;
         self.tell(format!("{} -> run {run:?}, {}", planned.words(), summary.exit));
         for text in listener.all() {
@@ -378,60 +384,6 @@ impl World {
         }
     }
 
-    pub(super) fn rebuild(&mut self) {
-        if !self.exists() {
-            return;
-        }
-        let Some(repository) = self.repository() else { return };
-        let listener = Listener::default();
-        self.tell("index rebuild");
-        match reindex::rebuild(&repository, &listener) {
-            Ok(_) if !self.is_old => {}
-            Ok(_) => {
-                self.rebuilt();
-                self.is_old = false;
-            }
-            Err(error) => self.find(format!("index rebuild fails: {error}")),
-        }
-    }
-
-    fn keep_index(&mut self) {
-        if self.exists() && !self.is_old {
-            let _ = fs::remove_dir_all(self.path("copy"));
-            fs::create_dir(self.path("copy")).unwrap();
-            copy_index(&self.repo(), &self.path("copy"));
-            (self.has_copy, self.has_dropped) = (true, false);
-            self.tell("a copy of the index is kept");
-        }
-    }
-
-    // A pull must not believe an older index: it refuses until the trees were taken in.
-    fn put_index_back(&mut self, dice: &mut Dice) {
-        if !self.has_copy {
-            return;
-        }
-        copy_index(&self.path("copy"), &self.repo());
-        self.tell("the copy of the index is put back");
-        self.is_old = true;
-        // Runs that only the lost index knew of can't be asked for.
-        let known = self.known_runs();
-        self.moments.retain(|run, _| known.contains(run));
-        let planned = Planned::throw(self, dice.one_of(&SOURCES).unwrap().0, dice);
-        if self.pull(&planned) {
-            // Then nothing had changed since, or this is found out now.
-            self.is_old = false;
-        } else {
-            self.rebuild();
-            self.is_over = self.has_dropped;
-        }
-    }
-
-    fn known_runs(&self) -> Vec<i64> {
-        let index = self.index();
-        let mut statement = index.prepare("SELECT id FROM run").unwrap();
-        statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
-    }
-
     // The real program dies, or gets no more space, at some step.
     fn fault(&mut self, fault: &str, dice: &mut Dice) {
         let source = dice.one_of(&SOURCES).unwrap().0;
@@ -578,17 +530,6 @@ impl World {
         }
         for path in found.keys().filter(|path| !wanted.contains_key(*path)) {
             self.find(format!("restore made {}, which was not there", path.escape_ascii()));
-        }
-    }
-}
-
-fn copy_index(from: &Path, to: &Path) {
-    for name in ["index.sqlite", "index.sqlite-wal", "index.sqlite-shm"] {
-        let _ = fs::remove_file(to.join(name));
-    }
-    for name in ["index.sqlite", "index.sqlite-wal"] {
-        if from.join(name).exists() {
-            fs::copy(from.join(name), to.join(name)).unwrap();
         }
     }
 }
