@@ -457,7 +457,8 @@ impl Keys {
     /// The source that these keys describe.
     pub fn source(self, name: SourceName) -> Result<Source> {
         let settings = self.settings()?;
-        let ssh = self.host.map(|host| Ssh { host, config: self.ssh_config, port: self.port, identity: self.identity });
+        let host = self.host.map(|host| Ssh::plain_host(&host));
+        let ssh = host.map(|host| Ssh { host, config: self.ssh_config, port: self.port, identity: self.identity });
         let paths = self.paths.unwrap_or_default().into_iter().map(String::into_bytes).collect();
         Ok(Source { name, ssh, paths, settings })
     }
@@ -558,7 +559,7 @@ fn beside(main: &Path) -> Result<Vec<PathBuf>> {
 fn check_source(name: &str, keys: &Keys) -> Result<()> {
     SourceName::new(name)?;
     if let Some(host) = &keys.host {
-        Ssh { host: host.clone(), ..Ssh::default() }.check_host()?;
+        Ssh { host: Ssh::plain_host(host), ..Ssh::default() }.check_host()?;
     }
     let paths = keys.paths.as_deref().unwrap_or_default();
     if keys.paths.as_ref().is_some_and(Vec::is_empty) {

@@ -30,7 +30,7 @@ use jiff::Timestamp;
 use crate::entry::{Digests, Fingerprint, Hash, Listed};
 use crate::error::{Error, Kind, Result};
 use crate::path::{AbsPath, SourceName};
-use crate::remote::{self, Client, Stop};
+use crate::remote::{self, Client, MachineId, Stop};
 use crate::report::{Change, Level, Outcome, Progress, Report, Summary, counted};
 use crate::repository::index::{Index, SourceId, newest_finished};
 use crate::repository::journal::recover;
@@ -355,7 +355,9 @@ fn run(
     room.check()?;
     let has_others = index.has_other_sources(source_id)?;
     let how = remote::Options { reads: !index.knows_directories(source_id)?, ..how(source, options) };
+    let (known, machine) = (index.machine(source_id)?, Cell::new(None));
     let result = with_retries(source, options, how, tally, facts, |client| {
+        warn_of_other_machine(&source.name, known.as_deref(), client, &machine, tally);
         let gate = Gate::default();
         let (begins_empty, key) = (index.is_empty()?, random_key()?);
         pipeline::run(&Run {
@@ -383,12 +385,32 @@ fn run(
         (Err(_), None) => {}
     }
     result?;
+    if let Some(id) = machine.get().filter(|id| known.as_deref() != Some(&id[..])) {
+        index.set_machine(source_id, &id)?;
+    }
     if tally.has_changed()
         && let Err(error) = keep_copy_of_index(repository, source, index)
     {
         tally.warn(format_args!("no copy of the index was kept: {error}"));
     }
     Ok(())
+}
+
+// Two machines that are reached by one name, such as `localhost` at different ports, would take each other's files for removed.
+fn warn_of_other_machine(
+    source: &SourceName,
+    known: Option<&[u8]>,
+    client: &Client,
+    machine: &Cell<Option<MachineId>>,
+    tally: &Tally<'_>,
+) {
+    let Some(id) = client.machine() else { return };
+    let is_first_attempt = machine.replace(Some(id)).is_none();
+    if is_first_attempt && known.is_some_and(|known| known != id) {
+        tally.warn(format_args!(
+            "source `{source}` was another machine in its last run: if these are two, give one of them a name by `--name`"
+        ));
+    }
 }
 
 // Without what the index knows, everything would be taken for new, and what is here for somebody else's.
@@ -411,10 +433,20 @@ fn with_retries(
     work: impl Fn(&Client) -> Result<()>,
 ) -> Result<()> {
     let mut left = source.settings.retries;
+    let is_named = Cell::new(false);
+    let work = |client: &Client| {
+        let result = work(client);
+        if let Some(cause) = client.without_sftp()
+            && !is_named.replace(true)
+        {
+            tally.notice(format_args!("can't use SFTP on the client: {cause}; the helper sent all content"));
+        }
+        result
+    };
     let mut most_listed = 0;
     let result = loop {
         let reached = facts.remote.is_some();
-        let error = match with_client(source, options, &how, facts, &work) {
+        let error = match with_client(source, options, &how, facts, work) {
             Ok(()) => break Ok(()),
             Err(error) => error,
         };
@@ -450,6 +482,7 @@ fn how(source: &Source, options: &Options) -> remote::Options {
         stall_time: source.settings.stall_time,
         channels: source.settings.channels,
         reads: false,
+        keeps_helper: !options.dry_run,
         readers: source.settings.readers,
         stop: options.stop.clone(),
     }

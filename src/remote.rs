@@ -7,13 +7,13 @@
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crate::entry::{Extent, Hash};
-use crate::error::{Error, Kind, OnServer, Result};
+use crate::error::{Error, OnServer, Result};
 use crate::path::AbsPath;
-use crate::queue::{self, Receiver, Sender};
+use crate::queue::{Receiver, Sender};
 use crate::source::{CompressWhen, CopyBy, RemoteKind, Ssh};
 
 mod attempt;
@@ -25,6 +25,7 @@ mod local;
 mod pace;
 mod packing;
 mod probe;
+mod reading;
 pub mod sftp;
 mod spread;
 mod ssh;
@@ -32,6 +33,7 @@ mod stop;
 pub mod stream;
 #[cfg(test)]
 mod testing;
+mod whole;
 
 pub use large::MOST_COMPARED_BYTES;
 pub use probe::{HelperStatus, helper_install, helper_remove, helper_status};
@@ -39,15 +41,15 @@ pub use ssh::end_connections;
 pub use stop::Stop;
 
 use helper::Conversation;
-use probe::HelperFiles;
+use probe::{HelperFiles, Stays};
 use stream::{Input, Output, Traffic};
 
 // The most channels for small files: sshd lets ten sessions share a connection (MaxSessions), and listing, hashing, large
 // files and SFTP need one each.
 const MOST_CHANNELS: usize = 6;
 
-// How many files may wait for SFTP.
-const LARGE_FILES: usize = 1024;
+/// Tells a machine from others, whatever they are called: derived from its machine-id(5).
+pub type MachineId = [u8; 16];
 
 /// A connected client.
 pub struct Client {
@@ -59,10 +61,12 @@ pub struct Client {
     line_speed: Arc<packing::LineSpeed>,
     // How many helpers send small files.
     senders: AtomicUsize,
+    // Why SFTP can't be used, once that is known.
+    without_sftp: OnceLock<String>,
 }
 
 enum Way {
-    Ssh { session: ssh::Session, helper: probe::Installed },
+    Ssh { session: Box<ssh::Session>, helper: probe::Installed },
     Local { helper: child::Helper },
 }
 
@@ -87,6 +91,8 @@ pub struct Options {
     pub channels: Option<u8>,
     /// Whether files will surely have to come, so that the channels are opened at once.
     pub reads: bool,
+    /// A helper that has to be brought to the client stays there.
+    pub keeps_helper: bool,
     /// How many threads of a helper read; else as many as there are processors, but not too many.
     pub readers: Option<u8>,
     /// How to stop it, also while it connects.
@@ -125,6 +131,7 @@ impl Client {
             options: options.clone(),
             line_speed: Arc::new(packing::LineSpeed::new(options.compress)),
             senders: AtomicUsize::new(0),
+            without_sftp: OnceLock::new(),
         };
         if !client.streams() {
             client.dismiss_spare();
@@ -211,87 +218,6 @@ impl Client {
         Ok(all)
     }
 
-    /// Reads files until both queues are closed and everything is answered.
-    pub fn read_files(&self, files: Files<'_>) -> Result<()> {
-        match &self.way {
-            Way::Ssh { session, .. } if self.streams() => self.read_by_all(session, files),
-            // Nothing is started for a run that reads nothing.
-            _ if !files.are_many && !files.wanted.is_fed() => Ok(()),
-            Way::Ssh { session, .. } => self.read_by_sftp(session, files.wanted, files.arrived),
-            Way::Local { .. } => {
-                let is_shut_down = || self.traffic.is_shut_down();
-                local::read_files(files.wanted, files.arrived, self.options.bytes_per_second, &is_shut_down);
-                if self.traffic.is_shut_down() { Err(helper::gone()) } else { Ok(()) }
-            }
-        }
-    }
-
-    // Small files through a helper or more, what is new in large ones through another, and what comes whole or does not keep
-    // still through SFTP, all at the same time. What is not needed is not started.
-    fn read_by_all(&self, session: &ssh::Session, files: Files<'_>) -> Result<()> {
-        let Files { wanted, compared: (large, larges), arrived, is_wanted, are_many } = files;
-        let (whole, wholes) = queue::bounded_by_number(LARGE_FILES);
-        // Whoever waits for more to send must not wait for a reader that has given up.
-        let (small_waits, large_waits, whole_waits) = (wanted.closer(), larges.closer(), wholes.closer());
-        let give_up = move || {
-            small_waits.close();
-            large_waits.close();
-            whole_waits.close();
-        };
-        let give_up = &give_up;
-        std::thread::scope(|scope| {
-            let others = whole.clone();
-            let by_sftp = scope.spawn(move || {
-                let read = || if wholes.is_fed() { self.read_by_sftp(session, &wholes, arrived) } else { Ok(()) };
-                spread::or_give_up(read, give_up)
-            });
-            let by_stream = scope.spawn(move || {
-                let read = || match larges.is_fed() {
-                    true => {
-                        self.converse().and_then(|talk| large::read_files(talk, &larges, (arrived, &whole), is_wanted))
-                    }
-                    false => Ok(()),
-                };
-                let read = spread::or_give_up(read, give_up);
-                drop(whole);
-                read
-            });
-            let conversations = match are_many || wanted.is_fed() {
-                true => spread::or_give_up(|| self.converse_enough(), give_up),
-                false => Ok(Vec::new()),
-            };
-            let reader = |conversation| {
-                let onward = (large.clone(), others.clone());
-                move |share: &Receiver<Wanted>| {
-                    let read = || bundle::read_files(conversation, share, arrived, (&onward.0, &onward.1));
-                    spread::or_give_up(read, give_up)
-                }
-            };
-            let readers = conversations.map(|all| all.into_iter().map(reader).collect());
-            drop((large, others));
-            let small = readers.map_or_else(|error| vec![Err(error)], |readers| spread::over(scope, wanted, readers));
-            let joined = |thread: std::thread::ScopedJoinHandle<'_, Result<()>>| {
-                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            };
-            let (large, whole) = (joined(by_stream), joined(by_sftp));
-            let ended = [whole, large].into_iter().chain(small);
-            let mut errors: Vec<Error> = ended.filter_map(Result::err).collect();
-            // Who only finds that nobody takes its files knows least.
-            errors.sort_by_key(|error| error.kind() == Kind::BrokenOff);
-            errors.into_iter().next().map_or(Ok(()), Err)
-        })
-    }
-
-    fn read_by_sftp(&self, session: &ssh::Session, wanted: &Receiver<Wanted>, arrived: &Sender<Arrived>) -> Result<()> {
-        let start = || {
-            let (mut input, output) = session.subsystem("sftp")?;
-            input.greeted();
-            Ok((input, output))
-        };
-        let options = sftp::Options { bytes_per_second: self.options.bytes_per_second };
-        sftp::read_files(start, options, wanted, arrived)
-    }
-
     /// The lists of the client's users and groups, in the manner of passwd(5) and group(5).
     pub fn accounts(&self) -> Result<(String, String)> {
         match &self.way {
@@ -323,6 +249,14 @@ impl Client {
         }
     }
 
+    /// What tells it from other machines, if it says so.
+    pub fn machine(&self) -> Option<MachineId> {
+        match &self.way {
+            Way::Ssh { helper, .. } => helper.machine,
+            Way::Local { .. } => probe::machine_id(&std::fs::read_to_string("/etc/machine-id").ok()?),
+        }
+    }
+
     /// Bytes sent to and received from the client so far.
     pub fn traffic(&self) -> (u64, u64) {
         match self.way {
@@ -350,6 +284,15 @@ impl Client {
     pub fn close(self) {
         // What was hung up on already is of no use any more.
         let is_broken = self.traffic.is_shut_down();
+        if let Way::Ssh { session, helper } = &self.way
+            && !self.options.keeps_helper
+            && !is_broken
+        {
+            // It may need their session.
+            self.running().clear();
+            let taken_back = probe::take_back(session, helper);
+            taken_back.unwrap_or_else(|error| tracing::warn!(%error, "the helper stays on the client"));
+        }
         self.hang_up();
         match self.way {
             Way::Ssh { session, .. } => session.close(is_broken),
@@ -363,8 +306,9 @@ fn connect_ssh(ssh: &Ssh, options: &Options, traffic: Arc<Traffic>) -> Result<(W
     let files = HelperFiles::new(options.helper_dir.as_deref());
     // One is there for reading anyway, beside the one that lists.
     let more = |round_trip| if options.reads && options.streams() { options.channels(round_trip) - 1 } else { 0 };
-    match probe::find_and_start(&session, &files, more) {
-        Ok((helper, running)) => Ok((Way::Ssh { session, helper }, running)),
+    let stays = if options.keeps_helper { Stays::Always } else { Stays::WhileConnected };
+    match probe::find_and_start(&session, &files, stays, more) {
+        Ok((helper, running)) => Ok((Way::Ssh { session: Box::new(session), helper }, running)),
         Err(error) => {
             session.close(true);
             Err(error)

@@ -116,19 +116,46 @@ pub struct Ssh {
 }
 
 impl Ssh {
+    /// A host as ssh takes it: an address without the brackets that keep it apart from a path. A URI keeps them.
+    pub fn plain_host(host: &str) -> String {
+        let (user, bare) = host.rsplit_once('@').map_or(("", host), |(user, _)| host.split_at(user.len() + 1));
+        let inner = bare.strip_prefix('[').and_then(|bare| bare.strip_suffix(']'));
+        inner.map_or_else(|| host.to_owned(), |inner| format!("{user}{inner}"))
+    }
+
     /// Refuses what is no host. Neither the host nor the user may begin as an option does: ssh, and the commands that a
     /// configuration names for it (ProxyCommand), get both on their command lines.
     pub fn check_host(&self) -> Result<()> {
         let bare = self.host.strip_prefix("ssh://").unwrap_or(&self.host);
         let (user, host) = bare.rsplit_once('@').map_or((None, bare), |(user, host)| (Some(user), host));
         let is_word = |word: &str| !word.is_empty() && !word.starts_with('-');
-        let plain = !self.host.chars().any(|c| c.is_control() || c.is_whitespace());
+        let is_uri = self.host.starts_with("ssh://");
+        let has_brackets = self.host.contains(['[', ']']) && !is_uri;
+        let plain = !has_brackets && !self.host.chars().any(|c| c.is_control() || c.is_whitespace());
         if plain && is_word(host) && user.is_none_or(is_word) {
             return Ok(());
         }
         Err(Error::usage(format_args!("`{}` is no host", Escaped(self.host.as_bytes())))
             .hint("write `[USER@]HOST`, and a path after a colon"))
     }
+}
+
+/// The name that a host's source has without another: without the user, an IPv6 address in its shortest form with `-` for its
+/// colons (`fe80--1_eth0`, `0--1`), and `_` for what can't be in a name.
+pub fn name_of_host(host: &str) -> String {
+    let host = Ssh::plain_host(host);
+    let bare = host.rsplit('@').next().unwrap_or(&host);
+    let (address, zone) = bare.find('%').map_or((bare, ""), |at| bare.split_at(at));
+    let bare = match address.parse::<std::net::Ipv6Addr>() {
+        Ok(address) => {
+            let text = address.to_string().replace(':', "-");
+            let zero = if text.starts_with('-') { "0" } else { "" };
+            format!("{zero}{text}{zone}")
+        }
+        Err(_) => bare.to_owned(),
+    };
+    let plain = |c: char| if c.is_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '_' };
+    bare.chars().map(plain).collect::<String>().trim_start_matches(['.', '-']).to_owned()
 }
 
 /// One named client and its set of roots, with the settings that a pull of it obeys.
@@ -242,13 +269,42 @@ mod tests {
     #[test]
     fn host_that_ssh_would_take_for_an_option_is_refused() {
         let check = |host: &str| Ssh { host: host.to_owned(), ..Ssh::default() }.check_host();
-        for host in ["laptop", "anna@laptop", "fe80::1%eth0", "ssh://laptop", "ssh://anna@laptop:22", "a-b"] {
+        assert_eq!(Ssh::plain_host("anna@[fe80::1%eth0]"), "anna@fe80::1%eth0");
+        assert_eq!(Ssh::plain_host("ssh://[::1]:22"), "ssh://[::1]:22");
+        for host in
+            ["laptop", "anna@laptop", "ssh://[::1]:22", "fe80::1%eth0", "ssh://laptop", "ssh://anna@laptop:22", "a-b"]
+        {
             check(host).unwrap();
         }
-        for host in
-            ["", "-V", "ssh://-V", "ssh://", "anna@-V", "-V@laptop", "ssh://-V@laptop", "ssh://a@-V:2", "a b", "a\nb"]
-        {
+        for host in [
+            "",
+            "-V",
+            "[::1",
+            "a]b",
+            "ssh://-V",
+            "ssh://",
+            "anna@-V",
+            "-V@laptop",
+            "ssh://-V@laptop",
+            "ssh://a@-V:2",
+            "a b",
+            "a\nb",
+        ] {
             assert_eq!(check(host).unwrap_err().kind(), crate::error::Kind::Usage, "{host}");
+        }
+    }
+
+    #[test]
+    fn source_is_named_after_its_host() {
+        for (host, name) in [
+            ("anna@laptop.lan", "laptop.lan"),
+            ("[::1]", "0--1"),
+            ("0:0:0:0:0:0:0:1", "0--1"),
+            ("anna@[fe80::1%eth0]", "fe80--1_eth0"),
+            ("192.168.1.5", "192.168.1.5"),
+            ("a b", "a_b"),
+        ] {
+            assert_eq!(name_of_host(host), name, "{host}");
         }
     }
 }

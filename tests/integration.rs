@@ -53,6 +53,8 @@ mod property;
 mod prune;
 #[path = "integration/pull.rs"]
 mod pull;
+#[path = "integration/reaching.rs"]
+mod reaching;
 #[path = "integration/refusals.rs"]
 mod refusals;
 #[path = "integration/restore.rs"]
@@ -73,3 +75,5 @@ mod ugly;
 mod update;
 #[path = "integration/verify.rs"]
 mod verify;
+#[path = "integration/without_sftp.rs"]
+mod without_sftp;

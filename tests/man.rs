@@ -127,7 +127,15 @@ fn every_message_stands_in_archive_helper_5_under_its_number() {
             "Chunk",
         ),
         (
-            Request::Stream(StreamRequest { id: 0, path: path(), size: 0, mtime: 0, uid: 0, ranges: Vec::new() }),
+            Request::Stream(StreamRequest {
+                id: 0,
+                path: path(),
+                size: 0,
+                mtime: 0,
+                uid: 0,
+                ranges: Vec::new(),
+                as_found: false,
+            }),
             "Stream",
         ),
         (Request::Pack, "Pack"),

@@ -9,6 +9,7 @@ use crate::history::Past;
 use crate::path::{AbsPath, Escaped, SourceName};
 use crate::repository::Repository;
 use crate::repository::place::Tree;
+use crate::source::name_of_host;
 use crate::time::When;
 
 /// Something of a source.
@@ -49,14 +50,17 @@ fn wrong(text: &[u8]) -> Error {
 }
 
 fn of_source(text: &[u8]) -> Result<Named> {
-    let (source, path) = match text.iter().position(|&byte| byte == b':') {
-        Some(colon) => (&text[..colon], &text[colon + 1..]),
+    // An address in brackets has colons of its own.
+    let address = text.iter().position(|&byte| byte == b']').filter(|_| text.starts_with(b"[")).unwrap_or(0);
+    let (source, path) = match text[address..].iter().position(|&byte| byte == b':') {
+        Some(colon) => (&text[..address + colon], &text[address + colon + 1..]),
         None => (text, &b"/"[..]),
     };
     let source = std::str::from_utf8(source).map_err(|_| wrong(text))?;
+    let source = if address > 0 { name_of_host(source) } else { source.to_owned() };
     let path = if path == b"/" { path } else { path.strip_suffix(b"/").unwrap_or(path) };
     let path = AbsPath::new(path).ok_or_else(|| wrong(text))?;
-    Ok(Named { source: SourceName::new(source)?, path, at: None })
+    Ok(Named { source: SourceName::new(&source)?, path, at: None })
 }
 
 fn of_plain_file(repository: &Repository, text: &OsStr) -> Result<Named> {

@@ -138,6 +138,7 @@ fn restore_to_host(
         stall_time: host.settings.stall_time,
         channels: Some(1),
         reads: false,
+        keeps_helper: !args.dry_run,
         readers: None,
         stop: stop.clone(),
     };

@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use crate::config::{Config, Keys};
 use crate::error::{Error, Result};
 use crate::path::{Escaped, SourceName};
-use crate::source::{Source, Ssh};
+use crate::source::{Source, Ssh, name_of_host};
 
 /// The source's name of this machine, when no configuration gives it another.
 const THIS_MACHINE: &str = "localhost";
@@ -60,7 +60,7 @@ impl Target {
                 Ok(source)
             }
             Target::Remote { host, path } => {
-                let own_name = source_name(&host);
+                let own_name = name_of_host(&host);
                 let name = name.map_or(own_name.clone(), str::to_owned);
                 let mut source = keys(config, &name).source(SourceName::new(&name)?)?;
                 let configured = source.ssh.take().unwrap_or_default();
@@ -103,7 +103,7 @@ fn host_and_path(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 
 fn remote(host: &[u8], path: &[u8]) -> Result<Target> {
     let shown = Escaped(host).to_string();
-    let host: String = std::str::from_utf8(host).unwrap_or_default().replace(['[', ']'], "");
+    let host = Ssh::plain_host(std::str::from_utf8(host).unwrap_or_default());
     if (Ssh { host: host.clone(), ..Ssh::default() }).check_host().is_err() {
         return Err(Error::usage(format_args!("`{shown}` is no host")).hint("write `[USER@]HOST:PATH`"));
     }
@@ -125,13 +125,6 @@ fn local(path: &Path) -> Result<Vec<u8>> {
     // Without a slash at its end.
     let plain = found.map_err(wrong)?.components().collect::<PathBuf>();
     Ok(OsString::from(plain).into_vec())
-}
-
-// A host's name as that of a source: without the user, and with `_` for what can't be in one.
-fn source_name(host: &str) -> String {
-    let bare = host.rsplit('@').next().unwrap_or(host);
-    let plain = |c: char| if c.is_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '_' };
-    bare.chars().map(plain).collect::<String>().trim_start_matches(['.', '-']).to_owned()
 }
 
 fn unknown(name: &str, config: &Config) -> Error {
@@ -178,11 +171,5 @@ mod tests {
             let error = parsed(text).unwrap_err().to_string();
             assert!(error.contains(says), "{text}: {error}");
         }
-    }
-
-    #[test]
-    fn a_source_is_named_after_its_host() {
-        assert_eq!(source_name("anna@laptop.lan"), "laptop.lan");
-        assert_eq!(source_name("fe80::1%eth0"), "fe80__1_eth0");
     }
 }

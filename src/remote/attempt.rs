@@ -54,6 +54,11 @@ impl Attempt {
         Attempt { expected, left: ATTEMPTS - 1, data: wanted.data.clone() }
     }
 
+    /// What the file is expected to be.
+    pub(super) fn expected(&self) -> FileState {
+        self.expected
+    }
+
     /// How many bytes there should be to read.
     pub(super) fn size(&self) -> u64 {
         self.expected.size

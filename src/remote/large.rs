@@ -171,7 +171,7 @@ impl Large<'_> {
 
     fn request(&mut self, transfer: &mut Transfer, ranges: Vec<Extent>) -> Result<()> {
         let Wanted { id, path, size, mtime, uid, .. } = transfer.wanted.clone();
-        let request = StreamRequest { id, path, size, mtime, uid, ranges };
+        let request = StreamRequest { id, path, size, mtime, uid, ranges, as_found: false };
         self.conversation.requests.send(&Request::Stream(request))?;
         transfer.requests += 1;
         self.order.push_back(id);
@@ -315,7 +315,7 @@ impl Large<'_> {
                 let claimed = hash.filter(|_| offset == 0);
                 Arrived::End { id, state: FileState { size, mtime, uid }, consistent: true, claimed }
             }
-            Some(StreamOutcome::Changed) => {
+            Some(StreamOutcome::Changed(_)) => {
                 // SFTP's reader knows what to do with a file that does not keep still. Of one that was only cut nothing came.
                 if progress != Progress::Undecided {
                     self.arrived.send(Arrived::Restart { id }).map_err(unwanted)?;
@@ -369,7 +369,7 @@ impl Transfer {
             HashOutcome::Done { hash, .. } if question.is_about_all => self.hash = Some(hash),
             HashOutcome::Done { .. } => {}
             HashOutcome::Sampled { .. } => return Err(nonsense("a sample came that nobody asked for")),
-            HashOutcome::Changed => self.spoil(StreamOutcome::Changed),
+            HashOutcome::Changed => self.spoil(StreamOutcome::Changed(None)),
             HashOutcome::Vanished => self.spoil(StreamOutcome::Vanished),
             HashOutcome::Failed(errno) => self.spoil(StreamOutcome::Failed(errno)),
         }

@@ -29,6 +29,11 @@ impl Pace {
         Pace { bucket: limit.map(bucket) }
     }
 
+    /// True when there is a limit.
+    pub(super) fn is_limited(&self) -> bool {
+        self.bucket.is_some()
+    }
+
     /// How many bytes to ask for at a time: `longest`, or less to keep the flow even.
     pub(super) fn slice(&self, longest: usize) -> usize {
         match &self.bucket {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use archive_helper::protocol::VERSION;
 
+use super::MachineId;
 use super::ssh::Session;
 use super::stop::Stop;
 use super::stream::{Input, Output, Traffic};
@@ -23,8 +24,20 @@ static EMBEDDED: &[u8] = include_bytes!(env!("ARCHIVE_HELPER"));
 const EMBEDDED_FOR: (&str, &str) =
     (if cfg!(target_os = "linux") { "Linux" } else { std::env::consts::OS }, std::env::consts::ARCH);
 
+// The account's user number, and where its caches are; nothing for the latter without a home.
+const ACCOUNT: &str = r#"u=$(id -u); c=${XDG_CACHE_HOME:-${HOME:+$HOME/.cache}}; case $c in /*) ;; *) c=;; esac;"#;
+
 // Where a helper may lie, in the order of trying.
-const PLACES: &str = r#""${XDG_CACHE_HOME:-${HOME:-/nonexistent}/.cache}/archive" "${XDG_RUNTIME_DIR:-/nonexistent}/archive" /var/tmp/archive-$u /tmp/archive-$u /dev/shm/archive-$u"#;
+const PLACES: &str = r#"${c:+"$c/archive"} ${XDG_RUNTIME_DIR:+"$XDG_RUNTIME_DIR/archive"} /var/tmp/archive-$u /tmp/archive-$u /dev/shm/archive-$u"#;
+
+// How many of them there are at most.
+const MAX_PLACES: usize = 5;
+
+// Removes a directory of ours without helpers, and its parent if that was made for it and is empty.
+const CLEAR: &str = r#"clear() { set -- "$1" "$1"/archive-helper-*; [ -e "$2" ] && return; p=; [ -f "$1/.parent-made" ] && p=1; rm -f "$1"/.upload.* "$1/CACHEDIR.TAG" "$1/.parent-made"; rmdir "$1" 2>/dev/null && [ "$p" ] && rmdir "${1%/*}" 2>/dev/null; };"#;
+
+// What a CACHEDIR.TAG says: see <https://bford.info/cachedir/>.
+const TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55";
 
 // Only a directory of ours that nobody else can write to is trusted, and in it only a file of ours.
 const OURS: &str = r#"ours() { set -- $(ls -ldn "$1" 2>/dev/null); [ "$3" = "$u" ] || return 1; case $1 in ?rwx------*) return 0;; esac; return 1; };"#;
@@ -35,6 +48,9 @@ const OWN: &str =
 
 // What the line starts with that tells of a helper that was found.
 const FOUND: &str = "ARCHIVE-FOUND ";
+
+// What the line starts with that tells machines apart.
+const MACHINE: &str = "ARCHIVE-MACHINE ";
 
 // What the line starts with that a probe ends with.
 const PROBED: &str = "ARCHIVE-PROBE ";
@@ -50,6 +66,15 @@ const SECOND_START: Duration = Duration::from_millis(1);
 
 // How long a client may take to answer when it is only looked at.
 const TIMEOUT: Duration = Duration::from_secs(60);
+
+// Longest silence of the first shell before another one is tried.
+const MAX_FIRST_SILENCE: Duration = Duration::from_secs(8);
+
+// Longest part of a client's line that is shown.
+const MAX_SHOWN_CHARACTERS: usize = 80;
+
+const FORCED_COMMAND: &str = "the account needs a shell such as `/bin/sh`, and a forced command (`command=` in authorized_keys, \
+     ForceCommand) must run `$SSH_ORIGINAL_COMMAND`";
 
 // Enough for what a login shell prints and our one line.
 const MOST_OUTPUT: u64 = 64 * 1024;
@@ -67,6 +92,10 @@ pub struct HelperFiles {
 #[derive(Clone, Debug)]
 pub struct Installed {
     path: String,
+    // Its name, if it was not on the client before.
+    added: Option<String>,
+    /// What tells the client from other machines.
+    pub machine: Option<MachineId>,
 }
 
 /// What `helper status` tells.
@@ -86,6 +115,15 @@ pub struct HelperStatus {
 struct HelperFile {
     name: String,
     bytes: std::borrow::Cow<'static, [u8]>,
+}
+
+/// Whether a helper that is brought to a client stays there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stays {
+    /// For later connections, in place of other builds.
+    Always,
+    /// Until [`take_back`], beside other builds.
+    WhileConnected,
 }
 
 struct Probed {
@@ -150,19 +188,19 @@ pub(super) fn file_name(bytes: &[u8]) -> String {
 
 /// Finds our helper on a client, or brings it there.
 pub fn find_or_install(session: &Session, files: &HelperFiles) -> Result<Installed> {
-    bring(session, files, probe(session, &HelperFiles::embedded().name)?)
+    bring(session, files, probe(session, &HelperFiles::embedded().name)?, Stays::Always)
 }
 
 // Brings what a look for our own helper has not found there.
-fn bring(session: &Session, files: &HelperFiles, probed: Probed) -> Result<Installed> {
+fn bring(session: &Session, files: &HelperFiles, probed: Probed, stays: Stays) -> Result<Installed> {
     if let Some(path) = probed.found {
-        return Ok(Installed { path });
+        return Ok(Installed { path, added: None, machine: None });
     }
     let helper = files.of_type(&probed.os, &probed.arch).ok_or_else(|| no_helper(&probed))?;
     let probed = if helper.bytes == EMBEDDED { probed } else { probe(session, &helper.name)? };
     match probed.found {
-        Some(path) => Ok(Installed { path }),
-        None => install(session, &helper),
+        Some(path) => Ok(Installed { path, added: None, machine: None }),
+        None => install(session, &helper, stays),
     }
 }
 
@@ -175,6 +213,7 @@ fn bring(session: &Session, files: &HelperFiles, probed: Probed) -> Result<Insta
 pub fn find_and_start(
     session: &Session,
     files: &HelperFiles,
+    stays: Stays,
     more: impl Fn(Duration) -> usize,
 ) -> Result<(Installed, Vec<(Input, Output)>)> {
     let name = HelperFiles::embedded().name;
@@ -199,22 +238,23 @@ pub fn find_and_start(
     let (said, mut others) = std::thread::scope(|scope| {
         let count = if second.is_some() { more(session.round_trip()) } else { 0 };
         let threads: Vec<_> = (0..count).map(|_| scope.spawn(|| session.run_if_let(WAIT))).collect();
-        let said = until_probed(&mut first.0)?;
+        let said = first_answer(session, &mut first.0)?;
         Ok((said, threads.into_iter().filter_map(|thread| thread.join().ok()?.ok()).collect::<Vec<_>>()))
     })?;
-    let (installed, first) = match found(&said) {
-        Some(path) => (Installed { path }, first),
+    let (mut installed, first) = match found(&said) {
+        Some(path) => (Installed { path, added: None, machine: None }, first),
         None => {
             // Their sessions may be needed.
             others.clear();
             // It may be where its path can't be shown to anybody.
             let is_there = marked(&said, FOUND).is_some();
             let probed = if is_there { probe(session, &name)? } else { probed(&said)? };
-            let installed = bring(session, files, probed)?;
+            let installed = bring(session, files, probed, stays)?;
             let first = session.run(&installed.command())?;
             (installed, first)
         }
     };
+    installed.machine = marked(&said, MACHINE).and_then(machine_id);
     let told = |(input, mut output): (Input, Output)| {
         output.write_all(format!("{}\n", installed.path).as_bytes()).is_ok().then_some((input, output))
     };
@@ -222,19 +262,59 @@ pub fn find_and_start(
     Ok((installed, running))
 }
 
-// Not a byte of what follows is taken: the helper says it.
-fn until_probed(input: &mut Input) -> Result<String> {
-    let (mut said, mut line, mut byte) = (Vec::new(), 0, [0]);
-    while (said.len() as u64) < MOST_OUTPUT && input.read(&mut byte).map_err(|_| super::helper::gone())? > 0 {
-        said.push(byte[0]);
-        if byte == *b"\n" {
-            if [FOUND, PROBED].iter().any(|mark| said[line..].starts_with(mark.as_bytes())) {
-                break;
-            }
-            line = said.len();
+// What the first shell prints until it has probed. One that is silent for long may be none: an account may run another
+// command than it is asked for.
+fn first_answer(session: &Session, input: &mut Input) -> Result<String> {
+    let mut said = Vec::new();
+    input.expect_within(MAX_FIRST_SILENCE)?;
+    let is_probed = until_probed(input, &mut said)?;
+    input.expect_within(Duration::MAX)?;
+    if !is_probed {
+        check_shell(session)?;
+        if !until_probed(input, &mut said)? {
+            return Err(no_answer(session));
         }
     }
     Ok(String::from_utf8_lossy(&said).into_owned())
+}
+
+// False when nothing comes any more in time. Not a byte of what follows is taken: the helper says it.
+fn until_probed(input: &mut Input, said: &mut Vec<u8>) -> Result<bool> {
+    let mut byte = [0];
+    while (said.len() as u64) < MOST_OUTPUT {
+        match input.read(&mut byte) {
+            Ok(0) => break,
+            Ok(_) => said.push(byte[0]),
+            Err(error) if is_silence(&error) => return Ok(false),
+            Err(_) => return Err(super::helper::gone()),
+        }
+        let line = said.strip_suffix(b"\n").map(|text| text.rsplit(|byte| *byte == b'\n').next().unwrap_or_default());
+        if line.is_some_and(|line| [FOUND, PROBED].iter().any(|mark| line.starts_with(mark.as_bytes()))) {
+            break;
+        }
+    }
+    Ok(true)
+}
+
+fn is_silence(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut)
+}
+
+// Has another shell say something. One that says nothing either, or can't be had, tells nothing: the client may be slow.
+fn check_shell(session: &Session) -> Result<()> {
+    let Ok((input, output)) = session.run_if_let(&format!("sh -c {}", quoted("printf \"\\nARCHIVE-SHELL\\n\""))) else {
+        return Ok(());
+    };
+    // What waits for more input ends.
+    drop(output);
+    input.expect_within(MAX_FIRST_SILENCE)?;
+    let mut said = Vec::new();
+    match input.take(MOST_OUTPUT).read_to_end(&mut said) {
+        Ok(_) if marked(&String::from_utf8_lossy(&said), "ARCHIVE-SHELL").is_none() => {
+            Err(no_shell(&String::from_utf8_lossy(&said)))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Tells of the helper on a client.
@@ -258,15 +338,31 @@ pub fn helper_install(ssh: &Ssh, helper_dir: Option<&Path>, stop: &Stop) -> Resu
 /// Removes every build of the helper from a client; returns how many there were.
 pub fn helper_remove(ssh: &Ssh, stop: &Stop) -> Result<u64> {
     let script = format!(
-        "{OURS} u=$(id -u); n=0; for d in {PLACES}; do for f in \"$d\"/archive-helper-*; do \
-         if ours \"$d\" && [ -f \"$f\" ] && rm -f \"$f\"; then n=$((n+1)); fi; done; \
-         rmdir \"$d\" 2>/dev/null; done; printf \"\\nARCHIVE-REMOVED %s\\n\" $n"
+        "{OURS} {CLEAR} {ACCOUNT} n=0; for d in {PLACES}; do ours \"$d\" || continue; for f in \"$d\"/archive-helper-*; do \
+         if [ -f \"$f\" ] && rm -f \"$f\"; then n=$((n+1)); fi; done; clear \"$d\"; done; \
+         printf \"\\nARCHIVE-REMOVED %s\\n\" $n"
     );
     with_session(ssh, stop, |session| {
         let removed = run(session, &script, "", &[])?;
-        let removed = marked(&removed, "ARCHIVE-REMOVED ").and_then(|count| count.trim().parse().ok());
-        removed.ok_or_else(no_shell)
+        let count = marked(&removed, "ARCHIVE-REMOVED ").and_then(|count| count.trim().parse().ok());
+        count.ok_or_else(|| no_shell(&removed))
     })
+}
+
+/// Removes the helper again that was brought to the client for this connection alone, if one was.
+pub fn take_back(session: &Session, installed: &Installed) -> Result<()> {
+    let Some(name) = &installed.added else { return Ok(()) };
+    let script = format!(
+        "{OURS} {CLEAR} {ACCOUNT} for d in {PLACES}; do ours \"$d\" || continue; rm -f \"$d/$0\"; clear \"$d\"; done"
+    );
+    run(session, &script, name, &[]).map(drop)
+}
+
+/// The id of a machine by the text of its machine-id(5), which nobody else is to know.
+pub(super) fn machine_id(text: &str) -> Option<MachineId> {
+    let is_id = text.trim().len() == 32 && text.trim().bytes().all(|byte| byte.is_ascii_hexdigit());
+    let key = is_id.then(|| blake3::derive_key("archive: id of a client's machine", text.trim().as_bytes()))?;
+    key.first_chunk().copied()
 }
 
 /// The lists of a client's users and groups.
@@ -274,8 +370,8 @@ pub fn accounts(session: &Session) -> Result<(String, String)> {
     let script = r#"printf "\nARCHIVE-USERS\n"; getent passwd 2>/dev/null || cat /etc/passwd; printf "\nARCHIVE-GROUPS\n"; getent group 2>/dev/null || cat /etc/group; printf "\nARCHIVE-END\n""#;
     let output = run_for(session, MOST_ACCOUNTS, script, "", &[])?;
     let lists = output.split_once("\nARCHIVE-USERS\n").and_then(|(_, rest)| rest.split_once("\nARCHIVE-GROUPS\n"));
-    let (users, groups) = lists.ok_or_else(no_shell)?;
-    let groups = groups.strip_suffix("\nARCHIVE-END\n").ok_or_else(no_shell)?;
+    let (users, groups) = lists.ok_or_else(|| no_shell(&output))?;
+    let groups = groups.strip_suffix("\nARCHIVE-END\n").ok_or_else(|| no_shell(&output))?;
     Ok((users.to_owned(), groups.to_owned()))
 }
 
@@ -297,7 +393,7 @@ fn probe(session: &Session, name: &str) -> Result<Probed> {
 // `then` is done when it is known whether the helper is there.
 fn probe_script(then: &str) -> String {
     format!(
-        "{OURS} u=$(id -u); found=; for d in {PLACES}; do f=$d/$0; \
+        "{OURS} {ACCOUNT} m=; {{ read -r m </etc/machine-id; }} 2>/dev/null; printf \"\\n{MACHINE}%s\\n\" \"$m\"; found=; for d in {PLACES}; do f=$d/$0; \
          if ours \"$d\" && ours \"$f\" && [ \"$(\"$f\" --version 2>/dev/null)\" = \"{VERSION}\" ]; then \
          found=$f; printf \"\\n{FOUND}%s\\n\" \"$f\"; break; fi; done; {then}\
          printf \"\\n{PROBED}%s %s\\n\" \"$(uname -s)\" \"$(uname -m)\""
@@ -305,9 +401,9 @@ fn probe_script(then: &str) -> String {
 }
 
 fn probed(said: &str) -> Result<Probed> {
-    let machine = marked(said, PROBED).ok_or_else(no_shell)?;
+    let machine = marked(said, PROBED).ok_or_else(|| no_shell(said))?;
     let mut words = machine.split_whitespace().map(str::to_owned);
-    let (Some(os), Some(arch)) = (words.next(), words.next()) else { return Err(no_shell()) };
+    let (Some(os), Some(arch)) = (words.next(), words.next()) else { return Err(no_shell(said)) };
     Ok(Probed { os, arch, found: found(said) })
 }
 
@@ -316,12 +412,12 @@ fn found(said: &str) -> Option<String> {
 }
 
 // Each attempt sends the file anew, for a directory that fills up has swallowed part of it.
-fn install(session: &Session, helper: &HelperFile) -> Result<Installed> {
+fn install(session: &Session, helper: &HelperFile, stays: Stays) -> Result<Installed> {
     let mut refusals = Vec::new();
-    for place in 1..=5 {
-        let output = run(session, &install_script(place, helper.bytes.len()), &helper.name, &helper.bytes)?;
+    for place in 1..=MAX_PLACES {
+        let output = run(session, &install_script(place, helper.bytes.len(), stays), &helper.name, &helper.bytes)?;
         if let Some(path) = marked(&output, "ARCHIVE-INSTALLED ").and_then(checked_path) {
-            return Ok(Installed { path });
+            return Ok(Installed { path, added: Some(helper.name.clone()), machine: None });
         }
         refusals.extend(marked(&output, "ARCHIVE-REFUSED ").map(|text| Escaped(text.as_bytes()).to_string()));
     }
@@ -332,19 +428,29 @@ fn install(session: &Session, helper: &HelperFile) -> Result<Installed> {
     .hint("give it one, such as a `~/.cache` that is writable and not mounted noexec"))
 }
 
-// While the directory was open to others, anybody could put symlinks there; from `chmod` on nobody can.
-fn install_script(place: usize, size: usize) -> String {
+// Makes only the last component of a directory, and of the account's caches; whatever was made for a helper that can't stay
+// is removed. While the directory was open to others, anybody could put symlinks there; from `chmod` on nobody can.
+fn install_script(place: usize, size: usize, stays: Stays) -> String {
+    let others = match stays {
+        Stays::Always => "for o in \"$d\"/archive-helper-*; do [ \"$o\" = \"$f\" ] || rm -f \"$o\"; done; ",
+        Stays::WhileConnected => "",
+    };
     format!(
-        "{OURS} {OWN} u=$(id -u); umask 077; n=0; for d in {PLACES}; do n=$((n+1)); [ $n = {place} ] && break; done; \
-         refuse() {{ rm -f \"$t\"; printf \"\\nARCHIVE-REFUSED %s: %s\\n\" \"$d\" \"$1\"; exit 0; }}; \
-         f=$d/$0; t=$d/.upload.$$; mkdir -p \"$d\" 2>/dev/null; own \"$d\" && chmod 700 \"$d\" 2>/dev/null; \
+        "{OURS} {OWN} {CLEAR} {ACCOUNT} umask 077; n=0; for d in {PLACES}; do n=$((n+1)); [ $n = {place} ] && break; done; \
+         [ $n = {place} ] || exit 0; b=${{d%/*}}; f=$d/$0; t=$d/.upload.$$; new=; made=; \
+         refuse() {{ rm -f \"$t\"; [ -z \"$new\" ] || clear \"$d\"; [ -z \"$made\" ] || rmdir \"$b\" 2>/dev/null; \
+         printf \"\\nARCHIVE-REFUSED %s: %s\\n\" \"$d\" \"$1\"; exit 0; }}; \
+         if [ ! -d \"$b\" ] && [ \"$b\" = \"$c\" ]; then mkdir \"$b\" 2>/dev/null && made=1; fi; \
+         [ -d \"$b\" ] || refuse \"no such directory\"; \
+         mkdir \"$d\" 2>/dev/null && new=1; own \"$d\" && chmod 700 \"$d\" 2>/dev/null; \
          ours \"$d\" || refuse \"not writable by us alone\"; \
          rm -f \"$t\" \"$f\"; set -C; \
          cat 2>/dev/null >\"$t\" || refuse \"not writable\"; \
          [ $(wc -c <\"$t\") -eq {size} ] || refuse \"full\"; \
          chmod 700 \"$t\" && mv -f \"$t\" \"$f\" || refuse \"not writable\"; t=$f; \
          [ \"$(\"$f\" --version 2>/dev/null)\" = \"{VERSION}\" ] || refuse \"runs nothing\"; \
-         for o in \"$d\"/archive-helper-*; do [ \"$o\" = \"$f\" ] || rm -f \"$o\"; done; \
+         {others}printf \"%s\\n\" \"{TAG}\" 2>/dev/null >\"$d/CACHEDIR.TAG\"; \
+         [ -z \"$made\" ] || printf \"\" 2>/dev/null >\"$d/.parent-made\"; \
          printf \"\\nARCHIVE-INSTALLED %s\\n\" \"$f\""
     )
 }
@@ -361,7 +467,10 @@ fn run_for(session: &Session, most: u64, script: &str, argument: &str, stdin: &[
     std::thread::scope(|scope| {
         // A script that refuses early does not read its input.
         scope.spawn(move || output.write_all(stdin));
-        input.take(most).read_to_end(&mut said).map_err(|_| super::helper::gone())
+        input.take(most).read_to_end(&mut said).map_err(|error| match is_silence(&error) {
+            true => no_answer(session),
+            false => super::helper::gone(),
+        })
     })?;
     Ok(String::from_utf8_lossy(&said).into_owned())
 }
@@ -385,9 +494,22 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-fn no_shell() -> Error {
-    Error::new(Kind::Failed, "the client's account runs no POSIX shell")
-        .hint("give the account a shell such as `/bin/sh`")
+// The account ran something else than what was asked, which printed this.
+fn no_shell(said: &str) -> Error {
+    let line = said.lines().map(str::trim).find(|line| !line.is_empty());
+    let line = line.map(|line| line.chars().take(MAX_SHOWN_CHARACTERS).collect::<String>());
+    let printed = match line {
+        Some(line) => format!("printed `{}`", Escaped(line.as_bytes())),
+        None => "printed nothing".to_owned(),
+    };
+    let what = format_args!("the client's account does not run what it is asked to: it {printed}");
+    Error::new(Kind::Failed, what).hint(FORCED_COMMAND)
+}
+
+fn no_answer(session: &Session) -> Error {
+    let timeout = super::stop::shown(session.timeout());
+    let what = format_args!("the client let us in, but no shell answered within {timeout}");
+    Error::new(Kind::Unreachable, what).hint(FORCED_COMMAND)
 }
 
 fn no_helper(probed: &Probed) -> Error {

@@ -46,6 +46,9 @@ pub enum Broken {
     /// The stream fails.
     #[error("the SFTP connection failed: {0}")]
     Io(#[source] io::Error),
+    /// The stream ended before a server said anything.
+    #[error("sshd starts no SFTP server (`Subsystem sftp` in sshd_config)")]
+    Missing,
     /// The stream ended while answers were to come.
     #[error("the SFTP server closed the connection")]
     Closed,
@@ -55,6 +58,9 @@ pub enum Broken {
     /// It went by while a file was being opened: that one, those that are still wanted, and the time.
     #[error("the SFTP server gave no answer for {2} s, when it had to open `{path}`", path = .0.path)]
     Stuck(Box<Wanted>, Vec<Wanted>, u64),
+    /// Something prints text before the server starts, and this is its first line.
+    #[error("the account's login shell prints `{0}` before an SFTP server starts")]
+    Chatter(String),
     /// The server does what no SFTP server does.
     #[error("the SFTP server breaks the protocol: {0}")]
     Protocol(&'static str),
@@ -78,30 +84,36 @@ impl Broken {
 
 /// Reads files as [`Sftp::read_files`] does, over connections that `start` starts. A file that a server can't open, and can't
 /// refuse to open either, counts as one that can't be read, and the others are read over another connection.
+///
+/// The inner error says why there is no usable server: then nothing was taken from `wanted`.
 pub fn read_files<R: Read, W: Write>(
     start: impl Fn() -> error::Result<(R, W)>,
     options: Options,
     wanted: &Receiver<Wanted>,
     arrived: &Sender<Arrived>,
-) -> error::Result<()> {
+) -> error::Result<Result<(), Broken>> {
     let lost = |error: Broken| match error {
         Broken::Unwanted => Error::new(Kind::BrokenOff, error),
         error => Error::new(Kind::Unreachable, format_args!("the SFTP connection broke: {error}")),
     };
-    let begin = || start().and_then(|(input, output)| Sftp::start(input, output, options).map_err(lost));
-    let (mut reader, mut first) = (begin()?, Vec::new());
+    let begin = || start().map(|(input, output)| Sftp::start(input, output, options));
+    let (mut reader, mut first) = match begin()? {
+        Ok(reader) => (reader, Vec::new()),
+        Err(Broken::Closed) => return Ok(Err(Broken::Missing)),
+        Err(broken) => return Ok(Err(broken)),
+    };
     for _ in 0..MAX_STUCK_OPENS {
         let (stuck, left, seconds) = match reader.read_first(first, wanted, arrived) {
             Err(Broken::Stuck(stuck, left, seconds)) => (stuck, left, seconds),
-            done => return done.map_err(lost),
+            done => return done.map(Ok).map_err(lost),
         };
         // If the client answers at all, it is the file's fault.
-        reader = begin()?;
+        reader = begin()?.map_err(lost)?;
         let error = ReadError::Refused(format!("opening it takes longer than {seconds} s"));
         arrived.send(Arrived::Failed { id: stuck.id, error }).map_err(|_| lost(Broken::Unwanted))?;
         first = left;
     }
-    reader.read_first(first, wanted, arrived).map_err(lost)
+    reader.read_first(first, wanted, arrived).map(Ok).map_err(lost)
 }
 
 /// A connection to an SFTP server.
@@ -125,7 +137,7 @@ impl<R: Read, W: Write> Sftp<R, W> {
         let mut request = Vec::new();
         packet::init(&mut request);
         sftp.send(&request)?;
-        if packet::decode_version(sftp.wait()?).map_err(Broken::Protocol)? {
+        if sftp.learn_version()? {
             sftp.learn_limits()?;
         }
         Ok(sftp)
@@ -198,6 +210,15 @@ impl<R: Read, W: Write> Sftp<R, W> {
             transfers.answer(packet)?;
         }
         Ok(())
+    }
+
+    // True when the server knows about limits.
+    fn learn_version(&mut self) -> Result<bool, Broken> {
+        let version = self.wait().and_then(|packet| packet::decode_version(packet).map_err(Broken::Protocol));
+        match (version, self.input.text()) {
+            (Err(Broken::Protocol(_)), Some(text)) => Err(Broken::Chatter(text)),
+            (version, _) => version,
+        }
     }
 
     fn learn_limits(&mut self) -> Result<(), Broken> {

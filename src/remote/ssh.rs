@@ -10,17 +10,16 @@ use archive_helper::protocol::THREADS_VARIABLE;
 use openssh::Stdio;
 use tokio::runtime::Runtime;
 
-use super::stop::shown;
 use super::stream::{Ends, Input, Output, Traffic};
 use crate::error::{Error, Kind, OnServer, Result};
 use crate::path::Escaped;
 use crate::source::Ssh;
 
+mod advice;
 mod directory;
 mod master;
 
 use directory::ControlDirectory;
-use master::Failure;
 
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -60,9 +59,8 @@ impl Session {
     /// advice.
     pub fn connect(ssh: &Ssh, traffic: Arc<Traffic>, readers: Option<u8>) -> Result<Session> {
         ssh.check_host()?;
-        let directory = ControlDirectory::create()?;
-        let config = directory.path().join("config");
-        fs_err::write(&config, configuration(ssh)?).on_server("can't write the configuration for ssh")?;
+        let directory = ControlDirectory::create(&configuration(ssh)?)?;
+        let config = directory.config();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -71,7 +69,7 @@ impl Session {
         let socket = tempfile::Builder::new().prefix("s").tempdir_in(directory.path());
         let socket = socket.on_server("can't make a directory for ssh's control socket")?;
         let launched = runtime.block_on(master::launch(ssh, &config, socket.path(), &traffic))?;
-        launched.map_err(|failure| unreachable(ssh, failure))?;
+        launched.map_err(|failure| advice::unreachable(ssh, &config, failure))?;
         let (path, session) = (socket.path().join("master"), openssh::Session::new_native_mux(socket));
         tracing::debug!(host = %Escaped(ssh.host.as_bytes()), "connected");
         let (session, children, round_trip) = (Arc::new(session), Mutex::default(), AtomicU64::new(u64::MAX));
@@ -107,6 +105,11 @@ impl Session {
             u64::MAX => Duration::ZERO,
             nanoseconds => Duration::from_nanos(nanoseconds),
         }
+    }
+
+    /// How long the client may stay silent; zero is for ever.
+    pub fn timeout(&self) -> Duration {
+        self.traffic.timeout()
     }
 
     // What is refused may be had as soon as a session that has just been ended is gone.
@@ -204,23 +207,6 @@ fn quoted(path: &Path) -> Result<String> {
     })
 }
 
-fn unreachable(ssh: &Ssh, failure: Failure) -> Error {
-    let host = Escaped(ssh.host.as_bytes());
-    let (why, hint) = match failure {
-        Failure::Said(said) => (Escaped(essence(&said).as_bytes()).to_string(), hint(&said, ssh)),
-        Failure::Late(bound) => {
-            let why = format!("it did not let us in within {}", shown(bound));
-            (why, Some(format!("look where `ssh -v {host}` waits, or allow more by `--timeout`")))
-        }
-        Failure::Stopped => ("stopped while connecting".to_owned(), None),
-    };
-    let error = Error::new(Kind::Unreachable, format_args!("can't reach `{host}`: {why}"));
-    match hint {
-        Some(hint) => error.hint(hint),
-        None => error,
-    }
-}
-
 fn reason(error: &openssh::Error) -> String {
     use std::error::Error as _;
     let mut text = error.to_string();
@@ -232,55 +218,9 @@ fn reason(error: &openssh::Error) -> String {
     text
 }
 
-// The line of ssh's talk that says what is wrong.
-fn essence(said: &str) -> &str {
-    let telling =
-        ["REMOTE HOST IDENTIFICATION HAS CHANGED", "host key is known", "Permission denied", "Could not resolve"];
-    let lines = || said.lines().map(|line| line.trim().trim_matches('@').trim()).filter(|line| !line.is_empty());
-    let found = telling.iter().find_map(|words| lines().find(|line| line.contains(words)));
-    found
-        .or_else(|| lines().next_back())
-        .unwrap_or("ssh gave no reason")
-        .trim_start_matches("ssh: ")
-        .trim_end_matches('.')
-}
-
-fn hint(said: &str, ssh: &Ssh) -> Option<String> {
-    let host = Escaped(ssh.host.rsplit('@').next().unwrap_or(&ssh.host).as_bytes()).to_string();
-    let whole = Escaped(ssh.host.as_bytes()).to_string();
-    let has = |words: &str| said.contains(words);
-    if has("REMOTE HOST IDENTIFICATION HAS CHANGED") || has("host key for") && has("has changed") {
-        Some(format!("if you expected a new host key, run `ssh-keygen -R {host}`, then `ssh {whole}` once"))
-    } else if has("host key is known") || has("Host key verification failed") {
-        Some(format!("run `ssh {whole}` once by hand, compare the host key's fingerprint, and accept it"))
-    } else if has("Permission denied") {
-        Some(format!(
-            "put this machine's public key into the account's authorized_keys, as by `ssh-copy-id {whole}`; passwords are never asked for"
-        ))
-    } else if has("Could not resolve") {
-        Some("check the name, or give it an address in ~/.ssh/config".to_owned())
-    } else if has("Connection refused") {
-        Some("is sshd running there, and is the port right (`--port`)?".to_owned())
-    } else if has("timed out") {
-        Some("is the machine on, and does a firewall let port 22 through?".to_owned())
-    } else {
-        None
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_telling_line_is_found_in_what_ssh_says() {
-        let changed = "@@@@@@@@\n@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @\n@@@@@@@@\nIT IS POSSIBLE\nHost key verification failed.";
-        assert_eq!(essence(changed), "WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!");
-        let unknown =
-            "No ED25519 host key is known for h and you have requested strict checking.\nHost key verification failed.";
-        assert_eq!(essence(unknown), "No ED25519 host key is known for h and you have requested strict checking");
-        assert_eq!(essence(""), "ssh gave no reason");
-    }
 
     #[test]
     fn a_configuration_that_ssh_can_not_include_is_refused() {

@@ -178,6 +178,14 @@ impl Input {
         self.traffic.stall()
     }
 
+    /// From now on a read fails after this time without a byte, or after the usual one if that is shorter.
+    pub fn expect_within(&self, silence: Duration) -> Result<()> {
+        let usual = Some(self.traffic.timeout).filter(|timeout| !timeout.is_zero());
+        let bound = Some(silence).filter(|silence| *silence < Duration::MAX);
+        let timeout = [usual, bound].into_iter().flatten().min();
+        self.socket.set_read_timeout(timeout).on_server("can't set up a socket")
+    }
+
     /// True when it was ended from this side.
     pub fn is_over(&self) -> bool {
         self.traffic.is_shut_down()

@@ -183,6 +183,96 @@ fn a_machine_of_another_type_gets_the_helper_that_was_built_for_it() {
     assert_same(&client.root(), &program.snapshot("client", &client.root()));
 }
 
+/// An sshd whose logins find this in their environment.
+fn with_environment(setting: &str) -> Sshd {
+    let sshd = Sshd::new();
+    let config = fs::read_to_string(sshd.path("sshd_config")).unwrap();
+    let home = format!("HOME={home} XDG_RUNTIME_DIR={home}/run", home = sshd.home().display());
+    assert!(config.contains(&home));
+    fs::write(
+        sshd.path("sshd_config"),
+        config.replace(&home, &setting.replace("HOMEDIR", sshd.home().to_str().unwrap())),
+    )
+    .unwrap();
+    sshd
+}
+
+#[test]
+fn it_is_not_installed_below_what_does_not_exist() {
+    for setting in ["HOME=/no/such/home XDG_RUNTIME_DIR=HOMEDIR", "HOME= XDG_RUNTIME_DIR=HOMEDIR"] {
+        let (sshd, program, client) = (with_environment(setting), Program::new(), small());
+        program.pull_well(&sshd, &client.root(), &[]);
+        assert!(!PathBuf::from("/no").exists() && !PathBuf::from("/archive").exists());
+        assert_eq!(helpers(&sshd.home().join("archive")).len(), 1, "{setting}");
+    }
+    // Nor are the directories above a cache made.
+    let setting = "XDG_CACHE_HOME=HOMEDIR/some/where/else XDG_RUNTIME_DIR=HOMEDIR/no HOME=HOMEDIR";
+    let (sshd, program, client) = (with_environment(setting), Program::new(), small());
+    let known = PathBuf::from(format!("/var/tmp/archive-{}", nix::unistd::geteuid()));
+    let was_there = known.exists();
+    program.pull_well(&sshd, &client.root(), &[]);
+    assert_eq!(names(&sshd.home()), [""; 0]);
+    assert!(!helpers(&known).is_empty());
+    if !was_there {
+        fs::remove_dir_all(known).unwrap();
+    }
+}
+
+#[test]
+fn removing_it_leaves_nothing_that_was_made_for_it() {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let config = sshd.config();
+    let helper = |verb: &str| program.run(["helper", verb, "client", "-F", config.to_str().unwrap()]);
+    helper("install").well();
+    assert_eq!(names(&sshd.home().join(".cache/archive")).len(), 3, "the helper, a tag and a mark");
+    helper("remove").well();
+    assert_eq!(names(&sshd.home()), [""; 0]);
+    // Nor anything that was there before.
+    fs::create_dir(sshd.home().join(".cache")).unwrap();
+    helper("install").well();
+    helper("remove").well();
+    assert_eq!(names(&sshd.home()), [".cache"]);
+}
+
+#[test]
+fn dry_run_leaves_nothing_on_the_client() {
+    let (sshd, program, client) = (Sshd::new(), Program::new(), small());
+    let target = format!("client:{}", client.root().display());
+    program.pull(&sshd, [target.as_str(), "-n"]).well();
+    assert_eq!(names(&sshd.home()), [""; 0]);
+    program.pull(&sshd, [format!("client:{}/none", client.root().display()).as_str(), "-n"]).refused(1, &["none"]);
+    assert_eq!(names(&sshd.home()), [""; 0]);
+    // Another build stays, too.
+    let cache = sshd.home().join(".cache/archive");
+    program.pull_well(&sshd, &client.root(), &[]);
+    let ours = helpers(&cache).remove(0);
+    let other = cache.join("archive-helper-00000000000000000000000000000000");
+    fs::rename(&ours, &other).unwrap();
+    program.pull(&sshd, [target.as_str(), "-n"]).well();
+    assert_eq!(helpers(&cache), [other]);
+    // And ours, if it was there.
+    program.pull_well(&sshd, &client.root(), &[]);
+    program.pull(&sshd, [target.as_str(), "-n"]).well();
+    assert_eq!(helpers(&cache), [ours]);
+    let dest = format!("client:{}", sshd.home().join("restored").display());
+    fs::remove_dir_all(sshd.home().join(".cache")).unwrap();
+    program.run(["restore", "-n", "-F", sshd.config().to_str().unwrap(), "client", &dest]).well();
+    assert_eq!(names(&sshd.home()), [""; 0]);
+}
+
+#[test]
+fn its_directory_is_not_backed_up() {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    fs::create_dir(sshd.home().join(".cache")).unwrap();
+    fs::write(sshd.home().join(".cache/other"), "other").unwrap();
+    for _ in 0..2 {
+        program.pull_well(&sshd, &sshd.home(), &[]);
+        assert_eq!(names(&program.snapshot("client", &sshd.home().join(".cache"))), ["other"]);
+    }
+    let tag = fs::read_to_string(sshd.home().join(".cache/archive/CACHEDIR.TAG")).unwrap();
+    assert!(tag.starts_with("Signature: 8a477f597d28d172789f06886806bc55"));
+}
+
 /// The processes whose command line has this in it, by number.
 fn running(words: &str) -> Vec<u32> {
     let numbers = names("/proc".as_ref()).into_iter().filter_map(|name| name.parse::<u32>().ok());

@@ -41,7 +41,7 @@ fn a_host_that_can_not_be_reached_ends_with_6() {
         sshd.path("wrongkey").display()
     ));
     fs::write(sshd.path("authorized_keys"), sshd.public("hostkey")).unwrap();
-    program.pull(&sshd, [target("client", &root)]).refused(6, &["Permission denied", "authorized_keys"]);
+    program.pull(&sshd, [target("client", &root)]).refused(6, &["Permission denied", "authorized_keys", "`from=`"]);
     assert_eq!(trees(&program), before);
 }
 
@@ -51,11 +51,89 @@ fn an_unknown_or_changed_host_key_is_refused_with_advice() {
     sshd.know_host("");
     program
         .pull(&sshd, [target("client", &client.root())])
-        .refused(6, &["host key is known", "fingerprint", "ssh client"]);
+        .refused(6, &["host key is known", "fingerprint", &format!("`ssh -F {} client`", sshd.config().display())]);
     sshd.know_host(&sshd.public("wrongkey"));
     program
         .pull(&sshd, [target("client", &client.root())])
-        .refused(6, &["IDENTIFICATION HAS CHANGED", "ssh-keygen -R client"]);
+        .refused(6, &["IDENTIFICATION HAS CHANGED", "Host key verification failed", &forget(&sshd, "testhost")]);
+}
+
+/// What a person has to run, so that the host key of this name is known no more.
+fn forget(sshd: &Sshd, name: &str) -> String {
+    format!("`ssh-keygen -f {} -R {name}`", sshd.path("known_hosts").display())
+}
+
+#[test]
+fn changed_host_key_is_named_as_ssh_looks_it_up() {
+    let (sshd, program, client) = pulled();
+    let wrong = sshd.public("wrongkey");
+    fs::write(sshd.path("known_hosts"), format!("laptop.lan {wrong}\n[laptop.lan]:22022 {wrong}\n")).unwrap();
+    sshd.configure_client("Host client other\n  HostKeyAlias none\n  HostName laptop.lan\n");
+    let ssh_config = fs::read_to_string(sshd.config()).unwrap().replace("  HostKeyAlias testhost\n", "");
+    fs::write(sshd.config(), ssh_config.replace("  HostKeyAlias none\n", "")).unwrap();
+    let target = target("client", &client.root());
+    for (flags, name) in [(&[][..], "laptop.lan"), (&["-p", "22022"], "[laptop.lan]:22022")] {
+        let ran = program.pull(&sshd, [&[target.as_str()], flags].concat());
+        let name = if name.starts_with('[') { format!("'{name}'") } else { name.to_owned() };
+        ran.refused(6, &["IDENTIFICATION HAS CHANGED", &forget(&sshd, &name)]);
+    }
+}
+
+#[test]
+fn key_that_ssh_does_not_use_is_named() {
+    let (sshd, program, client) = pulled();
+    let (target, key) = (target("client", &client.root()), sshd.path("key"));
+    let mode = |mode: u32| fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    mode(0o644);
+    program.pull(&sshd, [&target]).refused(6, &["are too open", &format!("`chmod 600 {}`", key.display())]);
+    mode(0o600);
+    let keygen = |arguments: &[&str]| {
+        let done =
+            std::process::Command::new("ssh-keygen").args(["-q", "-p"]).args(arguments).arg("-f").arg(&key).output();
+        assert!(done.unwrap().status.success());
+    };
+    keygen(&["-P", "", "-N", "secret"]);
+    program
+        .pull(&sshd, [&target])
+        .refused(6, &["Permission denied", "has a passphrase", &format!("ssh-add {}", key.display())]);
+    keygen(&["-P", "secret", "-N", ""]);
+    fs::write(sshd.path("authorized_keys"), format!("from=\"192.0.2.1\" {}", sshd.public("key"))).unwrap();
+    let copy = format!("`ssh-copy-id -i {}.pub -F {} client`", key.display(), sshd.config().display());
+    program.pull(&sshd, [&target]).refused(6, &["Permission denied", "`from=`", &copy]);
+}
+
+#[test]
+fn cause_of_a_failed_connection_is_shown() {
+    let (sshd, program, client) = pulled();
+    let target = target("client", &client.root());
+    sshd.configure_client("Host client\n  NoSuchOption yes\n");
+    program
+        .pull(&sshd, [&target])
+        .refused(6, &["Bad configuration option: nosuchoption", "terminating, 1 bad configuration options"]);
+    sshd.configure_client("Host client\n  ProxyCommand echo 'no route to the moon' >&2; exit 1\n");
+    program.pull(&sshd, [&target]).refused(6, &["no route to the moon", "ssh: ", "ProxyCommand", "try `ssh "]);
+    sshd.configure_client("");
+    let mut command = program.command(["pull", "-F"]);
+    let ran = Ran::of(command.arg(sshd.config()).arg(&target).env("PATH", "/nonexistent").output().unwrap());
+    ran.refused(1, &["can't run `ssh`", "not installed", "openssh-client"]);
+}
+
+#[test]
+fn forced_command_of_another_kind_is_recognized() {
+    let (sshd, program, client) = pulled();
+    let target = target("client", &client.root());
+    for (command, says) in
+        [("echo Only for tea", "printed `Only for tea`"), ("true", "printed nothing"), ("cat", "printed nothing")]
+    {
+        fs::write(sshd.path("authorized_keys"), format!("command=\"{command}\" {}", sshd.public("key"))).unwrap();
+        let began = Instant::now();
+        let words = ["does not run what it is asked to", says, "SSH_ORIGINAL_COMMAND"];
+        program.pull(&sshd, [target.as_str(), "--retries", "0"]).refused(1, &words);
+        assert!(began.elapsed() < Duration::from_secs(25), "{command}: {:?}", began.elapsed());
+    }
+    fs::write(sshd.path("authorized_keys"), format!("command=\"sleep 60\" {}", sshd.public("key"))).unwrap();
+    let ran = program.pull(&sshd, [target.as_str(), "--retries", "0", "--timeout", "2s"]);
+    ran.refused(6, &["let us in", "no shell answered within 2s", "SSH_ORIGINAL_COMMAND"]);
 }
 
 #[test]

@@ -62,7 +62,7 @@ impl Program {
             .env_clear()
             .env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin")
             .env("HOME", self.path("home"))
-            .env("TMPDIR", "/tmp");
+            .env("TMPDIR", self.dir.path());
         command.arg("--repo").arg(self.repo()).args(arguments).stdin(Stdio::null()).current_dir(self.dir.path());
         command
     }

@@ -19,7 +19,8 @@ pub use bytes::{AbsPath, Bytes, Name, escape, is_unprintable};
 pub use digests::{Changes, Differences, Digests, MAX_DIGESTS};
 pub use restore::{Fill, Item, Outcome, Overwrite, Restore};
 pub use stream::{
-    Chunk, ChunkRequest, Chunks, MAX_AVERAGE, MAX_STREAMS, MIN_AVERAGE, Piece, StreamOutcome, StreamRequest, Streamed,
+    Chunk, ChunkRequest, Chunks, MAX_AVERAGE, MAX_STREAMS, MIN_AVERAGE, Piece, StreamOutcome, StreamRequest,
+    StreamState, Streamed,
 };
 
 /// The bytes that begin the helper's output: unprintable, so that no login message is taken for them.
@@ -49,7 +50,7 @@ pub const MAX_ENTRIES: usize = 4096;
 /// How many hash requests may be unanswered at a time.
 pub const MAX_HASHES: usize = 4096;
 
-/// The largest file that is sent whole in a frame, in bytes; larger ones go through SFTP.
+/// The largest file that is sent whole in a frame, in bytes; larger ones are sent in pieces, or through SFTP.
 pub const MAX_BUNDLED: u64 = 128 * 1024;
 
 /// How many contents a helper remembers at most as sent; later ones are sent each time.

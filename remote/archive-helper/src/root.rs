@@ -2,7 +2,7 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use crate::attributes;
 use crate::protocol::{AbsPath, Entry, Kind, Root};
@@ -38,6 +38,15 @@ pub fn path_here(written: &[u8]) -> Vec<u8> {
     };
     let end = path.iter().rposition(|&byte| byte != b'/').map_or(1, |last| last + 1);
     path[..end].to_vec()
+}
+
+/// The directory that this program was installed in by a server, which names it by its content.
+pub fn own_directory() -> Option<Metadata> {
+    let program = env::current_exe().ok()?;
+    let (directory, name) = (program.parent()?, program.file_name()?);
+    let is_installed = name.to_str().is_some_and(|name| name.starts_with("archive-helper-"));
+    let path = AbsPath::new(directory.as_os_str().as_bytes()).filter(|_| is_installed)?;
+    Metadata::of(&path).ok()
 }
 
 fn home() -> Vec<u8> {

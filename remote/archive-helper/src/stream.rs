@@ -10,9 +10,10 @@ use blake3::Hasher;
 use crate::chunks::{self, Cut, Grouping};
 use crate::outgoing::{Outgoing, UNPOISONED};
 use crate::protocol::{
-    ChunkRequest, Chunks, Extent, HashOutcome, MAX_BUNDLED, Reply, StreamOutcome, StreamRequest, Streamed,
+    ChunkRequest, Chunks, Extent, HashOutcome, Kind, MAX_BUNDLED, Reply, StreamOutcome, StreamRequest, StreamState,
+    Streamed,
 };
-use crate::system::{Errno, File};
+use crate::system::{Errno, File, Metadata};
 use crate::walk;
 
 // How many chunks a frame tells of, and of how many bytes, about: the server puts the file together meanwhile.
@@ -121,8 +122,8 @@ impl Streamers {
         loop {
             let request = self.streaming.next();
             let outcome = match self.pieces(&request) {
-                Ok(true) => StreamOutcome::Done,
-                Ok(false) | Err(Errno::LOOP | Errno::NXIO) => StreamOutcome::Changed,
+                Ok(outcome) => outcome,
+                Err(Errno::LOOP | Errno::NXIO) => StreamOutcome::Changed(None),
                 Err(Errno::NOENT | Errno::NOTDIR) => StreamOutcome::Vanished,
                 Err(errno) => StreamOutcome::Failed(errno.raw_os_error()),
             };
@@ -130,25 +131,47 @@ impl Streamers {
         }
     }
 
-    // False if the file is not as it was listed, before or after it was read.
-    fn pieces(&self, request: &StreamRequest) -> Result<bool, Errno> {
-        let StreamRequest { id, path, size, mtime, uid, ranges } = request;
+    fn pieces(&self, request: &StreamRequest) -> Result<StreamOutcome, Errno> {
+        let StreamRequest { id, path, size, mtime, uid, ranges, as_found } = request;
         let file = File::open(path)?;
-        if !file.metadata()?.is_file_as_listed(*size, *mtime, *uid) {
-            return Ok(false);
-        }
+        let is_as_listed = |found: &Metadata| found.is_file_as_listed(*size, *mtime, *uid);
+        let found = file.metadata()?;
+        let is_sent = is_as_listed(&found) || *as_found && is_file_of(&found, *uid);
+        let is_whole = is_sent && self.ranges(&file, *id, ranges, *as_found)?;
+        let found = file.metadata()?;
+        Ok(if is_whole && is_as_listed(&found) { StreamOutcome::Done } else { changed(&found) })
+    }
+
+    // False if the file ends before they do. The rest of its last piece is sent only on demand.
+    fn ranges(&self, file: &File, id: u64, ranges: &[Extent], sends_rest: bool) -> Result<bool, Errno> {
         for Extent { offset, length } in ranges {
             let mut left = *length;
             while left > 0 {
-                let count = left.min(MAX_BUNDLED);
-                let piece = read_piece(&file, *id, *offset + *length - left, count as usize)?;
-                let Some(frame) = piece else { return Ok(false) };
+                let (count, at) = (left.min(MAX_BUNDLED), *offset + *length - left);
+                let Some(frame) = read_piece(file, id, at, count as usize)? else {
+                    let rest = file.metadata()?.size.saturating_sub(at).min(count);
+                    if sends_rest && rest > 0 {
+                        read_piece(file, id, at, rest as usize)?
+                            .into_iter()
+                            .for_each(|frame| self.outgoing.push(frame));
+                    }
+                    return Ok(false);
+                };
                 self.outgoing.push(frame);
                 left -= count;
             }
         }
-        Ok(file.metadata()?.is_file_as_listed(*size, *mtime, *uid))
+        Ok(true)
     }
+}
+
+fn is_file_of(found: &Metadata, uid: u32) -> bool {
+    found.kind == Some(Kind::File) && found.uid == uid
+}
+
+fn changed(found: &Metadata) -> StreamOutcome {
+    let state = StreamState { size: found.size, mtime: found.mtime, uid: found.uid };
+    StreamOutcome::Changed(Some(state).filter(|_| found.kind == Some(Kind::File)))
 }
 
 fn is_about_all(request: &ChunkRequest) -> bool {

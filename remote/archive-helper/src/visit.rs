@@ -32,6 +32,8 @@ pub struct Options {
     pub one_file_system: bool,
     /// The id of the repository, which is left out; empty for none.
     pub repository: Vec<u8>,
+    /// The directory that the helper itself was installed in, which is left out as if an exclude matched it.
+    pub own: Option<Metadata>,
 }
 
 /// What a visit found.
@@ -217,6 +219,7 @@ impl<'a> Visit<'a> {
         }
         match self.describe(&name) {
             Ok((entry, _)) if item.kind != Some(entry.kind) && self.is_excluded(&entry) => {}
+            Ok((_, metadata)) if self.options.own.as_ref().is_some_and(|own| own.is_same_inode(&metadata)) => {}
             Ok((entry, metadata)) => self.keep(entry, &metadata, entries),
             Err(Errno::NOENT) => {}
             Err(errno) => self.problem(Some(&name), errno),

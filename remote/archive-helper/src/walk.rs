@@ -54,6 +54,7 @@ impl Walking {
             exclude_if_present: walk.exclude_if_present,
             one_file_system: walk.one_file_system,
             repository: walk.repository.into_bytes(),
+            own: root::own_directory(),
         };
         thread::scope(|scope| {
             let send = || {

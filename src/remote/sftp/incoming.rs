@@ -5,8 +5,12 @@ use std::time::Instant;
 
 use super::Broken;
 use super::packet::MAX_PACKET;
+use crate::path::Escaped;
 
 const BUFFER: usize = 1024 * 1024;
+
+// Longest part of a line of text that is shown, bytes.
+const MAX_LINE_BYTES: usize = 80;
 
 /// A stream of packets and what was read of it ahead.
 #[derive(Debug)]
@@ -32,6 +36,14 @@ impl<R: Read> Incoming<R> {
     /// True when a packet has arrived whole.
     pub(super) fn has_packet(&self) -> Result<bool, Broken> {
         Ok(self.next_length()?.is_some())
+    }
+
+    /// The first line of what has arrived, at most 80 bytes of it, if that is text and no packet.
+    pub(super) fn text(&self) -> Option<String> {
+        let arrived = &self.buffer[self.start..self.end];
+        let line = arrived.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).find(|line| !line.is_empty())?;
+        let line = &line[..line.len().min(MAX_LINE_BYTES)];
+        line.iter().all(|byte| !byte.is_ascii_control()).then(|| Escaped(line).to_string())
     }
 
     fn next_length(&self) -> Result<Option<usize>, Broken> {

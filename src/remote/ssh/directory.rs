@@ -1,20 +1,27 @@
 //! The directories of connections: each holds ssh's control socket and its generated configuration.
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::error::{OnServer, Result};
+use crate::error::{Error, Kind, Result};
 
 // The longest path of a control directory for which the socket's own still fits (see unix(7)).
 const MAX_CONTROL_PATH_BYTES: usize = 55;
 
 const PREFIX: &str = "archive-ssh-";
 
-// A directory that is younger may not be locked yet.
-const MIN_LEFT_OVER_AGE: Duration = Duration::from_secs(24 * 3600);
+// Written when the directory is locked, so where it is and no lock, nobody uses the directory any more.
+const CONFIG: &str = "config";
+
+// An empty directory that is younger may not be locked yet.
+const MIN_EMPTY_AGE: Duration = Duration::from_secs(3600);
+
+// Room for what ssh writes: its log above all, bytes.
+const ROOM: usize = 64 * 1024;
 
 // Every one that was made by this process.
 static CONTROL_DIRECTORIES: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
@@ -27,31 +34,67 @@ pub(super) struct ControlDirectory {
 }
 
 impl ControlDirectory {
-    /// Makes one, and removes those of processes that were killed.
-    pub(super) fn create() -> Result<ControlDirectory> {
-        let mut preferred =
-            std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).into_iter().chain([std::env::temp_dir()]);
-        let fits = |directory: &PathBuf| {
-            directory.as_os_str().len() + PREFIX.len() + "/XXXXXX".len() <= MAX_CONTROL_PATH_BYTES && directory.is_dir()
-        };
-        let parent = preferred.find(fits).unwrap_or_else(|| PathBuf::from("/tmp"));
-        sweep(&parent);
-        ControlDirectory::create_in(&parent)
+    /// Makes one that holds this configuration, where there is room for it, and removes those of processes that were killed.
+    pub(super) fn create(config: &str) -> Result<ControlDirectory> {
+        let parents = parents();
+        parents.iter().for_each(|parent| sweep(parent));
+        let mut first = None;
+        for parent in &parents {
+            match ControlDirectory::create_in(parent, config) {
+                Ok(directory) => return Ok(directory),
+                Err(error) => {
+                    tracing::debug!(parent = %parent.display(), %error, "can't hold ssh's control socket");
+                    first.get_or_insert((parent, error));
+                }
+            }
+        }
+        const WHAT: &str = "can't make a directory for ssh's control socket";
+        Err(match first {
+            Some((parent, error)) => Error::server(format_args!("{WHAT} in `{}`", parent.display()), error),
+            None => Error::new(Kind::Failed, format_args!("{WHAT}: no directory takes it")),
+        }
+        .hint("name another directory by TMPDIR"))
     }
 
-    fn create_in(parent: &Path) -> Result<ControlDirectory> {
-        const WHAT: &str = "can't make a directory for ssh's control socket";
-        let directory = tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent).on_server(WHAT)?;
+    fn create_in(parent: &Path, config: &str) -> io::Result<ControlDirectory> {
+        let directory = tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent)?;
+        let lock = File::open(directory.path())?;
+        lock.lock()?;
+        let path = directory.path().join(CONFIG);
+        std::fs::write(&path, vec![b'\n'; ROOM])?;
+        std::fs::write(&path, config)?;
         CONTROL_DIRECTORIES.lock().unwrap_or_else(PoisonError::into_inner).push(directory.path().to_owned());
-        let lock = File::open(directory.path()).on_server(WHAT)?;
-        lock.lock().on_server(WHAT)?;
         Ok(ControlDirectory { directory, _lock: lock })
+    }
+
+    /// The configuration in it.
+    pub(super) fn config(&self) -> PathBuf {
+        self.path().join(CONFIG)
     }
 
     /// Its path.
     pub(super) fn path(&self) -> &Path {
         self.directory.path()
     }
+}
+
+// Where a control directory may be, the best first. That of another user may be replaced at any time (`su`, `sudo -E`).
+fn parents() -> Vec<PathBuf> {
+    let is_ours = |directory: &PathBuf| {
+        std::fs::metadata(directory).is_ok_and(|found| found.uid() == nix::unistd::geteuid().as_raw())
+    };
+    let fits = |directory: &PathBuf| {
+        directory.as_os_str().len() + PREFIX.len() + "/XXXXXX".len() <= MAX_CONTROL_PATH_BYTES && directory.is_dir()
+    };
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(is_ours);
+    let usual = ["/tmp", "/var/tmp", "/dev/shm"].map(PathBuf::from);
+    let mut parents = Vec::new();
+    for parent in runtime.into_iter().chain([std::env::temp_dir()]).chain(usual).filter(fits) {
+        if !parents.contains(&parent) {
+            parents.push(parent);
+        }
+    }
+    parents
 }
 
 fn sockets(directory: &Path) -> impl Iterator<Item = PathBuf> {
@@ -77,6 +120,9 @@ fn sweep(parent: &Path) {
         let path = entry.path();
         if is_left_over(&path) {
             let _ = std::fs::remove_dir_all(path);
+        } else if is_old(&path) {
+            // Only if it is empty.
+            let _ = std::fs::remove_dir(path);
         }
     }
 }
@@ -84,9 +130,13 @@ fn sweep(parent: &Path) {
 // The lock ends with the process that holds it, however long that runs.
 fn is_left_over(path: &Path) -> bool {
     let Ok(found) = std::fs::symlink_metadata(path) else { return false };
-    let old = found.modified().is_ok_and(|then| then.elapsed().is_ok_and(|age| age > MIN_LEFT_OVER_AGE));
-    let ours = found.is_dir() && found.uid() == nix::unistd::geteuid().as_raw() && path.join("config").is_file();
-    old && ours && File::open(path).is_ok_and(|directory| directory.try_lock().is_ok())
+    let ours = found.is_dir() && found.uid() == nix::unistd::geteuid().as_raw() && path.join(CONFIG).is_file();
+    ours && File::open(path).is_ok_and(|directory| directory.try_lock().is_ok())
+}
+
+fn is_old(path: &Path) -> bool {
+    let modified = std::fs::symlink_metadata(path).and_then(|found| found.modified());
+    modified.is_ok_and(|then| then.elapsed().is_ok_and(|age| age > MIN_EMPTY_AGE))
 }
 
 #[cfg(test)]
@@ -114,22 +164,26 @@ mod tests {
             age(&path, hours);
             path
         };
-        make("archive-ssh-old", 25);
-        make("archive-ssh-young", 23);
-        std::fs::remove_file(make("archive-ssh-other", 25).join("config")).unwrap();
-        age(&parent.path().join("archive-ssh-young"), 23);
-        let other = parent.path().join("archive-ssh-other");
-        let then = std::time::SystemTime::now() - Duration::from_secs(25 * 3600);
-        File::open(&other).unwrap().set_modified(then).unwrap();
+        make("archive-ssh-killed", 0);
         make("archive", 25);
+        let without_config = |name: &str, hours: u64| {
+            let path = make(name, 0);
+            std::fs::remove_file(path.join(CONFIG)).unwrap();
+            let then = std::time::SystemTime::now() - Duration::from_secs(hours * 3600);
+            File::open(&path).unwrap().set_modified(then).unwrap();
+            path
+        };
+        without_config("archive-ssh-begun", 0);
+        without_config("archive-ssh-empty", 2);
+        std::fs::write(without_config("archive-ssh-other", 2).join("precious"), "").unwrap();
         sweep(parent.path());
-        assert_eq!(left(parent.path()), ["archive", "archive-ssh-other", "archive-ssh-young"]);
+        assert_eq!(left(parent.path()), ["archive", "archive-ssh-begun", "archive-ssh-other"]);
     }
 
     #[test]
     fn directory_of_a_running_pull_stays_however_old() {
         let parent = tempfile::tempdir().unwrap();
-        let directory = ControlDirectory::create_in(parent.path()).unwrap();
+        let directory = ControlDirectory::create_in(parent.path(), "Host *\n").unwrap();
         age(directory.path(), 100);
         sweep(parent.path());
         assert!(directory.path().is_dir());

@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
+use super::advice::no_ssh;
 use crate::error::{OnServer, Result};
 use crate::remote::stream::Traffic;
 use crate::source::Ssh;
@@ -31,7 +32,7 @@ static CONNECTING: Mutex<Vec<i32>> = Mutex::new(Vec::new());
 
 /// Why there is no connection.
 pub(super) enum Failure {
-    /// What ssh says.
+    /// What ssh printed.
     Said(String),
     /// It has taken so long.
     Late(Duration),
@@ -46,18 +47,17 @@ pub(super) async fn launch(
     directory: &Path,
     traffic: &Traffic,
 ) -> Result<std::result::Result<(), Failure>> {
-    const WHAT: &str = "can't run ssh";
     let silence = Some(traffic.timeout()).filter(|timeout| !timeout.is_zero());
     let connect = silence.map_or(CONNECT_TIMEOUT, |silence| silence.clamp(Duration::from_secs(1), CONNECT_TIMEOUT));
     let bound = connect + silence.unwrap_or(LOGIN_GRACE_TIME);
     let log = directory.join("log");
     let mut command = command(ssh, config, directory, connect);
-    let mut child = command.arg("-E").arg(&log).arg("--").arg(&ssh.host).spawn().on_server(WHAT)?;
+    let mut child = command.arg("-E").arg(&log).arg("--").arg(&ssh.host).spawn().map_err(|error| no_ssh(&error))?;
     let group = Group::of(&child);
     let until = Instant::now() + bound;
     let status = loop {
         match timeout(POLL_INTERVAL, child.wait()).await {
-            Ok(status) => break status.on_server(WHAT)?,
+            Ok(status) => break status.on_server("can't wait for `ssh`")?,
             Err(_) if traffic.is_shut_down() => {
                 group.end(&mut child).await;
                 return Ok(Err(Failure::Stopped));
@@ -72,6 +72,17 @@ pub(super) async fn launch(
     Ok(if status.success() { Ok(()) } else { Err(Failure::Said(said(&log, status))) })
 }
 
+/// Adds to a command line of ssh's how a host is reached.
+pub(super) fn reach(command: &mut std::process::Command, ssh: &Ssh, config: &Path) {
+    command.arg("-F").arg(config);
+    if let Some(port) = ssh.port {
+        command.arg("-p").arg(port.to_string());
+    }
+    if let Some(identity) = &ssh.identity {
+        command.args(["-o", "IdentitiesOnly=yes", "-i"]).arg(identity);
+    }
+}
+
 // In a process group of its own, with whatever it starts to get there (ProxyCommand): all of it can be ended together.
 fn command(ssh: &Ssh, config: &Path, directory: &Path, connect: Duration) -> Command {
     let mut command = Command::new("ssh");
@@ -79,13 +90,8 @@ fn command(ssh: &Ssh, config: &Path, directory: &Path, connect: Duration) -> Com
     // A killed pull leaves no ssh behind for longer than three seconds.
     command.args(["-MfN", "-o", "ControlPersist=3s", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes"]);
     command.arg("-o").arg(format!("ConnectTimeout={}", connect.as_secs()));
-    command.arg("-S").arg(directory.join("master")).arg("-F").arg(config);
-    if let Some(port) = ssh.port {
-        command.arg("-p").arg(port.to_string());
-    }
-    if let Some(identity) = &ssh.identity {
-        command.args(["-o", "IdentitiesOnly=yes", "-i"]).arg(identity);
-    }
+    command.arg("-S").arg(directory.join("master"));
+    reach(command.as_std_mut(), ssh, config);
     command
 }
 

@@ -28,6 +28,11 @@ CREATE TABLE IF NOT EXISTS stopped (
     accepted INTEGER NOT NULL           -- 1 when the next pull may remove as much
 );
 DROP TABLE IF EXISTS verified;
+-- Which machine a source was in its last run.
+CREATE TABLE IF NOT EXISTS machine (
+    source  INTEGER PRIMARY KEY REFERENCES source,
+    id      BLOB NOT NULL               -- 16 bytes, derived from machine-id(5)
+);
 -- When plain files were last read by `verify`, and what came of it.
 CREATE TABLE IF NOT EXISTS examined (
     version INTEGER PRIMARY KEY,        -- whose plain file was read

@@ -110,6 +110,18 @@ pub struct Newest {
 }
 
 impl Index {
+    /// Which machine a source was in its last run, if that is known.
+    pub fn machine(&self, source: SourceId) -> Result<Option<Vec<u8>>> {
+        self.one("SELECT id FROM machine WHERE source = ?1", params![source.0], |row| row.get(0))
+    }
+
+    /// Keeps which machine a source is.
+    pub fn set_machine(&mut self, source: SourceId, id: &[u8]) -> Result<()> {
+        let write = self.write()?;
+        write.execute("INSERT OR REPLACE INTO machine (source, id) VALUES (?1, ?2)", params![source.0, id])?;
+        write.commit()
+    }
+
     /// Calls `each` with every version there is, by source, directory and name.
     pub fn each_version(&self, each: &mut dyn FnMut(Located) -> Result<()>) -> Result<()> {
         self.each(&located("true ORDER BY source.name, directory.path, version.name, from_run"), params![], each)

@@ -398,10 +398,11 @@ fn what_changes_or_goes_while_it_is_put_together_ahead_is_fetched_another_way_or
 #[test]
 fn what_changes_or_goes_meanwhile_is_fetched_another_way_or_told() {
     let whole = almost_old();
-    for (outcome, status) in [(StreamOutcome::Changed, 0), (StreamOutcome::Vanished, 0), (StreamOutcome::Failed(13), 3)]
+    for (outcome, status) in
+        [(StreamOutcome::Changed(None), 0), (StreamOutcome::Vanished, 0), (StreamOutcome::Failed(13), 3)]
     {
         let then = frames(&[piece(&rest()), streamed(outcome)]);
         let first = frames(&[told(whole.clone(), [9; 32])]);
-        assert_comes_or_stays(SIZE, &first, then, (outcome == StreamOutcome::Changed, status));
+        assert_comes_or_stays(SIZE, &first, then, (outcome == StreamOutcome::Changed(None), status));
     }
 }

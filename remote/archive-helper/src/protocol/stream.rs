@@ -70,6 +70,8 @@ pub struct StreamRequest {
     pub uid: u32,
     /// Which parts; none behind the end.
     pub ranges: Vec<Extent>,
+    /// Send what the file holds now, even if its size or mtime are no longer as listed, up to its end.
+    pub as_found: bool,
 }
 
 /// The next bytes of a file.
@@ -90,13 +92,25 @@ pub struct Streamed {
     pub outcome: StreamOutcome,
 }
 
+/// The metadata of an open file that tells whether it changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamState {
+    /// Bytes.
+    pub size: u64,
+    /// Nanoseconds since 1970 UTC.
+    pub mtime: i64,
+    /// Owner.
+    pub uid: u32,
+}
+
 /// What came of a request for parts of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StreamOutcome {
     /// All was sent; size, mtime and owner were as listed before and after.
     Done,
-    /// Size, mtime, owner or kind are no longer as listed: what was sent may be of different states.
-    Changed,
+    /// Size, mtime, owner or kind are no longer as listed: what was sent may be of different states. Its present state, if it
+    /// is still a regular file.
+    Changed(Option<StreamState>),
     /// It is gone.
     Vanished,
     /// It can't be read: the system's error number.

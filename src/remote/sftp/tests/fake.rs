@@ -155,7 +155,7 @@ const LIES: &[(u8, &str, Lie)] = &[
     (1, "older than 3", |_| packet(2, &[&2_u32.to_be_bytes()])),
     (1, "shorter than its fields", |_| packet(2, &[&3_u32.to_be_bytes(), &string(b"name")])),
     (1, "shorter than its fields", |_| vec![0; 4]),
-    (1, "too long", |_| b"Welcome to this machine!\n".to_vec()),
+    (1, "prints `Welcome to this machine!`", |_| b"Welcome to this machine!\n".to_vec()),
     (LIMITS, "shorter than its fields", |request| answer(201, request, &[&[0; 31]])),
     (LIMITS, "limits is of the wrong type", |request| data(request, b"x")),
     (LIMITS, "not asked", |_| packet(101, &[&99_u32.to_be_bytes(), &[0; 12]])),
@@ -229,7 +229,10 @@ fn read_over(files: Vec<Wanted>, scripts: Vec<Script>) -> (crate::error::Result<
         });
         Ok((ours.try_clone().unwrap(), ours))
     };
-    collect(files, |_| (), |wanted, arrived| super::super::read_files(start, Options::default(), wanted, arrived))
+    let read = |wanted: &Receiver<Wanted>, arrived: &Sender<Arrived>| {
+        super::super::read_files(start, Options::default(), wanted, arrived).map(|usable| usable.unwrap())
+    };
+    collect(files, |_| (), read)
 }
 
 fn stuck_at(request: &Request, path: &[u8]) -> Option<Vec<u8>> {
