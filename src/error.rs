@@ -2,7 +2,10 @@
 //!
 //! What goes wrong with a single file of a client is no [`Error`]: it is reported, counted, and the work goes on.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
+use std::io;
+
+use nix::errno::Errno;
 
 /// What kind of trouble ended a verb; decides the exit status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,12 +50,20 @@ impl Kind {
 }
 
 /// One line that names the thing, its cause, and a hint where a person can do something about it.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}{}", hint.as_ref().map(|hint| format!(": {hint}")).unwrap_or_default())]
+#[derive(Debug)]
 pub struct Error {
     kind: Kind,
     message: String,
+    // Trouble on the server has a cause, and a path once it is known.
+    path: Option<String>,
+    cause: Option<Cause>,
     hint: Option<String>,
+}
+
+#[derive(Debug)]
+struct Cause {
+    text: String,
+    number: Option<i32>,
 }
 
 /// The result of what can end a verb.
@@ -61,7 +72,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// An error of this kind.
     pub fn new(kind: Kind, message: impl Display) -> Error {
-        Error { kind, message: message.to_string(), hint: None }
+        Error { kind, message: message.to_string(), path: None, cause: None, hint: None }
     }
 
     /// Wrong arguments or configuration.
@@ -72,7 +83,23 @@ impl Error {
     /// Trouble with `what` on the server; a full disk is told apart from other trouble.
     pub fn server(what: impl Display, error: std::io::Error) -> Error {
         let full = matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
-        Error::new(if full { Kind::Full } else { Kind::Failed }, format_args!("{what}: {error}"))
+        let kind = if full { Kind::Full } else { Kind::Failed };
+        let number =
+            error.raw_os_error().or_else(|| error.get_ref()?.source()?.downcast_ref::<io::Error>()?.raw_os_error());
+        Error { cause: Some(Cause { text: without_number(&error.to_string()), number }), ..Error::new(kind, what) }
+    }
+
+    /// Names the path in the repository, if it is trouble on the server and names none yet; advises where rights are missing.
+    pub fn at(mut self, path: impl Display) -> Error {
+        let Some(cause) = self.cause.as_ref().filter(|_| self.path.is_none()) else { return self };
+        let hint = match cause.number.map(Errno::from_raw) {
+            Some(Errno::EPERM) => Some("is it immutable (`lsattr -d`, `chattr -i`), or another user's?"),
+            Some(Errno::EACCES) => Some("if another user wrote to the repository, give it back with `chown -R`"),
+            _ => None,
+        };
+        self.hint = self.hint.or(hint.map(str::to_owned));
+        self.path = Some(path.to_string()).filter(|_| !self.message.contains('`'));
+        self
     }
 
     /// Adds what a person can do about it.
@@ -84,6 +111,25 @@ impl Error {
     /// What kind of trouble it is.
     pub fn kind(&self) -> Kind {
         self.kind
+    }
+}
+
+impl Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        self.path.iter().try_for_each(|path| write!(f, " at `{path}`"))?;
+        self.cause.iter().try_for_each(|cause| write!(f, ": {}", cause.text))?;
+        self.hint.iter().try_for_each(|hint| write!(f, ": {hint}"))
+    }
+}
+
+impl std::error::Error for Error {}
+
+// The number of an error means nothing to those who read its text.
+fn without_number(text: &str) -> String {
+    match text.rsplit_once(" (os error ") {
+        Some((plain, number)) if number.trim_end_matches(')').parse::<i32>().is_ok() => plain.to_owned(),
+        _ => text.to_owned(),
     }
 }
 
@@ -102,5 +148,29 @@ impl<T> OnServer<T> for std::io::Result<T> {
 impl<T> OnServer<T> for nix::Result<T> {
     fn on_server(self, what: impl Display) -> Result<T> {
         self.map_err(|errno| Error::server(what, errno.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn server_s_trouble_names_path_cause_and_what_helps() {
+        let error = |errno: Errno| Error::server("can't change the trees", errno.into());
+        assert_eq!(
+            error(Errno::EIO).at("snapshot/x").to_string(),
+            "can't change the trees at `snapshot/x`: Input/output error"
+        );
+        assert_eq!(error(Errno::EIO).to_string(), "can't change the trees: Input/output error");
+        let shown = error(Errno::EPERM).at("snapshot/x").at("snapshot").to_string();
+        assert!(
+            shown.starts_with("can't change the trees at `snapshot/x`: Operation not permitted: is it immutable"),
+            "{shown}"
+        );
+        assert!(error(Errno::EACCES).at("lock/x").to_string().ends_with("`chown -R`"));
+        let named = Error::server("can't open `lock`", Errno::EIO.into()).at("staging");
+        assert_eq!(named.to_string(), "can't open `lock`: Input/output error");
+        assert_eq!(Error::usage("wrong").at("x").to_string(), "wrong");
     }
 }

@@ -144,6 +144,12 @@ impl<'a> Prune<'a> {
                     self.report.warn(format_args!("can't read `{}`, which stays: {error}", Escaped(&on_disk)));
                     continue;
                 }
+                if let Some(place) = place.as_ref().filter(|place| self.is_immutable(place)) {
+                    let on_disk = place.on_disk();
+                    self.report
+                        .warn(format_args!("can't remove `{}`, which is immutable (chattr(1))", Escaped(&on_disk)));
+                    continue;
+                }
                 each(&Going { path: &path, version: &version, place: place.as_ref() })?;
                 pruned.versions += 1;
                 batch.rows.push(Row::Forget { id: version.id });
@@ -170,6 +176,12 @@ impl<'a> Prune<'a> {
     fn take(&mut self, batch: &mut Batch) -> Batch {
         let found = self.evidence.take();
         Batch { found, ..std::mem::take(batch) }
+    }
+
+    // It, or its directory, by chattr(1).
+    fn is_immutable(&self, place: &Place) -> bool {
+        let found = place.look(self.repository);
+        found.is_ok_and(|(dir, _)| dir.is_immutable(None) || dir.is_immutable(Some(&place.name)))
     }
 
     // A dry run doesn't read the contents.
@@ -203,7 +215,9 @@ struct Dropping<'a> {
 
 impl<'a> Dropping<'a> {
     fn open(repository: &'a Repository, name: &SourceName, source: SourceId) -> Result<Dropping<'a>> {
-        let staging = Staging::open(repository.staging(name)?).on_server("can't open the staging area")?;
+        let staging = Staging::open(repository.staging(name)?)
+            .on_server(format_args!("can't open `staging/{name}`"))
+            .map_err(|error| error.at(name))?;
         let journal = Journal::open(repository, (source, name), Arc::new(staging))?;
         Ok(Dropping { repository, is_noted: false, journal, emptied: BTreeSet::new() })
     }

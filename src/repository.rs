@@ -211,7 +211,9 @@ impl Repository {
 
     fn tree(&self, tree: &str, source: &SourceName) -> Result<Dir> {
         let path = [tree.as_bytes(), b"/", source.as_str().as_bytes()].concat();
-        self.base.open_or_create(&path).on_server(format_args!("can't open `{tree}/{source}` in the repository"))
+        let opened =
+            self.base.open_or_create(&path).on_server(format_args!("can't open `{tree}/{source}` in the repository"));
+        opened.map_err(|error| error.at(tree))
     }
 
     // Files are renamed from staging into both trees, which works within one file system only.

@@ -33,6 +33,8 @@ mod helper;
 mod histories;
 #[path = "integration/hostile.rs"]
 mod hostile;
+#[path = "integration/immutable.rs"]
+mod immutable;
 #[path = "integration/index.rs"]
 mod index;
 #[path = "integration/integrity.rs"]

@@ -18,15 +18,17 @@ use super::fetching::path_of;
 use super::guard::Watch;
 use super::ledger::Ledger;
 use super::placing::Placing;
+use super::placing::blocked::Blocked;
 use super::{Directory, Run};
 use crate::entry::{Attributes, Hash, Kind, Version};
 use crate::error::{OnServer, Result};
 use crate::fault;
-use crate::path::AbsPath;
+use crate::path::{AbsPath, Escaped, Name};
 use crate::queue::{Nothing, Receiver};
 use crate::report::Change as Told;
 use crate::repository::index::{Index, Write};
 use crate::repository::journal::{Journal, Row, Then};
+use crate::repository::place::{Place, Tree};
 use crate::repository::staging::{Staged, Staging};
 use crate::source::{ArchiveWhat, LinkWhen};
 
@@ -64,6 +66,7 @@ pub fn apply<'a>(
             run,
             ledger: Ledger::new(index, scope, failure)?,
             placing: Placing::open(run, staging)?,
+            blocked: Blocked::new(run.repository.snapshot(&run.source.name)?),
             journal: Journal::open(run.repository, (run.source_id, &run.source.name), Arc::clone(staging))?,
             staging,
             contents,
@@ -95,6 +98,7 @@ struct Gathering<'scope, 'a: 'scope> {
     run: &'a Run<'a>,
     ledger: Ledger<'scope>,
     placing: Placing<'a>,
+    blocked: Blocked,
     journal: Journal,
     staging: &'a Staging,
     contents: &'a Contents,
@@ -233,6 +237,41 @@ impl Gathering<'_, '_> {
         }
         self.begun.get_or_insert_with(Instant::now);
         self.changes += 1;
+        let Some((directory, name)) = changed_name(&change) else { return self.place(change) };
+        // What this run has made itself is not blocked.
+        if !self.run.begins_anew && self.blocked.is_blocked(&directory.path, &name) {
+            return self.refuse(change, &directory, &name);
+        }
+        self.place(change).map_err(|error| error.at(self.shown(&directory, &name)))
+    }
+
+    // Where in the repository a name is, for a person.
+    fn shown(&self, directory: &Directory, name: &Name) -> String {
+        let (source, directory) = (self.run.source.name.clone(), directory.path.clone());
+        let place = Place { tree: Tree::Snapshot, source, directory, name: name.clone() };
+        Escaped(&place.on_disk()).to_string()
+    }
+
+    // What can't be changed stays, as if it could not be read on the client; the next run tries again.
+    fn refuse(&mut self, change: Change, directory: &Arc<Directory>, name: &Name) -> Result<()> {
+        let shown = self.shown(directory, name);
+        let hint = "it, a directory above or something below is immutable (see `lsattr -d`, `chattr -ia`)";
+        self.run.tally.unread(format_args!("can't change `{shown}`: {hint}"));
+        match change {
+            Change::Received(task, staged) => {
+                self.staging.unlink(&staged.name).on_server("can't clear the staging area")?;
+                self.unread(task, false)
+            }
+            Change::Plain(task) | Change::Known(task, _) => self.unread(task, false),
+            Change::Removed(directory, version) => {
+                self.flag(version.id)?;
+                self.planned(directory)
+            }
+            other => self.place(other),
+        }
+    }
+
+    fn place(&mut self, change: Change) -> Result<()> {
         match change {
             Change::Plain(task) => self.plain(task),
             Change::Restated(task) => self.restated(task),
@@ -337,6 +376,7 @@ impl Gathering<'_, '_> {
 
     fn commit(&mut self, then: Then) -> Result<()> {
         let batch = self.placing.take_batch();
+        self.blocked.forget();
         let done = self.journal.carry_out(self.ledger.index()?, batch, then)?;
         for path in &done.strays {
             self.run.tally.warn(format_args!("`{path}` held something unknown, which is in the archive now"));
@@ -393,6 +433,17 @@ fn take_room(run: &Run<'_>, change: &Change) -> Result<()> {
 
 fn has_content(task: &FileTask, hash: &Hash) -> bool {
     task.old.as_ref().is_some_and(|old| old.entry.kind == Kind::File && old.hash.as_ref() == Some(hash))
+}
+
+// The name in the snapshot that a change makes, replaces or removes.
+fn changed_name(change: &Change) -> Option<(Arc<Directory>, Name)> {
+    match change {
+        Change::Plain(task) | Change::Received(task, _) | Change::Known(task, _) => {
+            Some((Arc::clone(&task.directory), task.entry.name.clone()))
+        }
+        Change::Removed(directory, version) => Some((Arc::clone(directory), version.entry.name.clone())),
+        _ => None,
+    }
 }
 
 // Counts and tells a change.

@@ -16,7 +16,7 @@ use super::hashing::{Deciding, hash, rejoin};
 use super::listing::list;
 use super::receiving::{lane, lanes, receive};
 use super::sizes::Sizes;
-use crate::error::{OnServer, Result};
+use crate::error::{Error, OnServer, Result};
 use crate::fault::most_changes;
 use crate::queue::{bounded_by_number, bounded_lanes};
 use crate::remote::helper::Conversation;
@@ -37,9 +37,7 @@ const MOST_ARRIVED: usize = 2 << 20;
 pub(super) fn run(run: &Run<'_>) -> Result<()> {
     // An earlier attempt may have been broken off.
     recover(run.repository, &mut run.repository.index()?, &run.source.name)?;
-    let staging = Staging::open(run.repository.staging(&run.source.name)?).on_server("can't open the staging area")?;
-    staging.clear().on_server("can't clear the staging area")?;
-    let staging = Arc::new(staging);
+    let staging = Arc::new(clear_staging(run)?);
     let (contents, sizes, expected) = (Contents::default(), Sizes::default(), Expected::default());
     let broken = Failure::new(run.client, &contents);
     let uses_old = run.client.streams() && !run.source.settings.whole_file;
@@ -102,8 +100,22 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
     warn_of_owners(run, staging);
     match broken.first() {
         Some(error) => Err(error),
-        None => staging.clear_partials().on_server("can't clear the staging area"),
+        None => {
+            staging.clear_partials().on_server("can't clear the staging area").map_err(|error| in_staging(run, error))
+        }
     }
+}
+
+fn clear_staging(run: &Run<'_>) -> Result<Staging> {
+    let opened = Staging::open(run.repository.staging(&run.source.name)?);
+    let staging = opened.on_server("can't open the staging area").map_err(|error| in_staging(run, error))?;
+    staging.clear().on_server("can't clear the staging area").map_err(|error| in_staging(run, error))?;
+    Ok(staging)
+}
+
+/// Names the source's staging area in an error.
+pub(super) fn in_staging(run: &Run<'_>, error: Error) -> Error {
+    error.at(format_args!("staging/{}", run.source.name))
 }
 
 fn warn_of_owners(run: &Run<'_>, staging: &Staging) {

@@ -24,6 +24,7 @@ use crate::repository::journal::{At, Batch, Deed, Known, Looks, New, Old, Row};
 use crate::repository::staging::{StagedName, Staging};
 use crate::source::ArchiveWhat;
 
+pub(super) mod blocked;
 mod files;
 mod retiring;
 
@@ -301,7 +302,8 @@ impl<'a> Placing<'a> {
         let staged = self.staging.free_name();
         match dir.link(name, self.staging.dir(), &staged) {
             Ok(()) => Ok(Some(staged)),
-            Err(Errno::EMLINK) => Ok(None),
+            // The inode takes no further link, or none of ours: it is immutable, or another user's.
+            Err(Errno::EMLINK | Errno::EPERM) => Ok(None),
             Err(errno) => Err(errno).on_server(WHAT),
         }
     }

@@ -9,6 +9,7 @@ use super::change::{Change, aborted};
 use super::comparing::Comparing;
 use super::contents::{Claim, FileTask, Key, Released, Turn};
 use super::fetching::{Asked, path_of};
+use super::pipeline::in_staging;
 use super::possession::{proof_of, proven};
 use crate::entry::{Extent, Hash};
 use crate::error::{OnServer, Result};
@@ -42,7 +43,7 @@ pub fn lane(arrived: &Arrived) -> usize {
 /// Writes what arrives into staging, until nothing more comes.
 pub fn receive(run: &Run<'_>, staging: &Staging, arrived: &Receiver<Arrived>, comparing: &Comparing<'_>) -> Result<()> {
     let mut inbox = Inbox { run, staging, comparing, receiving: HashMap::new(), index: None };
-    arrived.iter().try_for_each(|arrival| inbox.take(arrival))
+    arrived.iter().try_for_each(|arrival| inbox.take(arrival)).map_err(|error| in_staging(run, error))
 }
 
 struct Inbox<'a> {

@@ -247,6 +247,17 @@ impl Dir {
         fstat(self).map(|stat| metadata_of(&stat))
     }
 
+    /// Whether nobody may rename, remove or link a name, or change this directory where none is given: chattr(1)'s `i` and `a`.
+    pub fn is_immutable(&self, name: Option<&Name>) -> bool {
+        use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, statx};
+        let (name, flags) = match name {
+            Some(name) => (name.as_bytes(), AtFlags::SYMLINK_NOFOLLOW),
+            None => (&b""[..], AtFlags::EMPTY_PATH),
+        };
+        let found = statx(self, name, flags, StatxFlags::empty());
+        found.is_ok_and(|found| found.stx_attributes.intersects(StatxAttributes::IMMUTABLE | StatxAttributes::APPEND))
+    }
+
     /// Whether this directory has an access control list: its own, or one for what is made in it. See acl(5). Where that
     /// can't be told, it may have one.
     pub fn may_have_acl(&self) -> bool {

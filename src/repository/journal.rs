@@ -441,7 +441,11 @@ fn finish_pending(repository: &Repository, index: &mut Index, (id, source): (Sou
         Error::new(ErrorKind::Failed, format_args!("an interrupted run of `{source}` can't be finished"))
             .hint("use the version of `archive` that began it, or run `archive index rebuild`")
     })?;
-    let staging = Arc::new(Staging::open(repository.staging(source)?).on_server("can't open the staging area")?);
+    let staging = Arc::new(
+        Staging::open(repository.staging(source)?)
+            .on_server(format_args!("can't open `staging/{source}`"))
+            .map_err(|error| error.at(source))?,
+    );
     let mut trees = Trees::open(repository, source, staging)?;
     // The run may have been cut off before that.
     note_batch(repository.base(), index)?;

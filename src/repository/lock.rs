@@ -55,7 +55,7 @@ fn whole() -> Name {
 
 fn acquire(repository: &Repository, name: &Name, how: FlockArg, deadline: Instant, what: &str) -> Result<Flock<File>> {
     let locks = repository.locks()?;
-    let mut file = open(&locks, name).on_server("can't open the lock file")?;
+    let mut file = open(&locks, name).on_server("can't open the lock file").map_err(|error| error.at(shown(name)))?;
     loop {
         match Flock::lock(file, how) {
             Ok(lock) => return Ok(lock),
@@ -68,9 +68,13 @@ fn acquire(repository: &Repository, name: &Name, how: FlockArg, deadline: Instan
                 return Err(locked(what, &mut std::io::empty()));
             }
             Err((mut held, Errno::EWOULDBLOCK)) => return Err(locked(what, &mut held)),
-            Err((_, errno)) => return Err(Error::server("can't lock", errno.into())),
+            Err((_, errno)) => return Err(Error::server("can't lock", errno.into()).at(shown(name))),
         }
     }
+}
+
+fn shown(name: &Name) -> String {
+    format!("lock/{}", crate::path::Escaped(name.as_bytes()))
 }
 
 fn open(locks: &super::dirs::Dir, name: &Name) -> nix::Result<File> {

@@ -9,16 +9,18 @@ use nix::errno::Errno;
 use super::{Batch, Deed, Looks, New, Old, Row};
 use crate::entry::{Kind, hash_content};
 use crate::error::{OnServer, Result};
-use crate::path::{AbsPath, Name, SourceName};
+use crate::path::{AbsPath, Escaped, Name, SourceName};
 use crate::repository::Repository;
 use crate::repository::archive::Archive;
 use crate::repository::dirs::{Dir, Metadata, OpenTree, owner_given, set_file_metadata, set_file_mode};
+use crate::repository::place::{Place, Tree};
 use crate::repository::staging::{StagedName, Staging};
 
 const WHAT: &str = "can't change the trees";
 
 /// The trees of one source, to be changed.
 pub struct Trees {
+    source: SourceName,
     snapshot: OpenTree,
     archive: Archive,
     staging: Arc<Staging>,
@@ -38,6 +40,7 @@ impl Trees {
     /// Opens the trees of a source, which must be locked.
     pub fn open(repository: &Repository, source: &SourceName, staging: Arc<Staging>) -> Result<Trees> {
         Ok(Trees {
+            source: source.clone(),
             snapshot: OpenTree::new(repository.snapshot(source)?),
             archive: Archive::new(repository.archive(source)?),
             staging,
@@ -63,24 +66,42 @@ impl Trees {
         let mut found = Strays { paths: Vec::new(), rows: Vec::new(), claimed: claimed(batch) };
         self.moved.clear();
         for deed in &batch.deeds {
-            match deed {
-                Deed::Fill { directory, tray } => {
-                    self.fill(&batch.directories[*directory as usize], tray)?;
-                }
+            let done = match deed {
+                Deed::Fill { directory, tray } => self.fill(&batch.directories[*directory as usize], tray),
                 Deed::Change { directory, name, old, new } => {
-                    self.change(&batch.directories[*directory as usize], name, (old, new), again, &mut found)?;
+                    self.change(&batch.directories[*directory as usize], name, (old, new), again, &mut found)
                 }
                 Deed::Keep { directory, staged, name } => {
-                    self.keep(&batch.directories[*directory as usize], staged, name)?;
+                    self.keep(&batch.directories[*directory as usize], staged, name)
                 }
-                Deed::Drop { directory, name, inode } => {
-                    let dropped = self.archive.drop_name(directory, name, *inode).on_server(WHAT)?;
-                    self.touched.extend(dropped.map(|(before, after)| Touched { before, after }));
-                }
-            }
+                Deed::Drop { directory, name, inode } => self.drop_name(directory, name, *inode),
+            };
+            done.map_err(|error| error.at(self.place_of(deed, &batch.directories)))?;
         }
         batch.rows.extend(found.rows);
         Ok(found.paths)
+    }
+
+    fn drop_name(&mut self, directory: &AbsPath, name: &Name, inode: (u64, u64)) -> Result<()> {
+        let dropped = self.archive.drop_name(directory, name, inode).on_server(WHAT)?;
+        self.touched.extend(dropped.map(|(before, after)| Touched { before, after }));
+        Ok(())
+    }
+
+    // Where in the repository a deed changes something, for a person.
+    fn place_of(&self, deed: &Deed, directories: &[AbsPath]) -> String {
+        let of = |number: &u32| directories[*number as usize].clone();
+        let (tree, directory, name) = match deed {
+            Deed::Fill { directory, .. } => {
+                let path = of(directory);
+                return format!("{}/{}{path}", Tree::Snapshot.name(), self.source);
+            }
+            Deed::Change { directory, name, .. } => (Tree::Snapshot, of(directory), name),
+            Deed::Keep { directory, name, .. } => (Tree::Archive, of(directory), name),
+            Deed::Drop { directory, name, .. } => (Tree::Archive, directory.clone(), name),
+        };
+        let place = Place { tree, source: self.source.clone(), directory, name: name.clone() };
+        Escaped(&place.on_disk()).to_string()
     }
 
     /// Waits until all of that, and what is in staging, is on the disk.

@@ -1,0 +1,148 @@
+//! What in the repository can't be changed: it is reported by name, and holds up nothing else.
+
+use crate::support::*;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+/// A repository on an ext4 of its own, where files can be made immutable; they no longer are when this is dropped.
+struct Repository {
+    program: Program,
+    _disk: Disk,
+}
+
+impl Repository {
+    fn new() -> Option<Repository> {
+        if !is_root() {
+            eprintln!("needs root, for it mounts a file system");
+            return None;
+        }
+        let program = Program::new();
+        let disk = Disk::ext4(&program.path("disk"), &program.path("mounted"), 64 << 20);
+        std::os::unix::fs::symlink("mounted/repo", program.repo()).unwrap();
+        fs::create_dir(program.path("mounted/repo")).unwrap();
+        Some(Repository { program, _disk: disk })
+    }
+
+    fn snapshot(&self, path: &Path) -> std::path::PathBuf {
+        self.program.snapshot("localhost", path)
+    }
+}
+
+fn chattr(flag: &str, path: &Path) {
+    let done =
+        Command::new("chattr").arg(flag).arg(path).env("PATH", "/usr/bin:/usr/sbin:/bin:/sbin").status().unwrap();
+    assert!(done.success(), "chattr {flag} {}", path.display());
+}
+
+fn pull(program: &Program, client: &Tree) -> Ran {
+    program.run(["--json", "pull", "--max-delete", "100", client.root().to_str().unwrap()])
+}
+
+#[test]
+fn immutable_file_in_the_snapshot_holds_up_nothing_else() {
+    let Some(repository) = Repository::new() else { return };
+    let program = &repository.program;
+    let old = |n: u32| at(1_000_000_000, n, file(format!("old {n}")));
+    let client = Tree::new([
+        ("d", dir([("changed", old(1)), ("gone", old(2)), ("other", old(3))])),
+        ("f", old(4)),
+        ("e", dir([("x", old(5))])),
+    ]);
+    pull(program, &client).well();
+    for name in ["d/changed", "d/gone", "e"] {
+        chattr("+i", &repository.snapshot(&client.path(name)));
+    }
+    for name in ["d/changed", "d/other", "f", "e/new"] {
+        fs::write(client.path(name), "new").unwrap();
+    }
+    fs::remove_file(client.path("d/gone")).unwrap();
+    for _ in 0..2 {
+        let ran = pull(program, &client);
+        assert_eq!(ran.status, 3, "{}", ran.stderr);
+        for name in ["d/changed", "d/gone", "e/new"] {
+            let shown = format!("can't change `snapshot/localhost{}`", client.path(name).display());
+            assert!(ran.stderr.contains(&shown) && ran.stderr.contains("chattr"), "{}", ran.stderr);
+        }
+        let content = |name: &str| fs::read_to_string(repository.snapshot(&client.path(name))).unwrap();
+        assert_eq!(["d/other", "f", "d/changed", "d/gone"].map(content), ["new", "new", "old 1", "old 2"]);
+        program.run(["verify"]).well();
+    }
+    // A directory that holds it stays, too.
+    fs::remove_dir_all(client.path("d")).unwrap();
+    let ran = pull(program, &client);
+    assert_eq!(ran.status, 3, "{}", ran.stderr);
+    assert_eq!(names(&repository.snapshot(&client.path("d"))), ["changed", "gone"]);
+    for name in ["d/changed", "d/gone", "e"] {
+        chattr("-i", &repository.snapshot(&client.path(name)));
+    }
+    pull(program, &client).well();
+    assert_same(&client.root(), &repository.snapshot(&client.root()));
+    program.assert_index_is_right();
+}
+
+#[test]
+fn immutable_file_in_the_archive_holds_up_no_prune() {
+    let Some(repository) = Repository::new() else { return };
+    let program = &repository.program;
+    let client = Tree::new([("f", at(1_000_000_000, 0, file("one"))), ("g", at(1_000_000_000, 0, file("two")))]);
+    pull(program, &client).well();
+    for n in 0..2 {
+        fs::write(client.path("f"), format!("more {n}")).unwrap();
+        fs::write(client.path("g"), format!("much more {n}")).unwrap();
+        pull(program, &client).well();
+    }
+    let kept = program.archive("localhost", &client.path("f.20010909T014640Z"));
+    chattr("+i", &kept);
+    let ran = program.run(["prune", "--keep-last", "1"]);
+    ran.well();
+    assert!(ran.stderr.contains("f.20010909T014640Z`, which is immutable"), "{}", ran.stderr);
+    assert_eq!(program.archived("localhost", &client.root()), ["f.20010909T014640Z"]);
+    chattr("-i", &kept);
+    program.run(["prune", "--keep-last", "1"]).well();
+    assert_eq!(program.archived("localhost", &client.root()), [""; 0]);
+    program.assert_index_is_right();
+}
+
+#[test]
+fn repository_that_another_user_wrote_to_is_named_with_what_helps() {
+    if !is_root() {
+        return eprintln!("needs root, for it runs the program as two users");
+    }
+    let (program, client) = (Program::new(), Tree::new([("f", file("one"))]));
+    Command::new("chmod").args(["-R", "a+rX"]).arg(client.root().parent().unwrap()).status().unwrap();
+    let as_nobody = || {
+        let run = program.command(["pull", client.root().to_str().unwrap()]);
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+            .arg(run.get_program())
+            .args(run.get_args());
+        command.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", program.path("home")).env("TMPDIR", "/tmp");
+        Ran::of(command.current_dir("/").output().unwrap())
+    };
+    fs::create_dir(program.repo()).unwrap();
+    for path in [program.path(""), program.repo()] {
+        std::os::unix::fs::chown(&path, Some(65_534), Some(65_534)).unwrap();
+    }
+    as_nobody().well();
+    for (name, directory) in [("lock/localhost.lock", "lock"), ("staging/localhost", "staging")] {
+        let path = program.repo().join(name);
+        let owner = |uid: u32| std::os::unix::fs::chown(&path, Some(uid), Some(uid)).unwrap();
+        owner(0);
+        fs::set_permissions(
+            &path,
+            std::os::unix::fs::PermissionsExt::from_mode(if path.is_dir() { 0o700 } else { 0o600 }),
+        )
+        .unwrap();
+        let ran = as_nobody();
+        ran.refused(1, &[directory, "Permission denied", "chown -R"]);
+        assert!(!ran.stderr.contains("os error"), "{}", ran.stderr);
+        owner(65_534);
+    }
+    fs::write(client.path("f"), "two").unwrap();
+    let directory = program.snapshot("localhost", &client.root());
+    std::os::unix::fs::chown(&directory, Some(0), Some(0)).unwrap();
+    fs::set_permissions(&directory, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    as_nobody().refused(1, &["snapshot/localhost", "Permission denied", "chown -R"]);
+}
