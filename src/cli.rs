@@ -1,7 +1,7 @@
 //! The command line: arguments in, exit status out.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
@@ -19,6 +19,7 @@ mod find;
 mod forget;
 mod helper;
 mod index;
+mod init;
 mod named;
 mod past;
 mod prune;
@@ -76,6 +77,7 @@ enum ColorWhen {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Init(init::Args),
     Pull(pull::Args),
     Accept(accept::Args),
     Status(status::Args),
@@ -102,6 +104,7 @@ pub fn run() -> ExitCode {
     begin_tracing(cli.global.verbose);
     let context = Context { global: cli.global };
     let status = match &cli.command {
+        Command::Init(args) => init::run(&context, args),
         Command::Pull(args) => pull::run(&context, args),
         Command::Accept(args) => accept::run(&context, args),
         Command::Status(args) => status::run(&context, args),
@@ -193,16 +196,36 @@ impl Context {
         }
     }
 
-    fn repository_dir(&self, config: &Config) -> PathBuf {
-        let named = self.global.repo.clone().or_else(|| config.repository.clone());
-        named.unwrap_or_else(|| match nix::unistd::geteuid().is_root() {
-            true => PathBuf::from("/var/lib/archive"),
-            false => data_home().join("archive"),
-        })
+    fn repository_place(&self, config: &Config) -> Where {
+        match (&self.global.repo, &config.repository) {
+            (Some(named), _) => Where::Named(named.clone()),
+            (None, Some(configured)) => Where::Configured(configured.clone()),
+            (None, None) if nix::unistd::geteuid().is_root() => Where::Default(PathBuf::from("/var/lib/archive")),
+            (None, None) => Where::Default(data_home().join("archive")),
+        }
     }
 
     fn repository(&self) -> Result<Repository> {
-        Repository::open(&self.repository_dir(&self.config()?))
+        Repository::open(self.repository_place(&self.config()?).path())
+    }
+}
+
+/// The repository's directory, and who named it.
+#[derive(Clone, Debug)]
+enum Where {
+    /// `--repo` or `ARCHIVE_REPO`.
+    Named(PathBuf),
+    /// The configuration.
+    Configured(PathBuf),
+    /// Nobody: the default of root, or of this user.
+    Default(PathBuf),
+}
+
+impl Where {
+    fn path(&self) -> &Path {
+        match self {
+            Where::Named(path) | Where::Configured(path) | Where::Default(path) => path,
+        }
     }
 }
 

@@ -108,6 +108,11 @@ impl Error {
         self
     }
 
+    /// What it says, without the hint.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
     /// What kind of trouble it is.
     pub fn kind(&self) -> Kind {
         self.kind

@@ -1,6 +1,6 @@
 //! Everything on the server's disk: two trees of plain files, the staging area, the index, the locks.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -10,6 +10,7 @@ use crate::error::{Error, Kind, OnServer, Result};
 use crate::path::{AbsPath, Name, SourceName};
 
 pub mod archive;
+mod create;
 pub mod dirs;
 pub mod evidence;
 pub mod index;
@@ -21,16 +22,13 @@ mod relayout;
 pub mod room;
 pub mod staging;
 
+use create::State;
 use dirs::Dir;
 use index::Index;
 use place::Tree;
 
 /// The format that this program writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;
-
-const SKELETON: [&[u8]; 5] = [b"snapshot", b"archive", b"staging", b"log", b"lock"];
-
-const README: &str = include_str!("repository/README.txt");
 
 /// A repository: the directory on the server that holds everything.
 #[derive(Debug)]
@@ -41,10 +39,14 @@ pub struct Repository {
 }
 
 impl Repository {
-    /// Opens a repository that is there.
+    /// Opens a repository that exists.
     pub fn open(path: &Path) -> Result<Repository> {
-        if !Repository::is_repository(path) {
-            return Err(not_a_repository(path));
+        if let State::Absent(cause) = create::state(path)? {
+            return Err(Error::new(
+                Kind::Failed,
+                format_args!("can't open the repository `{}`: {cause}", path.display()),
+            )
+            .hint("mount its disk, name another with `--repo DIR`, or create one with `archive init`"));
         }
         let base = Dir::open_base(path).on_server(what(path))?;
         let id = read_format(path)?;
@@ -53,17 +55,15 @@ impl Repository {
         Ok(repository)
     }
 
-    /// Opens a repository, making a new one where there is nothing or an empty directory.
-    pub fn open_or_create(path: &Path) -> Result<Repository> {
-        if !Repository::is_repository(path) {
-            create(path)?;
-        }
+    /// Creates a repository in an empty directory, or as a new directory in one that exists, and opens it.
+    pub fn create(path: &Path) -> Result<Repository> {
+        create::create(path)?;
         Repository::open(path)
     }
 
-    /// True when `path` is a directory with a repository's `format` file.
-    pub fn is_repository(path: &Path) -> bool {
-        path.join("format").is_file()
+    /// Whether a directory holds a repository; an error when that can't be read.
+    pub fn exists(path: &Path) -> Result<bool> {
+        create::state(path).map(|state| state == State::Present)
     }
 
     /// The directory, as the user named it.
@@ -252,78 +252,6 @@ fn what(path: &Path) -> String {
     format!("can't open the repository `{}`", path.display())
 }
 
-fn not_a_repository(path: &Path) -> Error {
-    let error = Error::usage(format_args!("`{}` is no repository", path.display()));
-    match path.exists() {
-        true => error.hint("name one with `--repo DIR`"),
-        false => error.hint("the first `archive pull` makes it; name another with `--repo DIR`"),
-    }
-}
-
-fn create(path: &Path) -> Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    match fs_err::read_dir(path).map(|mut listing| listing.next()) {
-        Ok(Some(_)) if is_begun(path) => {}
-        Ok(Some(_)) => {
-            return Err(Error::usage(format_args!("`{}` holds something else than a repository", path.display()))
-                .hint("name an empty or a new directory with `--repo DIR`"));
-        }
-        Ok(None) => restrict(path)?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-            made.on_server(format_args!("can't create the repository `{}`", path.display()))?;
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
-            return Err(
-                Error::usage(format_args!("`{}` is no directory", path.display())).hint("name one with `--repo DIR`")
-            );
-        }
-        Err(error) => return Err(Error::server(what(path), error)),
-    }
-    fill(path)
-}
-
-// A repository whose making was cut off: nothing but empty directories and the text about it.
-fn is_begun(path: &Path) -> bool {
-    let Ok(base) = Dir::open_base(path) else { return false };
-    let is_ours = |name: &Name| match name.as_bytes() {
-        b"README.txt" => true,
-        ours if SKELETON.contains(&ours) => {
-            base.open(ours).and_then(|dir| dir.names()).is_ok_and(|names| names.is_empty())
-        }
-        _ => false,
-    };
-    base.names().is_ok_and(|names| names.iter().all(is_ours))
-}
-
-fn restrict(path: &Path) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    fs_err::set_permissions(path, std::fs::Permissions::from_mode(0o700)).on_server(what(path))
-}
-
-fn fill(path: &Path) -> Result<()> {
-    let base = Dir::open_base(path).on_server(what(path))?;
-    for tree in SKELETON {
-        base.open_or_create(tree).on_server(what(path))?;
-    }
-    let id = random_hex()?;
-    write_new(&base, "README.txt", README)?;
-    // Last, for this file is what makes the directory a repository.
-    write_new(&base, "format", &format!("archive repository\nformat {FORMAT}\nid {id}\n"))?;
-    base.sync_file_system().on_server(what(path))
-}
-
-fn write_new(base: &Dir, name: &str, text: &str) -> Result<()> {
-    let name = Name::new(name).expect("a file of the repository has a name");
-    match base.create_file(&name) {
-        Ok(mut file) => {
-            file.write_all(text.as_bytes()).on_server(format_args!("can't write `{name}` in the repository"))
-        }
-        Err(Errno::EEXIST) => Ok(()),
-        Err(errno) => Err(Error::server(format_args!("can't write `{name}` in the repository"), errno.into())),
-    }
-}
-
 fn read_format(path: &Path) -> Result<String> {
     let mut text = String::new();
     fs_err::File::open(path.join("format"))
@@ -355,9 +283,4 @@ pub fn random_key() -> Result<[u8; 32]> {
         filled += more.map_err(|errno| Error::server("can't get random bytes", errno.into()))?;
     }
     Ok(key)
-}
-
-fn random_hex() -> Result<String> {
-    let key = random_key()?;
-    Ok(blake3::Hash::from_bytes(key).to_hex()[..32].to_owned())
 }

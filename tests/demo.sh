@@ -124,7 +124,8 @@ else
 fi
 say "$(count_files "$client") files, $(du -sh "$client" | cut -f1), copied from /etc and /usr to $client"
 
-title 'The first pull'
+title 'A repository, and the first pull'
+show "$archive" --repo "$repo" init
 pull
 
 title 'Some changes: two files edited, two removed, a large directory renamed, another copied'
@@ -160,6 +161,7 @@ show "$archive" --repo "$repo" index check
 
 title 'On your own host'
 cat <<TEXT
+  $archive --repo ~/backup init
   $archive --repo ~/backup pull you@host:/etc     # what \`ssh you@host\` can reach, this can pull
   ls ~/backup/snapshot/host/etc
 

@@ -37,6 +37,8 @@ mod hostile;
 mod immutable;
 #[path = "integration/index.rs"]
 mod index;
+#[path = "integration/init.rs"]
+mod init;
 #[path = "integration/integrity.rs"]
 mod integrity;
 #[path = "integration/large.rs"]

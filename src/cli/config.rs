@@ -54,7 +54,7 @@ fn check(context: &Context, config: &Config) -> Result<u8> {
 }
 
 fn show(context: &Context, config: &Config) -> Result<u8> {
-    let text = config.effective(&context.repository_dir(config));
+    let text = config.effective(context.repository_place(config).path());
     match context.global.json {
         true => print_line(&text.to_json()),
         false => print_line(text.to_toml().trim_end()),

@@ -10,10 +10,10 @@ use std::time::Duration;
 use clap::ValueEnum;
 use jiff::ZonedDateTime;
 
-use super::Context;
 use super::reach::Reach;
 use super::signals::heed_signals;
 use super::target::Target;
+use super::{Context, Where, init};
 use crate::config::{AtOnce, Config, Percent, Room, limit, read_patterns, refuse_overlap};
 use crate::error::{Error, Result};
 use crate::pull::{self, Options, newest_finished_start};
@@ -38,6 +38,9 @@ pub struct Args {
     /// Pull the sources that were not pulled yet in this period of their `every`, from `at` on
     #[arg(long, conflicts_with_all = ["targets", "all"])]
     due: bool,
+    /// Create the repository if it does not exist
+    #[arg(long)]
+    init: bool,
     /// Show what would be done, file by file, and change nothing
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -185,22 +188,13 @@ enum RemoteFlag {
 
 pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     let config = context.config()?;
-    let dir = context.repository_dir(&config);
-    let repository = match args.dry_run {
-        true if !Repository::is_repository(&dir) => None,
-        true => Some(Repository::open(&dir)?),
-        // Wrong arguments must not leave a new repository behind.
-        false => None,
-    };
+    // Wrong arguments must not leave a new repository behind, so they are read first.
     let (mut sources, worst) = sources(context, &config, args)?;
     for source in &mut sources {
         override_settings(source, args)?;
         check_way(source.ssh.as_ref(), source.settings.remote)?;
     }
-    let repository = match repository {
-        None if !args.dry_run => Some(Repository::open_or_create(&dir)?),
-        opened => opened,
-    };
+    let repository = repository(context, &context.repository_place(&config), args)?;
     if args.due {
         sources = due(repository.as_ref(), sources, &ZonedDateTime::now())?;
     }
@@ -236,6 +230,16 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
         work();
     });
     worst.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+// `None` for a dry run that would create it.
+fn repository(context: &Context, place: &Where, args: &Args) -> Result<Option<Repository>> {
+    let is_missing = !Repository::exists(place.path())?;
+    match is_missing && init::is_wanted(context, place, (args.init, args.dry_run))? {
+        false => init::open(place).map(Some),
+        true if args.dry_run => Ok(None),
+        true => init::create(place).map(Some),
+    }
 }
 
 fn pull_one(

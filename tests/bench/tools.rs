@@ -102,7 +102,11 @@ impl Tools {
     /// Pulls by archive.
     pub fn archive(&self, client: &Path, target: &Path, how: &How) -> Result<Ran> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_archive"));
-        command.arg("--repo").arg(target.join("repository")).args(["--json", "pull", "-F"]).arg(&self.sshd.config);
+        command
+            .arg("--repo")
+            .arg(target.join("repository"))
+            .args(["--json", "pull", "--init", "-F"])
+            .arg(&self.sshd.config);
         // A renamed directory that is all there is looks like a loss.
         command.args(["--max-delete", "100", "--name", how.copy]).arg(format!("--compress={}", how.compress));
         command.args(how.bytes_per_second.map(|bytes| format!("--bwlimit={bytes}")));

@@ -68,15 +68,14 @@ fn sources_are_pulled_by_name_and_all_at_once() {
         (all.status, outcomes),
         (6, expected.map(|(source, outcome, remote)| (source.into(), outcome.into(), remote)).to_vec())
     );
-    let mut without_repo = program.command::<&str>([]);
-    without_repo.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", program.path("home"));
+    archive::repository::Repository::create(&program.path("by-config")).unwrap();
     let listed = std::process::Command::new(env!("CARGO_BIN_EXE_archive"))
         .args(["--config", &config, "pull", "near"])
         .env("HOME", program.path("home"))
         .output()
         .unwrap();
     assert!(
-        listed.status.success() && program.path("by-config/format").exists(),
+        listed.status.success() && program.path("by-config/snapshot/near").exists(),
         "the configuration's repository is used"
     );
 }
@@ -117,9 +116,17 @@ fn paths_start_at_the_file_that_names_them_or_at_home() {
         client.root().display()
     );
     let path = program.configured(&text);
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_archive"));
-    command.env_clear().env("HOME", program.path("home")).current_dir("/").args(["--config", &path, "pull", "a"]);
-    Ran::of(command.output().unwrap()).well();
+    fs::create_dir(program.path("home")).unwrap();
+    for arguments in [&["init"][..], &["pull", "a"]] {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_archive"));
+        command
+            .env_clear()
+            .env("HOME", program.path("home"))
+            .current_dir("/")
+            .args(["--config", &path])
+            .args(arguments);
+        Ran::of(command.output().unwrap()).well();
+    }
     let root = client.root();
     let snapshot = program.path("home/backup/snapshot/a").join(root.strip_prefix("/").unwrap());
     assert_eq!(names(&snapshot), ["f"]);

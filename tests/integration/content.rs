@@ -198,10 +198,11 @@ fn an_inode_that_takes_no_further_link_is_copied() {
     if !is_root() {
         return eprintln!("needs root, for it mounts a file system that has such a limit");
     }
-    let program = Program::new();
+    let program = Program::without_repository();
     let _disk = Disk::ext4(&program.path("disk"), &program.path("mounted"), 200 << 20);
     std::os::unix::fs::symlink("mounted/repo", program.repo()).unwrap();
     fs::create_dir(program.path("mounted/repo")).unwrap();
+    program.init();
     let client = Tree::new([("f", file("popular")), ("many", dir::<&str>([]))]);
     program.pull_local(&client.root(), &[]);
     let (snapshot, pile) = (program.snapshot("localhost", &client.path("f")), program.path("mounted/pile"));

@@ -19,7 +19,7 @@ struct Days {
 }
 
 fn copy(from: &Path, to: &Path) {
-    assert!(Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap().success());
+    assert!(Command::new("cp").args(["-a", "-T"]).arg(from).arg(to).status().unwrap().success());
 }
 
 impl Days {
@@ -204,7 +204,7 @@ fn a_power_cut_at_any_step_loses_nothing_that_was_committed() {
     copy(&template.repo(), &untouched.repo());
     untouched.pull_local(&root, &[]);
     for step in (1..).step_by(9) {
-        let program = Program::new();
+        let program = Program::without_repository();
         let disk = Disk::ext4(&program.path("disk"), &program.path("mounted"), 64 << 20);
         copy(&template.repo(), &program.path("mounted/repo"));
         std::os::unix::fs::symlink("mounted/repo", program.repo()).unwrap();
@@ -306,9 +306,10 @@ fn a_file_system_that_is_full_in_truth_stops_the_run_and_keeps_the_rest() {
         return eprintln!("needs root, for it mounts a file system");
     }
     for options in ["size=3m", "size=64m,nr_inodes=60"] {
-        let program = Program::new();
+        let program = Program::without_repository();
         fs::create_dir(program.repo()).unwrap();
         let _mounted = Mount::tmpfs(&program.repo(), options);
+        program.init();
         let client = Tree::new([("f", file("fits"))]);
         program.pull_local(&client.root(), &[]);
         client.add((0..100).map(|n| (format!("big{n}"), file(vec![n as u8; 60_000]))));

@@ -75,12 +75,13 @@ fn file_with_more_holes_than_can_be_hashed_is_refused() {
     if !is_root() {
         return eprintln!("needs root, for it mounts a file system with files as large as that");
     }
-    let program = Program::new();
+    let program = Program::without_repository();
     let client = program.path("client");
     fs::create_dir(&client).unwrap();
     fs::create_dir(program.repo()).unwrap();
     // The repository's could hold it, too: ext4 would refuse it.
     let _mounted = [(&client, "size=10m"), (&program.repo(), "size=200m")].map(|(at, size)| Mount::tmpfs(at, size));
+    program.init();
     fs::write(client.join("huge"), "small still").unwrap();
     fs::write(client.join("z"), "z").unwrap();
     let root = client.to_str().unwrap();
@@ -99,10 +100,11 @@ fn symlink_target_that_the_file_system_can_not_hold_stops_nothing() {
     if !is_root() {
         return eprintln!("needs root, for it mounts a file system that holds targets of 1,023 bytes");
     }
-    let program = Program::new();
+    let program = Program::without_repository();
     let _disk = Disk::xfs(&program.path("disk"), &program.path("mounted"), 400 << 20);
     std::os::unix::fs::symlink("mounted/repo", program.repo()).unwrap();
     fs::create_dir(program.path("mounted/repo")).unwrap();
+    program.init();
     let client = Tree::new([("short", link("here")), ("f", file("f"))]);
     program.pull_local(&client.root(), &[]);
     let long = |length| link("x".repeat(length));

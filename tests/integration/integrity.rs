@@ -135,7 +135,9 @@ fn new_file_is_not_linked_to_what_replaced_its_content() {
     let mut linked = 0;
     for step in 1.. {
         let program = Program::new();
-        assert!(Command::new("cp").arg("-a").arg(template.repo()).arg(program.repo()).status().unwrap().success());
+        assert!(
+            Command::new("cp").args(["-a", "-T"]).arg(template.repo()).arg(program.repo()).status().unwrap().success()
+        );
         let mut command = program.command(["pull", "-q", "--name", "two", two.root().to_str().unwrap()]);
         let mut stopped = command.env("ARCHIVE_FAULT", format!("stop:{step}")).spawn().unwrap();
         let has_ended = crate::crash::wait_for_stop(&mut stopped);

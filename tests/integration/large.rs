@@ -57,10 +57,11 @@ fn blocks_of_an_earlier_version_are_shared_where_the_file_system_can() {
     if !is_root() || !knows_xfs {
         return eprintln!("needs root, for it mounts a file system that can, and a kernel that has one");
     }
-    let (sshd, program) = (Sshd::new(), Program::new());
+    let (sshd, program) = (Sshd::new(), Program::without_repository());
     let disk = Disk::xfs(&program.path("disk"), &program.path("mounted"), 400 << 20);
     std::os::unix::fs::symlink("mounted/repo", program.repo()).unwrap();
     fs::create_dir(program.path("mounted/repo")).unwrap();
+    program.init();
     let was = |n: usize| noise(n as u64 + 10, SIZE);
     let client = Tree::new((0..EDITS.len()).map(|n| (n.to_string(), at(1_000_000_000, 0, file(was(n))))));
     program.pull_well(&sshd, &client.root(), &[]);

@@ -215,9 +215,10 @@ fn inodes_are_left_on_the_disk_and_copies_count() {
         ("size=100m,nr_inodes=3000", Tree::new((0..2800).map(|n| (format!("d{n}"), dir::<&str>([]))))),
         ("size=100m", Tree::new((0..60).map(equal))),
     ] {
-        let program = Program::new();
+        let program = Program::without_repository();
         std::fs::create_dir(program.repo()).unwrap();
         let _mounted = Mount::tmpfs(&program.repo(), options);
+        program.init();
         let ran = program.run([&["pull", "-q", client.root().to_str().unwrap()], &flags[..]].concat());
         ran.refused(5, &["less than min_free"]);
     }
@@ -228,9 +229,10 @@ fn a_disk_is_not_filled_to_the_brim() {
     if !is_root() {
         return eprintln!("needs root, for it mounts a file system");
     }
-    let program = Program::new();
+    let program = Program::without_repository();
     std::fs::create_dir(program.repo()).unwrap();
     let _mounted = Mount::tmpfs(&program.repo(), "size=100m");
+    program.init();
     let client = Tree::new((0..60).map(|n| (format!("f{n}"), file(vec![n as u8; 2_000_000]))));
     let ran = program.run(["pull", "-q", "--min-free", "40%", client.root().to_str().unwrap()]);
     ran.refused(5, &["less than min_free"]);

@@ -52,7 +52,7 @@ fn the_summary_has_exactly_its_fields_in_order() {
 
 #[test]
 fn a_dry_run_tells_file_by_file_and_changes_nothing() {
-    let (sshd, program) = (Sshd::new(), Program::new());
+    let (sshd, program) = (Sshd::new(), Program::without_repository());
     let client = Tree::new([
         ("same", file("same")),
         ("edit", at(1_000_000_000, 0, file("first"))),
@@ -62,6 +62,7 @@ fn a_dry_run_tells_file_by_file_and_changes_nothing() {
     let target = format!("client:{}", client.root().display());
     let fresh = program.command(["pull", "-n", "-F"]).arg(sshd.config()).arg(&target).output().unwrap();
     assert_eq!((Ran::of(fresh).stdout.matches("new      /").count(), program.repo().exists()), (6, false));
+    program.init();
     program.pull_well(&sshd, &client.root(), &[]);
     client.put("edit", at(1_100_000_000, 0, file("tsrif")));
     client.put("touch", at(1_100_000_000, 0, file("t")));

@@ -146,7 +146,7 @@ fn a_host_that_wants_a_password_is_refused_at_once() {
 
 #[test]
 fn wrong_targets_are_usage_errors_and_make_no_repository() {
-    let program = Program::new();
+    let program = Program::without_repository();
     for (arguments, words) in [
         (vec!["pull", "client:"], vec!["`client:` names no path", "client:/"]),
         (vec!["pull", "nobody"], vec!["no source `nobody`", "nobody:/PATH", "./nobody"]),
@@ -157,8 +157,6 @@ fn wrong_targets_are_usage_errors_and_make_no_repository() {
         (vec!["pull", "--all"], vec!["no source", "archive.toml"]),
         (vec!["pull", "--remote", "posix", "client:/a"], vec!["posix"]),
         (vec!["pull", "/a", "--remote", "helper"], vec!["needs a host"]),
-        (vec!["index", "check"], vec!["is no repository", "archive pull"]),
-        (vec!["find", "--hash", "zz"], vec!["is no repository"]),
     ] {
         let ran = program.run(&arguments);
         assert_eq!(ran.status, 2, "{arguments:?}: {}", ran.stderr);
@@ -180,15 +178,18 @@ fn host_that_ssh_would_take_for_an_option_is_refused() {
 
 #[test]
 fn what_is_no_repository_is_left_alone() {
-    let program = Program::new();
+    let program = Program::without_repository();
     fs::create_dir(program.repo()).unwrap();
     fs::write(program.repo().join("precious"), "x").unwrap();
-    program.run(["pull", "/etc"]).refused(2, &["holds something else", "--repo"]);
+    program.run(["pull", "/etc"]).refused(1, &["can't open the repository", "holds no repository", "--init"]);
+    program.run(["pull", "--init", "/etc"]).refused(2, &["holds something else", "--repo"]);
+    program.run(["init"]).refused(2, &["holds something else", "--repo"]);
     assert_eq!(names(&program.repo()), ["precious"]);
     fs::remove_file(program.repo().join("precious")).unwrap();
     fs::remove_dir(program.repo()).unwrap();
     fs::write(program.repo(), "a file").unwrap();
-    program.run(["pull", "/etc"]).refused(2, &["is no directory"]);
+    program.run(["pull", "/etc"]).refused(1, &["is no directory"]);
+    program.run(["init"]).refused(2, &["is no directory"]);
 }
 
 #[test]

@@ -22,7 +22,7 @@ impl Sample {
         let xattrs = if is_root() { "--xattrs" } else { "--no-xattrs" };
         let done = Command::new("tar").args([xattrs, "-xzf", &packed, "-C"]).arg(&dir).status().unwrap();
         assert!(done.success(), "{packed} can't be unpacked");
-        let program = Program::new();
+        let program = Program::without_repository();
         std::os::unix::fs::symlink(dir.join("repo"), program.repo()).unwrap();
         Sample { dir, program }
     }

@@ -21,7 +21,7 @@ new() { # SAMPLE: an empty client, and no repository yet
 pull() { # SOURCE PATH… FLAG…
     source=$1
     shift
-    "$program" --repo "$repo" pull -q --name "$source" --max-delete 100 --allow-missing --min-free 0 "$@"
+    "$program" --repo "$repo" pull -q --init --name "$source" --max-delete 100 --allow-missing --min-free 0 "$@"
 }
 put() { # FILE CONTENT: with the time of the stamps
     printf '%s\n' "$2" >"$1"

@@ -25,8 +25,20 @@ pub struct Ran {
 }
 
 impl Program {
-    /// A program whose repository is not there yet.
+    /// A program with an empty repository.
     pub fn new() -> Program {
+        let program = Program::without_repository();
+        program.init();
+        program
+    }
+
+    /// Creates the repository, in this process: that is faster than a start of the program.
+    pub fn init(&self) {
+        archive::repository::Repository::create(&self.repo()).unwrap();
+    }
+
+    /// A program whose repository does not exist yet.
+    pub fn without_repository() -> Program {
         Program { dir: tempfile::Builder::new().prefix("archive-test").tempdir_in("/tmp").unwrap() }
     }
 

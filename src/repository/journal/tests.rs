@@ -21,7 +21,7 @@ struct Repo {
 impl Repo {
     fn new() -> Repo {
         let place = tempfile::tempdir().unwrap();
-        let repository = Repository::open_or_create(&place.path().join("repo")).unwrap();
+        let repository = Repository::create(&place.path().join("repo")).unwrap();
         let mut index = repository.index().unwrap();
         let name = SourceName::new("host").unwrap();
         let source = index.enter_source(&name).unwrap();

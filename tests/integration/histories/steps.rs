@@ -228,10 +228,6 @@ impl World {
     }
 
     fn pull_several(&mut self, planned: &[Planned], as_processes: bool) {
-        // One after the other makes the repository.
-        if self.repository().is_none() {
-            return;
-        }
         if as_processes {
             return self.pull_several_processes(planned);
         }

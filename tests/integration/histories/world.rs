@@ -59,6 +59,7 @@ impl World {
     pub fn new(place: &Path, disk: &Path) -> World {
         let dir = tempfile::Builder::new().prefix("world").tempdir_in(place).unwrap();
         let disk = disk.join(dir.path().file_name().unwrap());
+        Repository::create(&dir.path().join("repo")).unwrap();
         let clients = ["c0", "c1"].map(|name| Client::new(disk.join(name))).into_iter().collect();
         World {
             dir,
@@ -129,7 +130,7 @@ impl World {
     }
 
     pub fn repository(&mut self) -> Option<Repository> {
-        match Repository::open_or_create(&self.repo()) {
+        match Repository::open(&self.repo()) {
             Ok(repository) => Some(repository),
             Err(error) => {
                 self.find(format!("the repository can't be opened: {error}"));

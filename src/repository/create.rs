@@ -1,0 +1,157 @@
+//! Creates a repository, in an empty directory or as a new directory, and says whether one exists.
+
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use super::dirs::Dir;
+use super::{FORMAT, random_key};
+use crate::entry::Kind as EntryKind;
+use crate::error::{Error, Kind, OnServer, Result};
+use crate::path::Name;
+
+const SKELETON: [&[u8]; 5] = [b"snapshot", b"archive", b"staging", b"log", b"lock"];
+
+const README: &str = include_str!("README.txt");
+
+/// Whether a directory holds a repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// It does.
+    Present,
+    /// It does not, for this reason.
+    Absent(&'static str),
+}
+
+/// Looks for a repository's `format` file; an error when it can't be told whether there is one.
+pub(super) fn state(path: &Path) -> Result<State> {
+    match std::fs::metadata(path.join("format")) {
+        Ok(found) if found.is_file() && found.len() > 0 => return Ok(State::Present),
+        Ok(_) => {}
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
+        Err(error) => return Err(Error::server(what(path), error)),
+    }
+    match std::fs::metadata(path) {
+        Ok(found) if !found.is_dir() => Ok(State::Absent("it is no directory")),
+        Ok(_) => match content(path)? {
+            Content::Other => Ok(State::Absent("the directory holds no repository")),
+            Content::Nothing | Content::Begun => Ok(State::Absent("the directory is empty")),
+        },
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(State::Absent("it does not exist")),
+        Err(error) if error.kind() == ErrorKind::NotADirectory => Ok(State::Absent("it is no directory")),
+        Err(error) => Err(Error::server(what(path), error)),
+    }
+}
+
+/// Creates a repository in an empty directory, or as a new directory in one that exists; finishes one whose creation was
+/// cut off.
+pub(super) fn create(path: &Path) -> Result<()> {
+    let failed = format!("can't create the repository `{}`", path.display());
+    if state(path)? == State::Present {
+        return Err(Error::new(Kind::Failed, format_args!("{failed}: it exists already")));
+    }
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => begin_in(path)?,
+        // The place may be a disk that is not mounted.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            let parent = path.parent().unwrap_or(path).display();
+            return Err(Error::new(Kind::Failed, format_args!("{failed}: `{parent}` is no directory"))
+                .hint("mount the disk, or create the directory first"));
+        }
+        Err(error) => return Err(Error::server(failed, error)),
+    }
+    fill(path)
+}
+
+fn begin_in(path: &Path) -> Result<()> {
+    if !path.is_dir() {
+        return Err(
+            Error::usage(format_args!("`{}` is no directory", path.display())).hint("name one with `--repo DIR`")
+        );
+    }
+    match content(path)? {
+        Content::Begun => Ok(()),
+        Content::Nothing => {
+            let restricted = fs_err::set_permissions(path, std::fs::Permissions::from_mode(0o700));
+            restricted.on_server(what(path))
+        }
+        Content::Other => {
+            Err(Error::usage(format_args!("`{}` holds something else than a repository", path.display()))
+                .hint("name an empty or a new directory with `--repo DIR`"))
+        }
+    }
+}
+
+/// What a directory without a complete `format` file holds.
+enum Content {
+    /// Nothing, or what mkfs(8) puts into a new file system.
+    Nothing,
+    /// A repository whose creation was cut off: empty directories, and files that are created first.
+    Begun,
+    /// Something else.
+    Other,
+}
+
+fn content(path: &Path) -> Result<Content> {
+    let base = Dir::open_base(path).on_server(what(path))?;
+    let mut names = base.names().on_server(what(path))?;
+    names.retain(|name| {
+        let is_dir = |name| base.metadata(name).is_ok_and(|found| found.kind == EntryKind::Dir);
+        name.as_bytes() != b"lost+found" || !is_dir(name)
+    });
+    let is_empty_directory = |name: &[u8]| {
+        let names = base.open(name).and_then(|dir| dir.names());
+        names.is_ok_and(|names| names.iter().all(|inside| name == b"lock" && inside.as_bytes() == b"repository"))
+    };
+    let is_ours = |name: &Name| match name.as_bytes() {
+        b"README.txt" => true,
+        b"format" => base.metadata(name).is_ok_and(|found| found.kind == EntryKind::File && found.size == 0),
+        ours => SKELETON.contains(&ours) && is_empty_directory(ours),
+    };
+    Ok(match names.as_slice() {
+        [] => Content::Nothing,
+        names if names.iter().all(is_ours) => Content::Begun,
+        _ => Content::Other,
+    })
+}
+
+fn fill(path: &Path) -> Result<()> {
+    let base = Dir::open_base(path).on_server(what(path))?;
+    for tree in SKELETON {
+        base.open_or_create(tree).on_server(what(path))?;
+    }
+    // Of several processes that create it at the same time, one decides on the id.
+    let lock = base.open(b"lock").and_then(|dir| create_or_open(&dir, "repository")).on_server(what(path))?;
+    let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| errno).on_server(what(path))?;
+    if state(path)? == State::Present {
+        return Ok(());
+    }
+    write(&base, "README.txt", README)?;
+    base.sync_file_system().on_server(what(path))?;
+    // Last, for this file is what makes the directory a repository.
+    let id = &blake3::Hash::from_bytes(random_key()?).to_hex()[..32];
+    write(&base, "format", &format!("archive repository\nformat {FORMAT}\nid {id}\n"))?;
+    base.sync_file_system().on_server(what(path))
+}
+
+fn create_or_open(dir: &Dir, name: &str) -> nix::Result<std::fs::File> {
+    let name = Name::new(name).expect("a file of the repository has a name");
+    match dir.create_file(&name) {
+        Err(Errno::EEXIST) => dir.open_file_to_write(&name),
+        other => other,
+    }
+}
+
+fn write(base: &Dir, name: &str, text: &str) -> Result<()> {
+    let what = format!("can't write `{name}` in the repository");
+    let mut file = create_or_open(base, name).on_server(&what)?;
+    file.write_all(text.as_bytes()).on_server(&what)
+}
+
+fn what(path: &Path) -> String {
+    format!("can't open the repository `{}`", path.display())
+}

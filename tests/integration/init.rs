@@ -1,0 +1,188 @@
+//! Where a repository is created, and that it is created on request only.
+
+use std::fs;
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use crate::support::*;
+
+/// Runs a pull on a terminal, and answers its question.
+fn pull_on_a_terminal(program: &Program, client: &Tree, flags: &[&str], answer: &str) -> Ran {
+    let mut line = format!("'{}'", env!("CARGO_BIN_EXE_archive"));
+    for argument in flags {
+        line += &format!(" '{argument}'");
+    }
+    line += &format!(" pull '{}'", client.root().display());
+    let mut command = Command::new("script");
+    command
+        .args(["-qec", &line, "/dev/null"])
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .env("HOME", program.path("home"));
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(format!("{answer}\n").as_bytes()).unwrap();
+    Ran::of(child.wait_with_output().unwrap())
+}
+
+#[test]
+fn missing_repository_is_an_error_for_every_command() {
+    let program = Program::without_repository();
+    for arguments in [
+        vec!["pull", "/etc"],
+        vec!["status"],
+        vec!["log"],
+        vec!["ls", "x"],
+        vec!["restore", "x", "/tmp/none"],
+        vec!["verify"],
+        vec!["prune"],
+        vec!["forget", "x:/"],
+        vec!["index", "check"],
+        vec!["index", "rebuild"],
+        vec!["find", "--hash", "abcd"],
+    ] {
+        program.run(&arguments).refused(1, &["can't open the repository", "repo`: it does not exist", "archive init"]);
+        assert!(!program.repo().exists(), "{arguments:?} created the repository");
+    }
+}
+
+#[test]
+fn configured_repository_on_an_unmounted_disk_is_never_created_by_a_pull() {
+    let program = Program::without_repository();
+    let (client, mount_point) = (Tree::new([("f", file("f"))]), program.path("disk"));
+    fs::create_dir(&mount_point).unwrap();
+    let root = client.root();
+    let configured = |repository: &std::path::Path| {
+        program.configured(&format!(
+            "repository = \"{}\"\n[source.x]\npaths = [\"{}\"]\n",
+            repository.display(),
+            root.display()
+        ))
+    };
+    let run = |config: &str, arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_archive"));
+        command.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", program.path("home")).stdin(Stdio::null());
+        Ran::of(command.arg("--config").arg(config).args(arguments).output().unwrap())
+    };
+    for (repository, cause) in
+        [(mount_point.join("backup"), "it does not exist"), (mount_point.clone(), "the directory is empty")]
+    {
+        let config = configured(&repository);
+        for arguments in [&["pull", "--all"][..], &["pull", "-n", "--all"], &["pull", "--due"], &["status"]] {
+            let name = repository.to_str().unwrap();
+            run(&config, arguments).refused(1, &[name, cause, "mount its disk", "archive init"]);
+        }
+        let asked = pull_on_a_terminal(&program, &client, &["--config", &config], "y");
+        assert!(asked.status == 1 && !asked.stdout.contains("[y/N]"), "{}", asked.stdout);
+        assert_eq!(names(&mount_point), [""; 0]);
+    }
+    let config = configured(&mount_point.join("backup"));
+    run(&config, &["init"]).well();
+    run(&config, &["pull", "--all"]).well();
+    run(&config, &["init"]).refused(1, &["can't create the repository", "it exists already"]);
+    run(&config, &["index", "check"]).well();
+}
+
+#[test]
+fn repository_is_created_only_in_a_directory_that_exists() {
+    let program = Program::without_repository();
+    let deep = program.path("disk/backup");
+    for arguments in [&["init"][..], &["pull", "--init", "/etc/hostname"]] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_archive"));
+        command.env_clear().env("HOME", program.path("home")).env("ARCHIVE_REPO", &deep).args(arguments);
+        let ran = Ran::of(command.stdin(Stdio::null()).output().unwrap());
+        ran.refused(1, &["can't create the repository", "disk` is no directory", "mount the disk"]);
+        assert!(!program.path("disk").exists());
+    }
+}
+
+#[test]
+fn pull_creates_a_named_repository_on_request() {
+    let client = Tree::new([("f", file("f"))]);
+    let root = client.root();
+    let program = Program::without_repository();
+    program.run(["pull", root.to_str().unwrap()]).refused(1, &["it does not exist", "archive init", "--init"]);
+    program.run(["pull", "-n", "--init", root.to_str().unwrap()]).well();
+    assert!(!program.repo().exists());
+    program.run(["pull", "--init", root.to_str().unwrap()]).well();
+    assert_same(&root, &program.snapshot("localhost", &root));
+    // The flag does no harm later on.
+    program.run(["pull", "--init", root.to_str().unwrap()]).well();
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(program.repo()).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o700);
+    let other = Program::without_repository();
+    let named = ["--repo", other.repo().to_str().unwrap()].map(str::to_owned);
+    let named = named.each_ref().map(String::as_str);
+    let refused = pull_on_a_terminal(&other, &client, &named, "n");
+    assert!(refused.status == 1 && refused.stdout.contains("Create a new repository in"), "{}", refused.stdout);
+    assert!(!other.repo().exists());
+    let created = pull_on_a_terminal(&other, &client, &named, "y");
+    assert_eq!(created.status, 0, "{}", created.stdout);
+    assert_same(&root, &other.snapshot("localhost", &root));
+}
+
+#[test]
+fn default_repository_of_a_user_is_created_with_what_is_above_it() {
+    let program = Program::without_repository();
+    let data = program.path("home/.local/share");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_archive"));
+    command.env_clear().env("HOME", program.path("home")).env("XDG_DATA_HOME", &data).arg("init");
+    if is_root() {
+        // Root has another default.
+        return;
+    }
+    Ran::of(command.output().unwrap()).well();
+    assert!(data.join("archive/format").exists());
+}
+
+#[test]
+fn new_file_system_counts_as_empty() {
+    let program = Program::without_repository();
+    fs::create_dir_all(program.repo().join("lost+found")).unwrap();
+    program.run(["status"]).refused(1, &["the directory is empty"]);
+    program.run(["init"]).well();
+    let client = Tree::new([("f", file("f"))]);
+    program.pull_local(&client.root(), &[]);
+    program.assert_index_is_right();
+    assert!(program.repo().join("lost+found").exists());
+    // A file of that name is no file system's.
+    let other = Program::without_repository();
+    fs::create_dir(other.repo()).unwrap();
+    fs::write(other.repo().join("lost+found"), "").unwrap();
+    other.run(["init"]).refused(2, &["holds something else"]);
+}
+
+#[test]
+fn creation_that_was_killed_is_finished() {
+    for step in 1.. {
+        let program = Program::without_repository();
+        let mut command = program.command(["init"]);
+        let ran = Ran::of(command.env("ARCHIVE_FAULT", format!("kill:{step}")).output().unwrap());
+        if ran.status == 0 {
+            assert!(step > 8, "only {step} steps could be killed");
+            return;
+        }
+        match program.run(["init"]) {
+            // The last step comes after the file that makes the directory a repository.
+            again if again.status == 1 => assert!(again.stderr.contains("it exists already"), "{}", again.stderr),
+            again => again.well(),
+        }
+        program.run(["pull", "-q", "/etc/hostname"]).well();
+        assert!(fs::read_to_string(program.repo().join("format")).unwrap().starts_with("archive repository\nformat "));
+    }
+}
+
+#[test]
+fn processes_that_create_one_repository_agree_on_its_id() {
+    let program = Program::without_repository();
+    let client = Tree::new([("f", file("f"))]);
+    let root = client.root();
+    let begin = |n: u32| {
+        let mut command = program.command(["pull", "-q", "--init", "--name", &format!("s{n}")]);
+        command.arg(&root).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let pulls: Vec<_> = (0..4).map(begin).collect();
+    for pull in pulls {
+        Ran::of(pull.wait_with_output().unwrap()).well();
+    }
+    program.assert_index_is_right();
+}
