@@ -18,7 +18,7 @@
 //! - [`applying`] alone changes the trees, through [`placing`], batch by batch, and has each written into the index by the
 //!   [`ledger`] while the next one gathers; [`content_locator`] finds what is to be linked.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,7 +32,7 @@ use crate::error::{Error, Kind, Result};
 use crate::path::{AbsPath, SourceName};
 use crate::remote::{self, Client, MachineId, Stop};
 use crate::report::{Change, Level, Outcome, Progress, Report, Summary, counted};
-use crate::repository::index::{Index, SourceId, newest_finished};
+use crate::repository::index::{Index, SourceId, Stop as Stopped, newest_finished};
 use crate::repository::journal::recover;
 use crate::repository::lock::Lock;
 use crate::repository::room::Room;
@@ -336,28 +336,40 @@ fn run(
 ) -> Result<()> {
     let _lock = Lock::source(repository, &source.name, options.lock_wait)?;
     let index = opened.insert(repository.index()?);
-    refuse_without_index(repository, source, index.source_id(&source.name)?)?;
+    let known = index.source_id(&source.name)?;
+    refuse_without_index(repository, source, known)?;
     repository.check_index_is_newest(index)?;
-    let source_id = index.enter_source(&source.name)?;
     let finished = recover(repository, index, &source.name)?;
     if finished > 0 {
         tally.notice(format_args!("finished {} that an interrupted run had begun", counted(finished as u64, "change")));
     }
-    let cut_off = Cell::new(index.has_cut_off_runs(source_id)?);
-    let number = repository.begin_run(index, source_id, Timestamp::now())?;
-    facts.run = Some(number);
-    tally.report.begin(&source.name, Some(number));
+    let cut_off = Cell::new(known.map(|id| index.has_cut_off_runs(id)).transpose()?.unwrap_or(false));
+    let begun = Cell::new(known.map(|id| begin(repository, index, (id, &source.name), tally)).transpose()?);
+    facts.run = begun.get().map(|(_, number)| number);
     if repository.is_open_to_others() {
         tally.warn(format_args!("others may look into `{}`: run `chmod 700` on it", repository.dir().display()));
     }
-    let consent = Consent::read(Some((index, source_id)), options.allow_missing)?;
+    let consent = Consent::read(known.map(|id| (&*index, id)), options.allow_missing)?;
     let room = Room::new(repository, source.settings.min_free);
     room.check()?;
-    let has_others = index.has_other_sources(source_id)?;
-    let how = remote::Options { reads: !index.knows_directories(source_id)?, ..how(source, options) };
-    let (known, machine) = (index.machine(source_id)?, Cell::new(None));
-    let result = with_retries(source, options, how, tally, facts, |client| {
-        warn_of_other_machine(&source.name, known.as_deref(), client, &machine, tally);
+    let knows_directories = known.map(|id| index.knows_directories(id)).transpose()?.unwrap_or(false);
+    let how = remote::Options { reads: !knows_directories, ..how(source, options) };
+    let known_machine = known.map(|id| index.machine(id)).transpose()?.flatten();
+    let machine = Cell::new(None);
+    let shared = RefCell::new(&mut *index);
+    let pulled = with_retries(source, options, how, tally, facts, |client| {
+        warn_of_other_machine(&source.name, known_machine.as_deref(), client, &machine, tally);
+        let index = &mut **shared.borrow_mut();
+        // A new source is entered now that its client was reached: a mistyped one never is.
+        let (source_id, number) = match begun.get() {
+            Some(begun) => begun,
+            None => {
+                let id = index.enter_source(&source.name)?;
+                begin(repository, index, (id, &source.name), tally)?
+            }
+        };
+        begun.set(Some((source_id, number)));
+        let has_others = index.has_other_sources(source_id)?;
         let gate = Gate::default();
         let (begins_empty, key) = (index.is_empty()?, random_key()?);
         pipeline::run(&Run {
@@ -378,14 +390,14 @@ fn run(
             gate: &gate,
         })
     });
-    let stop = consent.into_stop();
-    match (&result, stop) {
-        (Ok(()), _) => index.clear_stop(source_id)?,
-        (Err(error), Some(stop)) => index.note_stop(source_id, number, &stop, &error.to_string())?,
-        (Err(_), None) => {}
+    facts.run = begun.get().map(|(_, number)| number);
+    if let Some(begun) = begun.get() {
+        note_outcome(index, begun, (&pulled, consent.into_stop()))?;
     }
-    result?;
-    if let Some(id) = machine.get().filter(|id| known.as_deref() != Some(&id[..])) {
+    pulled?;
+    if let (Some(id), Some((source_id, _))) = (machine.get(), begun.get())
+        && known_machine.as_deref() != Some(&id[..])
+    {
         index.set_machine(source_id, &id)?;
     }
     if tally.has_changed()
@@ -394,6 +406,30 @@ fn run(
         tally.warn(format_args!("no copy of the index was kept: {error}"));
     }
     Ok(())
+}
+
+// What a guard stopped the run for, until a pull goes through.
+fn note_outcome(
+    index: &mut Index,
+    (source, run): (SourceId, i64),
+    (pulled, stop): (&Result<()>, Option<Stopped>),
+) -> Result<()> {
+    match (pulled, stop) {
+        (Ok(()), _) => index.clear_stop(source),
+        (Err(error), Some(stop)) => index.note_stop(source, run, &stop, &error.to_string()),
+        (Err(_), None) => Ok(()),
+    }
+}
+
+fn begin(
+    repository: &Repository,
+    index: &mut Index,
+    (id, name): (SourceId, &SourceName),
+    tally: &Tally<'_>,
+) -> Result<(SourceId, i64)> {
+    let number = repository.begin_run(index, id, Timestamp::now())?;
+    tally.report.begin(name, Some(number));
+    Ok((id, number))
 }
 
 // Two machines that are reached by one name, such as `localhost` at different ports, would take each other's files for removed.

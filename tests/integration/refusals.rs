@@ -326,6 +326,25 @@ fn a_root_that_can_not_be_read_stops_the_pull() {
 }
 
 #[test]
+fn source_whose_client_was_never_reached_is_not_entered() {
+    let (sshd, program, client) = pulled();
+    let root = client.root();
+    let ran = program.pull(&sshd, [target("no-such-host.invalid", &root)]);
+    ran.refused(6, &["can't reach `no-such-host.invalid`"]);
+    assert_eq!(ran.summary()["run"], serde_json::Value::Null);
+    let shown = program.run(["status"]).stdout;
+    assert!(shown.contains("client") && !shown.contains("no-such-host"), "{shown}");
+    program.run(["status", "--max-age", "1h"]).well();
+    assert!(!program.run(["log"]).stdout.contains("no-such-host"));
+    program.assert_index_is_right();
+    // What is known keeps its failed runs.
+    fs::write(sshd.path("authorized_keys"), "").unwrap();
+    let ran = program.pull(&sshd, [target("client", &root)]);
+    assert_eq!((ran.status, &ran.summary()["run"]), (6, &2.into()));
+    assert!(program.run(["log", "client"]).stdout.contains("failed"));
+}
+
+#[test]
 fn one_failing_host_does_not_stop_the_others() {
     let (sshd, program, client) = pulled();
     client.add([("g", file("g"))]);
