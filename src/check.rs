@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Compares both trees with the index, tells of every difference as an error, and returns how many there are.
 pub fn check(repository: &Repository, report: &dyn Report) -> Result<u64> {
-    let mut index = repository.known_index()?;
+    let mut index = repository.index_to_note()?;
     let (sources, unknown) = repository.known_sources(&index)?;
     for path in &unknown {
         report.error(format_args!("`{}` is no source's, and unknown to the index", Escaped(path)));
@@ -37,7 +37,7 @@ pub fn check(repository: &Repository, report: &dyn Report) -> Result<u64> {
     }
     for source in &sources {
         if newest.is_ok() {
-            finish_interrupted(repository, &mut index, source)?;
+            finish_interrupted(repository, &mut index, source, report)?;
         }
         count += check_source(repository, &index, source, report)?.count;
     }
@@ -47,7 +47,9 @@ pub fn check(repository: &Repository, report: &dyn Report) -> Result<u64> {
 // What versions are found by can be told anew from them.
 fn mend_contents(index: &mut Index, report: &dyn Report) -> Result<u64> {
     let wrong = index.count_wrong_contents()?;
-    if wrong > 0 {
+    if wrong > 0 && !index.is_writable() {
+        report.error(format_args!("the index looks for contents at {wrong} wrong places, and can't be written"));
+    } else if wrong > 0 {
         let write = index.write()?;
         write.restore_contents()?;
         write.commit()?;
@@ -147,11 +149,33 @@ fn check_fingerprints(index: &Index, id: SourceId, source: &SourceName, report: 
     Ok(wrong)
 }
 
-/// Finishes what an interrupted run left pending, unless another process holds the source's lock.
-pub fn finish_interrupted(repository: &Repository, index: &mut Index, source: &SourceName) -> Result<()> {
-    match Lock::source(repository, source, PATIENCE) {
-        Ok(_lock) => recover(repository, index, source).map(drop),
+/// Finishes what an interrupted run left pending, unless another process holds the source's lock, or nothing can be
+/// written.
+pub fn finish_interrupted(
+    repository: &Repository,
+    index: &mut Index,
+    source: &SourceName,
+    report: &dyn Report,
+) -> Result<()> {
+    let unfinished = || match index.source_id(source)?.map(|id| index.pending(id)).transpose()?.flatten() {
+        Some(_) => {
+            report
+                .notice(format_args!("`{source}` has an interrupted run, which can't be finished: it shows as damage"));
+            Ok(())
+        }
+        None => Ok(()),
+    };
+    if !index.is_writable() {
+        return unfinished();
+    }
+    let finished = Lock::source(repository, source, PATIENCE).and_then(|_lock| recover(repository, index, source));
+    match finished {
+        Ok(_) => Ok(()),
         Err(error) if error.kind() == ErrorKind::Locked => Ok(()),
+        Err(error) if error.kind() == ErrorKind::Full => {
+            report.notice(format_args!("`{source}` has an interrupted run, which can't be finished: {error}"));
+            Ok(())
+        }
         Err(error) => Err(error),
     }
 }
@@ -173,13 +197,14 @@ struct Checking<'a> {
 
 impl Checking<'_> {
     fn on_disk(&mut self) -> Result<()> {
-        let base = match self.tree {
-            Tree::Snapshot => self.repository.snapshot(self.source)?,
-            Tree::Archive => self.repository.archive(self.source)?,
-        };
+        let Some(base) = self.repository.tree_to_read(self.tree, self.source)? else { return Ok(()) };
         let mut waiting = vec![AbsPath::root()];
         while let Some(path) = waiting.pop() {
-            let dir = base.open(path.below_root()).on_server(WHAT)?;
+            let dir = match base.open(path.below_root()) {
+                // A pull or prune has just removed it.
+                Err(Errno::ENOENT) if !path.is_root() => continue,
+                other => other.on_server(format_args!("can't read `{}/{}{path}`", self.tree.name(), self.source))?,
+            };
             waiting.extend(self.directory(&path, &dir)?);
         }
         Ok(())

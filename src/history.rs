@@ -4,10 +4,11 @@ use std::fs::File;
 use std::io::Seek;
 
 use jiff::Timestamp;
+use nix::errno::Errno;
 use serde::Serialize;
 
 use crate::entry::{Hash, Version, hash_content, hash_hex, kind_name};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, OnServer, Result};
 use crate::path::{AbsPath, Escaped, Name, SourceName};
 use crate::repository::Repository;
 use crate::repository::index::{Index, Located, RunRow, SourceId, Stats, Verification, attributes_text, misdated};
@@ -219,11 +220,16 @@ impl<'a> Past<'a> {
         };
         let directory = path.split().map(|(directory, _)| directory).unwrap_or_else(AbsPath::root);
         let own = Located { source: self.source.clone(), directory, version: version.clone() };
+        let mut denied = None;
         for place in place::Place::all_of(&own) {
-            if let Ok(mut file) = place.open(self.repository)
-                && is_good(&mut file)
-            {
-                return Ok(file);
+            match place.open(self.repository) {
+                Ok(mut file) => {
+                    if is_good(&mut file) {
+                        return Ok(file);
+                    }
+                }
+                Err(errno @ (Errno::EACCES | Errno::EPERM)) => denied = Some((place.on_disk(), errno)),
+                Err(_) => {}
             }
         }
         for copy in self.copies(hash) {
@@ -231,6 +237,9 @@ impl<'a> Past<'a> {
             if is_good(&mut file) {
                 return Ok(file);
             }
+        }
+        if let Some((on_disk, errno)) = denied {
+            return Err(errno).on_server(format_args!("can't read `{}`", Escaped(&on_disk)));
         }
         Err(match found {
             true => Error::new(Kind::Failed, format_args!("the content of `{path}` is rotten in every place")),

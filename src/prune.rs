@@ -32,6 +32,9 @@ use freed::Freed;
 // Versions that go at once; each is a few hundred bytes in memory.
 const BATCH: usize = 8192;
 
+// Versions that go at once on a full disk, until they have made room.
+const SMALL_BATCH: usize = 32;
+
 // How long to wait for another holder of the lock.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -68,6 +71,8 @@ pub struct Prune<'a> {
     repository: &'a Repository,
     dry_run: bool,
     now: ZonedDateTime,
+    // Versions that go at once.
+    batch: usize,
     freed: Freed,
     evidence: Evidence,
     report: &'a dyn Report,
@@ -76,7 +81,8 @@ pub struct Prune<'a> {
 impl<'a> Prune<'a> {
     /// Prunes in this repository, by the clock and the time zone of `now`; with `dry_run` nothing goes, but all is told.
     pub fn new(repository: &'a Repository, dry_run: bool, now: ZonedDateTime, report: &'a dyn Report) -> Prune<'a> {
-        Prune { repository, dry_run, now, freed: Freed::default(), evidence: Evidence::new(), report }
+        let (freed, evidence) = (Freed::default(), Evidence::new());
+        Prune { repository, dry_run, now, batch: BATCH, freed, evidence, report }
     }
 
     /// Drops the runs of a source that `keep` doesn't keep, and each past version that only they show. Calls `each`
@@ -92,7 +98,12 @@ impl<'a> Prune<'a> {
                 .hint("give `--keep-daily 14` and the like, or `keep` in the configuration"));
         }
         let _lock = (!self.dry_run).then(|| Lock::source(self.repository, source, PATIENCE)).transpose()?;
+        let has_room = self.dry_run || self.repository.make_room()?;
         let mut index = if self.dry_run { self.repository.known_index()? } else { self.repository.index()? };
+        if !has_room {
+            index.expect_little_room()?;
+            self.batch = SMALL_BATCH;
+        }
         let Some(id) = index.source_id(source)? else { return Ok(Pruned::default()) };
         self.repository.check_index_is_newest(&index)?;
         if !self.dry_run {
@@ -161,7 +172,7 @@ impl<'a> Prune<'a> {
                     pruned.bytes_freed += self.freed.with(&found);
                     batch.deeds.push(Deed::Drop { directory: place.directory, name: place.name, inode: found.inode });
                 }
-                if batch.rows.len() >= BATCH {
+                if batch.rows.len() >= self.batch {
                     let full = self.take(&mut batch);
                     dropping.as_mut().map_or(Ok(()), |dropping| dropping.carry_out(index, full, Then::More))?;
                 }

@@ -50,6 +50,7 @@ pub struct Rebuilt {
 /// that share an inode, devices and earlier directories are lost.
 pub fn rebuild(repository: &Repository, report: &dyn Report) -> Result<Rebuilt> {
     let _lock = Lock::repository(repository, Duration::ZERO)?;
+    repository.make_room()?;
     let mut index = repository.index()?;
     index.expect_much_writing()?;
     let (sources, unknown) = repository.known_sources(&index)?;

@@ -24,7 +24,7 @@ pub mod staging;
 
 use create::State;
 use dirs::Dir;
-use index::Index;
+use index::{Copied, Index};
 use place::Tree;
 
 /// The format that this program writes, and the newest that it reads.
@@ -36,6 +36,7 @@ pub struct Repository {
     path: PathBuf,
     base: Dir,
     id: String,
+    copied: Copied,
 }
 
 impl Repository {
@@ -50,7 +51,7 @@ impl Repository {
         }
         let base = Dir::open_base(path).on_server(what(path))?;
         let id = read_format(path)?;
-        let repository = Repository { path: path.to_owned(), base, id };
+        let repository = Repository { path: path.to_owned(), base, id, copied: Copied::default() };
         repository.check_file_systems()?;
         Ok(repository)
     }
@@ -86,23 +87,46 @@ impl Repository {
         Index::open(&self.path)
     }
 
-    /// Opens the index for a question to it, which makes no sense when it is not there.
+    /// Opens the index for a question to it, which makes no sense when it does not exist. Nothing is changed: it works on
+    /// read-only media, on a full disk, and for a user who may only read.
     pub fn known_index(&self) -> Result<Index> {
-        match self.path.join(index::FILE_NAME).exists() {
-            true => self.index(),
-            false => Err(Error::new(Kind::Failed, format_args!("`{}` has no index", self.path.display()))
-                .hint("the first pull makes it; from trees that are there, `archive index rebuild` does")),
+        self.index_to_read()?.ok_or_else(|| {
+            Error::new(Kind::Failed, format_args!("`{}` has no index", self.path.display()))
+                .hint("the first pull makes it; from trees that are there, `archive index rebuild` does")
+        })
+    }
+
+    /// Opens the index to note what is found; to read it only, where it can't be written.
+    pub fn index_to_note(&self) -> Result<Index> {
+        let known = self.known_index()?;
+        if !known.is_writable() {
+            return Ok(known);
+        }
+        match self.index() {
+            Err(error) if error.kind() == Kind::Full => Ok(known),
+            other => other,
         }
     }
 
     /// Opens the index without changing anything; `None` when there is none yet.
     pub fn index_to_read(&self) -> Result<Option<Index>> {
-        Index::open_to_read(&self.path)
+        index::open_to_read(&self.path, &self.copied)
     }
 
     /// The snapshot of a source, made if it is not there.
     pub fn snapshot(&self, source: &SourceName) -> Result<Dir> {
         self.tree("snapshot", source)
+    }
+
+    /// A source's directory in a tree; `None` when it does not exist.
+    pub fn tree_to_read(&self, tree: Tree, source: &SourceName) -> Result<Option<Dir>> {
+        match self.base.open(&[tree.name().as_bytes(), b"/", source.as_str().as_bytes()].concat()) {
+            Err(Errno::ENOENT) => Ok(None),
+            other => {
+                let what = format_args!("can't open `{}/{source}` in the repository", tree.name()).to_string();
+                other.on_server(what).map(Some)
+            }
+        }
     }
 
     /// True when there is anything in the snapshot of a source.
@@ -218,18 +242,22 @@ impl Repository {
 
     // Files are renamed from staging into both trees, which works within one file system only.
     fn check_file_systems(&self) -> Result<()> {
-        let device = |name: &str| -> Result<u64> {
-            let dir = self
-                .base
-                .open_or_create(name.as_bytes())
-                .on_server(format_args!("can't open `{name}` in the repository"))?;
-            dir.own_metadata()
-                .map(|found| found.inode.0)
-                .on_server(format_args!("can't read `{name}` in the repository"))
+        let device = |name: &str| -> Result<Option<u64>> {
+            let what = format_args!("can't open `{name}` in the repository").to_string();
+            let found = match self.base.metadata(&Name::new(name).expect("it is a name")) {
+                Err(Errno::ENOENT) => self.base.open_or_create(name.as_bytes()).and_then(|dir| dir.own_metadata()),
+                Ok(found) if found.kind != EntryKind::Dir => Err(Errno::ENOTDIR),
+                other => other,
+            };
+            match found {
+                // Nothing is renamed there.
+                Err(Errno::EROFS | Errno::EACCES | Errno::EPERM) => Ok(None),
+                other => other.on_server(what).map(|found| Some(found.inode.0)),
+            }
         };
         let snapshot = device("snapshot")?;
         for other in ["archive", "staging"] {
-            if device(other)? != snapshot {
+            if device(other)?.zip(snapshot).is_some_and(|(other, snapshot)| other != snapshot) {
                 return Err(Error::usage(format_args!(
                     "`{}` is on another file system than `snapshot`",
                     self.path.join(other).display()

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use jiff::Timestamp;
+use nix::errno::Errno;
 use serde::Serialize;
 
 use crate::check::{Problems, check_source, finish_interrupted};
@@ -66,62 +67,36 @@ pub struct Options {
 }
 
 // A repair holds the lock until it is done.
-fn begin(repository: &Repository, index: &mut Index, source: &SourceName, options: Options) -> Result<Option<Lock>> {
+fn begin(
+    repository: &Repository,
+    source: &SourceName,
+    options: Options,
+    report: &dyn Report,
+) -> Result<(Option<Lock>, Index)> {
     if options.repair.is_none() {
-        repository.check_index_is_newest(index)?;
-        return finish_interrupted(repository, index, source).map(|()| None);
+        let mut index = repository.index_to_note()?;
+        repository.check_index_is_newest(&index)?;
+        finish_interrupted(repository, &mut index, source, report)?;
+        return Ok((None, index));
     }
     let lock = Lock::source(repository, source, PATIENCE)?;
-    repository.check_index_is_newest(index)?;
-    recover(repository, index, source)?;
-    Ok(Some(lock))
+    let mut index = repository.index()?;
+    repository.check_index_is_newest(&index)?;
+    recover(repository, &mut index, source)?;
+    Ok((Some(lock), index))
 }
 
 /// Compares the trees of a source with the index, content included, and tells of every difference as an error.
 pub fn verify(repository: &Repository, source: &SourceName, options: Options, report: &dyn Report) -> Result<Verified> {
-    let mut index = repository.known_index()?;
-    let _lock = begin(repository, &mut index, source, options)?;
+    let (_lock, mut index) = begin(repository, source, options, report)?;
     let Problems { count: bad, lost, baseless, unknown } = check_source(repository, &index, source, report)?;
     let Some(id) = index.source_id(source)? else { return Ok(Verified { bad, ..Verified::default() }) };
     let oldest = |percent| index.longest_unverified(id, percent, Timestamp::now());
     let chosen = options.sample.map(oldest).transpose()?.map(HashSet::from_iter);
     let reading = Reading { repository, source, id, chosen, inodes: Mutex::default() };
-    let threads = thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
-    let mut verified = Verified { bad, ..Verified::default() };
-    let mut examined = HashMap::new();
-    let (mut wrong, mut records) = (Vec::new(), Vec::new());
-    thread::scope(|scope| {
-        let (found, to_read) = bounded::<Copy>(QUEUE);
-        let (read, outcomes) = bounded(QUEUE);
-        let finder = scope.spawn(|| reading.find(&repository.known_index()?, found));
-        for _ in 0..threads {
-            let (to_read, read, reading) = (to_read.clone(), read.clone(), &reading);
-            scope.spawn(move || reading.read(&to_read, &read));
-        }
-        drop((to_read, read));
-        for (copy, outcome) in outcomes {
-            verified.files += 1;
-            if outcome.first {
-                verified.inodes += 1;
-                verified.bytes += copy.metadata.size;
-            }
-            if let (true, Ok(hash)) = (outcome.first && copy.metadata.size > 0, &outcome.hash) {
-                let read = Timestamp::now().as_nanosecond() as i64;
-                records.push((copy.metadata.inode.1, Record::of(&copy.metadata, *hash, read)));
-                if records.len() >= RECORDS {
-                    keep_records(&mut index, &mut records)?;
-                }
-            }
-            let is_bad = examined.entry(copy.located.version.id).or_insert(false);
-            if let Some(found) = reading.judge(&index, copy, outcome)? {
-                *is_bad = true;
-                wrong.push(found);
-            }
-        }
-        finder.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })?;
-    keep_records(&mut index, &mut records)?;
-    verified.bad += wrong.len() as u64;
+    let mut notes = Notes { is_on: index.is_writable(), records: Vec::new() };
+    let Read { mut verified, mut examined, wrong } = reading.all(&mut index, &mut notes, report)?;
+    verified.bad += bad + wrong.len() as u64;
     let mut sources = Sources::new(repository, &index, &wrong);
     wrong.iter().try_for_each(|wrong| sources.tell(wrong, report))?;
     let misplaced = sources.misplaced;
@@ -140,17 +115,43 @@ pub fn verify(repository: &Repository, source: &SourceName, options: Options, re
         verified.repaired = repaired.len() as u64;
         verified.bad -= verified.repaired;
     }
-    remember(&mut index, id, &known, &examined, &verified)?;
+    notes.keep(|| remember(&mut index, id, &known, &examined, &verified))?;
+    if !notes.is_on {
+        report.notice(format_args!("the index can't be written: this verification of `{source}` is not recorded"));
+    }
     Ok(verified)
 }
 
-// So that no file has to be read again before it is linked to.
-fn keep_records(index: &mut Index, records: &mut Vec<(u64, Record)>) -> Result<()> {
-    let write = index.write()?;
-    write.set_inodes(records)?;
-    write.commit()?;
-    records.clear();
-    Ok(())
+/// What the index is told meanwhile, unless it can't be written.
+struct Notes {
+    is_on: bool,
+    // So that no file has to be read again before it is linked to.
+    records: Vec<(u64, Record)>,
+}
+
+impl Notes {
+    fn keep_records(&mut self, index: &mut Index) -> Result<()> {
+        let mut records = std::mem::take(&mut self.records);
+        self.keep(|| {
+            let write = index.write()?;
+            write.set_inodes(&mut records)?;
+            write.commit()
+        })
+    }
+
+    // A full disk is none the worse for being read.
+    fn keep(&mut self, write: impl FnOnce() -> Result<()>) -> Result<()> {
+        if !self.is_on {
+            return Ok(());
+        }
+        match write() {
+            Err(error) if error.kind() == Kind::Full => {
+                self.is_on = false;
+                Ok(())
+            }
+            other => other,
+        }
+    }
 }
 
 // What a sample did not read is as bad as it was when it was last read.
@@ -251,9 +252,57 @@ struct Reading<'a> {
     inodes: Mutex<HashMap<(u64, u64), Promised>>,
 }
 
+/// What reading told.
+struct Read {
+    verified: Verified,
+    // The versions whose plain files were read, and whether one was bad.
+    examined: HashMap<i64, bool>,
+    wrong: Vec<Wrong>,
+}
+
 impl Reading<'_> {
+    fn all(&self, index: &mut Index, notes: &mut Notes, report: &dyn Report) -> Result<Read> {
+        let threads = thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
+        let mut done = Read { verified: Verified::default(), examined: HashMap::new(), wrong: Vec::new() };
+        let unreadable = thread::scope(|scope| {
+            let (found, to_read) = bounded::<Copy>(QUEUE);
+            let (read, outcomes) = bounded(QUEUE);
+            let finder = scope.spawn(|| self.find(&self.repository.known_index()?, found, report));
+            for _ in 0..threads {
+                let (to_read, read) = (to_read.clone(), read.clone());
+                scope.spawn(move || self.read(&to_read, &read));
+            }
+            drop((to_read, read));
+            for (copy, outcome) in outcomes {
+                done.verified.files += 1;
+                if outcome.first {
+                    done.verified.inodes += 1;
+                    done.verified.bytes += copy.metadata.size;
+                }
+                if let (true, Ok(hash)) = (outcome.first && copy.metadata.size > 0, &outcome.hash) {
+                    let read = Timestamp::now().as_nanosecond() as i64;
+                    notes.records.push((copy.metadata.inode.1, Record::of(&copy.metadata, *hash, read)));
+                    if notes.records.len() >= RECORDS {
+                        notes.keep_records(index)?;
+                    }
+                }
+                let is_bad = done.examined.entry(copy.located.version.id).or_insert(false);
+                if let Some(found) = self.judge(index, copy, outcome)? {
+                    *is_bad = true;
+                    done.wrong.push(found);
+                }
+            }
+            finder.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })?;
+        notes.keep_records(index)?;
+        done.verified.bad = unreadable;
+        Ok(done)
+    }
+
     // Directory by directory, so that no long look at the index holds up those who write to it.
-    fn find(&self, index: &Index, found: Sender<Copy>) -> Result<()> {
+    // Returns how many plain files can't be opened.
+    fn find(&self, index: &Index, found: Sender<Copy>, report: &dyn Report) -> Result<u64> {
+        let mut unreadable = 0;
         for (id, directory) in index.directories_below(self.id, &AbsPath::root())? {
             for version in index.versions_in(id)? {
                 if version.hash.is_none() || self.chosen.as_ref().is_some_and(|chosen| !chosen.contains(&version.id)) {
@@ -261,21 +310,28 @@ impl Reading<'_> {
                 }
                 let located = Located { source: self.source.clone(), directory: directory.clone(), version };
                 for place in Place::all_of(&located) {
-                    // What can't be opened, or has another size, was told of already.
+                    // What is missing, or of another kind or size, was told of already.
                     let opened = place.open_directory(self.repository);
-                    let Ok((file, metadata)) = opened.and_then(|dir| dir.open_file_with_metadata(&place.name)) else {
-                        continue;
+                    let (file, metadata) = match opened.and_then(|dir| dir.open_file_with_metadata(&place.name)) {
+                        Ok(opened) => opened,
+                        Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EINVAL | Errno::ENXIO) => continue,
+                        Err(errno) => {
+                            let (on_disk, error) = (place.on_disk(), std::io::Error::from(errno));
+                            report.error(format_args!("`{}` can't be read: {error}", Escaped(&on_disk)));
+                            unreadable += 1;
+                            continue;
+                        }
                     };
                     if metadata.size != located.version.entry.size {
                         continue;
                     }
                     if found.send(Copy { located: located.clone(), place, metadata, file }).is_err() {
-                        return Ok(());
+                        return Ok(unreadable);
                     }
                 }
             }
         }
-        Ok(())
+        Ok(unreadable)
     }
 
     fn read(&self, copies: &Receiver<Copy>, read: &Sender<(Copy, Outcome)>) {

@@ -27,6 +27,8 @@ mod excludes;
 mod far;
 #[path = "integration/forget.rs"]
 mod forget;
+#[path = "integration/full.rs"]
+mod full;
 #[path = "integration/helper.rs"]
 mod helper;
 #[path = "integration/histories.rs"]
@@ -59,6 +61,8 @@ mod prune;
 mod pull;
 #[path = "integration/reaching.rs"]
 mod reaching;
+#[path = "integration/readers.rs"]
+mod readers;
 #[path = "integration/refusals.rs"]
 mod refusals;
 #[path = "integration/restore.rs"]

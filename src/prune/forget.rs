@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use archive_helper::exclude::Excludes;
 
 use super::freed::Freed;
-use super::{Dropping, Going, PATIENCE, Pruned, look, report_other};
+use super::{Dropping, Going, PATIENCE, Pruned, SMALL_BATCH, look, report_other};
 use crate::entry::{DirectoryId, Kind, Version};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::path::{AbsPath, Escaped, Name, SourceName};
@@ -39,8 +39,13 @@ pub fn forget(
     each: &mut dyn FnMut(&Going<'_>) -> Result<()>,
 ) -> Result<Pruned> {
     let _lock = (!dry_run).then(|| Lock::source(repository, source, PATIENCE)).transpose()?;
-    let mut index = repository.index()?;
-    index.expect_much_writing()?;
+    let has_room = dry_run || repository.make_room()?;
+    let mut index = if dry_run { repository.known_index()? } else { repository.index()? };
+    match has_room {
+        true => index.expect_much_writing()?,
+        false => index.expect_little_room()?,
+    }
+    let most = if has_room { BATCH } else { SMALL_BATCH };
     let id = index.source_id(source)?.ok_or_else(|| {
         Error::usage(format_args!("there is no source `{source}` in the repository"))
             .hint("`archive status` lists them")
@@ -53,7 +58,7 @@ pub fn forget(
     }
     let chosen = Chosen::of(&index, id, what)?;
     let (freed, evidence, done) = (Freed::default(), Evidence::new(), Pruned::default());
-    let known = &repository.index()?;
+    let known = &if dry_run { repository.known_index()? } else { repository.index()? };
     let mut forgetting = Forgetting { repository, source, index: known, dry_run, freed, evidence, report, done };
     let mut batch = Batch::default();
     // Those below first, so that every directory is empty when its turn comes.
@@ -69,7 +74,7 @@ pub fn forget(
                 forgetting.version(directory, at, version, &mut batch, each)?;
             }
         }
-        if batch.rows.len() >= BATCH
+        if batch.rows.len() >= most
             && let Some(dropping) = &mut dropping
         {
             batch.found = forgetting.evidence.take();

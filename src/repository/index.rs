@@ -3,10 +3,12 @@
 //! One SQLite database, its schema in `schema.sql`. Reading stands here, writing in [`write`].
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, params};
+use tempfile::TempDir;
 
 use crate::entry::{Digests, DirectoryId, Entry, Fingerprint, Inode, Kind, Version, flags};
 use crate::error::{Error, Kind as ErrorKind, Result};
@@ -18,6 +20,7 @@ mod facts;
 mod inodes;
 mod invariants;
 mod migration;
+mod reading;
 mod reconcile;
 mod shown;
 mod stopped;
@@ -29,6 +32,8 @@ mod write;
 pub use attributes::encode as attributes_text;
 pub use facts::{Located, Newest, RunRow, Stats, misdated, newest_finished};
 pub use inodes::Record;
+pub use reading::Copied;
+pub(super) use reading::open as open_to_read;
 pub use reconcile::{Scope, Unfound};
 pub use stopped::{Stop, Stopped};
 pub use verified::Verification;
@@ -77,6 +82,8 @@ pub struct ListedDirectory {
 #[derive(Debug)]
 pub struct Index {
     connection: Connection,
+    // Keeps the private copy that is open; it is removed with the last index that uses it.
+    copy: Option<Arc<TempDir>>,
 }
 
 const COLUMNS: &str = "version.id, version.directory, version.name, version.kind, version.size, version.mtime, \
@@ -93,7 +100,7 @@ impl Index {
         let connection = Connection::open(&path).on_index("can't open the index")?;
         connection.busy_timeout(PATIENCE).on_index("can't open the index")?;
         patiently(|| configure(&connection, repository)).on_index("can't open the index")?;
-        let index = Index { connection };
+        let index = Index { connection, copy: None };
         match index.format()? {
             0 => create_schema(index.connection),
             1..USER_VERSION => migration::bring_up_to_date(index),
@@ -101,40 +108,23 @@ impl Index {
                 index.connection.execute_batch(ADDITIONS).on_index("can't open the index")?;
                 Ok(index)
             }
-            version => Err(Error::new(
-                ErrorKind::Failed,
-                format_args!("the index has format {version}, newer than this program knows"),
-            )
-            .hint("use the newer `archive` that wrote it")),
+            version => Err(newer(version)),
         }
     }
 
-    /// Opens the index in a repository to read it only; `None` when it is not there.
-    pub fn open_to_read(repository: &Path) -> Result<Option<Index>> {
-        let path = repository.join(FILE_NAME);
-        if !path.exists() {
-            return Ok(None);
-        }
-        use nix::sys::statvfs::{FsFlags, statvfs};
-        use rusqlite::OpenFlags;
-        // Others may write meanwhile, so all locks are taken, for which the files of the write-ahead log must be there. They go
-        // with the last who has the database open, if that may write.
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
-        let is_read_only = statvfs(&path).is_ok_and(|found| found.flags().contains(FsFlags::ST_RDONLY));
-        let idle = is_read_only && !repository.join(format!("{FILE_NAME}-wal")).exists();
-        let uri = format!("file:{}{}", percent_encoded(&path), if idle { "?immutable=1" } else { "" });
-        let connection = Connection::open_with_flags(uri, flags).on_index("can't open the index")?;
-        connection.pragma_update(None, "query_only", true).on_index("can't open the index")?;
-        connection.busy_timeout(PATIENCE).on_index("can't open the index")?;
-        settle(&connection).on_index("can't open the index")?;
-        let index = Index { connection };
-        // An older one must be brought up to date to be understood.
-        if index.format()? < USER_VERSION { Index::open(repository).map(Some) } else { Ok(Some(index)) }
+    /// True when it can be written: it is no copy, and neither the file nor its file system is read-only.
+    pub fn is_writable(&self) -> bool {
+        self.copy.is_none() && self.connection.is_readonly("main").is_ok_and(|is_readonly| !is_readonly)
     }
 
     /// Lets it keep more in memory, for much is to be written.
     pub fn expect_much_writing(&self) -> Result<()> {
         self.connection.pragma_update(None, "cache_size", -WRITING_CACHE_KIB).on_index("can't set up the index")
+    }
+
+    /// Keeps its write-ahead log short, for the disk is full.
+    pub fn expect_little_room(&self) -> Result<()> {
+        self.connection.pragma_update(None, "wal_autocheckpoint", 1).on_index("can't set up the index")
     }
 
     fn format(&self) -> Result<i64> {
@@ -462,13 +452,6 @@ fn settle(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn percent_encoded(path: &Path) -> String {
-    use std::os::unix::ffi::OsStrExt;
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte);
-    let encode = |byte: &u8| if plain(*byte) { char::from(*byte).to_string() } else { format!("%{byte:02X}") };
-    path.as_os_str().as_bytes().iter().map(encode).collect()
-}
-
 fn is_on_network(path: &Path) -> bool {
     use nix::sys::statfs::{FUSE_SUPER_MAGIC, NFS_SUPER_MAGIC, SMB_SUPER_MAGIC, statfs};
     const CIFS: i64 = 0xff53_4d42;
@@ -477,6 +460,11 @@ fn is_on_network(path: &Path) -> bool {
         let found = found.filesystem_type();
         [FUSE_SUPER_MAGIC, NFS_SUPER_MAGIC, SMB_SUPER_MAGIC].contains(&found) || [CIFS, SMB2].contains(&found.0)
     })
+}
+
+fn newer(format: i64) -> Error {
+    Error::new(ErrorKind::Failed, format_args!("the index has format {format}, newer than this program knows"))
+        .hint("use the newer `archive` that wrote it")
 }
 
 fn create_schema(mut connection: Connection) -> Result<Index> {
@@ -493,7 +481,7 @@ fn create_schema(mut connection: Connection) -> Result<Index> {
         transaction.commit()
     })();
     created.on_index("can't create the index")?;
-    Ok(Index { connection })
+    Ok(Index { connection, copy: None })
 }
 
 /// Turns SQLite's errors into ours; a full disk is told apart.
@@ -505,6 +493,13 @@ impl<T> OnIndex<T> for rusqlite::Result<T> {
     fn on_index(self, what: &str) -> Result<T> {
         self.map_err(|error| match error.sqlite_error_code() {
             Some(rusqlite::ErrorCode::DiskFull) => Error::new(ErrorKind::Full, format_args!("{what}: {error}")),
+            // No room for the memory that processes share.
+            _ if error
+                .sqlite_error()
+                .is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE) =>
+            {
+                Error::new(ErrorKind::Full, format_args!("{what}: no space left on device"))
+            }
             Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
                 Error::new(ErrorKind::Failed, format_args!("{what}: {error}"))
                     .hint("move index.sqlite aside and run `archive index rebuild`")

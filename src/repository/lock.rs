@@ -41,11 +41,16 @@ impl Lock {
         let file: &mut File = self._held.last_mut().expect("a lock holds a file");
         let text =
             format!("pid {} since {}\n", std::process::id(), jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ"));
-        file.set_len(0)
-            .and_then(|()| file.rewind())
+        let written = file
+            .rewind()
             .and_then(|()| file.write_all(text.as_bytes()))
-            .on_server("can't write the lock file")?;
-        Ok(self)
+            .and_then(|()| file.set_len(text.len() as u64))
+            .on_server("can't write the lock file");
+        match written {
+            // On a full disk it is held unsigned, so that room can be made.
+            Err(error) if error.kind() == Kind::Full => Ok(self),
+            other => other.map(|()| self),
+        }
     }
 }
 

@@ -6,12 +6,37 @@ use nix::sys::statvfs::{Statvfs, fstatvfs};
 
 use super::Repository;
 use super::dirs::Dir;
+use super::index;
 use crate::error::{Error, Kind, OnServer, Result};
+use crate::path::Name;
 use crate::source::MinFree;
 
 // How many bytes may be written before it is looked at again. A file counts as some, for its inode.
 const EVERY: u64 = 16 << 20;
 const FILE: u64 = 64 << 10;
+
+// What the index may need to write while something is removed, beside its own size; and the most that is made for it.
+const SPARE: u64 = 1 << 20;
+const MAX_SPARE: u64 = 64 << 20;
+
+impl Repository {
+    /// Makes room for what the index needs to write before anything can be removed: where there is too little, its dated
+    /// copies are removed, the oldest first; the next pull keeps another one. False when it is still too little.
+    pub fn make_room(&self) -> Result<bool> {
+        const WHAT: &str = "can't tell how much room is free";
+        let index = Name::new(index::FILE_NAME).expect("it is a name");
+        let needed = self.base().metadata(&index).map_or(0, |found| found.size).saturating_add(SPARE).min(MAX_SPARE);
+        let mut copies = self.index_copies()?;
+        copies.sort();
+        for copy in &copies {
+            if free(&fstatvfs(self.base()).on_server(WHAT)?) >= needed {
+                return Ok(true);
+            }
+            self.remove_index_copy(copy)?;
+        }
+        Ok(free(&fstatvfs(self.base()).on_server(WHAT)?) >= needed)
+    }
+}
 
 /// Watches the free room.
 #[derive(Debug)]

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::rc::Rc;
 
 use archive_helper::protocol::Item;
+use nix::errno::Errno;
 
 use super::Shared;
 use super::target::Target;
@@ -16,14 +17,16 @@ use crate::remote::Stop;
 use crate::report::Report;
 use crate::repository::archive::open_directory;
 use crate::repository::dirs::{Dir, OpenTree};
+use crate::repository::place::Tree;
 
 const BUFFER: usize = 256 * 1024;
 
 /// Reads contents.
 pub(super) struct Filler<'a> {
     past: Rc<Past<'a>>,
-    snapshot: OpenTree,
-    archive: OpenTree,
+    // `None` for a tree that does not exist.
+    snapshot: Option<OpenTree>,
+    archive: Option<OpenTree>,
     report: &'a dyn Report,
     stop: &'a Stop,
     buffer: Vec<u8>,
@@ -35,8 +38,8 @@ impl<'a> Filler<'a> {
         let Shared { repository, source, report, options, .. } = *shared;
         Ok(Filler {
             past: Rc::new(Past::open(repository, source)?),
-            snapshot: OpenTree::new(repository.snapshot(source)?),
-            archive: OpenTree::new(repository.archive(source)?),
+            snapshot: repository.tree_to_read(Tree::Snapshot, source)?.map(OpenTree::new),
+            archive: repository.tree_to_read(Tree::Archive, source)?.map(OpenTree::new),
             report,
             stop: &options.stop,
             buffer: vec![0; BUFFER],
@@ -49,12 +52,13 @@ impl<'a> Filler<'a> {
         target.begin(item)?;
         // Mostly its own plain file will do; the others are looked for when it does not.
         let own = self.own(path, version);
-        if let Some(own) = own
+        let denied = own.as_ref().err().copied().filter(|errno| [Errno::EACCES, Errno::EPERM].contains(errno));
+        if let Ok(own) = own
             && self.copy(own, data.as_deref(), target, path)? == version.hash
         {
             return target.end(true).map(|()| true);
         }
-        let restored = self.fill_from_others(target, data.as_deref(), path, version)?;
+        let restored = self.fill_from_others(target, data.as_deref(), (path, version), denied)?;
         target.end(restored).map(|()| restored)
     }
 
@@ -62,19 +66,22 @@ impl<'a> Filler<'a> {
         &mut self,
         target: &mut Target,
         data: Option<&[Extent]>,
-        path: &AbsPath,
-        version: &Version,
+        (path, version): (&AbsPath, &Version),
+        denied: Option<Errno>,
     ) -> Result<bool> {
         let Ok(hash) = content_hash(path, version) else { return Ok(false) };
         let past = Rc::clone(&self.past);
-        let mut why = "no place holds its content any more";
+        let mut why = match denied {
+            Some(errno) => format!("its plain file can't be read: {}", std::io::Error::from(errno)),
+            None => "no place holds its content any more".to_owned(),
+        };
         for content in past.copies(hash) {
             target.again()?;
             if self.copy(content?, data, target, path)? == Some(hash) {
                 return Ok(true);
             }
             self.report.warn(format_args!("a copy of the content of `{path}` is rotten"));
-            why = "its content is rotten in every place";
+            why = "its content is rotten in every place".to_owned();
         }
         self.report.error(format_args!("can't restore `{path}`: {why}"));
         Ok(false)
@@ -108,19 +115,19 @@ impl<'a> Filler<'a> {
     }
 
     // The plain file that is this version's own.
-    fn own(&mut self, path: &AbsPath, version: &Version) -> Option<File> {
-        let (directory, name) = path.split()?;
+    fn own(&mut self, path: &AbsPath, version: &Version) -> nix::Result<File> {
+        let (directory, name) = path.split().ok_or(Errno::EINVAL)?;
         let (dir, name) = match version.until_run {
             None => {
                 let open = |base: &Dir| base.open(directory.below_root());
-                (self.snapshot.directory_by(&directory, open), &name)
+                (self.snapshot.as_mut().map(|tree| tree.directory_by(&directory, open)), Some(&name))
             }
             Some(_) => {
                 let open = |base: &Dir| open_directory(base, &directory);
-                (self.archive.directory_by(&directory, open), version.archive_name.as_ref()?)
+                (self.archive.as_mut().map(|tree| tree.directory_by(&directory, open)), version.archive_name.as_ref())
             }
         };
-        dir.and_then(|dir| dir.open_file(name)).ok()
+        dir.ok_or(Errno::ENOENT)??.open_file(name.ok_or(Errno::ENOENT)?)
     }
 }
 

@@ -18,6 +18,15 @@ impl Mount {
     }
 }
 
+impl Mount {
+    /// Mounts what is at one directory on another one, too.
+    pub fn bind(from: &Path, point: &Path) -> Mount {
+        let done = Command::new("mount").arg("--bind").arg(from).arg(point).status().unwrap();
+        assert!(done.success(), "can't mount on {}", point.display());
+        Mount { point: point.to_owned() }
+    }
+}
+
 impl Drop for Mount {
     fn drop(&mut self) {
         // Lazily, for a test that failed may have left something open.

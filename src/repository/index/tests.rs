@@ -19,7 +19,7 @@ fn enter(repository: &Path, names: &[String]) {
 fn a_reader_is_right_while_others_write_and_leaves_nothing_behind() {
     let place = tempfile::tempdir().unwrap();
     enter(place.path(), &sources(0..2000));
-    let reader = Index::open_to_read(place.path()).unwrap().unwrap();
+    let reader = open_to_read(place.path(), &Copied::default()).unwrap().unwrap();
     assert_eq!(reader.source_names().unwrap().len(), 2000);
     for round in 1..4 {
         enter(place.path(), &sources(round * 2000..(round + 1) * 2000));

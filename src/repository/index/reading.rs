@@ -1,0 +1,248 @@
+//! Opens the index to read it only: where it is, or, where SQLite can't open it there, as a private copy.
+//!
+//! SQLite needs the files of the write-ahead log beside a database, and creates them. On read-only media, for a user who may
+//! only read, and on a full disk it can't.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::ErrorKind as IoKind;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+use tempfile::TempDir;
+
+use super::{FILE_NAME, Index, OnIndex, PATIENCE, USER_VERSION, create_schema, migration, newer, settle};
+use crate::error::{Error, Kind as ErrorKind, OnServer, Result};
+
+// What belongs to a database: itself, its write-ahead log, its rollback journal.
+const PARTS: [&str; 3] = ["", "-wal", "-journal"];
+
+// Files that have not changed for so long are copied: the time of a change is that of the kernel's last tick.
+const SETTLED: Duration = Duration::from_millis(100);
+
+// How long to wait until a writer pauses for long enough to copy what it writes.
+const COPY_PATIENCE: Duration = Duration::from_secs(60);
+
+// File systems that nothing but this machine's kernel writes to; a read-only one of them does not change.
+const LOCAL: [&str; 12] =
+    ["ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "iso9660", "udf", "squashfs", "erofs", "vfat", "tmpfs"];
+
+/// A private copy of the index, once one was needed. It is removed with the last that uses it.
+pub type Copied = Mutex<Option<Arc<TempDir>>>;
+
+/// Opens the index in a repository to read it only; `None` when it does not exist.
+pub fn open(repository: &Path, copied: &Copied) -> Result<Option<Index>> {
+    let path = repository.join(FILE_NAME);
+    let what = format!("can't open the index `{}`", path.display());
+    match File::open(&path) {
+        Err(error) if error.kind() == IoKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::server(what, error)),
+        Ok(_) => {}
+    }
+    let mut copied = copied.lock().unwrap_or_else(PoisonError::into_inner);
+    if copied.is_none() {
+        match open_in_place(&path) {
+            Ok(index) if is_up_to_date(&index)? => return Ok(Some(index)),
+            Ok(index) if index.is_writable() => match Index::open(repository) {
+                Ok(_) => return open_in_place(&path).on_index(&what).map(Some),
+                Err(error) if error.kind() == ErrorKind::Full => {}
+                Err(error) => return Err(error),
+            },
+            Ok(_) => {}
+            Err(error) if needs_copy(&error) => tracing::debug!("{what}: {error}; copies it"),
+            Err(error) => return Err(error).on_index(&what),
+        }
+        *copied = Some(Arc::new(copy(repository)?));
+    }
+    let copy = copied.as_ref().expect("it was just made");
+    let connection = Connection::open(copy.path().join(FILE_NAME)).on_index(&what)?;
+    prepare(&connection).on_index(&what)?;
+    Ok(Some(Index { connection, copy: Some(Arc::clone(copy)) }))
+}
+
+// An older one must be brought up to date to be understood.
+fn is_up_to_date(index: &Index) -> Result<bool> {
+    let added = "SELECT count(*) FROM sqlite_master WHERE name IN ('attributes', 'listed', 'examined', 'verification')";
+    match index.format()? {
+        USER_VERSION => Ok(index.count(added)? == 4),
+        older if older < USER_VERSION => Ok(false),
+        version => Err(newer(version)),
+    }
+}
+
+// Others may write meanwhile, so all locks are taken. The files of the write-ahead log go with the last that has the
+// database open, if that may write.
+fn open_in_place(path: &Path) -> rusqlite::Result<Index> {
+    let is_constant =
+        is_on_read_only_media(path) && PARTS[1..].iter().all(|part| is_missing_or_empty(&beside(path, part)));
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+    let uri = format!("file:{}{}", percent_encoded(path), if is_constant { "?immutable=1" } else { "" });
+    let connection = Connection::open_with_flags(uri, flags)?;
+    prepare(&connection)?;
+    // The first that reads.
+    connection.query_row("SELECT count(*) FROM sqlite_master", [], |_| Ok(()))?;
+    Ok(Index { connection, copy: None })
+}
+
+fn prepare(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "query_only", true)?;
+    connection.busy_timeout(PATIENCE)?;
+    settle(connection)
+}
+
+fn needs_copy(error: &rusqlite::Error) -> bool {
+    let code = error.sqlite_error_code();
+    code.is_some_and(|code| {
+        matches!(
+            code,
+            ErrorCode::CannotOpen
+                | ErrorCode::ReadOnly
+                | ErrorCode::PermissionDenied
+                | ErrorCode::DiskFull
+                | ErrorCode::SystemIoFailure
+        )
+    })
+}
+
+fn copy(repository: &Path) -> Result<TempDir> {
+    let mut error = None;
+    for place in [std::env::temp_dir(), PathBuf::from("/dev/shm"), PathBuf::from("/var/tmp")] {
+        match copy_to(repository, &place) {
+            Ok(copy) => return Ok(copy),
+            // The first is what the user chose; others are tried only for room.
+            Err(next) if next.kind() == ErrorKind::Full => error = error.or(Some(next)),
+            Err(next) => return Err(error.unwrap_or(next)),
+        }
+    }
+    Err(error.expect("there are candidates").hint("set TMPDIR to a directory with more room"))
+}
+
+fn copy_to(repository: &Path, place: &Path) -> Result<TempDir> {
+    let what = format!("can't copy the index to `{}`", place.display());
+    let dir = tempfile::Builder::new().prefix("archive-index-").tempdir_in(place).on_server(&what)?;
+    let deadline = Instant::now() + COPY_PATIENCE;
+    while !copy_settled(repository, dir.path()).on_server(&what)? {
+        if Instant::now() >= deadline {
+            let text = format_args!("{what}: another process keeps writing to it");
+            return Err(Error::new(ErrorKind::Failed, text).hint("repeat it when no pull is running"));
+        }
+        std::thread::sleep(SETTLED);
+    }
+    // Takes over what the log has, or takes back what the journal says, so that each reader finds a database alone.
+    let connection = Connection::open(dir.path().join(FILE_NAME)).on_index(&what)?;
+    let mode = connection.query_row("PRAGMA journal_mode = DELETE", [], |row| row.get::<_, String>(0));
+    mode.on_index(&what)?;
+    let index = Index { connection, copy: None };
+    match index.format()? {
+        0 => drop(create_schema(index.connection)?),
+        1..=USER_VERSION => drop(migration::bring_up_to_date(index)?),
+        version => return Err(newer(version)),
+    }
+    Ok(dir)
+}
+
+// False when a writer was at work: then the parts may not belong together.
+fn copy_settled(repository: &Path, to: &Path) -> std::io::Result<bool> {
+    let path = repository.join(FILE_NAME);
+    let before = stamps(&path)?;
+    let Some(before) = before else { return Ok(false) };
+    for part in PARTS {
+        let (from, to) = (beside(&path, part), beside(&to.join(FILE_NAME), part));
+        match File::open(&from) {
+            Ok(mut from) => drop(std::io::copy(&mut from, &mut File::create(to)?)?),
+            Err(error) if error.kind() == IoKind::NotFound => match fs::remove_file(to) {
+                Err(error) if error.kind() != IoKind::NotFound => return Err(error),
+                _ => {}
+            },
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(stamps(&path)?.as_ref() == Some(&before))
+}
+
+// What changes with each part; `None` while one has just been changed.
+type Stamp = Option<(u64, u64, i64, i64, i64, i64)>;
+
+fn stamps(path: &Path) -> std::io::Result<Option<Vec<Stamp>>> {
+    let mut stamps = Vec::new();
+    for part in PARTS {
+        match fs::metadata(beside(path, part)) {
+            Ok(found) => {
+                let times = (found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec());
+                stamps.push(Some((found.ino(), found.size(), times.0, times.1, times.2, times.3)));
+                // A clock that differs from the file system's makes a change look old or yet to come.
+                if SystemTime::now().duration_since(found.modified()?).is_ok_and(|age| age < SETTLED) {
+                    return Ok(None);
+                }
+            }
+            Err(error) if error.kind() == IoKind::NotFound => stamps.push(None),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Some(stamps))
+}
+
+fn beside(path: &Path, part: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(part);
+    PathBuf::from(name)
+}
+
+fn is_missing_or_empty(path: &Path) -> bool {
+    fs::metadata(path).map_or_else(|error| error.kind() == IoKind::NotFound, |found| found.len() == 0)
+}
+
+// The file system itself must be read-only: where it is just mounted so, others may write by another mount.
+fn is_on_read_only_media(path: &Path) -> bool {
+    let (Ok(found), Ok(mounts)) = (fs::metadata(path), fs::read_to_string("/proc/self/mountinfo")) else {
+        return false;
+    };
+    let (major, minor) = (nix::sys::stat::major(found.dev()), nix::sys::stat::minor(found.dev()));
+    mounts.lines().any(|line| is_read_only_mount_of(line, &format!("{major}:{minor}")))
+}
+
+// See proc_pid_mountinfo(5): the options of the file system are the last field.
+fn is_read_only_mount_of(line: &str, device: &str) -> bool {
+    let Some((mount, file_system)) = line.split_once(" - ") else { return false };
+    let mut fields = file_system.split(' ');
+    let is_local = fields.next().is_some_and(|kind| LOCAL.contains(&kind));
+    let is_read_only = fields.nth(1).is_some_and(|options| options.split(',').any(|option| option == "ro"));
+    mount.split(' ').nth(2) == Some(device) && is_local && is_read_only
+}
+
+fn percent_encoded(path: &Path) -> String {
+    use std::os::unix::ffi::OsStrExt;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-".contains(&byte);
+    let encode = |byte: &u8| if plain(*byte) { char::from(*byte).to_string() } else { format!("%{byte:02X}") };
+    path.as_os_str().as_bytes().iter().map(encode).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_file_system_that_is_read_only_itself_counts_as_such() {
+        let is = |line: &str| is_read_only_mount_of(line, "7:3");
+        assert!(is("36 35 7:3 / /mnt ro,relatime shared:1 - iso9660 /dev/sr0 ro,nojoliet"));
+        // Mounted read-only, and writable by another mount.
+        assert!(!is("36 35 7:3 / /mnt ro,relatime - ext4 /dev/loop3 rw"));
+        assert!(!is("36 35 7:4 / /mnt ro,relatime - ext4 /dev/loop4 ro"));
+        assert!(!is("36 35 7:3 / /mnt ro,relatime - nfs4 server:/x ro,vers=4.2"));
+        assert!(!is("36 35 7:3 / /mnt ro,relatime"));
+    }
+
+    #[test]
+    fn copy_is_not_taken_while_the_index_changes() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(from.path().join(FILE_NAME), "index").unwrap();
+        assert!(!copy_settled(from.path(), to.path()).unwrap());
+        std::thread::sleep(SETTLED * 2);
+        assert!(copy_settled(from.path(), to.path()).unwrap());
+        fs::write(beside(&from.path().join(FILE_NAME), "-wal"), "log").unwrap();
+        assert!(!copy_settled(from.path(), to.path()).unwrap());
+    }
+}
