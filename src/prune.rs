@@ -26,6 +26,7 @@ use crate::retention::Keep;
 
 pub mod forget;
 mod freed;
+mod removal;
 
 use freed::Freed;
 
@@ -53,6 +54,8 @@ pub struct Pruned {
     pub files: u64,
     /// Bytes that nothing else held, so that the disk has them back.
     pub bytes_freed: u64,
+    /// Sources that went, with all of their runs.
+    pub sources: u64,
 }
 
 /// One version that goes.

@@ -16,7 +16,7 @@ use crate::report::counted;
 use crate::report::json::{object, text};
 use crate::repository::Repository;
 
-/// Drop a path, all below it and all that it ever was, for all time
+/// Drop a path, all below it and all that it ever was, for all time; with `SOURCE:/`, the source itself
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A source, and a path on the client or a pattern as for `--exclude`
@@ -35,13 +35,15 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     let (source, what) = parse(&repository, args)?;
     let what = match what {
         // What is there by that very name, or has something below it, is meant by it.
-        What::Path(path) if !Past::open(&repository, &source)?.knows(&path)? => What::Pattern(path.as_bytes().to_vec()),
+        What::Path(path) if !path.is_root() && !Past::open(&repository, &source)?.knows(&path)? => {
+            What::Pattern(path.as_bytes().to_vec())
+        }
         other => other,
     };
     let tells = args.dry_run && !context.global.quiet;
     let mut list = |going: &Going<'_>| if tells { show(context, &source, going) } else { Ok(()) };
     let would = forget(&repository, &source, &what, (true, &context.terminal()), &mut list)?;
-    if would.versions == 0 {
+    if would.versions == 0 && would.sources == 0 {
         return Err(Error::new(Kind::Failed, format_args!("nothing fits `{}`", Escaped(args.what.as_bytes())))
             .hint("`archive find` tells what there is"));
     }
@@ -92,7 +94,11 @@ fn is_meant(source: &SourceName, would: &Pruned) -> Result<bool> {
     const WHAT: &str = "can't ask";
     let (versions, files) = (counted(would.versions, "version"), counted(would.files, "file"));
     let mut output = std::io::stderr();
-    write!(output, "Drop {versions} and {files} of {source} for all time? [y/N] ").on_server(WHAT)?;
+    let and_source = match would.sources {
+        0 => String::new(),
+        _ => format!(", and the source itself with {},", counted(would.runs, "run")),
+    };
+    write!(output, "Drop {versions} and {files} of {source}{and_source} for all time? [y/N] ").on_server(WHAT)?;
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer).on_server(WHAT)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
@@ -109,5 +115,9 @@ fn tell(context: &Context, source: &SourceName, done: &Pruned, verb: &str) -> Re
     }
     let (versions, files) = (counted(done.versions, "version"), counted(done.files, "file"));
     let freed = bytesize::ByteSize(done.bytes_freed);
-    print_line(&format!("{source}: {verb} {versions}, {files}, {freed} that nothing else holds"))
+    let and_source = match done.sources {
+        0 => String::new(),
+        _ => format!(", and the source itself with {}", counted(done.runs, "run")),
+    };
+    print_line(&format!("{source}: {verb} {versions}, {files}, {freed} that nothing else holds{and_source}"))
 }

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use archive_helper::exclude::Excludes;
 
 use super::freed::Freed;
+use super::removal::remove_source;
 use super::{Dropping, Going, PATIENCE, Pruned, SMALL_BATCH, look, report_other};
 use crate::entry::{DirectoryId, Kind, Version};
 use crate::error::{Error, Kind as ErrorKind, Result};
@@ -29,7 +30,7 @@ pub enum What {
     Pattern(Vec<u8>),
 }
 
-/// Forgets: from the snapshot, the archive and the index. With `dry_run` nothing goes, but all is told. Calls `each`
+/// Forgets: from the snapshot, the archive and the index; with everything that it holds, the source itself. With `dry_run` nothing goes, but all is told. Calls `each`
 /// before a version goes.
 pub fn forget(
     repository: &Repository,
@@ -59,6 +60,7 @@ pub fn forget(
     let chosen = Chosen::of(&index, id, what)?;
     let (freed, evidence, done) = (Freed::default(), Evidence::new(), Pruned::default());
     let known = &if dry_run { repository.known_index()? } else { repository.index()? };
+    let goes_whole = matches!(what, What::Path(path) if path.is_root());
     let mut forgetting = Forgetting { repository, source, index: known, dry_run, freed, evidence, report, done };
     let mut batch = Batch::default();
     // Those below first, so that every directory is empty when its turn comes.
@@ -86,7 +88,12 @@ pub fn forget(
         dropping.carry_out(&mut index, batch, Then::Nothing)?;
         dropping.clear(&mut index)?;
     }
-    Ok(forgetting.done)
+    let mut done = forgetting.done;
+    if goes_whole {
+        done.runs = index.runs(id)?.len() as u64;
+        done.sources = u64::from(dry_run || remove_source(repository, &mut index, (id, source), report)?);
+    }
+    Ok(done)
 }
 
 /// The directories in which something goes, each deeper one after what holds it, and whether all in it goes.

@@ -22,7 +22,10 @@ use crate::repository::{Repository, path_in};
 /// changed. A version whose plain file is no longer what it was remains, for a repair may find its content.
 pub fn update(repository: &Repository, paths: &[PathBuf], report: &dyn Report) -> Result<u64> {
     let _lock = Lock::repository(repository, Duration::ZERO)?;
-    let mut index = repository.known_index()?;
+    // An index that is opened to write would be made where there is none.
+    repository.known_index()?;
+    repository.make_room()?;
+    let mut index = repository.index()?;
     repository.check_index_is_newest(&index)?;
     index.expect_much_writing()?;
     let mut changed = 0;

@@ -22,6 +22,7 @@ mod invariants;
 mod migration;
 mod reading;
 mod reconcile;
+mod removal;
 mod shown;
 mod stopped;
 #[cfg(test)]

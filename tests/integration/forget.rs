@@ -76,13 +76,91 @@ fn a_pattern_goes_everywhere() {
 }
 
 #[test]
-fn what_is_above_the_roots_goes_with_all_below() {
-    let (program, _client) = with_secrets();
-    program.run(["forget", "--yes", "laptop:/"]).well();
-    let is_file =
-        |path: &String| ["snapshot", "archive"].iter().any(|tree| program.repo().join(tree).join(path).is_file());
-    assert!(!everything(&program).iter().any(is_file), "{:?}", everything(&program));
+fn source_is_removed_with_everything_that_it_holds() {
+    let (program, client) = with_secrets();
+    let other = Tree::new([("f", file("f"))]);
+    program.pull_local(&other.root(), &["--name", "other"]);
+    let before = everything(&program);
+    let would = program.run(["forget", "-n", "--json", "laptop:/"]);
+    would.well();
+    assert_eq!(everything(&program), before);
+    let done = program.run(["forget", "--yes", "--json", "laptop:/"]);
+    done.well();
+    assert_eq!(would.lines().last(), done.lines().last());
+    let told = done.lines().pop().unwrap();
+    assert_eq!((&told["sources"], &told["runs"]), (&1.into(), &2.into()));
+    assert!(!everything(&program).iter().any(|path| path.starts_with("laptop")), "{:?}", everything(&program));
+    assert!(!names(&program.repo().join("staging")).contains(&"laptop".to_owned()));
+    assert!(!program.run(["status"]).stdout.contains("laptop"));
+    program.run(["status", "--max-age", "1h"]).well();
+    program.run(["log", "laptop"]).refused(2, &["no source `laptop`"]);
     program.assert_index_is_right();
+    assert_same(&other.root(), &program.snapshot("other", &other.root()));
+    program.run(["index", "rebuild"]).well();
+    assert!(!program.run(["status"]).stdout.contains("laptop"));
+    // Its name can be used again, and run numbers are not.
+    let again = program.pull_local(&client.root(), &["--name", "laptop"]);
+    assert!(again["run"].as_i64() > Some(3), "{again}");
+    assert_same(&client.root(), &program.snapshot("laptop", &client.root()));
+    program.assert_index_is_right();
+}
+
+#[test]
+fn source_without_versions_is_removed() {
+    let (program, client) = with_secrets();
+    program.change_index(
+        "INSERT INTO source (name, layout) VALUES ('latpop', 2); INSERT INTO run (source, started) VALUES (2, 1)",
+    );
+    program.run(["status", "--max-age", "1h"]).refused(1, &["`latpop`"]);
+    program.run(["forget", "latpop:/"]).refused(2, &["`--yes`"]);
+    program.run(["forget", "--yes", "latpop:/"]).well();
+    program.run(["status", "--max-age", "1h"]).well();
+    program.assert_index_is_right();
+    assert_same(&client.root(), &program.snapshot("laptop", &client.root()));
+}
+
+#[test]
+fn source_stays_while_its_trees_hold_unknown_files() {
+    let (program, client) = with_secrets();
+    fs::write(program.snapshot("laptop", &client.path("stray")), "in the snapshot").unwrap();
+    let unknown = program.archive("laptop", &client.path("unknown"));
+    fs::write(&unknown, "in the archive").unwrap();
+    let forget = |warning: &str| {
+        let ran = program.run(["forget", "--yes", "--json", "laptop:/"]);
+        ran.well();
+        assert_eq!(ran.lines()[0]["sources"], 0);
+        assert!(ran.stderr.contains(warning), "{}", ran.stderr);
+        assert_eq!(fs::read_to_string(&unknown).unwrap(), "in the archive");
+        assert!(program.run(["status"]).stdout.contains("laptop"));
+    };
+    forget("`laptop` stays: files that the index did not know are in its archive now");
+    let stray = program.archived("laptop", &client.root()).into_iter().find(|name| name.starts_with("stray"));
+    let stray = program.archive("laptop", &client.root()).join(stray.unwrap());
+    assert_eq!(fs::read_to_string(stray).unwrap(), "in the snapshot");
+    forget("`archive/laptop` holds what the index does not know");
+    fs::remove_file(&unknown).unwrap();
+    program.run(["forget", "--yes", "laptop:/"]).well();
+    assert!(!program.run(["status"]).stdout.contains("laptop"));
+    program.assert_index_is_right();
+}
+
+#[test]
+fn removal_of_a_source_may_be_killed_at_any_step() {
+    for step in 1.. {
+        let (program, _client) = with_secrets();
+        let mut command = program.command(["forget", "--yes", "laptop:/"]);
+        let ran = Ran::of(command.env("ARCHIVE_FAULT", format!("kill:{step}")).output().unwrap());
+        if ran.status == 0 {
+            assert!(step > 12, "only {step} steps could be killed");
+            return;
+        }
+        program.assert_index_is_right();
+        if program.run(["status"]).stdout.contains("laptop") {
+            program.run(["forget", "--yes", "laptop:/"]).well();
+        }
+        assert!(everything(&program).iter().all(String::is_empty), "{:?}", everything(&program));
+        program.assert_index_is_right();
+    }
 }
 
 #[test]

@@ -87,6 +87,10 @@ fn forget_makes_room_on_a_full_disk() {
     let (program, client, _mounted) = full_disk();
     program.run(["forget", "--yes", &format!("laptop:{}/large", client.root().display())]).well();
     program.assert_index_is_right();
+    let (program, _client, _mounted) = full_disk();
+    program.run(["forget", "--yes", "laptop:/"]).well();
+    assert_eq!(names(&program.repo().join("snapshot")), [""; 0]);
+    program.assert_index_is_right();
 }
 
 #[test]
