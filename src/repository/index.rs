@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, params};
-use tempfile::TempDir;
 
 use crate::entry::{Digests, DirectoryId, Entry, Fingerprint, Inode, Kind, Version, flags};
 use crate::error::{Error, Kind as ErrorKind, Result};
@@ -84,7 +83,7 @@ pub struct ListedDirectory {
 pub struct Index {
     connection: Connection,
     // Keeps the private copy that is open; it is removed with the last index that uses it.
-    copy: Option<Arc<TempDir>>,
+    copy: Option<Arc<reading::PrivateCopy>>,
 }
 
 const COLUMNS: &str = "version.id, version.directory, version.name, version.kind, version.size, version.mtime, \

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use nix::fcntl::{Flock, FlockArg};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tempfile::TempDir;
 
@@ -30,8 +31,20 @@ const COPY_PATIENCE: Duration = Duration::from_secs(60);
 const LOCAL: [&str; 12] =
     ["ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "iso9660", "udf", "squashfs", "erofs", "vfat", "tmpfs"];
 
+const PREFIX: &str = "archive-index-";
+
+// A directory of that name without a lock is one of a process that was killed, unless it was created just now.
+const STALE: Duration = Duration::from_secs(60);
+
 /// A private copy of the index, once one was needed. It is removed with the last that uses it.
-pub type Copied = Mutex<Option<Arc<TempDir>>>;
+pub type Copied = Mutex<Option<Arc<PrivateCopy>>>;
+
+/// A directory with a copy of the index, locked while it is in use.
+#[derive(Debug)]
+pub struct PrivateCopy {
+    dir: TempDir,
+    _lock: Flock<File>,
+}
 
 /// Opens the index in a repository to read it only; `None` when it does not exist.
 pub fn open(repository: &Path, copied: &Copied) -> Result<Option<Index>> {
@@ -58,7 +71,7 @@ pub fn open(repository: &Path, copied: &Copied) -> Result<Option<Index>> {
         *copied = Some(Arc::new(copy(repository)?));
     }
     let copy = copied.as_ref().expect("it was just made");
-    let connection = Connection::open(copy.path().join(FILE_NAME)).on_index(&what)?;
+    let connection = Connection::open(copy.dir.path().join(FILE_NAME)).on_index(&what)?;
     prepare(&connection).on_index(&what)?;
     Ok(Some(Index { connection, copy: Some(Arc::clone(copy)) }))
 }
@@ -107,7 +120,7 @@ fn needs_copy(error: &rusqlite::Error) -> bool {
     })
 }
 
-fn copy(repository: &Path) -> Result<TempDir> {
+fn copy(repository: &Path) -> Result<PrivateCopy> {
     let mut error = None;
     for place in [std::env::temp_dir(), PathBuf::from("/dev/shm"), PathBuf::from("/var/tmp")] {
         match copy_to(repository, &place) {
@@ -120,9 +133,12 @@ fn copy(repository: &Path) -> Result<TempDir> {
     Err(error.expect("there are candidates").hint("set TMPDIR to a directory with more room"))
 }
 
-fn copy_to(repository: &Path, place: &Path) -> Result<TempDir> {
+fn copy_to(repository: &Path, place: &Path) -> Result<PrivateCopy> {
     let what = format!("can't copy the index to `{}`", place.display());
-    let dir = tempfile::Builder::new().prefix("archive-index-").tempdir_in(place).on_server(&what)?;
+    remove_stale(place, STALE);
+    let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(place).on_server(&what)?;
+    let lock = File::open(dir.path()).on_server(&what)?;
+    let lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| errno).on_server(&what)?;
     let deadline = Instant::now() + COPY_PATIENCE;
     while !copy_settled(repository, dir.path()).on_server(&what)? {
         if Instant::now() >= deadline {
@@ -141,7 +157,28 @@ fn copy_to(repository: &Path, place: &Path) -> Result<TempDir> {
         1..=USER_VERSION => drop(migration::bring_up_to_date(index)?),
         version => return Err(newer(version)),
     }
-    Ok(dir)
+    Ok(PrivateCopy { dir, _lock: lock })
+}
+
+// What can't be removed is another user's, or in use.
+fn remove_stale(place: &Path, age: Duration) {
+    let uid = nix::unistd::geteuid().as_raw();
+    for entry in fs::read_dir(place).into_iter().flatten().flatten() {
+        if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            continue;
+        }
+        let Ok(found) = entry.metadata() else { continue };
+        let is_old =
+            found.modified().is_ok_and(|time| SystemTime::now().duration_since(time).is_ok_and(|old| old >= age));
+        if found.is_dir()
+            && found.uid() == uid
+            && is_old
+            && let Ok(dir) = File::open(entry.path())
+            && Flock::lock(dir, FlockArg::LockExclusiveNonblock).is_ok()
+        {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 // False when a writer was at work: then the parts may not belong together.
@@ -233,6 +270,21 @@ mod tests {
         assert!(!is("36 35 7:4 / /mnt ro,relatime - ext4 /dev/loop4 ro"));
         assert!(!is("36 35 7:3 / /mnt ro,relatime - nfs4 server:/x ro,vers=4.2"));
         assert!(!is("36 35 7:3 / /mnt ro,relatime"));
+    }
+
+    #[test]
+    fn only_copies_of_processes_that_have_ended_are_removed() {
+        let place = tempfile::tempdir().unwrap();
+        let (used, left, other) = ("archive-index-used", "archive-index-left", "archive-other");
+        [used, left, other].iter().for_each(|name| fs::create_dir(place.path().join(name)).unwrap());
+        fs::write(place.path().join(left).join(FILE_NAME), "index").unwrap();
+        let dir = File::open(place.path().join(used)).unwrap();
+        let _lock = Flock::lock(dir, FlockArg::LockExclusive).unwrap();
+        remove_stale(place.path(), STALE);
+        assert!(place.path().join(left).exists(), "it was created just now");
+        remove_stale(place.path(), Duration::ZERO);
+        let remain = [used, left, other].map(|name| place.path().join(name).exists());
+        assert_eq!(remain, [true, false, true]);
     }
 
     #[test]
