@@ -513,7 +513,8 @@ pub fn read_patterns(path: &Path) -> Result<Vec<Vec<u8>>> {
     let bytes = fs_err::read(path).map_err(|error| Error::usage(error).hint("name a file of exclude patterns"))?;
     // Editors of other systems begin a file with a byte order mark, and end each line with a carriage return.
     let text = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes);
-    let is_foreign = text.len() < bytes.len() || text.split_inclusive(|&byte| byte == b'\n').all(|line| line.ends_with(b"\r\n"));
+    let is_foreign =
+        text.len() < bytes.len() || text.split_inclusive(|&byte| byte == b'\n').all(|line| line.ends_with(b"\r\n"));
     let lines = text.split(|&byte| byte == b'\n');
     Ok(lines.map(|line| line.strip_suffix(b"\r").filter(|_| is_foreign).unwrap_or(line).to_vec()).collect())
 }

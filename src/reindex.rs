@@ -77,7 +77,8 @@ pub fn rebuild(repository: &Repository, report: &dyn Report) -> Result<Rebuilt> 
     repository.note_newest(&index)?;
     for (source, count) in baseless.into_iter().filter(|(_, count)| *count > 0) {
         report.warn(format_args!(
-            "versions of `{source}` that have no plain file: {count}; `archive verify --repair` looks for their contents"
+            "{} of `{source}` without a plain file: `archive verify --repair` looks for the contents",
+            counted(count, "version")
         ));
     }
     Ok(rebuilt)

@@ -81,17 +81,6 @@ impl dyn Report + '_ {
     }
 }
 
-/// Reports nothing.
-pub struct Silent;
-
-impl Report for Silent {
-    fn begin(&self, _: &SourceName, _: Option<i64>) {}
-    fn message(&self, _: Level, _: &dyn Display) {}
-    fn change(&self, _: Change, _: &AbsPath) {}
-    fn progress(&self, _: &Progress) {}
-    fn summary(&self, _: &Summary) {}
-}
-
 /// Several listeners as one.
 pub struct Tee<'a>(pub Vec<&'a dyn Report>);
 

@@ -4,8 +4,8 @@ use super::{Context, print_line};
 use crate::error::{Error, Kind, Result};
 use crate::history::unknown_source;
 use crate::path::{AbsPath, SourceName};
+use crate::report::counted;
 use crate::report::json::{object, text};
-use crate::report::terminal::grouped;
 
 /// Let the next pull of a source remove what a guard stopped the last one for
 #[derive(Debug, clap::Args)]
@@ -35,9 +35,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
         line.insert("paths".to_owned(), paths.into());
         print_line(&text(line))?;
     } else if !context.global.quiet {
-        let removed = stopped.stop.removed;
-        let files = if removed == 1 { "file" } else { "files" };
-        print_line(&format!("the next pull of {source} may remove {} {files}", grouped(removed)))?;
+        print_line(&format!("the next pull of {source} may remove {}", counted(stopped.stop.removed, "file")))?;
     }
     Ok(0)
 }

@@ -3,7 +3,7 @@
 //! Changes that wait for the guard are in memory. When they are too many before the listing has ended, another helper
 //! lists everything for the guard alone.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::guard::RemovalGuard;
 use super::listing::{Steps, list};
@@ -13,13 +13,14 @@ use crate::entry::{Entry, Hash, Kind, Version};
 use crate::error::Result;
 use crate::path::AbsPath;
 use crate::plan::Step;
-use crate::report::{Progress, Silent};
+use crate::report::{Progress, Tee};
 use crate::repository::index::Index;
 use crate::repository::staging::Staging;
 
 /// Opens the gate, or fails if the guard stops the run.
 pub fn decide_ahead(run: &Run<'_>, index: &Index, staging: &Staging) -> Result<()> {
-    let tally = Tally { progress: Progress::default(), report: &Silent };
+    let silent = Tee(Vec::new());
+    let tally = Tally { progress: Progress::default(), report: &silent, first_error: OnceLock::new() };
     let removals = Removals::new(Some(staging));
     let mut counting = Counting { guard: RemovalGuard::new(run.before(index), run.source, removals) };
     let (conversation, id) = (run.client.converse()?, run.repository.id());

@@ -10,7 +10,7 @@ use super::{Entering, Found, Rebuilt, WHAT, is_as_known, look};
 use crate::entry::{Kind, Version, hash_content, is_on_disk};
 use crate::error::{Error, OnServer, Result};
 use crate::path::{AbsPath, Escaped, Name, SourceName};
-use crate::report::Report;
+use crate::report::{Report, counted};
 use crate::repository::archive::{original_path, path_on_disk, renamed_directories};
 use crate::repository::index::{Index, Scope, SourceId};
 use crate::repository::journal::recover;
@@ -102,7 +102,8 @@ impl Spot {
         repository.note_newest(index)?;
         if lost > 0 {
             report.warn(format_args!(
-                "versions of `{}` that lost their plain files: {lost}; `archive verify --repair` looks for their contents",
+                "{} of `{}` lost the plain file: `archive verify --repair` looks for the contents",
+                counted(lost, "version"),
                 self.source
             ));
         }
