@@ -14,14 +14,15 @@ TEST_NEEDS = ssh:openssh-client sshd:openssh-server rsync:rsync setfattr:attr se
 THREADS = $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$((n > 4 ? n : 4)))
 RUNNER = $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 
-.PHONY: build demo test test-long torture histories fuzz check bench man install clean help
+.PHONY: build demo test torture histories fuzz check bench man install uninstall clean help
 
 build: ## the program, at target/release/archive
 	$(CARGO) build --release --locked
 
-# So that `sudo make install` after `make build` needs no Rust.
-$(BINARY):
+# Only what is older than its sources is built, so that `sudo make install` after `make build` needs no Rust.
+$(BINARY): $(shell find src remote Cargo.toml Cargo.lock -type f)
 	$(MAKE) build
+	touch $@
 
 demo: build ## pulls real files through a throw-away sshd, and shows what came of it
 	tests/demo.sh $(BINARY)
@@ -29,10 +30,6 @@ demo: build ## pulls real files through a throw-away sshd, and shows what came o
 test: ## every test but the longest; installs what they need
 	tests/needs.sh $(TEST_NEEDS)
 	NEXTEST_TEST_THREADS=$(THREADS) RUST_TEST_THREADS=$(THREADS) $(CARGO) $(RUNNER) --workspace --locked
-
-test-long: ## the longest tests
-	tests/needs.sh $(TEST_NEEDS)
-	$(CARGO) test --workspace --locked -- --ignored
 
 torture: ## random changes, pulls, kills, faults and rebuilds; SEED=1 and STEPS=1000 say which and how many
 	tests/needs.sh $(TEST_NEEDS)
@@ -72,6 +69,12 @@ install: $(BINARY) ## to DESTDIR and PREFIX
 	$(BINARY) completions bash > $(SHARE)/bash-completion/completions/archive
 	$(BINARY) completions zsh > $(SHARE)/zsh/site-functions/_archive
 	$(BINARY) completions fish > $(SHARE)/fish/vendor_completions.d/archive.fish
+
+uninstall: ## from DESTDIR and PREFIX
+	rm -f $(DESTDIR)$(PREFIX)/bin/archive
+	rm -f $(addprefix $(SHARE)/man/man1/,$(notdir $(filter %.1,$(PAGES)))) $(addprefix $(SHARE)/man/man5/,$(notdir $(filter %.5,$(PAGES))))
+	rm -f $(SHARE)/bash-completion/completions/archive $(SHARE)/zsh/site-functions/_archive
+	rm -f $(SHARE)/fish/vendor_completions.d/archive.fish
 
 clean: ## removes what was built
 	$(CARGO) clean

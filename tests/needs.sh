@@ -20,6 +20,11 @@ give_up() {
 command -v apt-get >/dev/null || give_up "missing:$packages, and there is no apt-get"
 [ "$(id -u)" -eq 0 ] || command -v sudo >/dev/null || give_up "missing:$packages, and there is no sudo"
 
+echo "needs$packages for this: installs them by apt-get as root$([ "$(id -u)" -eq 0 ] || echo ' (sudo may ask for your password)')" >&2
+case $packages in
+*openssh-server*) echo "the ssh service is neither started nor enabled: an sshd is only run by hand, on a pipe or a private port" >&2 ;;
+esac
+
 # Packages of services start them when they are installed, and at every boot. Nobody asked for that here.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e $policy ]; then
@@ -28,7 +33,6 @@ if [ ! -e $policy ]; then
     as_root chmod 755 $policy
 fi
 
-echo "installing$packages" >&2
 install() {
     # shellcheck disable=SC2086 # a list of words
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends $packages >/dev/null 2>&1 </dev/null
