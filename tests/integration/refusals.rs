@@ -110,7 +110,7 @@ fn cause_of_a_failed_connection_is_shown() {
     program
         .pull(&sshd, [&target])
         .refused(6, &["Bad configuration option: nosuchoption", "terminating, 1 bad configuration options"]);
-    sshd.configure_client("Host client\n  ProxyCommand echo 'no route to the moon' >&2; exit 1\n");
+    sshd.configure_client("Host client\n  ProxyCommand sh -c 'echo no route to the moon >&2; exit 1'\n");
     program.pull(&sshd, [&target]).refused(6, &["no route to the moon", "ssh: ", "ProxyCommand", "try `ssh "]);
     sshd.configure_client("");
     let mut command = program.command(["pull", "-F"]);

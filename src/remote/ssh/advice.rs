@@ -21,6 +21,9 @@ const MAX_LOOKUP_TIME: Duration = Duration::from_secs(2);
 // Longest time for an attempt that is made only for what a ProxyCommand prints.
 const MAX_ATTEMPT_TIME: Duration = Duration::from_secs(5);
 
+// Time for a ProxyCommand to print why it ends: ssh may end before.
+const LAST_WORDS_TIME: Duration = Duration::from_millis(300);
+
 // Longest text of ssh's that is shown, bytes.
 const MAX_SHOWN_BYTES: usize = 300;
 
@@ -219,7 +222,7 @@ impl Advice<'_> {
         command.args(["-o", "ControlMaster=no", "-o", "ControlPath=none", "-o", "BatchMode=yes"]);
         command.args(["-o", "StrictHostKeyChecking=yes", "-o", "ConnectTimeout=5"]);
         master::reach(&mut command, self.ssh, self.config);
-        command.arg("--").arg(&self.ssh.host).arg("true");
+        command.arg("-T").arg("--").arg(&self.ssh.host).arg("true");
         self.said_by(command, MAX_ATTEMPT_TIME).map(|(_, said)| said).unwrap_or_default()
     }
 
@@ -251,6 +254,9 @@ impl Advice<'_> {
                 None => std::thread::sleep(Duration::from_millis(5)),
             }
         };
+        if bound == MAX_ATTEMPT_TIME && status.is_some() {
+            std::thread::sleep(LAST_WORDS_TIME);
+        }
         if let Ok(group) = i32::try_from(child.id()) {
             let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
         }
