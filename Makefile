@@ -14,7 +14,7 @@ TEST_NEEDS = ssh:openssh-client sshd:openssh-server rsync:rsync setfattr:attr se
 THREADS = $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$((n > 4 ? n : 4)))
 RUNNER = $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 
-.PHONY: build demo test torture histories fuzz check bench man install uninstall clean help
+.PHONY: build demo test test-fs torture histories fuzz check bench man install uninstall clean help
 
 build: ## the program, at target/release/archive
 	$(CARGO) build --release --locked
@@ -30,6 +30,10 @@ demo: build ## pulls real files through a throw-away sshd, and shows what came o
 test: ## every test but the longest; installs what they need
 	tests/needs.sh $(TEST_NEEDS)
 	NEXTEST_TEST_THREADS=$(THREADS) RUST_TEST_THREADS=$(THREADS) $(CARGO) $(RUNNER) --workspace --locked
+
+test-fs: build ## pulls onto real GlusterFS, MooseFS, sshfs and NFS, as root; installs what they need; FS="sshfs nfs" says which
+	tests/needs.sh rsync:rsync
+	tests/file-systems.sh $(BINARY) $(FS)
 
 torture: ## random changes, pulls, kills, faults and rebuilds; SEED=1 and STEPS=1000 say which and how many
 	tests/needs.sh $(TEST_NEEDS)

@@ -2,7 +2,8 @@
 //!
 //! `ARCHIVE_FAULT` says which, as in `kill:17`, `stop:17` or `ENOSPC:17`; `ARCHIVE_BATCH` makes batches small, so that
 //! there are several. `ARCHIVE_HELPER_PROGRAM` names a program that is started for the helper of a source without a host;
-//! its argument is the helper's path. Release builds have none of this.
+//! its argument is the helper's path. `ARCHIVE_LACKS` names calls that the repository's file system is to lack, separated by
+//! commas: see [`lacks`]. Release builds have none of this.
 
 #[cfg(not(debug_assertions))]
 use std::os::fd::RawFd;
@@ -23,6 +24,18 @@ pub fn most_changes(usual: usize) -> usize {
     usual
 }
 
+/// True when the repository's file system is to behave as one without something, for a test.
+///
+/// `renameat2` (EINVAL for flags), `refusal` (`RENAME_NOREPLACE` is ignored), `links`, `link-count` (ENOSPC at the fifth
+/// name), `symlink-links`, `symlink-times`, `symlink-targets` (times of a symlink are set on its target), `syncfs`, `nanoseconds`,
+/// `owners`, `modes`, `inodes` (another number at every look), `holes`, `xattrs`, `flock`, `record-locks`, `exclusion` (locks are
+/// granted to everyone), `local` (shared memory).
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub fn lacks(_what: &str) -> bool {
+    false
+}
+
 /// The command that starts the helper which is open as this descriptor.
 #[cfg(not(debug_assertions))]
 pub fn helper(program: RawFd) -> Command {
@@ -30,7 +43,7 @@ pub fn helper(program: RawFd) -> Command {
 }
 
 #[cfg(debug_assertions)]
-pub use made::{helper, most_changes, step};
+pub use made::{helper, lacks, most_changes, step};
 
 #[cfg(debug_assertions)]
 mod made {
@@ -51,6 +64,13 @@ mod made {
         Kill,
         Stop,
         Fail(Errno),
+    }
+
+    /// True when the repository's file system is to behave as one without something.
+    pub fn lacks(what: &str) -> bool {
+        static LACKS: OnceLock<Option<String>> = OnceLock::new();
+        let lacks = LACKS.get_or_init(|| std::env::var("ARCHIVE_LACKS").ok());
+        lacks.as_ref().is_some_and(|lacks| lacks.split(',').any(|one| one == what))
     }
 
     /// The command that starts the helper which is open as this descriptor.

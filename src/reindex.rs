@@ -174,6 +174,7 @@ fn normalize(repository: &Repository, source: &SourceName, known: &mut Reverse, 
                 let to = base.open_or_create(&on_disk).on_server(WHAT)?;
                 known.insert(on_disk, original.clone());
                 match dir.rename(&name, &to, &name) {
+                    Err(Errno::EEXIST) if dir.complete_move(&name, &to, &name).on_server(WHAT)? => {}
                     Err(Errno::EEXIST) => report.warn(format_args!(
                         "`{}` is in a directory that is no client's, and stays there",
                         Escaped(path.join(&name).as_ref().map_or(b"", |path| path.as_bytes()))
@@ -280,7 +281,7 @@ fn hash_all(to_hash: &Receiver<(Found, Option<File>)>, hashed: &Sender<Result<Fo
 
 // Whoever comes second to an inode waits for the first one's result.
 fn hash_once(file: &File, found: &mut Found, inodes: &Inodes) -> Result<()> {
-    let shared = found.metadata.links > 1;
+    let shared = found.metadata.links > 1 && found.metadata.identifies;
     let cell = match shared {
         true => inodes.lock().unwrap_or_else(PoisonError::into_inner).entry(found.metadata.inode).or_default().clone(),
         false => Arc::default(),

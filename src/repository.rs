@@ -13,6 +13,7 @@ pub mod archive;
 mod create;
 pub mod dirs;
 pub mod evidence;
+mod file_system;
 pub mod index;
 pub mod journal;
 pub mod lock;
@@ -52,6 +53,7 @@ impl Repository {
         let base = Dir::open_base(path).on_server(what(path))?;
         let id = read_format(path)?;
         let repository = Repository { path: path.to_owned(), base, id, copied: Copied::default() };
+        repository.recall_file_system();
         repository.check_file_systems()?;
         Ok(repository)
     }

@@ -341,10 +341,8 @@ impl Reading<'_> {
                 first = true;
                 hash_content(&copy.file, blake3::Hasher::new()).map_err(|error| error.to_string())
             };
-            let hash = match copy.metadata.links {
-                1 => hash(),
-                _ => self.promised(copy.metadata.inode).get_or_init(hash).clone(),
-            };
+            let is_shared = copy.metadata.links > 1 && copy.metadata.identifies;
+            let hash = if is_shared { self.promised(copy.metadata.inode).get_or_init(hash).clone() } else { hash() };
             if read.send((copy, Outcome { hash, first })).is_err() {
                 return;
             }

@@ -25,6 +25,8 @@ mod entries;
 mod excludes;
 #[path = "integration/far.rs"]
 mod far;
+#[path = "integration/file_systems.rs"]
+mod file_systems;
 #[path = "integration/forget.rs"]
 mod forget;
 #[path = "integration/full.rs"]

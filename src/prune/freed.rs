@@ -14,8 +14,8 @@ pub struct Freed {
 impl Freed {
     /// A name of this inode goes; the bytes that are free then, if it is the last.
     pub fn with(&mut self, found: &Metadata) -> u64 {
-        let Metadata { inode, links, bytes_on_disk, .. } = *found;
-        if links == 1 && !self.shared.contains_key(&inode) {
+        let Metadata { inode, links, bytes_on_disk, identifies, .. } = *found;
+        if !identifies || links == 1 && !self.shared.contains_key(&inode) {
             return bytes_on_disk;
         }
         let (going, links) = self.shared.entry(inode).or_insert((0, links));

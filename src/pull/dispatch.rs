@@ -91,16 +91,19 @@ impl Ways<'_> {
             return self.hashing.send(task).map_err(aborted);
         }
         match run.source.settings.hash {
-            HashWhere::Server => self.to_server(task),
+            HashWhere::Server => self.to_server(run, task),
             HashWhere::Client => self.to_client(run, index, task),
         }
     }
 
-    // A rebuilt index does not know ctimes. What size and mtime say is no proof, but the client's hash is, and spares sending
-    // everything again.
-    fn to_server(&self, task: FileTask) -> Result<()> {
+    // A rebuilt index does not know ctimes, and mtimes as well only as the file system keeps them. What size and mtime say is no
+    // proof, but the client's hash is, and spares sending everything again.
+    fn to_server(&self, run: &Run<'_>, task: FileTask) -> Result<()> {
+        let abilities = run.repository.base().abilities();
         let is_alike = |old: &Version| {
-            old.has(flags::REBUILT) && (old.entry.mtime, old.entry.size) == (task.entry.mtime, task.entry.size)
+            old.has(flags::REBUILT)
+                && old.entry.size == task.entry.size
+                && abilities.keeps(old.entry.mtime, task.entry.mtime)
         };
         match task.old.as_deref().is_some_and(is_alike) {
             true => self.hashing.send(task).map_err(aborted),

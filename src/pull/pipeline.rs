@@ -97,7 +97,7 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
         // Whoever decides again over tasks that waited is the last that could begin anything.
         let _ = end.send(Released::End);
     });
-    warn_of_owners(run, staging);
+    tell_of_metadata(run, staging);
     match broken.first() {
         Some(error) => Err(error),
         None => {
@@ -118,10 +118,15 @@ pub(super) fn in_staging(run: &Run<'_>, error: Error) -> Error {
     error.at(format_args!("staging/{}", run.source.name))
 }
 
-fn warn_of_owners(run: &Run<'_>, staging: &Staging) {
+fn tell_of_metadata(run: &Run<'_>, staging: &Staging) {
     if staging.has_refused_owner() {
         let which = "such as those outside the id map of a container";
         run.tally.warn(format_args!("some owners can't be given on the server, {which}; the index has them"));
+    }
+    let abilities = staging.dir().abilities();
+    let kept = [(abilities.modes, "permission bits"), (abilities.symlink_metadata, "times of symlinks")];
+    for (_, what) in kept.iter().filter(|(is_kept, _)| !is_kept) {
+        run.tally.notice(format_args!("the repository's file system keeps no {what}; the index has them"));
     }
 }
 

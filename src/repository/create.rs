@@ -5,10 +5,11 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::FlockArg;
 
 use super::dirs::Dir;
-use super::{FORMAT, random_key};
+use super::lock::FileLock;
+use super::{FORMAT, file_system, random_key};
 use crate::entry::Kind as EntryKind;
 use crate::error::{Error, Kind, OnServer, Result};
 use crate::path::Name;
@@ -105,10 +106,14 @@ fn content(path: &Path) -> Result<Content> {
     });
     let is_empty_directory = |name: &[u8]| {
         let names = base.open(name).and_then(|dir| dir.names());
-        names.is_ok_and(|names| names.iter().all(|inside| name == b"lock" && inside.as_bytes() == b"repository"))
+        names.is_ok_and(|names| {
+            names
+                .iter()
+                .all(|inside| name == b"lock" && inside.as_bytes() == b"repository" || file_system::is_probe(inside))
+        })
     };
     let is_ours = |name: &Name| match name.as_bytes() {
-        b"README.txt" => true,
+        b"README.txt" | file_system::FILE_NAME => true,
         b"format" => base.metadata(name).is_ok_and(|found| found.kind == EntryKind::File && found.size == 0),
         ours => SKELETON.contains(&ours) && is_empty_directory(ours),
     };
@@ -126,10 +131,11 @@ fn fill(path: &Path) -> Result<()> {
     }
     // Of several processes that create it at the same time, one decides on the id.
     let lock = base.open(b"lock").and_then(|dir| create_or_open(&dir, "repository")).on_server(what(path))?;
-    let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| errno).on_server(what(path))?;
+    let _lock = FileLock::take(lock, FlockArg::LockExclusive).map_err(|(_, errno)| errno).on_server(what(path))?;
     if state(path)? == State::Present {
         return Ok(());
     }
+    file_system::probe(path, &base)?;
     write(&base, "README.txt", README)?;
     base.sync_file_system().on_server(what(path))?;
     // Last, for this file is what makes the directory a repository.
@@ -149,7 +155,7 @@ fn create_or_open(dir: &Dir, name: &str) -> nix::Result<std::fs::File> {
 fn write(base: &Dir, name: &str, text: &str) -> Result<()> {
     let what = format!("can't write `{name}` in the repository");
     let mut file = create_or_open(base, name).on_server(&what)?;
-    file.write_all(text.as_bytes()).on_server(&what)
+    file.write_all(text.as_bytes()).and_then(|()| base.sync_file(&file)).on_server(&what)
 }
 
 fn what(path: &Path) -> String {

@@ -12,6 +12,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use crate::entry::{Digests, DirectoryId, Entry, Fingerprint, Inode, Kind, Version, flags};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::path::{AbsPath, Name, SourceName};
+use crate::repository::dirs::is_on_local_disk;
 
 mod attributes;
 mod contents;
@@ -433,9 +434,10 @@ fn patiently<T>(mut work: impl FnMut() -> rusqlite::Result<T>) -> rusqlite::Resu
 }
 
 fn configure(connection: &Connection, repository: &Path) -> rusqlite::Result<()> {
-    // The write-ahead log needs memory that processes share, which network file systems don't give.
-    let mode = if is_on_network(repository) { "DELETE" } else { "WAL" };
-    connection.pragma_update(None, "journal_mode", mode)?;
+    match is_on_local_disk(repository) {
+        true => connection.pragma_update(None, "journal_mode", "WAL")?,
+        false => leave_write_ahead_log(connection, repository)?,
+    }
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     connection.pragma_update(None, "temp_store", "FILE")?;
@@ -445,21 +447,32 @@ fn configure(connection: &Connection, repository: &Path) -> rusqlite::Result<()>
     settle(connection)
 }
 
+// The write-ahead log needs memory that processes share. A process that has the database for itself does without, so that one
+// of a repository that was moved can still be carried over.
+fn leave_write_ahead_log(connection: &Connection, repository: &Path) -> rusqlite::Result<()> {
+    if has_write_ahead_log(repository) {
+        connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
+        connection.pragma_update(None, "journal_mode", "DELETE")?;
+        connection.pragma_update(None, "locking_mode", "NORMAL")?;
+        // The lock ends with the next reading.
+        return connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()));
+    }
+    connection.pragma_update(None, "journal_mode", "DELETE")
+}
+
+// Says the database's header: https://www.sqlite.org/fileformat2.html#file_format_version_numbers
+fn has_write_ahead_log(repository: &Path) -> bool {
+    use std::io::Read;
+    let mut header = [0; 20];
+    let read = std::fs::File::open(repository.join(FILE_NAME)).and_then(|mut file| file.read_exact(&mut header));
+    read.is_ok() && header[18..20] == [2, 2]
+}
+
 // Without the guarantee of stable plans, statements would be compiled anew for every set of parameters.
 fn settle(connection: &Connection) -> rusqlite::Result<()> {
     connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(())
-}
-
-fn is_on_network(path: &Path) -> bool {
-    use nix::sys::statfs::{FUSE_SUPER_MAGIC, NFS_SUPER_MAGIC, SMB_SUPER_MAGIC, statfs};
-    const CIFS: i64 = 0xff53_4d42;
-    const SMB2: i64 = 0xfe53_4d42;
-    statfs(path).is_ok_and(|found| {
-        let found = found.filesystem_type();
-        [FUSE_SUPER_MAGIC, NFS_SUPER_MAGIC, SMB_SUPER_MAGIC].contains(&found) || [CIFS, SMB2].contains(&found.0)
-    })
 }
 
 fn newer(format: i64) -> Error {

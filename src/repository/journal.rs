@@ -336,7 +336,7 @@ impl Done {
             (Some(inode), _) => found.inode.1 == inode,
             (None, At::Row(row)) => match self.batch.rows.get(*row) {
                 Some(Row::Begin { entry, .. } | Row::Continue { entry, .. }) => {
-                    (found.size, found.mtime) == (entry.size, entry.mtime)
+                    found.size == entry.size && self.trees.0.abilities().keeps(found.mtime, entry.mtime)
                 }
                 _ => false,
             },

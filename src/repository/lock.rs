@@ -8,7 +8,9 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
 use super::Repository;
+use super::dirs::{is_without_flock, take_records};
 use crate::error::{Error, Kind, OnServer, Result};
+use crate::fault::lacks;
 use crate::path::{Name, SourceName};
 
 const RETRY: Duration = Duration::from_millis(100);
@@ -16,7 +18,7 @@ const RETRY: Duration = Duration::from_millis(100);
 /// A lock that is held until it is dropped, or until the process ends in whatever way.
 #[derive(Debug)]
 pub struct Lock {
-    _held: Vec<Flock<File>>,
+    _held: Vec<FileLock>,
 }
 
 impl Lock {
@@ -38,7 +40,7 @@ impl Lock {
 
     // Writes who holds it into the innermost lock file, for the message to whoever comes second.
     fn signed(mut self) -> Result<Lock> {
-        let file: &mut File = self._held.last_mut().expect("a lock holds a file");
+        let file = self._held.last_mut().expect("a lock holds a file").file();
         let text =
             format!("pid {} since {}\n", std::process::id(), jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ"));
         let written = file
@@ -54,15 +56,56 @@ impl Lock {
     }
 }
 
+/// A locked file: by `flock`, or where the file system has no `flock` by a record lock of the whole file.
+#[derive(Debug)]
+pub(super) enum FileLock {
+    Flock(Flock<File>),
+    Records(File),
+}
+
+impl FileLock {
+    /// Locks a file that is open to read and write; gives it back with `EWOULDBLOCK` when another holds it.
+    pub(super) fn take(file: File, how: FlockArg) -> std::result::Result<FileLock, (File, Errno)> {
+        let locked = match lacks("flock") {
+            true => Err((file, Errno::ENOLCK)),
+            false => Flock::lock(file, how),
+        };
+        match locked {
+            Ok(lock) => Ok(FileLock::Flock(lock)),
+            Err((file, errno)) if is_without_flock(errno) => FileLock::take_records(file, how),
+            Err(failed) => Err(failed),
+        }
+    }
+
+    fn take_records(file: File, how: FlockArg) -> std::result::Result<FileLock, (File, Errno)> {
+        let is_shared = matches!(how, FlockArg::LockShared | FlockArg::LockSharedNonblock);
+        let waits = matches!(how, FlockArg::LockShared | FlockArg::LockExclusive);
+        match take_records(&file, if is_shared { nix::libc::F_RDLCK } else { nix::libc::F_WRLCK }, waits) {
+            Ok(()) => Ok(FileLock::Records(file)),
+            Err(Errno::EACCES) => Err((file, Errno::EWOULDBLOCK)),
+            Err(errno) => Err((file, errno)),
+        }
+    }
+
+    /// The file.
+    pub(super) fn file(&mut self) -> &mut File {
+        match self {
+            FileLock::Flock(lock) => lock,
+            FileLock::Records(file) => file,
+        }
+    }
+}
+
 fn whole() -> Name {
     Name::new("repository").expect("it is a name")
 }
 
-fn acquire(repository: &Repository, name: &Name, how: FlockArg, deadline: Instant, what: &str) -> Result<Flock<File>> {
+fn acquire(repository: &Repository, name: &Name, how: FlockArg, deadline: Instant, what: &str) -> Result<FileLock> {
+    repository.probe_file_system()?;
     let locks = repository.locks()?;
     let mut file = open(&locks, name).on_server("can't open the lock file").map_err(|error| error.at(shown(name)))?;
     loop {
-        match Flock::lock(file, how) {
+        match FileLock::take(file, how) {
             Ok(lock) => return Ok(lock),
             Err((returned, Errno::EWOULDBLOCK)) if Instant::now() < deadline => {
                 file = returned;

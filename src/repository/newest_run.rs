@@ -5,11 +5,12 @@ use std::io::{Read, Seek, SeekFrom, Write};
 
 use jiff::Timestamp;
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::FlockArg;
 
 use super::Repository;
 use super::dirs::Dir;
 use super::index::{Index, Newest, SourceId};
+use super::lock::FileLock;
 use crate::error::{Error, Kind, OnServer, Result};
 use crate::path::Name;
 
@@ -99,8 +100,9 @@ fn note(base: &Dir, newest: Newest, reaching: Reaching) -> Result<()> {
         },
         other => other,
     };
-    let locked = Flock::lock(file.on_server(WHAT)?, FlockArg::LockExclusive);
-    let mut file = locked.map_err(|(_, errno)| errno).on_server(WHAT)?;
+    let locked = FileLock::take(file.on_server(WHAT)?, FlockArg::LockExclusive);
+    let mut lock = locked.map_err(|(_, errno)| errno).on_server(WHAT)?;
+    let file = lock.file();
     let noted = read(base)?;
     let newest = Newest { run: newest.run.max(noted.run), batch: newest.batch.max(noted.batch) };
     if newest == noted {

@@ -65,7 +65,10 @@ impl Room {
         let found = fstatvfs(&self.dir).on_server("can't tell how much room is free")?;
         let what = match self.least {
             MinFree::Percent(percent) => lacking(&found, percent),
-            MinFree::Bytes(bytes) => (free(&found) < bytes).then(|| bytesize::ByteSize(free(&found)).to_string()),
+            // A file system that reports no blocks at all does not report free ones either.
+            MinFree::Bytes(bytes) => {
+                (found.blocks() > 0 && free(&found) < bytes).then(|| bytesize::ByteSize(free(&found)).to_string())
+            }
         };
         match what {
             None => Ok(()),

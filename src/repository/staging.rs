@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use nix::errno::Errno;
 
-use super::dirs::{Dir, copy_content, file_mode, owner_given, set_file_metadata, set_file_mode, share_blocks};
+use super::dirs::{Dir, copy_content, file_mode, owner_given, share_blocks};
 use crate::entry::{Entry, Hash, mode_on_disk};
 use crate::path::{AbsPath, Name};
 
@@ -125,17 +125,19 @@ impl Staging {
         if granted.load(Ordering::Relaxed) & bit == 0 {
             match file_mode(&file)? == mode {
                 true => drop(granted.fetch_or(bit, Ordering::Relaxed)),
-                false => set_file_mode(&file, mode)?,
+                false => self.dir.set_file_mode(&file, mode)?,
             }
         }
         Ok((staged, file))
     }
 
-    /// Gives a file in the area the mtime and owner that an entry has on disk.
+    /// Gives a file in the area, whose content is complete, the mtime and owner that an entry has on disk. The next sync of the
+    /// file system waits for all of it.
     pub fn dress(&self, file: &File, entry: &Entry) -> std::io::Result<()> {
         let owner = self.born_to.map(|born_to| (born_to, (entry.uid, entry.gid)));
         let other = owner.filter(|(born_to, wanted)| born_to != wanted).map(|(_, wanted)| wanted);
-        set_file_metadata(file, entry.mtime, other).map(|given| self.note_owner(given))
+        self.note_owner(self.dir.set_file_metadata(file, entry.mtime, other)?);
+        self.dir.sync_file(file)
     }
 
     /// Notes whether an owner could be given.
@@ -152,7 +154,7 @@ impl Staging {
 
     /// Gives a file that was not created for an entry the entry's permission bits.
     pub fn permit(&self, file: &File, entry: &Entry) -> nix::Result<()> {
-        set_file_mode(file, mode_on_disk(entry))
+        self.dir.set_file_mode(file, mode_on_disk(entry))
     }
 
     /// Creates a file without a name, to write and read; it is gone when it is closed.
@@ -197,7 +199,7 @@ impl Staging {
         let make = |dir: &Dir, name: &Name| dir.create_symlink(name, &entry.target, entry.mtime);
         let (staged, ()) = self.put(tray, &entry.name, make)?;
         if self.born_to.is_some_and(|born_to| born_to != (entry.uid, entry.gid)) {
-            let given = self.directory_of(&staged)?.set_owner(&staged.name, entry.uid, entry.gid);
+            let given = self.directory_of(&staged)?.set_symlink_owner(&staged.name, entry.uid, entry.gid);
             self.note_owner(owner_given(given)?);
         }
         Ok(staged)

@@ -12,8 +12,8 @@ use crate::support::*;
 const BATCH: &str = "25";
 
 /// A client before and after a day of work, with something of every kind of change.
-struct Days {
-    client: Tree,
+pub struct Days {
+    pub client: Tree,
     // What the client held before, beside it.
     before: tempfile::TempDir,
 }
@@ -23,7 +23,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 impl Days {
-    fn new() -> Days {
+    pub fn new() -> Days {
         let many = |prefix: &'static str| (0..12).map(move |n| (format!("{prefix}{n}"), file(format!("{prefix} {n}"))));
         let client = Tree::new([
             ("kept", file("stays as it is")),
@@ -71,7 +71,10 @@ impl Days {
 
     /// A repository that holds the day before, and the flags to pull with.
     fn pulled(&self, flags: &[&str]) -> Program {
-        let program = Program::new();
+        self.pulled_by(Program::new(), flags)
+    }
+
+    pub fn pulled_by(&self, program: Program, flags: &[&str]) -> Program {
         let (root, aside) = (self.client.root(), self.before.path().join("after"));
         fs::rename(&root, &aside).unwrap();
         fs::rename(self.before.path().join("data"), &root).unwrap();
@@ -85,7 +88,7 @@ impl Days {
 }
 
 /// The hashes of all contents in both trees, read from the disk.
-fn contents(program: &Program) -> BTreeSet<String> {
+pub fn contents(program: &Program) -> BTreeSet<String> {
     let script = "find snapshot archive -type f -exec sha256sum {} + | cut -c1-64 | sort -u";
     let output = Command::new("sh").args(["-c", script]).current_dir(program.repo()).output().unwrap();
     String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
@@ -100,17 +103,29 @@ fn trees(program: &Program) -> String {
 
 /// Pulls with a fault at every `stride`th step until a run is through untouched, each time from the same state;
 /// returns how many faults there were.
-fn at_every_step(flags: &[&str], fault: &str, stride: usize, mut judge: impl FnMut(&Ran, usize)) -> usize {
+fn at_every_step(flags: &[&str], fault: &str, stride: usize, judge: impl FnMut(&Ran, usize)) -> usize {
+    at_every_step_lacking("", flags, fault, stride, judge)
+}
+
+/// The same on a file system that lacks something.
+fn at_every_step_lacking(
+    lacks: &str,
+    flags: &[&str],
+    fault: &str,
+    stride: usize,
+    mut judge: impl FnMut(&Ran, usize),
+) -> usize {
     let days = Days::new();
-    let template = days.pulled(flags);
+    let template = days.pulled_by(Program::lacking(lacks), flags);
     let root = days.client.root();
     let pull = [&["--json", "pull", "--lock-wait", "10s", root.to_str().unwrap()], flags].concat();
     let before = contents(&template);
-    let untouched = Program::new();
+    let untouched = Program::lacking(lacks);
     copy(&template.repo(), &untouched.repo());
     untouched.run(&pull).well();
+    let untouched_trees = trees(&untouched);
     for (faults, step) in (1..).step_by(stride).enumerate() {
-        let program = Program::new();
+        let program = Program::lacking(lacks);
         copy(&template.repo(), &program.repo());
         let mut command = program.command(&pull);
         let fault_at = format!("{fault}:{step}");
@@ -125,7 +140,7 @@ fn at_every_step(flags: &[&str], fault: &str, stride: usize, mut judge: impl FnM
         assert!(lost.is_empty(), "after {fault} at step {step} {lost:?} are lost");
         program.run(&pull).well();
         assert_same_but_links(&root, &program.snapshot("localhost", &root));
-        assert_eq!(trees(&program), trees(&untouched), "after {fault} at step {step}");
+        assert_eq!(trees(&program), untouched_trees, "after {fault} at step {step}");
         program.assert_index_is_right();
         assert_eq!(checker::check(&program.repo()), [""; 0], "after {fault} at step {step}");
     }
@@ -148,6 +163,25 @@ fn killed(ran: &Ran, step: usize) {
 fn killed_at_every_step_nothing_is_lost_and_the_next_pull_goes_on() {
     let faults = at_every_step(&[], "kill", 1, killed);
     assert!(faults >= 200, "{faults}");
+}
+
+#[test]
+fn move_in_two_steps_may_be_killed_at_every_step() {
+    let faults = at_every_step_lacking("renameat2", &[], "kill", 4, killed);
+    assert!(faults >= 60, "{faults}");
+}
+
+#[test]
+fn move_over_reserved_name_may_be_killed_at_every_step() {
+    let faults = at_every_step_lacking("renameat2,links,symlink-links", &[], "kill", 5, killed);
+    assert!(faults >= 50, "{faults}");
+}
+
+#[test]
+fn full_disk_between_the_steps_of_a_move_leaves_a_usable_repository() {
+    at_every_step_lacking("renameat2", &[], "ENOSPC", 13, |ran, step| {
+        assert_eq!(ran.status, 5, "at step {step}: {}", ran.stderr);
+    });
 }
 
 #[test]

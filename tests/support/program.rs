@@ -12,6 +12,7 @@ use super::Sshd;
 /// The program with a repository, and nothing of the user's configuration.
 pub struct Program {
     dir: tempfile::TempDir,
+    lacks: String,
 }
 
 /// What came of running it.
@@ -39,7 +40,15 @@ impl Program {
 
     /// A program whose repository does not exist yet.
     pub fn without_repository() -> Program {
-        Program { dir: tempfile::Builder::new().prefix("archive-test").tempdir_in("/tmp").unwrap() }
+        let dir = tempfile::Builder::new().prefix("archive-test").tempdir_in("/tmp").unwrap();
+        Program { dir, lacks: String::new() }
+    }
+
+    /// A program whose repository is on a file system that lacks something: see `fault::lacks`.
+    pub fn lacking(what: &str) -> Program {
+        let program = Program { lacks: what.to_owned(), ..Program::without_repository() };
+        program.run(["init"]).well();
+        program
     }
 
     /// A path beside the repository.
@@ -74,7 +83,8 @@ impl Program {
             .env_clear()
             .env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin")
             .env("HOME", self.path("home"))
-            .env("TMPDIR", self.dir.path());
+            .env("TMPDIR", self.dir.path())
+            .env("ARCHIVE_LACKS", &self.lacks);
         command.arg("--repo").arg(self.repo()).args(arguments).stdin(Stdio::null()).current_dir(self.dir.path());
         command
     }

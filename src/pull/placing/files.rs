@@ -12,7 +12,7 @@ use super::{Directory, Origin, Placing, Retired, WHAT, is_restated};
 use crate::entry::{Entry, Hash, Kind, Version, flags, mode_on_disk};
 use crate::error::{Error, Kind as ErrorKind, OnServer, Result};
 use crate::path::Name;
-use crate::repository::dirs::{Dir, Metadata};
+use crate::repository::dirs::{Abilities, Dir, Metadata};
 use crate::repository::evidence::Age;
 use crate::repository::index::Record;
 use crate::repository::journal::{At, Looks, New, Old, Row};
@@ -144,7 +144,7 @@ impl Placing<'_> {
         let shared = found.links > 1;
         let number = self.number(file.directory);
         if old.entry.mtime == file.entry.mtime || old.has(flags::REBUILT) {
-            let as_wanted = looks_as(&found, file.entry, self.owned);
+            let as_wanted = looks_as(&found, file.entry, self.owned, self.staging.dir().abilities());
             if !as_wanted && !shared {
                 let (looks, mtime) = (Looks::of(file.entry, self.owned), file.entry.mtime);
                 self.change(file.directory, &file.entry.name, Old::None, New::Restated { looks, mtime });
@@ -232,7 +232,7 @@ impl Placing<'_> {
         let (staging, owned) = (self.staging, self.owned);
         self.locator.first(ledger, &mut self.evidence, file.wanted(), |evidence, candidate| {
             let Candidate { dir, name, found, record, .. } = *candidate;
-            if exact && !looks_as(found, file.entry, owned) {
+            if exact && !looks_as(found, file.entry, owned, staging.dir().abilities()) {
                 return None;
             }
             let link = |to: &Dir, to_name: &Name| dir.link(name, to, to_name);
@@ -385,8 +385,9 @@ fn open_inode(dir: &Dir, name: &Name, inode: (u64, u64)) -> Result<File> {
     }
 }
 
-fn looks_as(found: &Metadata, entry: &Entry, owned: bool) -> bool {
-    found.mtime == entry.mtime
-        && found.mode == mode_on_disk(entry)
-        && (!owned || (found.uid, found.gid) == (entry.uid, entry.gid))
+// As well as the file system can keep it.
+fn looks_as(found: &Metadata, entry: &Entry, owned: bool, abilities: &Abilities) -> bool {
+    abilities.keeps(found.mtime, entry.mtime)
+        && (!abilities.modes || found.mode == mode_on_disk(entry))
+        && (!owned || !abilities.owners || (found.uid, found.gid) == (entry.uid, entry.gid))
 }

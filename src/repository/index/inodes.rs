@@ -35,9 +35,9 @@ impl Record {
         Record { size: found.size, mtime: found.mtime, ctime: found.ctime, hash, read }
     }
 
-    /// True while nothing has changed the inode since.
+    /// True while nothing has changed the inode since, and no other one can have taken its number.
     pub fn fits(&self, found: &Metadata) -> bool {
-        (self.size, self.mtime, self.ctime) == (found.size, found.mtime, found.ctime)
+        found.identifies && (self.size, self.mtime, self.ctime) == (found.size, found.mtime, found.ctime)
     }
 }
 

@@ -15,8 +15,11 @@ use nix::fcntl::{Flock, FlockArg};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tempfile::TempDir;
 
-use super::{FILE_NAME, Index, OnIndex, PATIENCE, USER_VERSION, create_schema, migration, newer, settle};
+use super::{
+    FILE_NAME, Index, OnIndex, PATIENCE, USER_VERSION, create_schema, has_write_ahead_log, migration, newer, settle,
+};
 use crate::error::{Error, Kind as ErrorKind, OnServer, Result};
+use crate::repository::dirs::is_on_local_disk;
 
 // What belongs to a database: itself, its write-ahead log, its rollback journal.
 const PARTS: [&str; 3] = ["", "-wal", "-journal"];
@@ -57,6 +60,10 @@ pub fn open(repository: &Path, copied: &Copied) -> Result<Option<Index>> {
     }
     let mut copied = copied.lock().unwrap_or_else(PoisonError::into_inner);
     if copied.is_none() {
+        // Whoever may write carries a write-ahead log over that this file system is no place for.
+        if has_write_ahead_log(repository) && !is_on_local_disk(repository) {
+            let _ = Index::open(repository);
+        }
         match open_in_place(&path) {
             Ok(index) if is_up_to_date(&index)? => return Ok(Some(index)),
             Ok(index) if index.is_writable() => match Index::open(repository) {

@@ -11,8 +11,8 @@ use crate::entry::{Kind, hash_content};
 use crate::error::{OnServer, Result};
 use crate::path::{AbsPath, Escaped, Name, SourceName};
 use crate::repository::Repository;
-use crate::repository::archive::Archive;
-use crate::repository::dirs::{Dir, Metadata, OpenTree, owner_given, set_file_metadata, set_file_mode};
+use crate::repository::archive::{Archive, open_directory};
+use crate::repository::dirs::{Dir, Metadata, OpenTree, owner_given};
 use crate::repository::place::{Place, Tree};
 use crate::repository::staging::{StagedName, Staging};
 
@@ -63,6 +63,9 @@ impl Trees {
     /// way; returns the paths where they were.
     pub fn carry_out(&mut self, batch: &mut Batch, again: bool) -> Result<Vec<AbsPath>> {
         self.archive.settle();
+        if again {
+            self.expect_changes(batch).on_server(WHAT)?;
+        }
         let mut found = Strays { paths: Vec::new(), rows: Vec::new(), claimed: claimed(batch) };
         self.moved.clear();
         for deed in &batch.deeds {
@@ -72,7 +75,7 @@ impl Trees {
                     self.change(&batch.directories[*directory as usize], name, (old, new), again, &mut found)
                 }
                 Deed::Keep { directory, staged, name } => {
-                    self.keep(&batch.directories[*directory as usize], staged, name)
+                    self.keep(&batch.directories[*directory as usize], staged, name, again)
                 }
                 Deed::Drop { directory, name, inode } => self.drop_name(directory, name, *inode),
             };
@@ -102,6 +105,23 @@ impl Trees {
         };
         let place = Place { tree, source: self.source.clone(), directory, name: name.clone() };
         Escaped(&place.on_disk()).to_string()
+    }
+
+    // What an earlier attempt did may not be on the disk yet.
+    fn expect_changes(&self, batch: &Batch) -> nix::Result<()> {
+        let bases = [(self.snapshot.base(), false), (self.archive.base(), true)];
+        for (base, is_archive) in bases {
+            base.has_changed()?;
+            for directory in &batch.directories {
+                let mut path = Some(directory.clone());
+                while let Some(at) = path {
+                    let opened = if is_archive { open_directory(base, &at) } else { base.open(at.below_root()) };
+                    opened.map_or(Ok(()), |dir| dir.has_changed())?;
+                    path = at.split().map(|(parent, _)| parent);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Waits until all of that, and what is in staging, is on the disk.
@@ -135,6 +155,12 @@ impl Trees {
             },
             _ => self.directory(directory, strays)?,
         };
+        if again
+            && let New::Staged(staged) = new
+            && self.completes(directory, &dir, name, (old, staged)).on_server(WHAT)?
+        {
+            return Ok(());
+        }
         match old {
             Old::None => {}
             Old::Archive { name: archived, inode } => self.retire(directory, &dir, name, (archived, *inode), again)?,
@@ -181,6 +207,8 @@ impl Trees {
                 Ok(())
             }
             Err(Errno::EEXIST | Errno::ENOTEMPTY | Errno::ENOTDIR | Errno::EBUSY) => Ok(()),
+            // A file system that does not move directories.
+            Err(Errno::EINVAL | Errno::EPERM | Errno::EXDEV | Errno::ENOSYS | Errno::EOPNOTSUPP) => Ok(()),
             Err(errno) => Err(errno).on_server(WHAT),
         }
     }
@@ -192,6 +220,24 @@ impl Trees {
             found == Err(Errno::ENOENT)
         };
         staged.tray.as_ref().is_some_and(|tray| self.moved.contains(tray)) || again && is_gone()
+    }
+
+    // An earlier attempt may have been cut off when the file had its name in the snapshot, and still the one in staging.
+    fn completes(
+        &mut self,
+        path: &AbsPath,
+        dir: &Dir,
+        name: &Name,
+        (old, staged): (&Old, &StagedName),
+    ) -> nix::Result<bool> {
+        // What was there may be of the same inode: it has to be in the archive first.
+        if let Old::Archive { name: archived, .. } = old
+            && self.archive.directory(path)?.metadata(archived).is_err()
+        {
+            return Ok(false);
+        }
+        let from = self.staging.directory_of(staged)?;
+        from.complete_move(&staged.name, dir, name)
     }
 
     // Done already, or missing, if the snapshot has another inode there. In a copy of the repository all inodes have other
@@ -210,15 +256,22 @@ impl Trees {
             Ok(found.kind != Kind::Dir && archive.metadata(archived) == Err(Errno::ENOENT))
         };
         if found.is_inode(inode) || again && is_undone().on_server(WHAT)? {
-            self.archive_as(path, dir, name, archived).on_server(WHAT)?;
+            self.archive_as(path, (dir, name), archived, again).on_server(WHAT)?;
         }
         Ok(())
     }
 
     // Something may have taken the name since it was free: another directory of the client's, above all.
-    fn archive_as(&mut self, path: &AbsPath, from: &Dir, name: &Name, archived: &Name) -> nix::Result<()> {
+    fn archive_as(
+        &mut self,
+        path: &AbsPath,
+        (from, name): (&Dir, &Name),
+        archived: &Name,
+        again: bool,
+    ) -> nix::Result<()> {
         let to = self.archive.directory(path)?;
         match from.rename(name, &to, archived) {
+            Err(Errno::EEXIST) if again && from.complete_move(name, &to, archived)? => Ok(()),
             Err(Errno::EEXIST) => {
                 self.archive.make_room(path, archived)?;
                 from.rename(name, &to, archived)
@@ -245,9 +298,9 @@ impl Trees {
         }
     }
 
-    fn keep(&mut self, path: &AbsPath, staged: &Name, name: &Name) -> Result<()> {
+    fn keep(&mut self, path: &AbsPath, staged: &Name, name: &Name, again: bool) -> Result<()> {
         let staging = Arc::clone(&self.staging);
-        match self.archive_as(path, staging.dir(), staged, name) {
+        match self.archive_as(path, (staging.dir(), staged), name, again) {
             Err(Errno::ENOENT) => Ok(()),
             other => other.on_server(WHAT),
         }
@@ -362,8 +415,9 @@ fn is_directory(dir: &Dir, name: &Name) -> bool {
 fn restate(dir: &Dir, name: &Name, looks: Looks, mtime: i64, staging: &Staging) -> Result<()> {
     match dir.open_file(name) {
         Ok(file) => {
-            staging.note_owner(set_file_metadata(&file, mtime, looks.owner).on_server(WHAT)?);
-            set_file_mode(&file, looks.mode).on_server(WHAT)
+            staging.note_owner(dir.set_file_metadata(&file, mtime, looks.owner).on_server(WHAT)?);
+            dir.set_file_mode(&file, looks.mode).on_server(WHAT)?;
+            dir.sync_file(&file).on_server(WHAT)
         }
         // Somebody removed it since it was looked at; the next pull says so.
         Err(Errno::ENOENT) => Ok(()),
