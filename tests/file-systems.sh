@@ -178,7 +178,7 @@ mount_glusterfs() {
     [ -e /dev/fuse ] || { why="there is no /dev/fuse"; return 1; }
     # One that runs already is somebody's.
     if gluster --mode=script volume list >/dev/null 2>&1; then why="a glusterd is running"; return 1; fi
-    glusterd -N --log-file "$work/glusterd.log" &
+    glusterd -N --log-file "$work/glusterd.log" >"$work/glusterd.out" 2>&1 &
     processes="$processes $!"
     within 20 gluster --mode=script volume list || { why="glusterd does not start"; return 1; }
     mkdir "$work/brick"
