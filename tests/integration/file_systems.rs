@@ -170,24 +170,6 @@ fn repository_lives_where_inode_numbers_do_not_last() {
 }
 
 #[test]
-fn content_is_read_where_inode_numbers_do_not_last() {
-    let client = Tree::new([("f", at(1_000_000_000, 0, file("first")))]);
-    let program = Program::lacking("inodes");
-    program.pull_local(&client.root(), &[]);
-    let plain = program.snapshot("localhost", &client.path("f"));
-    fs::write(&plain, "worst").unwrap();
-    fs::File::options()
-        .write(true)
-        .open(&plain)
-        .unwrap()
-        .set_modified(fs::metadata(client.path("f")).unwrap().modified().unwrap())
-        .unwrap();
-    client.add([("g", file("first"))]);
-    program.pull_local(&client.root(), &[]);
-    assert_eq!(fs::read(program.snapshot("localhost", &client.path("g"))).unwrap(), b"first");
-}
-
-#[test]
 fn repository_lives_without_holes_and_attributes() {
     live_through("holes", &["--link", "never"], "");
     live_through("xattrs", &[], "");

@@ -134,7 +134,17 @@ fn file_is_recognised_by_size_and_mtime_where_numbers_do_not_last() {
     std::fs::rename(place.path().join("f"), place.path().join("moved")).unwrap();
     assert!(dir.metadata(&name("moved")).unwrap().is_inode(before.inode));
     assert!(!dir.metadata(&name("g")).unwrap().is_inode(before.inode));
-    assert!(!before.identifies);
+}
+
+#[test]
+fn record_proves_nothing_where_inode_numbers_do_not_last() {
+    use crate::repository::index::Record;
+    for lasts in [true, false] {
+        let (place, dir) = with(|abilities| abilities.inodes = lasts);
+        std::fs::write(place.path().join("f"), "content").unwrap();
+        let found = dir.metadata(&name("f")).unwrap();
+        assert_eq!(Record::of(&found, [0; 32], 0).fits(&found), lasts);
+    }
 }
 
 #[test]
