@@ -43,7 +43,7 @@ struct Cli {
     command: Command,
 }
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 struct Global {
     /// The repository; else ARCHIVE_REPO, the configuration's `repository`, or a default place
     #[arg(long, global = true, value_name = "DIR", env = "ARCHIVE_REPO", hide_env_values = true)]
@@ -65,9 +65,10 @@ struct Global {
     color: ColorWhen,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum ColorWhen {
     /// On a terminal, unless NO_COLOR is set
+    #[default]
     Auto,
     /// Always
     Always,
@@ -99,6 +100,7 @@ enum Command {
 
 /// Reads the process's arguments, does what they say, and returns the exit status.
 pub fn run() -> ExitCode {
+    completions::answer_shell();
     let cli = Cli::parse();
     allow_open_files();
     begin_tracing(cli.global.verbose);

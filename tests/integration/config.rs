@@ -232,3 +232,26 @@ fn only_what_is_due_is_pulled() {
     program.change_index("UPDATE run SET started = started - 86400000000000");
     assert_eq!(due(), ["always", "daily"]);
 }
+
+#[test]
+fn shells_complete_the_names_of_sources() {
+    let program = Program::new();
+    let client = Tree::new([("f", file("f"))]);
+    program.pull_local(&client.root(), &["--name", "pulled"]);
+    let config = program
+        .configured(&format!("repository = '{}'\n[source.configured]\npaths = ['/etc']\n", program.repo().display()));
+    let completed = |words: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_archive"));
+        command.args(["--", "archive"]).args(words).env("COMPLETE", "fish").env("ARCHIVE_CONFIG", &config);
+        let output = command.output().unwrap();
+        String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(completed(&["verify", ""])[..2], ["configured", "pulled"]);
+    assert_eq!(completed(&["pull", "c"]), ["configured"]);
+    assert_eq!(completed(&["cat", "p"]), ["pulled:"]);
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let ran = program.run(["completions", shell]);
+        ran.well();
+        assert!(ran.stdout.contains("COMPLETE"), "{shell}: {}", ran.stdout);
+    }
+}
