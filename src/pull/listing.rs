@@ -294,11 +294,7 @@ impl Listing<'_> {
         let trusted = self.remembered.index.filter(|_| complete && !self.wants_all && !is_other);
         let kept_fingerprint = remembered.and_then(|known| known.fingerprint);
         if trusted.is_some() && kept_fingerprint == Some(fingerprint) {
-            self.judge_directory(number, Wish::Nothing);
-            self.tally.progress.listed.add(entries);
-            self.tally.progress.unchanged.add(entries);
-            self.steps.present(entries);
-            self.tally.report.progress(&self.tally.progress);
+            self.unchanged(number, entries);
             return Ok(());
         }
         if !self.seen.insert(digest(path)) {
@@ -348,6 +344,14 @@ impl Listing<'_> {
                 )
             }
         }
+    }
+
+    fn unchanged(&mut self, directory: u64, entries: u64) {
+        self.judge_directory(directory, Wish::Nothing);
+        self.tally.progress.listed.add(entries);
+        self.tally.progress.unchanged.add(entries);
+        self.steps.present(entries);
+        self.tally.report.progress(&self.tally.progress);
     }
 
     // Whether a file system was mounted there before. An unmounted one leaves an empty directory of the file system above.

@@ -109,7 +109,7 @@ fn source_is_removed_with_everything_that_it_holds() {
 fn source_without_versions_is_removed() {
     let (program, client) = with_secrets();
     program.change_index(
-        "INSERT INTO source (name, layout) VALUES ('latpop', 2); INSERT INTO run (source, started) VALUES (2, 1)",
+        "INSERT INTO source (name, layout) VALUES ('latpop', 2); INSERT INTO run (source, started) VALUES (2, unixepoch() * 1000000000)",
     );
     program.run(["status", "--max-age", "1h"]).refused(1, &["`latpop`"]);
     program.run(["forget", "latpop:/"]).refused(2, &["`--yes`"]);

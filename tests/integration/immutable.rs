@@ -17,10 +17,11 @@ impl Repository {
             eprintln!("needs root, for it mounts a file system");
             return None;
         }
-        let program = Program::new();
+        let program = Program::without_repository();
         let disk = Disk::ext4(&program.path("disk"), &program.path("mounted"), 64 << 20);
         std::os::unix::fs::symlink("mounted/repo", program.repo()).unwrap();
         fs::create_dir(program.path("mounted/repo")).unwrap();
+        program.init();
         Some(Repository { program, _disk: disk })
     }
 
@@ -109,22 +110,22 @@ fn repository_that_another_user_wrote_to_is_named_with_what_helps() {
     if !is_root() {
         return eprintln!("needs root, for it runs the program as two users");
     }
-    let (program, client) = (Program::new(), Tree::new([("f", file("one"))]));
+    let (program, client) = (Program::without_repository(), Tree::new([("f", file("one"))]));
     Command::new("chmod").args(["-R", "a+rX"]).arg(client.root().parent().unwrap()).status().unwrap();
     let as_nobody = || {
-        let run = program.command(["pull", client.root().to_str().unwrap()]);
+        let run = program.command(["pull", "--init", client.root().to_str().unwrap()]);
         let mut command = Command::new("setpriv");
         command
             .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
-            .arg(run.get_program())
+            .arg(program.path("archive-binary"))
             .args(run.get_args());
         command.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", program.path("home")).env("TMPDIR", "/tmp");
         Ran::of(command.current_dir("/").output().unwrap())
     };
-    fs::create_dir(program.repo()).unwrap();
-    for path in [program.path(""), program.repo()] {
-        std::os::unix::fs::chown(&path, Some(65_534), Some(65_534)).unwrap();
-    }
+    std::os::unix::fs::chown(program.path(""), Some(65_534), Some(65_534)).unwrap();
+    // Where it was built, others may not look.
+    let binary = program.path("archive-binary");
+    fs::copy(env!("CARGO_BIN_EXE_archive"), &binary).unwrap();
     as_nobody().well();
     for (name, directory) in [("lock/localhost.lock", "lock"), ("staging/localhost", "staging")] {
         let path = program.repo().join(name);

@@ -404,7 +404,7 @@ fn repair_does_not_link_to_file_that_was_replaced_meanwhile() {
     two.put("f", file(new));
     let mut repaired = 0;
     for step in 1.. {
-        let program = Program::new();
+        let program = Program::without_repository();
         assert!(Command::new("cp").arg("-a").arg(template.repo()).arg(program.repo()).status().unwrap().success());
         let mut command = program.command(["verify", "--repair", "-q", "one"]);
         let mut stopped = command.env("ARCHIVE_FAULT", format!("stop:{step}")).spawn().unwrap();

@@ -38,11 +38,14 @@ fn silence_is_broken_by_a_sign_of_life() {
 #[test]
 fn runs_at_low_priority() {
     let helper = Helper::start();
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", helper.child.id())).unwrap();
-    // The second field, in brackets, may hold spaces; niceness is the nineteenth.
-    let after_name = stat.rsplit(") ").next().unwrap();
-    let niceness: i32 = after_name.split(' ').nth(16).unwrap().parse().unwrap();
-    assert!(niceness >= 10, "{niceness}");
+    let niceness = |pid: u32| -> i32 {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        // The second field, in brackets, may hold spaces; niceness is the nineteenth.
+        let after_name = stat.rsplit(") ").next().unwrap();
+        after_name.split(' ').nth(16).unwrap().parse().unwrap()
+    };
+    // The tests themselves may run at another priority; 19 is the lowest.
+    assert_eq!(niceness(helper.child.id()), (niceness(std::process::id()) + 10).min(19));
 }
 
 #[test]
