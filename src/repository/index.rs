@@ -17,6 +17,7 @@ use crate::repository::dirs::is_on_local_disk;
 mod attributes;
 mod contents;
 mod facts;
+mod guarding;
 mod inodes;
 mod invariants;
 mod migration;
@@ -24,7 +25,6 @@ mod reading;
 mod reconcile;
 mod removal;
 mod shown;
-mod stopped;
 #[cfg(test)]
 mod tests;
 mod verified;
@@ -32,11 +32,11 @@ mod write;
 
 pub use attributes::encode as attributes_text;
 pub use facts::{Located, Newest, RunRow, Stats, misdated, newest_finished};
+pub use guarding::{Stop, Stopped};
 pub use inodes::Record;
 pub use reading::Copied;
 pub(super) use reading::open as open_to_read;
 pub use reconcile::{Scope, Unfound};
-pub use stopped::{Stop, Stopped};
 pub use verified::Verification;
 pub use write::{NewVersion, Write};
 
@@ -313,36 +313,6 @@ impl Index {
     pub fn past_in(&self, directory: DirectoryId) -> Result<Vec<Version>> {
         let sql = format!("SELECT {COLUMNS} FROM version WHERE directory = ?1 AND until_run IS NOT NULL");
         self.all(&sql, params![directory.0], version_of)
-    }
-
-    /// The directories of a source on which another file system was mounted as they were listed last.
-    pub fn mounts(&self, source: SourceId) -> Result<Vec<(DirectoryId, AbsPath)>> {
-        if !self.has_table("mount")? {
-            return Ok(Vec::new());
-        }
-        let sql =
-            "SELECT directory, path FROM mount JOIN directory ON directory.id = mount.directory WHERE source = ?1";
-        self.all(sql, params![source.0], |row| Ok((DirectoryId(row.get(0)?), path_of(row.get_ref(1)?)?)))
-    }
-
-    // Only an index that was opened to write is sure to have the tables of a newer program.
-    fn has_table(&self, name: &str) -> Result<bool> {
-        let sql = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?1";
-        self.one(sql, params![name], |_| Ok(())).map(|found| found.is_some())
-    }
-
-    /// How many entries are current in directories at and below paths.
-    pub fn count_entries_below(&self, source: SourceId, paths: &[AbsPath]) -> Result<u64> {
-        let mut count = 0;
-        for path in paths {
-            let (from, until) = range_below(path);
-            let sql = "SELECT count(*) FROM directory JOIN version ON version.directory = directory.id \
-                       WHERE directory.source = ?1 AND (path = ?2 OR (path > ?3 AND path < ?4)) \
-                       AND until_run IS NULL";
-            let row = params![source.0, path.as_bytes(), from, until];
-            count += self.one(sql, row, |row| row.get::<_, i64>(0))?.unwrap_or(0) as u64;
-        }
-        Ok(count)
     }
 
     /// How many files were current below a path when a run began; `None` for now.

@@ -196,8 +196,8 @@ fn record_locks_take_the_place_of_flock() {
 fn file_system_without_locks_is_refused_before_anything_is_fetched() {
     let client = Tree::new([("f", file("content"))]);
     for (lacks, why) in [("record-locks", "has no record locks"), ("exclusion", "grants one lock to two holders")] {
-        let program = Program::lacking(lacks);
-        let ran = program.run(["pull", client.root().to_str().unwrap()]);
+        let program = Program::lacking_without_repository(lacks);
+        let ran = program.run(["pull", "--init", client.root().to_str().unwrap()]);
         ran.refused(1, &["can't keep a repository in", why]);
         assert!(!program.repo().join("format").exists(), "a repository was created");
         assert_eq!(names(&program.repo().join("staging")), [""; 0]);
@@ -206,7 +206,7 @@ fn file_system_without_locks_is_refused_before_anything_is_fetched() {
     let here = Program::new();
     here.pull_local(&client.root(), &[]);
     client.add([("g", file("more"))]);
-    let there = Program::lacking("record-locks");
+    let there = Program::lacking_without_repository("record-locks");
     assert!(std::process::Command::new("cp").arg("-a").arg(here.repo()).arg(there.repo()).status().unwrap().success());
     fs::remove_file(there.repo().join("file-system")).unwrap();
     there.run(["pull", "-q", client.root().to_str().unwrap()]).refused(1, &["has no record locks"]);
@@ -222,7 +222,7 @@ fn write_ahead_log_is_left_where_memory_is_not_shared() {
     here.pull_local(&client.root(), &[]);
     assert_eq!(header(&here), [2, 2]);
     for command in [&["status"][..], &["pull", "-q", client.root().to_str().unwrap()]] {
-        let there = Program::lacking("local");
+        let there = Program::lacking_without_repository("local");
         assert!(
             std::process::Command::new("cp").arg("-a").arg(here.repo()).arg(there.repo()).status().unwrap().success()
         );

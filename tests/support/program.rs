@@ -44,11 +44,16 @@ impl Program {
         Program { dir, lacks: String::new() }
     }
 
-    /// A program whose repository is on a file system that lacks something: see `fault::lacks`.
+    /// A program with a repository on a file system that lacks something: see `fault::lacks`.
     pub fn lacking(what: &str) -> Program {
-        let program = Program { lacks: what.to_owned(), ..Program::without_repository() };
+        let program = Program::lacking_without_repository(what);
         program.run(["init"]).well();
         program
+    }
+
+    /// The same, before its repository is created.
+    pub fn lacking_without_repository(what: &str) -> Program {
+        Program { lacks: what.to_owned(), ..Program::without_repository() }
     }
 
     /// A path beside the repository.

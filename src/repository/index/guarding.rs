@@ -1,8 +1,10 @@
-//! What a guard has stopped a source's newest pull for, and whether a person has accepted it.
+//! What the guards of a pull ask: what is remembered of mount points and entries, what they stopped the newest pull for, and
+//! whether a person has accepted that.
 
 use rusqlite::params;
 
-use super::{Index, OnIndex, SourceId};
+use super::{Index, OnIndex, SourceId, path_of, range_below};
+use crate::entry::DirectoryId;
 use crate::error::Result;
 use crate::path::AbsPath;
 
@@ -62,5 +64,35 @@ impl Index {
     /// Forgets it: a pull went through.
     pub fn clear_stop(&mut self, source: SourceId) -> Result<()> {
         self.connection.execute("DELETE FROM stopped WHERE source = ?1", params![source.0]).map(drop).on_index(WHAT)
+    }
+
+    /// The directories of a source on which another file system was mounted as they were listed last.
+    pub fn mounts(&self, source: SourceId) -> Result<Vec<(DirectoryId, AbsPath)>> {
+        if !self.has_table("mount")? {
+            return Ok(Vec::new());
+        }
+        let sql =
+            "SELECT directory, path FROM mount JOIN directory ON directory.id = mount.directory WHERE source = ?1";
+        self.all(sql, params![source.0], |row| Ok((DirectoryId(row.get(0)?), path_of(row.get_ref(1)?)?)))
+    }
+
+    /// How many entries are current in directories at and below paths.
+    pub fn count_entries_below(&self, source: SourceId, paths: &[AbsPath]) -> Result<u64> {
+        let mut count = 0;
+        for path in paths {
+            let (from, until) = range_below(path);
+            let sql = "SELECT count(*) FROM directory JOIN version ON version.directory = directory.id \
+                       WHERE directory.source = ?1 AND (path = ?2 OR (path > ?3 AND path < ?4)) \
+                       AND until_run IS NULL";
+            let row = params![source.0, path.as_bytes(), from, until];
+            count += self.one(sql, row, |row| row.get::<_, i64>(0))?.unwrap_or(0) as u64;
+        }
+        Ok(count)
+    }
+
+    // Only an index that was opened to write is sure to have the tables of a newer program.
+    fn has_table(&self, name: &str) -> Result<bool> {
+        let sql = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?1";
+        self.one(sql, params![name], |_| Ok(())).map(|found| found.is_some())
     }
 }
