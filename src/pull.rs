@@ -274,6 +274,7 @@ impl Tally<'_> {
             Change::Changed => &self.progress.changed,
             Change::Touched => &self.progress.touched,
             Change::Removed => &self.progress.removed,
+            Change::Skipped => &self.progress.skipped,
         };
         counter.add(1);
         self.report.change(change, path);

@@ -32,6 +32,8 @@ pub enum Change {
     Touched,
     /// Is no longer there.
     Removed,
+    /// Is left out by a rule or an option; what is remembered of it stays.
+    Skipped,
 }
 
 impl Change {
@@ -42,6 +44,7 @@ impl Change {
             Change::Changed => "changed",
             Change::Touched => "touched",
             Change::Removed => "removed",
+            Change::Skipped => "skipped",
         }
     }
 }

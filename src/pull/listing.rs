@@ -19,6 +19,7 @@ use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::path::{AbsPath, Name};
 use crate::plan::{Step, in_order, plan};
 use crate::remote::helper::{Conversation, Replies, Requests, gone, nonsense};
+use crate::report::Change;
 use crate::repository::index::{Index, ListedDirectory, SourceId};
 use crate::source::Source;
 
@@ -515,9 +516,12 @@ impl Listing<'_> {
             self.parents.note(&directory.path, &step);
             match step {
                 Step::Same => self.tally.progress.unchanged.add(1),
-                step if self.leaves_out(&step) => {
+                Step::New { entry } | Step::Changed { entry, .. } | Step::Touched { entry, .. }
+                    if self.is_too_large(&entry) =>
+                {
                     self.too_large += 1;
-                    self.tally.progress.skipped.add(1);
+                    let path = directory.path.join(&entry.name);
+                    path.iter().for_each(|path| self.tally.changed(Change::Skipped, path));
                 }
                 // What is missing from a directory that was not listed whole may be there all the same.
                 Step::Removed { .. } if !directory.listed_whole => {}
@@ -525,13 +529,6 @@ impl Listing<'_> {
             }
         }
         Ok(())
-    }
-
-    fn leaves_out(&self, step: &Step) -> bool {
-        match step {
-            Step::New { entry } | Step::Changed { entry, .. } | Step::Touched { entry, .. } => self.is_too_large(entry),
-            _ => false,
-        }
     }
 
     fn is_too_large(&self, entry: &Entry) -> bool {
@@ -549,8 +546,8 @@ impl Listing<'_> {
     }
 
     fn skipped(&mut self, skipped: &Skipped) {
-        self.tally.progress.skipped.add(1);
         let path = &skipped.path;
+        self.tally.changed(Change::Skipped, path);
         match skipped.reason {
             SkipReason::KernelFileSystem if self.kernel_file_system_told => {}
             SkipReason::KernelFileSystem => {
@@ -560,9 +557,7 @@ impl Listing<'_> {
             SkipReason::Repository => {
                 self.tally.notice(format_args!("`{path}` is the repository itself, and was left out"));
             }
-            SkipReason::OtherFileSystem | SkipReason::Cache | SkipReason::Marker => {
-                tracing::debug!(%path, reason = ?skipped.reason, "left out");
-            }
+            SkipReason::OtherFileSystem | SkipReason::Cache | SkipReason::Marker => {}
         }
     }
 }

@@ -120,6 +120,7 @@ impl Report for Terminal {
             Change::Changed => "33",
             Change::Touched => "36",
             Change::Removed => "31",
+            Change::Skipped => "35",
         };
         let word = self.paint(color, &format!("{:<8}", change.word()));
         self.write(|| drop(writeln!(std::io::stdout(), "{word} {path}")));
@@ -189,8 +190,12 @@ fn summary_text(summary: &Summary, paint: impl Fn(&str) -> String) -> String {
     // A run that failed before it did anything has nothing to count.
     let has = |names: &[&str]| summary.outcome == Outcome::Ok || names.iter().any(|name| summary.count(name) > 0);
     if has(&["listed", "new", "changed", "touched", "removed"]) {
+        let skipped = match summary.count("skipped") {
+            0 => String::new(),
+            skipped => format!(", {} skipped", grouped(skipped)),
+        };
         text += &format!(
-            "  {} of {} {} unchanged: {} new, {} changed, {} touched, {} removed\n",
+            "  {} of {} {} unchanged: {} new, {} changed, {} touched, {} removed{skipped}\n",
             count("unchanged"),
             count("listed"),
             noun(summary.count("listed"), "entry"),

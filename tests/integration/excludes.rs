@@ -87,3 +87,32 @@ fn other_file_systems_are_entered_unless_told_otherwise() {
         (vec!["f".into(), "mnt".into()], vec!["f".to_owned(), "mnt".into(), "mnt/inside".into()])
     );
 }
+
+#[test]
+fn patterns_of_a_foreign_editor_are_understood() {
+    let program = Program::new();
+    let client = Tree::new([("a", file("")), ("b", file("")), ("c", file(""))]);
+    std::fs::write(program.path("patterns"), "\u{feff}a\r\nb\r\n").unwrap();
+    program.pull_local(&client.root(), &["--exclude-from", program.path("patterns").to_str().unwrap()]);
+    assert_eq!(listed(&program, &client), ["c"]);
+}
+
+#[test]
+fn what_options_leave_out_is_counted_and_listed() {
+    if !is_root() {
+        return eprintln!("needs root, for it mounts a file system");
+    }
+    let (program, client) = (Program::new(), Tree::new([("large", file(vec![1; 2000])), ("m", dir::<&str>([]))]));
+    let _mount = Mount::tmpfs(&client.path("m"), "size=1m");
+    let path = client.root();
+    for flags in [&["-v"][..], &["-n"]] {
+        let given = ["pull", path.to_str().unwrap(), "--one-file-system", "--max-file-size", "1000"];
+        let ran = program.run([&given[..], flags].concat());
+        ran.well();
+        for name in ["large", "m"] {
+            let line = format!("skipped  {}/{name}", path.display());
+            assert!(ran.stdout.lines().any(|found| found == line), "{line}: {}", ran.stdout);
+        }
+        assert!(ran.stdout.contains(", 2 skipped"), "{}", ran.stdout);
+    }
+}
