@@ -49,6 +49,17 @@ impl Change {
     }
 }
 
+/// One path that a restore makes, or in a dry run would make.
+#[derive(Clone, Copy, Debug)]
+pub struct Restoration<'a> {
+    /// The client's path.
+    pub path: &'a AbsPath,
+    /// The path at the destination, with its host if it is on one.
+    pub target: &'a [u8],
+    /// Bytes of content that are written.
+    pub bytes: u64,
+}
+
 /// Who listens. Every method may be called from any thread.
 pub trait Report: Send + Sync {
     /// What follows is about this source; called again as soon as its run has a number, which a dry run never gets.
@@ -59,6 +70,9 @@ pub trait Report: Send + Sync {
 
     /// Something was done, or in a dry run would be done, to this path of the client.
     fn change(&self, change: Change, path: &AbsPath);
+
+    /// Something was restored, or in a dry run would be.
+    fn restored(&self, _: &Restoration<'_>) {}
 
     /// Work has gone on; called often, so it must be cheap.
     fn progress(&self, progress: &Progress);
@@ -98,6 +112,10 @@ impl Report for Tee<'_> {
 
     fn change(&self, change: Change, path: &AbsPath) {
         self.0.iter().for_each(|report| report.change(change, path));
+    }
+
+    fn restored(&self, restoration: &Restoration<'_>) {
+        self.0.iter().for_each(|report| report.restored(restoration));
     }
 
     fn progress(&self, progress: &Progress) {

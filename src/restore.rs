@@ -16,24 +16,25 @@ use nix::errno::Errno;
 use crate::entry::{Attributes, Entry, Kind, Version};
 use crate::error::{Error, Result};
 use crate::history::{Child, Past};
-use crate::path::{AbsPath, Name, SourceName};
+use crate::path::{AbsPath, Escaped, Name, SourceName};
 use crate::remote::Stop;
-use crate::report::{Change, Report};
+use crate::report::{Report, Restoration};
 use crate::repository::Repository;
 
 mod filling;
 mod inside;
 mod owners;
+mod parents;
 mod privileges;
 mod target;
 
 pub use archive_helper::protocol::Overwrite;
 pub use owners::{Accounts, Owners};
 pub use privileges::LeftOut;
-pub use target::To;
+pub use target::{To, target_of};
 
 use filling::Filler;
-use target::Target;
+use target::{Target, TargetPaths};
 
 // How many things are offered at once, and how many bytes of attributes they may have together.
 const BATCH: usize = 256;
@@ -70,8 +71,10 @@ pub struct Restored {
 pub struct Options {
     /// As it was at the end of this run.
     pub run: i64,
-    /// Only tell what would be made.
+    /// Only list what would be made.
     pub dry_run: bool,
+    /// Keep the whole path below the destination, instead of its last component.
+    pub in_place: bool,
     /// What to do about something else that is there.
     pub overwrite: Overwrite,
     /// To whom things belong; `None` for whoever restores them.
@@ -82,8 +85,8 @@ pub struct Options {
     pub stop: Stop,
 }
 
-/// Restores a path of a source with all below it to a destination, where it gets its own name. What fails is told,
-/// counted and left out.
+/// Restores a path of a source with all below it to a destination: under its last component, as `cp -a` would, or, in
+/// place, under its whole path. What fails is reported, counted and left out.
 pub fn restore(
     repository: &Repository,
     source: &SourceName,
@@ -94,9 +97,10 @@ pub fn restore(
 ) -> Result<Restored> {
     let past = Past::open(repository, source)?;
     let asked = ask(&to, options);
+    let paths = &TargetPaths::below(&to, &asked);
     let (target, own) = open(repository, to, &asked)?;
     let (done, first_names) = (Mutex::default(), Mutex::default());
-    let shared = Shared { repository, source, to, options, asked, report, done, first_names };
+    let shared = Shared { repository, source, to, options, asked, paths, report, done, first_names };
     thread::scope(|scope| {
         let (tasks, to_do) = bounded::<Vec<Task>>(QUEUE);
         let ways = thread::available_parallelism().map_or(1, usize::from).clamp(2, MOST_WAYS);
@@ -141,7 +145,7 @@ fn ask(to: &To<'_>, options: &Options) -> Restore {
     let destination = match to {
         To::Here(path) => std::path::absolute(path)
             .map_or_else(|_| path.as_os_str().as_bytes().to_vec(), |path| path.as_os_str().as_bytes().to_vec()),
-        To::There(_, path) => path.to_vec(),
+        To::There { directory, .. } => directory.to_vec(),
     };
     Restore { destination, overwrite: options.overwrite, owners: options.owners.is_some(), dry_run: options.dry_run }
 }
@@ -153,6 +157,7 @@ struct Shared<'a> {
     to: To<'a>,
     options: &'a Options,
     asked: Restore,
+    paths: &'a TargetPaths,
     report: &'a dyn Report,
     done: Mutex<Restored>,
     // Where files with several names are that are as they should be: what further names may lead to.
@@ -184,38 +189,55 @@ impl Shared<'_> {
 
     // False when nothing is left to be made.
     fn take_rights(&self, task: &mut Task) -> bool {
-        let keeps = self.options.privileged || matches!(self.to, To::There(..));
+        let keeps = self.options.privileged || matches!(self.to, To::There { .. });
         keeps || self.done().left_out.take(&mut task.version.entry)
     }
 
-    fn failed(&self, path: &AbsPath, why: impl std::fmt::Display) {
+    // The path of something at the destination.
+    fn target_path(&self, directory: &AbsPath, name: &Name) -> Vec<u8> {
+        directory.join(name).map_or_else(Vec::new, |path| self.paths.of(&path))
+    }
+
+    fn failed(&self, task: &Task, why: impl std::fmt::Display) {
         self.done().errors += 1;
-        self.report.error(format_args!("can't restore `{path}`: {why}"));
+        let target = self.target_path(&task.to, &task.version.entry.name);
+        self.report.error(format_args!("can't restore `{}` to `{}`: {why}", task.path, Escaped(&target)));
     }
 
     // Tells and counts what became of something; true when it is there now.
     fn note(&self, task: &Task, outcome: &Outcome) -> bool {
-        let Task { path, version, .. } = task;
+        let version = &task.version;
         match outcome {
             Outcome::Made | Outcome::Bare(_) => {
+                let bytes = if task.link.is_none() { version.entry.size } else { 0 };
                 let mut done = self.done();
                 done.restored += 1;
-                done.bytes += if task.link.is_none() { version.entry.size } else { 0 };
+                done.bytes += bytes;
                 drop(done);
-                self.report.change(Change::New, path);
+                let target = &self.target_path(&task.to, &version.entry.name);
+                self.report.restored(&Restoration { path: &task.path, target, bytes });
                 if let Outcome::Bare(errno) = outcome {
                     let why = Errno::from_raw(*errno).desc();
-                    self.failed(path, format_args!("it is there, but without all of its extended attributes: {why}"));
+                    self.failed(task, format_args!("it is there, but without all of its extended attributes: {why}"));
                 }
             }
             Outcome::There => self.done().unchanged += 1,
             Outcome::Left => self.done().left += 1,
             Outcome::Differs if self.options.overwrite != Overwrite::Refuse => self.done().left += 1,
-            Outcome::Differs => self.failed(path, "it is there with another owner, mode or extended attributes"),
-            Outcome::Exists => self.failed(path, "something else is there"),
-            Outcome::NotEmpty => self.failed(path, "a directory is there that is not empty"),
-            Outcome::Failed(errno) => self.failed(path, Errno::from_raw(*errno).desc()),
-            Outcome::Wanted => self.failed(path, "it was not made"),
+            Outcome::Differs => self.failed(
+                task,
+                "it is there with another owner, mode or extended attributes: `--overwrite always` replaces them",
+            ),
+            Outcome::Exists => self.failed(
+                task,
+                "something else is there: `--overwrite older` replaces what is older, `--overwrite always` all",
+            ),
+            Outcome::NotEmpty => self.failed(task, "a directory is there that is not empty"),
+            Outcome::Failed(errno) if is_in_the_way(*errno) => {
+                self.failed(task, "a directory above it is no directory there, and symlinks are not followed");
+            }
+            Outcome::Failed(errno) => self.failed(task, Errno::from_raw(*errno).desc()),
+            Outcome::Wanted => self.failed(task, "it was not made"),
         }
         let is_there = matches!(outcome, Outcome::Made | Outcome::Bare(_) | Outcome::There);
         if is_there && version.entry.inode.is_some() && task.link.is_none() {
@@ -317,7 +339,10 @@ impl Walk<'_> {
         let (mut waiting, mut directories) = (Vec::new(), Vec::new());
         match path.split() {
             Some((parent, _)) => {
-                let found = sort(self.past.at(path, run)?, &parent, &AbsPath::root(), &mut waiting);
+                let found = self.past.at(path, run)?;
+                let to = if self.shared.options.in_place { parent.clone() } else { AbsPath::root() };
+                self.make_parents(&to, &mut directories)?;
+                let found = sort(found, &parent, &to, &mut waiting);
                 self.take(found, &mut waiting, &mut directories)?;
             }
             None => waiting.push((path.clone(), AbsPath::root())),
@@ -367,7 +392,7 @@ impl Walk<'_> {
         if is_own && to.as_ref() == Some(own) && task.version.entry.kind == Kind::Dir {
             self.shared.report.notice(format_args!("`{}` is where the repository is, and was left out", task.path));
         } else if is_own {
-            self.shared.failed(&task.path, "it would be written into the repository");
+            self.shared.failed(task, "it would be written into the repository");
         }
         is_own
     }
@@ -403,6 +428,11 @@ impl Walk<'_> {
         };
         Ok(batch.into_iter().zip(outcomes).filter(there).collect())
     }
+}
+
+// True when a directory above something is no directory.
+fn is_in_the_way(errno: i32) -> bool {
+    matches!(Errno::from_raw(errno), Errno::ELOOP | Errno::ENOTDIR)
 }
 
 /// BLAKE3 of all that the names of one file have in common.

@@ -39,6 +39,8 @@ mod histories;
 mod hostile;
 #[path = "integration/immutable.rs"]
 mod immutable;
+#[path = "integration/in_place.rs"]
+mod in_place;
 #[path = "integration/index.rs"]
 mod index;
 #[path = "integration/init.rs"]

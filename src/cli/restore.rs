@@ -12,10 +12,11 @@ use super::target::Target;
 use super::{Context, print_line};
 use crate::error::{Error, Kind, Result};
 use crate::history::Past;
+use crate::path::Escaped;
 use crate::remote::{self, Client, Stop};
 use crate::report::json::{Json, object, text};
 use crate::report::{Report, Tee, counted, grouped};
-use crate::restore::{Accounts, Options, Overwrite, Owners, Restored, To, restore};
+use crate::restore::{Accounts, Options, Overwrite, Owners, Restored, To, restore, target_of};
 use crate::source::Source;
 use crate::time::When;
 
@@ -25,9 +26,12 @@ pub struct Args {
     /// A source, and a path on the client; without one, everything
     #[arg(value_name = "SOURCE[:PATH]")]
     what: OsString,
-    /// The directory to restore into, of this machine or `[USER@]HOST:DIR`; made if it is not there
+    /// The directory in which PATH's last component is made, of this machine or `[USER@]HOST:DIR`; made if it is missing
     #[arg(value_name = "DEST")]
     destination: OsString,
+    /// Keep the whole of PATH below DEST: with `/` or `[USER@]HOST:/`, restore to the original path
+    #[arg(long)]
+    in_place: bool,
     /// As it was then, instead of now
     #[arg(long, value_name = "WHEN", value_parser = when)]
     at: Option<When>,
@@ -43,7 +47,7 @@ pub struct Args {
     /// capabilities and `trusted` attributes, as the client had them
     #[arg(long)]
     privileged: bool,
-    /// Only tell what would be restored
+    /// Only list what would be restored, where to, with bytes
     #[arg(short = 'n', long)]
     dry_run: bool,
     #[command(flatten)]
@@ -91,8 +95,9 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     listeners.extend(json.as_ref().map(|json| json as &dyn Report));
     let listeners = Tee(listeners);
     let work = |to: To<'_>, accounts: &Accounts| {
-        let (dry_run, privileged, owners) = (args.dry_run, args.privileged, names(accounts)?);
-        let options = Options { run, dry_run, overwrite, owners, privileged, stop: stop.clone() };
+        let Args { dry_run, in_place, privileged, .. } = *args;
+        let options =
+            Options { run, dry_run, in_place, overwrite, owners: names(accounts)?, privileged, stop: stop.clone() };
         restore(&repository, &source, &path, to, &options, &listeners)
     };
     let done = match destination {
@@ -102,7 +107,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
         }
         None => work(To::Here(Path::new(&args.destination)), &Accounts::Here)?,
     };
-    tell(context, args, &done)?;
+    tell(context, args, &target_of(args.destination.as_bytes(), &path, args.in_place), &done)?;
     Ok(if done.errors == 0 { 0 } else { Kind::Partial.exit_status() })
 }
 
@@ -143,17 +148,18 @@ fn restore_to_host(
         stop: stop.clone(),
     };
     let client = Client::connect(host.ssh.as_ref(), &how)?;
-    let path = host.paths.first().map_or(&b"."[..], Vec::as_slice);
+    let directory = host.paths.first().map_or(&b"."[..], Vec::as_slice);
+    let to = To::There { client: &client, directory, written: args.destination.as_bytes() };
     let accounts = match args.owner {
         Owner::Names => client.accounts().map(|(users, groups)| Accounts::there(&users, &groups)),
         Owner::Numeric | Owner::None => Ok(Accounts::Here),
     };
-    let done = accounts.and_then(|accounts| work(To::There(&client, path), &accounts));
+    let done = accounts.and_then(|accounts| work(to, &accounts));
     client.close();
     done
 }
 
-fn tell(context: &Context, args: &Args, done: &Restored) -> Result<()> {
+fn tell(context: &Context, args: &Args, target: &[u8], done: &Restored) -> Result<()> {
     if context.global.json {
         let mut line = object("restored");
         if let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(done) {
@@ -169,10 +175,11 @@ fn tell(context: &Context, args: &Args, done: &Restored) -> Result<()> {
         words => format!("; left out: {words}"),
     };
     print_line(&format!(
-        "{} {} ({}), {} there already, {} left unchanged, {} failed{left_out}",
+        "{} {} ({}) to `{}`, {} there already, {} left unchanged, {} failed{left_out}",
         if args.dry_run { "would restore" } else { "restored" },
         counted(done.restored, "entry"),
         bytesize::ByteSize(done.bytes),
+        Escaped(target),
         grouped(done.unchanged),
         grouped(done.left),
         grouped(done.errors),

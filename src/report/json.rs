@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use base64::Engine;
 use serde_json::{Map, Value, json};
 
-use super::{COUNT_NAMES, Change, Level, Progress, Report, Summary};
+use super::{COUNT_NAMES, Change, Level, Progress, Report, Restoration, Summary};
 use crate::path::{AbsPath, SourceName, is_unprintable};
 
 /// Listens for a program. Messages are not for it: they go to standard error, as text.
@@ -35,6 +35,17 @@ impl Report for Json {
             let mut line = object("change");
             line.insert("change".to_owned(), change.word().into());
             insert_path(&mut line, "path", path.as_bytes());
+            print_text(&text(line));
+        }
+    }
+
+    fn restored(&self, restoration: &Restoration<'_>) {
+        if *self.lists_changes.lock().unwrap_or_else(PoisonError::into_inner) {
+            let mut line = object("change");
+            line.insert("change".to_owned(), Change::New.word().into());
+            insert_path(&mut line, "path", restoration.path.as_bytes());
+            insert_path(&mut line, "to", restoration.target);
+            line.insert("bytes".to_owned(), restoration.bytes.into());
             print_text(&text(line));
         }
     }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::{Change, Level, Outcome, Progress, Report, Summary, counted, grouped, noun};
-use crate::path::{AbsPath, SourceName};
+use super::{Change, Level, Outcome, Progress, Report, Restoration, Summary, counted, grouped, noun};
+use crate::path::{AbsPath, Escaped, SourceName};
 use crate::time::show_seconds;
 
 /// How much is told.
@@ -69,6 +69,11 @@ impl Terminal {
         if self.colored { format!("\x1b[{color}m{text}\x1b[0m") } else { text.to_owned() }
     }
 
+    fn lists(&self) -> bool {
+        let lists = *self.lists_changes.lock().unwrap_or_else(PoisonError::into_inner);
+        !self.json && (lists || self.verbosity == Verbosity::Verbose)
+    }
+
     // The line gives way to what is written, and comes back below it.
     fn write(&self, write: impl FnOnce()) {
         match &*self.line.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -111,8 +116,7 @@ impl Report for Terminal {
     }
 
     fn change(&self, change: Change, path: &AbsPath) {
-        let lists = *self.lists_changes.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.json || !(lists || self.verbosity == Verbosity::Verbose) {
+        if !self.lists() {
             return;
         }
         let color = match change {
@@ -124,6 +128,17 @@ impl Report for Terminal {
         };
         let word = self.paint(color, &format!("{:<8}", change.word()));
         self.write(|| drop(writeln!(std::io::stdout(), "{word} {path}")));
+    }
+
+    fn restored(&self, restoration: &Restoration<'_>) {
+        if !self.lists() {
+            return;
+        }
+        let word = self.paint("32", &format!("{:<8}", "restore"));
+        // Its width counts only for text.
+        let bytes = ByteSize(restoration.bytes).to_string();
+        let target = Escaped(restoration.target);
+        self.write(|| drop(writeln!(std::io::stdout(), "{word} {bytes:>10}  {target}")));
     }
 
     fn progress(&self, progress: &Progress) {

@@ -8,11 +8,11 @@ use archive_helper::protocol::Item;
 use nix::errno::Errno;
 
 use super::Shared;
-use super::target::Target;
+use super::target::{Target, TargetPaths};
 use crate::entry::{Extent, Hash, Version};
 use crate::error::Result;
 use crate::history::{Past, content_hash};
-use crate::path::AbsPath;
+use crate::path::{AbsPath, Escaped};
 use crate::remote::Stop;
 use crate::report::Report;
 use crate::repository::archive::open_directory;
@@ -27,6 +27,7 @@ pub(super) struct Filler<'a> {
     // `None` for a tree that does not exist.
     snapshot: Option<OpenTree>,
     archive: Option<OpenTree>,
+    paths: &'a TargetPaths,
     report: &'a dyn Report,
     stop: &'a Stop,
     buffer: Vec<u8>,
@@ -35,11 +36,12 @@ pub(super) struct Filler<'a> {
 impl<'a> Filler<'a> {
     /// A reader of a source's contents.
     pub(super) fn open(shared: &Shared<'a>) -> Result<Filler<'a>> {
-        let Shared { repository, source, report, options, .. } = *shared;
+        let Shared { repository, source, paths, report, options, .. } = *shared;
         Ok(Filler {
             past: Rc::new(Past::open(repository, source)?),
             snapshot: repository.tree_to_read(Tree::Snapshot, source)?.map(OpenTree::new),
             archive: repository.tree_to_read(Tree::Archive, source)?.map(OpenTree::new),
+            paths,
             report,
             stop: &options.stop,
             buffer: vec![0; BUFFER],
@@ -49,6 +51,7 @@ impl<'a> Filler<'a> {
     /// Sends a version's content to a file, which is begun and ended here; false when nothing good came of it.
     pub(super) fn fill(&mut self, target: &mut Target, item: Item, path: &AbsPath, version: &Version) -> Result<bool> {
         let data = version.entry.attributes.as_ref().and_then(|attributes| attributes.data.clone());
+        let to = item.directory.join(&item.entry.name).map_or_else(Vec::new, |to| self.paths.of(&to));
         target.begin(item)?;
         // Mostly its own plain file will do; the others are looked for when it does not.
         let own = self.own(path, version);
@@ -58,18 +61,24 @@ impl<'a> Filler<'a> {
         {
             return target.end(true).map(|()| true);
         }
-        let restored = self.fill_from_others(target, data.as_deref(), (path, version), denied)?;
-        target.end(restored).map(|()| restored)
+        let why = self.fill_from_others(target, data.as_deref(), (path, version), denied)?;
+        if let Some(why) = &why {
+            self.report.error(format_args!("can't restore `{path}` to `{}`: {why}", Escaped(&to)));
+        }
+        target.end(why.is_none()).map(|()| why.is_none())
     }
 
+    // Returns why no copy was good.
     fn fill_from_others(
         &mut self,
         target: &mut Target,
         data: Option<&[Extent]>,
         (path, version): (&AbsPath, &Version),
         denied: Option<Errno>,
-    ) -> Result<bool> {
-        let Ok(hash) = content_hash(path, version) else { return Ok(false) };
+    ) -> Result<Option<String>> {
+        let Ok(hash) = content_hash(path, version) else {
+            return Ok(Some("the hash of its content is not known".to_owned()));
+        };
         let past = Rc::clone(&self.past);
         let mut why = match denied {
             Some(errno) => format!("its plain file can't be read: {}", std::io::Error::from(errno)),
@@ -78,13 +87,12 @@ impl<'a> Filler<'a> {
         for content in past.copies(hash) {
             target.again()?;
             if self.copy(content?, data, target, path)? == Some(hash) {
-                return Ok(true);
+                return Ok(None);
             }
             self.report.warn(format_args!("a copy of the content of `{path}` is rotten"));
             why = "its content is rotten in every place".to_owned();
         }
-        self.report.error(format_args!("can't restore `{path}`: {why}"));
-        Ok(false)
+        Ok(Some(why))
     }
 
     // What the client had no blocks for is left out, if it is zeros here too. `None` for what can't be read.

@@ -7,7 +7,7 @@ use archive_helper::protocol::{Bytes, Fill, Item, MAX_BUNDLED, Outcome, Reply, R
 use nix::errno::Errno;
 
 use crate::error::{Error, Kind, Result};
-use crate::path::Escaped;
+use crate::path::{AbsPath, Escaped};
 use crate::remote::Client;
 use crate::remote::helper::{Conversation, gone, nonsense};
 
@@ -17,7 +17,45 @@ pub enum To<'a> {
     /// A directory of this machine.
     Here(&'a Path),
     /// A directory of a client.
-    There(&'a Client, &'a [u8]),
+    There {
+        /// The client.
+        client: &'a Client,
+        /// The directory; a relative one starts at the home directory.
+        directory: &'a [u8],
+        /// Host and directory as the user wrote them, as in `anna@laptop:/home`.
+        written: &'a [u8],
+    },
+}
+
+/// Names the paths at the destination, for messages and lists.
+pub(super) struct TargetPaths(Vec<u8>);
+
+impl TargetPaths {
+    /// Paths below the destination.
+    pub(super) fn below(to: &To<'_>, options: &Restore) -> TargetPaths {
+        match to {
+            To::Here(_) => TargetPaths(options.destination.clone()),
+            To::There { written, .. } => TargetPaths(written.to_vec()),
+        }
+    }
+
+    /// The path of one of them, as in `anna@laptop:/home/anna/notes.txt`.
+    pub(super) fn of(&self, path: &AbsPath) -> Vec<u8> {
+        if path.is_root() {
+            return self.0.clone();
+        }
+        let end = self.0.iter().rposition(|&byte| byte != b'/').map_or(0, |last| last + 1);
+        [&self.0[..end], path.as_bytes()].concat()
+    }
+}
+
+/// Returns the path that a path of the client gets below a destination, which is as the user wrote it.
+pub fn target_of(written: &[u8], path: &AbsPath, in_place: bool) -> Vec<u8> {
+    let below = match path.split() {
+        Some((_, name)) if !in_place => AbsPath::root().join(&name),
+        _ => Some(path.clone()),
+    };
+    TargetPaths(written.to_vec()).of(&below.unwrap_or_else(AbsPath::root))
 }
 
 /// A way to the destination; several may be used at a time.
@@ -33,15 +71,15 @@ impl Target {
         match to {
             To::Here(_) => match Destination::open(options.clone()) {
                 Ok(destination) => Ok(Target::Here(Box::new(destination), Vec::new())),
-                Err(errno) => Err(unusable(options, errno)),
+                Err(errno) => Err(unusable(&to, options, errno)),
             },
-            To::There(client, _) => {
+            To::There { client, .. } => {
                 let mut conversation = client.converse()?;
                 conversation.requests.send(&Request::Restore(options.clone()))?;
                 conversation.requests.flush()?;
                 match reply(&mut conversation)? {
                     Reply::Restoring(None) => Ok(Target::There(Box::new(conversation), 0)),
-                    Reply::Restoring(Some(errno)) => Err(unusable(options, errno)),
+                    Reply::Restoring(Some(errno)) => Err(unusable(&to, options, errno)),
                     _ => Err(nonsense("an answer came that nobody asked for")),
                 }
             }
@@ -160,7 +198,24 @@ fn reply(conversation: &mut Conversation) -> Result<Reply> {
     }
 }
 
-fn unusable(options: &Restore, errno: i32) -> Error {
-    let (to, why) = (Escaped(&options.destination), Errno::from_raw(errno).desc());
-    Error::new(Kind::Failed, format_args!("can't restore to `{to}`: {why}")).hint("name a directory, or a new one")
+fn unusable(to: &To<'_>, options: &Restore, errno: i32) -> Error {
+    let (paths, why) = (TargetPaths::below(to, options), Errno::from_raw(errno).desc());
+    Error::new(Kind::Failed, format_args!("can't restore to `{}`: {why}", Escaped(&paths.of(&AbsPath::root()))))
+        .hint("name a directory, or a new one")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn target_paths_have_one_slash_between_destination_and_path() {
+        let path = AbsPath::new("/a/b").unwrap();
+        for (destination, shown) in
+            [("/", "/a/b"), ("/d", "/d/a/b"), ("h:/", "h:/a/b"), ("h:.", "h:./a/b"), ("/d//", "/d/a/b")]
+        {
+            assert_eq!(TargetPaths(destination.into()).of(&path), shown.as_bytes());
+        }
+        assert_eq!(TargetPaths(b"h:/".to_vec()).of(&AbsPath::root()), b"h:/");
+    }
 }

@@ -19,12 +19,14 @@ fn every_difference(one: &Path, other: &Path) -> Vec<String> {
     String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
 }
 
+/// Both directories are equal in all that rsync compares.
 #[track_caller]
-fn assert_exact(one: &Path, other: &Path) {
+pub fn assert_exact(one: &Path, other: &Path) {
     assert_eq!([every_difference(one, other), every_difference(other, one)].concat(), [""; 0]);
 }
 
-fn kept(client: &Tree) -> tempfile::TempDir {
+/// A copy of a client as it is now.
+pub fn kept(client: &Tree) -> tempfile::TempDir {
     let aside = tempfile::tempdir_in("/tmp").unwrap();
     assert!(Command::new("cp").arg("-a").arg(client.root()).arg(aside.path()).status().unwrap().success());
     aside
@@ -206,7 +208,7 @@ fn a_host_that_can_t_be_written_to_says_so() {
     let target = format!("laptop:{}", client.root().display());
     let ran = program.run(["restore", "-F", config.to_str().unwrap(), &target, "client:/proc/nowhere"]);
     assert_eq!(ran.status, 1, "{}", ran.stderr);
-    assert!(ran.stderr.contains("can't restore to `/proc/nowhere`"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("can't restore to `client:/proc/nowhere`"), "{}", ran.stderr);
 }
 
 #[test]
@@ -469,13 +471,38 @@ fn a_dry_run_lists_what_a_restore_would_do() {
         (ran.status, done["restored"].clone(), done["errors"].clone(), ran.lines().len())
     };
     let listed = program.run([&["restore", "-n", &what, to][..], &flags].concat());
-    for name in ["d", "d/f", "h"] {
-        let path = client.path(name);
-        assert!(listed.stdout.lines().any(|line| line.ends_with(path.to_str().unwrap())), "{}", listed.stdout);
+    for (name, bytes) in [("d", "0 B"), ("d/f", "1 B"), ("h", "1 B")] {
+        let end = format!("{bytes}  {}", data.join(name).display());
+        assert!(listed.stdout.lines().any(|line| line.ends_with(&end)), "{}", listed.stdout);
     }
+    assert!(
+        listed.stdout.contains(&format!("would restore 3 entries (2 B) to `{}`", data.display())),
+        "{}",
+        listed.stdout
+    );
+    let json = program.run([&["--json", "restore", "-n", &what, to][..], &flags].concat()).lines();
+    let line = json.iter().find(|line| line["path"] == client.path("d/f").to_str().unwrap()).unwrap();
+    assert_eq!((&line["to"], &line["bytes"]), (&data.join("d/f").to_str().unwrap().into(), &1.into()));
     let (dry, wet) = (told(&["-n"]), told(&[]));
     assert_eq!((&dry.0, &dry.1, &dry.2), (&wet.0, &wet.1, &wet.2));
     assert_eq!((dry.3 as u64, wet.3), (dry.1.as_u64().unwrap() + 1, 1));
+}
+
+#[test]
+fn messages_name_target_and_way_out() {
+    let program = Program::new();
+    let client = Tree::new([("f", file("from the backup"))]);
+    program.pull_local(&client.root(), &["--name", "laptop"]);
+    let place = Tree::new([("f", file("mine"))]);
+    let what = format!("laptop:{}", client.path("f").display());
+    let ran = program.command(["restore", &what, "."]).current_dir(place.root()).output().unwrap();
+    let said = String::from_utf8_lossy(&ran.stderr);
+    let line = format!(
+        "can't restore `{}` to `{}`: something else is there: `--overwrite older`",
+        client.path("f").display(),
+        place.path("f").display()
+    );
+    assert!(said.contains(&line), "{said}");
 }
 
 #[test]

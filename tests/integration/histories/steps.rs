@@ -483,6 +483,7 @@ impl World {
         let options = archive::restore::Options {
             run,
             dry_run: false,
+            in_place: false,
             overwrite: archive::restore::Overwrite::Never,
             owners: None,
             privileged: true,

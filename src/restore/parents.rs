@@ -1,0 +1,77 @@
+//! What leads to a path that keeps its whole path at the destination.
+
+use archive_helper::protocol::{Item, Outcome, Overwrite, Restore};
+use nix::errno::Errno;
+
+use super::target::Target;
+use super::{Task, Walk, is_in_the_way};
+use crate::entry::{Entry, Kind};
+use crate::error::{self, Error, Result};
+use crate::path::{AbsPath, Escaped, Name};
+
+impl Walk<'_> {
+    /// Makes the directories down to `path` that are missing at the destination, with the metadata that is known of them:
+    /// a file must not be open to more people than it was. Those that exist stay unchanged.
+    pub(super) fn make_parents(&mut self, path: &AbsPath, directories: &mut Vec<Task>) -> Result<()> {
+        // What would go into the repository is refused later, when it is known what it is.
+        if path.is_root() || self.own.as_ref().is_some_and(|own| path.starts_with(own)) {
+            return Ok(());
+        }
+        // Looks, and changes nothing.
+        let looking = Restore { dry_run: true, overwrite: Overwrite::Never, ..self.shared.asked.clone() };
+        let mut looking = Target::open(self.shared.to, &looking)?;
+        for (to, name) in lineage(path) {
+            let item = Item { directory: to.clone(), entry: directory(name.clone()), link: None };
+            match looking.offer(vec![item])?.as_slice() {
+                [Outcome::Made] => self.make_parent(to, &name, directories)?,
+                [Outcome::There | Outcome::Differs] => {}
+                outcomes => return Err(self.not_a_directory(&to, &name, outcomes)),
+            }
+        }
+        Ok(())
+    }
+
+    // One above the roots is not known; it is made with what is in it.
+    fn make_parent(&mut self, to: AbsPath, name: &Name, directories: &mut Vec<Task>) -> Result<()> {
+        let Some(path) = to.join(name) else { return Ok(()) };
+        let mut found = self.past.at(&path, self.shared.options.run)?.into_iter().filter_map(|child| child.version);
+        let Some(version) = found.find(|version| version.entry.kind == Kind::Dir) else { return Ok(()) };
+        let task = Task { path, to, version, link: None };
+        directories.extend(self.offer(vec![task])?.into_iter().map(|(task, _)| task));
+        Ok(())
+    }
+
+    fn not_a_directory(&self, to: &AbsPath, name: &Name, outcomes: &[Outcome]) -> Error {
+        let why = match outcomes {
+            [Outcome::Failed(errno)] if !is_in_the_way(*errno) => Errno::from_raw(*errno).desc(),
+            _ => "it is no directory, and symlinks are not followed",
+        };
+        let target = self.shared.target_path(to, name);
+        Error::new(error::Kind::Failed, format_args!("can't restore below `{}`: {why}", Escaped(&target)))
+            .hint("name the directory to restore into, without `--in-place`")
+    }
+}
+
+// Each directory from below the root down to a path: the directory that it is in, and its name.
+fn lineage(path: &AbsPath) -> Vec<(AbsPath, Name)> {
+    let mut found: Vec<_> = std::iter::successors(path.split(), |(above, _)| above.split()).collect();
+    found.reverse();
+    found
+}
+
+fn directory(name: Name) -> Entry {
+    Entry {
+        name,
+        kind: Kind::Dir,
+        size: 0,
+        mtime: 0,
+        ctime: 0,
+        mode: 0,
+        uid: 0,
+        gid: 0,
+        inode: None,
+        device: 0,
+        target: Vec::new(),
+        attributes: None,
+    }
+}
