@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::report::terminal::{Terminal, Verbosity};
+use crate::report::{Level, Report};
 use crate::repository::Repository;
 
 mod accept;
@@ -129,7 +130,7 @@ pub fn run() -> ExitCode {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             let terminal = context.terminal();
-            crate::report::Report::message(&terminal, crate::report::Level::Error, &error);
+            Report::message(&terminal, Level::Error, &error);
             ExitCode::from(error.kind().exit_status())
         }
     }
@@ -171,6 +172,13 @@ struct Context {
 impl Context {
     fn config(&self) -> Result<Config> {
         Config::load(self.global.config.as_deref())
+    }
+
+    // Reports the files of the configuration that don't count; returns the exit status that they make.
+    fn report_mistakes(&self, config: &Config) -> u8 {
+        let terminal = self.terminal();
+        config.mistakes.iter().for_each(|mistake| Report::message(&terminal, Level::Error, mistake));
+        if config.mistakes.is_empty() { 0 } else { Kind::Usage.exit_status() }
     }
 
     fn verbosity(&self) -> Verbosity {

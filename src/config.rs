@@ -1,16 +1,18 @@
 //! The configuration file: `archive.toml` and the `conf.d` beside it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Kind, OnServer, Result};
+use crate::error::{Error, Result};
 use crate::path::{AbsPath, Escaped, SourceName};
 use crate::source::Source;
 
+mod files;
 mod keys;
+mod mistakes;
 mod values;
 
 pub use keys::{KeepKeys, Keys};
@@ -29,7 +31,13 @@ pub struct Config {
     pub helper_dir: Option<PathBuf>,
     /// For sources that don't say otherwise, configured or not.
     pub defaults: Keys,
+    /// Why files of `conf.d` don't count: one line for each.
+    pub mistakes: Vec<String>,
+    /// Files in `conf.d` that are neither read nor what editors and package managers leave.
+    pub ignored: Vec<PathBuf>,
     sources: BTreeMap<String, Keys>,
+    // Sources of two files: neither counts, for which of them is meant is not known.
+    contested: BTreeSet<String>,
 }
 
 /// One file.
@@ -44,19 +52,37 @@ struct File {
 }
 
 impl Config {
-    /// Reads the file that was named, or else the first of the usual places; none there is a configuration too.
+    /// Reads the file that was named, or else the first that exists of the usual paths; none is a configuration too.
     pub fn load(explicit: Option<&Path>) -> Result<Config> {
         let named = explicit.map(Path::to_owned).or_else(|| std::env::var_os("ARCHIVE_CONFIG").map(PathBuf::from));
-        let Some(main) = named.or_else(|| usual_places().into_iter().find(|path| path.is_file())) else {
+        let Some(main) = named.or_else(|| files::usual_places().into_iter().find(|path| path.is_file())) else {
             return Ok(Config::default());
         };
         let mut config = Config::default();
-        for path in std::iter::once(main.clone()).chain(beside(&main)?) {
-            let text = fs_err::read_to_string(&path)
-                .map_err(|error| Error::usage(error).hint("name a configuration file with `--config FILE`"))?;
-            config.add(&path, &text)?;
+        config.add(&main, &files::read(&main)?)?;
+        let beside = files::beside(&main)?;
+        for path in beside.read {
+            config.add_beside(&path)?;
         }
+        config.ignored = beside.ignored;
         Ok(config)
+    }
+
+    // A mistake in a file of one source must not keep the others from being pulled.
+    fn add_beside(&mut self, path: &Path) -> Result<()> {
+        let bytes = files::read_bytes(path)?;
+        let added = match std::str::from_utf8(&bytes) {
+            Ok(text) => self.add(path, text),
+            Err(error) => Err(Error::usage(format_args!("`{}` is not UTF-8: {error}", path.display()))),
+        };
+        match added {
+            Err(error) if files::may_count_for_all(&bytes) => Err(error),
+            Err(error) => {
+                self.mistakes.push(error.to_string());
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
     }
 
     /// Reads a configuration from text; `path` is where it stands.
@@ -66,42 +92,38 @@ impl Config {
         Ok(config)
     }
 
+    // Nothing of a file with a mistake counts, nor does a source that another file has too.
     fn add(&mut self, path: &Path, text: &str) -> Result<()> {
-        let file: File = toml::from_str(text).map_err(|error| wrong(path, text, &error))?;
-        self.set_once(path, "repository", |config| &mut config.repository, placed(path, file.repository))?;
-        self.set_once(path, "helper_dir", |config| &mut config.helper_dir, placed(path, file.helper_dir))?;
-        if let Some(defaults) = file.defaults {
-            let defaults = defaults.placed(path);
-            if self.defaults != Keys::default() {
-                return Err(self.twice(path, "[defaults]"));
+        let file: File = toml::from_str(text).map_err(|error| mistakes::describe(path, text, &error))?;
+        for (what, is_said_again) in [
+            ("repository", file.repository.is_some() && self.repository.is_some()),
+            ("helper_dir", file.helper_dir.is_some() && self.helper_dir.is_some()),
+            ("[defaults]", file.defaults.is_some() && self.defaults != Keys::default()),
+        ] {
+            if is_said_again {
+                return Err(self.twice(path, what));
             }
-            self.defaults = defaults;
         }
+        let mut sources = BTreeMap::new();
         for (name, keys) in file.source {
-            let place = place(path, text, name.span());
+            let position = mistakes::position(path, text, name.span());
             let name = name.into_inner();
             let keys = keys.placed(path);
-            check_source(&name, &keys).map_err(|error| Error::usage(format_args!("{place}: {error}")))?;
-            if self.sources.insert(name.clone(), keys).is_some() {
-                return Err(self.twice(path, &format!("[source.{name}]")));
+            check_source(&name, &keys).map_err(|error| Error::usage(format_args!("{position}: {error}")))?;
+            if self.sources.remove(&name).is_some() || self.contested.contains(&name) {
+                let error = self.twice(path, &format!("[source.{name}]"));
+                self.contested.insert(name);
+                return Err(error);
             }
+            sources.insert(name, keys);
         }
+        self.repository = placed(path, file.repository).or(self.repository.take());
+        self.helper_dir = placed(path, file.helper_dir).or(self.helper_dir.take());
+        if let Some(defaults) = file.defaults {
+            self.defaults = defaults.placed(path);
+        }
+        self.sources.extend(sources);
         self.files.push(path.to_owned());
-        Ok(())
-    }
-
-    fn set_once(
-        &mut self,
-        path: &Path,
-        what: &str,
-        slot: fn(&mut Config) -> &mut Option<PathBuf>,
-        value: Option<PathBuf>,
-    ) -> Result<()> {
-        if value.is_some() && slot(self).is_some() {
-            return Err(self.twice(path, what));
-        }
-        let slot = slot(self);
-        *slot = value.or(slot.take());
         Ok(())
     }
 
@@ -124,6 +146,18 @@ impl Config {
     pub fn effective(&self, repository: &Path) -> Effective {
         let source = self.sources.iter().map(|(name, keys)| (name.clone(), keys.clone().or(&self.defaults).filled()));
         Effective { repository: repository.to_owned(), helper_dir: self.helper_dir.clone(), source: source.collect() }
+    }
+
+    /// Refuses a source that no file configures while files don't count that may do so.
+    pub fn check_known(&self, name: &str) -> Result<()> {
+        if self.mistakes.is_empty() || self.sources.contains_key(name) {
+            return Ok(());
+        }
+        Err(Error::usage(format_args!(
+            "the settings of `{}` may be in a file that doesn't count",
+            Escaped(name.as_bytes())
+        ))
+        .hint("correct the configuration first; `archive config check` lists the mistakes"))
     }
 
     /// A source with its settings.
@@ -183,25 +217,6 @@ fn placed(file: &Path, path: Option<PathBuf>) -> Option<PathBuf> {
     })
 }
 
-fn usual_places() -> Vec<PathBuf> {
-    let own = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    let own = own.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config")));
-    own.into_iter().chain([PathBuf::from("/etc")]).map(|place| place.join("archive/archive.toml")).collect()
-}
-
-fn beside(main: &Path) -> Result<Vec<PathBuf>> {
-    let directory = main.parent().unwrap_or(Path::new(".")).join("conf.d");
-    if !directory.is_dir() {
-        return Ok(Vec::new());
-    }
-    let listing = fs_err::read_dir(&directory).and_then(|entries| entries.collect::<std::io::Result<Vec<_>>>());
-    let mut files: Vec<_> =
-        listing.on_server("can't read the configuration")?.iter().map(fs_err::DirEntry::path).collect();
-    files.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
-    files.sort();
-    Ok(files)
-}
-
 /// Refuses paths of which one lies within another, as far as that shows before the client was asked.
 pub fn refuse_overlap<'a>(paths: impl Iterator<Item = &'a [u8]>) -> Result<()> {
     let paths: Vec<AbsPath> = paths.filter_map(tidied).collect();
@@ -219,18 +234,4 @@ fn tidied(path: &[u8]) -> Option<AbsPath> {
     let parts = path.split(|&byte| byte == b'/').filter(|part| !part.is_empty() && *part != b".");
     let joined = [b"/", &parts.collect::<Vec<_>>().join(&b'/')[..]].concat();
     AbsPath::new(joined).filter(|_| path.starts_with(b"/"))
-}
-
-fn wrong(path: &Path, text: &str, error: &toml::de::Error) -> Error {
-    let message = error.message().lines().collect::<Vec<_>>().join(" ");
-    let place = place(path, text, error.span().unwrap_or_default());
-    Error::new(Kind::Usage, format_args!("{place}: {}", Escaped(message.as_bytes())))
-        .hint("archive.toml(5) tells of every key")
-}
-
-fn place(path: &Path, text: &str, span: std::ops::Range<usize>) -> String {
-    let before = &text[..span.start.min(text.len())];
-    let line = before.matches('\n').count() + 1;
-    let column = before.chars().rev().take_while(|character| *character != '\n').count() + 1;
-    format!("{}:{line}:{column}", path.display())
 }

@@ -13,6 +13,8 @@ mod attributes;
 mod changes;
 #[path = "integration/clocks.rs"]
 mod clocks;
+#[path = "integration/conf_d.rs"]
+mod conf_d;
 #[path = "integration/config.rs"]
 mod config;
 #[path = "integration/content.rs"]

@@ -61,6 +61,10 @@ impl Args {
 
 pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     let (repository, config) = (context.repository()?, context.config()?);
+    if context.report_mistakes(&config) > 0 {
+        return Err(Error::usage("can't prune: the configuration has a mistake, so what to keep is not known")
+            .hint("correct it; `archive config check` lists the mistakes"));
+    }
     let known = repository.known_index()?.source_names()?;
     let names = match &args.source {
         Some(name) if !known.contains(name) => {

@@ -265,15 +265,16 @@ fn worse(one: u8, other: u8) -> u8 {
 
 // What to pull, and the exit status so far.
 fn sources(context: &Context, config: &Config, args: &Args) -> Result<(Vec<Source>, u8)> {
-    match args.all || args.due {
-        true => all_sources(context, config),
-        false => named_sources(config, args).map(|sources| (sources, 0)),
+    let status = context.report_mistakes(config);
+    if args.all || args.due {
+        return all_sources(context, config, status);
     }
+    named_sources(config, args).map(|sources| (sources, status))
 }
 
 // A mistake in one source must not keep the others from being pulled. One without paths only holds settings.
-fn all_sources(context: &Context, config: &Config) -> Result<(Vec<Source>, u8)> {
-    let (mut sources, mut worst) = (Vec::new(), 0);
+fn all_sources(context: &Context, config: &Config, mut worst: u8) -> Result<(Vec<Source>, u8)> {
+    let mut sources = Vec::new();
     for name in config.source_names() {
         match config.source(name) {
             Ok(source) => sources.extend(source.filter(|source| !source.paths.is_empty())),
@@ -294,6 +295,7 @@ fn named_sources(config: &Config, args: &Args) -> Result<Vec<Source>> {
     let mut sources: Vec<Source> = Vec::new();
     for target in &args.targets {
         let source = Target::parse(target)?.source(config, args.name.as_deref())?;
+        config.check_known(source.name.as_str())?;
         match sources.iter_mut().find(|known| known.name == source.name) {
             Some(known) if known.ssh == source.ssh => known.paths.extend(source.paths),
             Some(known) => {

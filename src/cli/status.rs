@@ -30,6 +30,7 @@ pub struct Args {
 
 pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     let (repository, config) = (context.repository()?, context.config()?);
+    let status = context.report_mistakes(&config);
     let mut known = Vec::new();
     for name in names(&repository, &config, args)? {
         known.push(Known::read(&repository, &config, name)?);
@@ -44,8 +45,8 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
         table::print(context, &rows)?;
     }
     match args.max_age {
-        Some(max_age) => refuse_old(context, &states, max_age).map(|()| 0),
-        None => Ok(0),
+        Some(max_age) => refuse_old(context, &states, max_age).map(|()| status),
+        None => Ok(status),
     }
 }
 

@@ -40,6 +40,9 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     let mut bad = 0;
     for name in names {
         let source = SourceName::new(&name)?;
+        if args.repair {
+            config.check_known(&name)?;
+        }
         let settings = config.source(source.as_str())?.map(|source| source.settings);
         let link = settings.map_or(LinkWhen::default(), |settings| settings.link);
         let sample = args.sample.map(|Percent(percent)| percent);

@@ -7,15 +7,15 @@ use std::fs;
 fn mistakes_are_told_with_line_and_column() {
     let program = Program::new();
     for (text, place, words) in [
-        ("repositry = '/x'", "1:1", "unknown field `repositry`"),
-        ("[source.a]\npaths = ['/a']\nexlude = []", "3:1", "unknown field `exlude`"),
+        ("repositry = '/x'", "1:1", "unknown key `repositry`"),
+        ("[source.a]\npaths = ['/a']\nexlude = []", "3:1", "unknown key `exlude`"),
         ("[source.a]\npaths = 5", "2:9", "invalid type"),
         ("[source.a]\nhash = 'both'", "2:8", "unknown variant `both`"),
         ("[source.a]\nevery = 'soon'", "2:9", "`soon` is no duration"),
         ("[source.a]\nmax_delete = '200%'", "2:14", "is no share"),
         ("[source.a]\nwriters = 0", "2:11", "`0` is not from 1 to 16"),
         ("[source.a]\nchannels = 17", "2:12", "`17` is not from 1 to 16"),
-        ("[defaults]\nkeep = { dayly = 3 }", "2:10", "unknown field `dayly`"),
+        ("[defaults]\nkeep = { dayly = 3 }", "2:10", "unknown key `dayly`"),
         ("[source.a\n", "1:10", ""),
         ("[source.'a/b']\npaths = ['/a']", "1:9", "can't name a source"),
         ("[source.a]\npaths = ['/a', '/a/b']", "1:9", "overlap"),

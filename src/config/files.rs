@@ -1,0 +1,112 @@
+//! The files of a configuration: where they are, and which of those in `conf.d` are read.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+
+use crate::error::{Error, OnServer, Result};
+
+/// What is in `conf.d`, in the order of the names.
+#[derive(Debug, Default)]
+pub(super) struct Beside {
+    /// Files of the configuration.
+    pub(super) read: Vec<PathBuf>,
+    /// Files that a person may take for such.
+    pub(super) ignored: Vec<PathBuf>,
+}
+
+/// The main files that are looked for, the first that exists counts.
+pub(super) fn usual_places() -> Vec<PathBuf> {
+    let own = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let own = own.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config")));
+    own.into_iter().chain([PathBuf::from("/etc")]).map(|place| place.join("archive/archive.toml")).collect()
+}
+
+/// The files in the `conf.d` beside the main file.
+pub(super) fn beside(main: &Path) -> Result<Beside> {
+    let directory = main.parent().unwrap_or(Path::new(".")).join("conf.d");
+    if !directory.is_dir() {
+        return Ok(Beside::default());
+    }
+    let failed = format!("can't list the configuration in `{}`", directory.display());
+    let listing = fs_err::read_dir(&directory).and_then(|entries| entries.collect::<std::io::Result<Vec<_>>>());
+    let mut paths: Vec<_> = listing.on_server(failed)?.iter().map(fs_err::DirEntry::path).collect();
+    paths.retain(|path| !is_leftover(path.file_name().unwrap_or_default()));
+    paths.sort();
+    let (read, ignored) =
+        paths.into_iter().partition(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    Ok(Beside { read, ignored })
+}
+
+// True for what editors and package managers leave beside a file: their lock files, copies and backups.
+fn is_leftover(name: &OsStr) -> bool {
+    const ENDS: [&[u8]; 6] = [b"~", b".bak", b".orig", b".swp", b".swo", b"#"];
+    const PACKAGE_MANAGERS: [&[u8]; 4] = [b".dpkg-", b".ucf-", b".rpmnew", b".rpmsave"];
+    let name = name.as_bytes();
+    name.starts_with(b".")
+        || ENDS.iter().any(|end| name.ends_with(end))
+        || PACKAGE_MANAGERS.iter().any(|mark| name.windows(mark.len()).any(|part| part == *mark))
+}
+
+/// The text of a file.
+pub(super) fn read(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|error| unreadable(path, &error))
+}
+
+/// The bytes of a file.
+pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|error| unreadable(path, &error))
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Error {
+    let cause =
+        error.raw_os_error().map_or_else(|| error.to_string(), |number| Errno::from_raw(number).desc().to_owned());
+    Error::usage(format_args!("can't read the configuration `{}`: {cause}", path.display()))
+        .hint("name a configuration file with `--config FILE`")
+}
+
+/// True when a file may say what counts for every source: then the others must not run without it. The file need not be
+/// TOML.
+pub(super) fn may_count_for_all(bytes: &[u8]) -> bool {
+    const KEYS: [&[u8]; 4] = [b"repository", b"helper_dir", b"defaults", b"[defaults"];
+    bytes.split(|&byte| byte == b'\n').any(|line| {
+        let line: Vec<u8> = line.iter().copied().filter(|byte| !b" \t\r\"'".contains(byte)).collect();
+        KEYS.iter().any(|key| line.starts_with(key))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leftovers_of_editors_and_package_managers_are_ignored() {
+        for name in [
+            ".#x.toml",
+            ".x.toml",
+            "x.toml~",
+            "#x.toml#",
+            "x.toml.bak",
+            "x.toml.orig",
+            ".x.toml.swp",
+            "x.toml.dpkg-old",
+        ] {
+            assert!(is_leftover(OsStr::new(name)), "{name}");
+        }
+        for name in ["x.toml", "x~y.toml", "x.conf"] {
+            assert!(!is_leftover(OsStr::new(name)), "{name}");
+        }
+    }
+
+    #[test]
+    fn file_that_may_count_for_every_source_is_recognized_by_its_text() {
+        for text in
+            ["repository = '/x", "[source.a]\npaths = [\n[ defaults ]\n", "\"defaults\".hash = 1", "\thelper_dir=1"]
+        {
+            assert!(may_count_for_all(text.as_bytes()), "{text}");
+        }
+        assert!(!may_count_for_all(b"[source.repository]\n# [defaults]\npaths = ["));
+    }
+}

@@ -1,0 +1,59 @@
+//! Mistakes in a file: where they are, and what was probably meant.
+
+use std::ops::Range;
+use std::path::Path;
+
+use crate::error::{Error, Kind};
+use crate::path::Escaped;
+
+// Keys as much alike as this, of 1, may be mistyped ones.
+const MIN_LIKENESS: f64 = 0.75;
+
+/// What is wrong with a file, in one line.
+pub(super) fn describe(path: &Path, text: &str, error: &toml::de::Error) -> Error {
+    let message = error.message().lines().collect::<Vec<_>>().join(" ");
+    let position = position(path, text, error.span().unwrap_or_default());
+    let (message, nearest) = match unknown_key(&message) {
+        Some((key, nearest)) => (format!("unknown key `{key}`"), nearest),
+        None => (message.clone(), None),
+    };
+    let error = Error::new(Kind::Usage, format_args!("{position}: {}", Escaped(message.as_bytes())));
+    match nearest {
+        Some(nearest) => error.hint(format_args!("did you mean `{nearest}`?")),
+        None => error.hint("archive.toml(5) describes every key"),
+    }
+}
+
+// The key, and the known one that is most like it. Serde lists all that are known.
+fn unknown_key(message: &str) -> Option<(&str, Option<&str>)> {
+    let (key, known) = message.strip_prefix("unknown field `")?.rsplit_once("`, expected ")?;
+    let known = known.split('`').skip(1).step_by(2);
+    let likeness = |known: &str| strsim::jaro_winkler(known, key);
+    let nearest = known.map(|known| (likeness(known), known)).max_by(|one, other| one.0.total_cmp(&other.0));
+    Some((key, nearest.filter(|(likeness, _)| *likeness > MIN_LIKENESS).map(|(_, known)| known)))
+}
+
+/// File, line and column, as compilers print them.
+pub(super) fn position(path: &Path, text: &str, span: Range<usize>) -> String {
+    let before = &text[..span.start.min(text.len())];
+    let line = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|character| *character != '\n').count() + 1;
+    format!("{}:{line}:{column}", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nearest_key_is_found_in_the_list_of_all() {
+        let listed =
+            |key: &str| format!("unknown field `{key}`, expected one of `host`, `paths`, `exclude`, `exclude_from`");
+        for (key, nearest) in [("exlude", Some("exclude")), ("path", Some("paths")), ("zzz", None)] {
+            assert_eq!(unknown_key(&listed(key)), Some((key, nearest)));
+        }
+        // Keys may hold anything.
+        assert_eq!(unknown_key(&listed("`, expected `x")).map(|(key, _)| key), Some("`, expected `x"));
+        assert_eq!(unknown_key("invalid type"), None);
+    }
+}
