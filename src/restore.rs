@@ -96,7 +96,7 @@ pub fn restore(
     report: &dyn Report,
 ) -> Result<Restored> {
     let past = Past::open(repository, source)?;
-    let asked = ask(&to, options);
+    let asked = ask(repository, &to, options);
     let paths = &TargetPaths::below(&to, &asked);
     let (target, own) = open(repository, to, &asked)?;
     let (done, first_names) = (Mutex::default(), Mutex::default());
@@ -141,13 +141,14 @@ fn open(repository: &Repository, to: To<'_>, asked: &Restore) -> Result<(Target,
     Ok((target, inside::own_path(repository, path)))
 }
 
-fn ask(to: &To<'_>, options: &Options) -> Restore {
+fn ask(repository: &Repository, to: &To<'_>, options: &Options) -> Restore {
     let destination = match to {
         To::Here(path) => std::path::absolute(path)
             .map_or_else(|_| path.as_os_str().as_bytes().to_vec(), |path| path.as_os_str().as_bytes().to_vec()),
         To::There { directory, .. } => directory.to_vec(),
     };
-    Restore { destination, overwrite: options.overwrite, owners: options.owners.is_some(), dry_run: options.dry_run }
+    let (overwrite, owners, dry_run) = (options.overwrite, options.owners.is_some(), options.dry_run);
+    Restore { destination, overwrite, owners, dry_run, repository: repository.id().to_owned() }
 }
 
 /// What all threads know.

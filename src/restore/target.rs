@@ -200,6 +200,14 @@ fn reply(conversation: &mut Conversation) -> Result<Reply> {
 
 fn unusable(to: &To<'_>, options: &Restore, errno: i32) -> Error {
     let (paths, why) = (TargetPaths::below(to, options), Errno::from_raw(errno).desc());
+    if Errno::from_raw(errno) == Errno::EBUSY {
+        let destination = paths.of(&AbsPath::root());
+        return Error::usage(format_args!(
+            "`{}` is in the repository, whose trees only pulls change",
+            Escaped(&destination)
+        ))
+        .hint("name a directory outside of it");
+    }
     Error::new(Kind::Failed, format_args!("can't restore to `{}`: {why}", Escaped(&paths.of(&AbsPath::root()))))
         .hint("name a directory, or a new one")
 }

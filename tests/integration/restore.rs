@@ -688,3 +688,20 @@ fn what_could_give_rights_here_is_only_restored_when_asked_for() {
     assert!(!ran.stderr.contains("left out") && !ran.stdout.contains("left out"), "{}", ran.stderr);
     oracle::assert_exact(&client.root(), &data);
 }
+
+#[test]
+fn restore_to_the_repository_through_its_own_sshd_is_refused() {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let client = Tree::new([("f", file("kept"))]);
+    program.pull_local(&client.root(), &["--name", "laptop"]);
+    let kept = program.snapshot("laptop", &client.root());
+    fs::write(client.path("f"), "other").unwrap();
+    let what = format!("laptop:{}/f", client.root().display());
+    for destination in [kept.clone(), kept.join("new/below"), program.repo()] {
+        let to = format!("client:{}", destination.display());
+        let ran = program.run(["restore", "-F", sshd.config().to_str().unwrap(), "--overwrite", "always", &what, &to]);
+        ran.refused(2, &["is in the repository", "name a directory outside of it"]);
+    }
+    assert_eq!(fs::read_to_string(kept.join("f")).unwrap(), "kept");
+    assert!(!kept.join("new").exists());
+}

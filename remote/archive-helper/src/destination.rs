@@ -84,6 +84,9 @@ impl Destination {
 
     fn open_or_create(options: Restore) -> Result<Destination, Errno> {
         let path = root::path_here(&options.destination);
+        if root::is_in_repository(&path, options.repository.as_bytes()) {
+            return Err(Errno::BUSY);
+        }
         let base = match Folder::open(&path) {
             Err(Errno::NOENT) if options.dry_run => None,
             Err(Errno::NOENT) => {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::exclude::{Excludes, Filter};
 use crate::listing::{Listing, Unsorted};
 use crate::protocol::{AbsPath, Entry, Kind, MAX_PATH, Name, SkipReason};
+use crate::root;
 use crate::stack::{Names, Place, Siblings};
 use crate::system::{Directory, Errno, Listed, Metadata};
 
@@ -16,9 +17,6 @@ const KEPT: usize = 1024 * 1024;
 // What makes a `CACHEDIR.TAG` valid: see <https://bford.info/cachedir/>.
 const TAG: &[u8] = b"CACHEDIR.TAG";
 const TAG_SIGNATURE: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55";
-// How much of a repository's `format` file is searched for its id, in bytes.
-const FORMAT: &[u8] = b"format";
-const FORMAT_HEAD: usize = 4096;
 
 /// What to leave out.
 pub struct Options {
@@ -181,7 +179,7 @@ impl<'a> Visit<'a> {
 
     // What keeps out of a directory by being in it; the items that are left are what is listed all the same.
     fn mark(&self, items: &mut Items) -> Option<SkipReason> {
-        if items.has(FORMAT) && self.is_repository() {
+        if items.has(root::FORMAT) && self.is_repository() {
             items.list.clear();
             return Some(SkipReason::Repository);
         }
@@ -197,7 +195,7 @@ impl<'a> Visit<'a> {
     fn is_repository(&self) -> bool {
         let id = &self.options.repository;
         let holds = |head: Vec<u8>| head.windows(id.len()).any(|window| window == id);
-        !id.is_empty() && self.directory.head(FORMAT, FORMAT_HEAD).is_some_and(holds)
+        !id.is_empty() && self.directory.head(root::FORMAT, root::FORMAT_HEAD).is_some_and(holds)
     }
 
     fn is_cache(&self) -> bool {

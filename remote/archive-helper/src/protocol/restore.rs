@@ -15,6 +15,8 @@ pub struct Restore {
     pub owners: bool,
     /// Make nothing.
     pub dry_run: bool,
+    /// The repository's id: a destination in a directory whose file `format` holds it is refused as busy (EBUSY).
+    pub repository: String,
 }
 
 /// What to do about something else that is there.
