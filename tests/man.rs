@@ -77,6 +77,28 @@ fn the_options_in_archive_1_are_those_of_the_program() {
 }
 
 #[test]
+fn synopsis_of_archive_1_has_every_command() {
+    let page = fs::read_to_string(file("man/archive.1")).unwrap();
+    let synopsis = page.split_once(".SH SYNOPSIS\n").unwrap().1.split_once(".SH ").unwrap().0.replace("\\-", "-");
+    let plain = ["\\fR", "\\fB", "\\fI"].iter().fold(synopsis, |text, font| text.replace(font, ""));
+    for command in archive::cli::command().get_subcommands() {
+        let name = command.get_name();
+        let line = plain.lines().find(|line| {
+            let words = line.trim_start_matches(".B archive ").trim_start_matches("[OPTION...] ");
+            words.split(' ').next() == Some(name)
+        });
+        let line = line.unwrap_or_else(|| panic!("the synopsis lacks `{name}`"));
+        let below = command.get_subcommands().map(|below| below.get_name().to_owned());
+        // As in `SOURCE:PATH`, or in an own way where there are alternatives.
+        let arguments = command.get_positionals().flat_map(|argument| argument.get_value_names().unwrap_or_default());
+        let arguments = arguments.map(ToString::to_string).filter(|_| name != "find");
+        for word in below.chain(arguments) {
+            assert!(line.contains(&word), "the synopsis of `{name}` lacks `{word}`");
+        }
+    }
+}
+
+#[test]
 fn the_schema_in_archive_tree_5_is_that_of_the_index() {
     for part in ["schema", "contents"] {
         let schema = fs::read_to_string(file(&format!("src/repository/index/{part}.sql"))).unwrap();

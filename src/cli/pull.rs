@@ -178,10 +178,6 @@ enum LinkFlag {
 enum RemoteFlag {
     /// The helper, through ssh
     Helper,
-    /// POSIX commands, through ssh
-    Posix,
-    /// SFTP alone
-    Sftp,
     /// The helper, on this machine
     Local,
 }
@@ -397,8 +393,6 @@ fn link_of(flag: LinkFlag) -> LinkWhen {
 fn remote_of(flag: RemoteFlag) -> RemoteKind {
     match flag {
         RemoteFlag::Helper => RemoteKind::Helper,
-        RemoteFlag::Posix => RemoteKind::Posix,
-        RemoteFlag::Sftp => RemoteKind::Sftp,
         RemoteFlag::Local => RemoteKind::Local,
     }
 }

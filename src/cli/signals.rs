@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::error::{Kind, OnServer, Result};
 use crate::remote::{Stop, end_connections};
+use crate::report::terminal::erase_line;
 
 /// The first signal has a verb finish what it has in hand; a second one, or two seconds, end the process at once. That is
 /// safe, too: what is under way is in the journal, or has no name yet.
@@ -33,5 +34,6 @@ pub(super) fn heed_signals() -> Result<Stop> {
 
 fn leave(kind: Kind) -> ! {
     end_connections();
+    erase_line();
     std::process::exit(kind.exit_status().into())
 }

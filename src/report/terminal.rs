@@ -7,11 +7,15 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Change, Level, Outcome, Progress, Report, Restoration, Summary, counted, grouped, noun};
 use crate::path::{AbsPath, Escaped, SourceName};
 use crate::time::show_seconds;
+
+mod line;
+
+pub use line::erase_line;
 
 /// How much is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,6 +38,7 @@ pub struct Terminal {
     lists_changes: Mutex<bool>,
     // The tenth of a second in which the line was last written anew.
     shown: AtomicU64,
+    source_of_line: Mutex<String>,
     // Others pull at the same time: what is said is said of whom, and there is no line.
     among_others: bool,
     source: Mutex<Option<String>>,
@@ -49,6 +54,7 @@ impl Terminal {
             line: Mutex::new(None),
             lists_changes: Mutex::new(false),
             shown: AtomicU64::new(0),
+            source_of_line: Mutex::default(),
             among_others: false,
             source: Mutex::new(None),
         }
@@ -94,10 +100,11 @@ impl Report for Terminal {
         if shown.is_some() || self.verbosity == Verbosity::Quiet || !std::io::stderr().is_terminal() {
             return;
         }
-        let line = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(8));
-        let style = ProgressStyle::with_template("{spinner} {prefix}: {msg}").expect("the template is right");
+        let line = ProgressBar::with_draw_target(None, line::target());
+        let style = ProgressStyle::with_template("{spinner} {wide_msg}").expect("the template is right");
         line.set_style(style);
-        line.set_prefix(source.to_string());
+        *self.source_of_line.lock().unwrap_or_else(PoisonError::into_inner) = source.to_string();
+        line.set_message(format!("{source}:"));
         line.enable_steady_tick(Duration::from_millis(125));
         *shown = Some(line);
     }
@@ -148,7 +155,8 @@ impl Report for Terminal {
             let now = line.elapsed();
             let tenth = now.as_millis() as u64 / 100;
             if self.shown.swap(tenth, Ordering::Relaxed) != tenth {
-                line.set_message(progress_text(progress, now));
+                let source = self.source_of_line.lock().unwrap_or_else(PoisonError::into_inner);
+                line.set_message(format!("{source}: {}", progress_text(progress, now)));
             }
         }
     }
@@ -156,6 +164,7 @@ impl Report for Terminal {
     fn summary(&self, summary: &Summary) {
         if let Some(line) = self.line.lock().unwrap_or_else(PoisonError::into_inner).take() {
             line.finish_and_clear();
+            line::is_cleared();
         }
         if self.verbosity >= Verbosity::Normal && !self.json {
             let text = summary_text(summary, |word| match summary.outcome {
@@ -172,17 +181,17 @@ impl Report for Terminal {
 fn progress_text(progress: &Progress, elapsed: Duration) -> String {
     let bytes = progress.bytes_copied.get();
     let rate = (bytes as f64 / elapsed.as_secs_f64().max(0.1)) as u64;
+    // What matters most stands first, for the end is cut off on a narrow terminal.
     let doing = match bytes {
-        0 => "comparing",
-        _ => "copying",
+        0 => "comparing".to_owned(),
+        _ => format!("copying at {}/s", ByteSize(rate)),
     };
     format!(
-        "{doing}, {} listed, {} copied ({}), {} linked, {}/s",
+        "{doing}, {} listed, {} copied ({}), {} linked",
         grouped(progress.listed.get()),
         counted(progress.copied.get(), "file"),
         ByteSize(bytes),
         grouped(progress.linked.get()),
-        ByteSize(rate),
     )
 }
 

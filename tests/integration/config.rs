@@ -8,7 +8,9 @@ fn mistakes_are_told_with_line_and_column() {
     let program = Program::new();
     for (text, place, words) in [
         ("repositry = '/x'", "1:1", "unknown key `repositry`"),
-        ("[source.a]\npaths = ['/a']\nexlude = []", "3:1", "unknown key `exlude`"),
+        ("[source.a]\npaths = ['/a']\nexlude = []", "3:1", "unknown key `exlude`: did you mean `exclude`?"),
+        ("[source.a]\nverify = '1d'", "2:1", "did you mean `verify_age`?"),
+        ("[source.a]\nqqq = 1", "2:1", "unknown key `qqq`: archive.toml(5) describes every key"),
         ("[source.a]\npaths = 5", "2:9", "invalid type"),
         ("[source.a]\nhash = 'both'", "2:8", "unknown variant `both`"),
         ("[source.a]\nevery = 'soon'", "2:9", "`soon` is no duration"),

@@ -1,6 +1,12 @@
 //! What is printed and logged, for people and for programs.
 
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
 use crate::support::*;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 const FIELDS: [&str; 23] = [
@@ -115,7 +121,7 @@ fn a_terminal_shows_one_line_of_progress_that_is_gone_in_the_end() {
     // script(1) gives it a terminal.
     let output = std::process::Command::new("script").args(["-qec", &line, "/dev/null"]).output().unwrap();
     let shown = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(shown.contains("localhost: copying, ") && shown.contains("/s"), "{shown:?}");
+    assert!(shown.contains("localhost: copying at ") && shown.contains("/s"), "{shown:?}");
     let last = shown.rfind("/s").unwrap();
     // The line is erased before the summary comes.
     assert!(shown[last..].contains("\x1b[2K") && shown[last..].contains("copied 1 file "), "{shown:?}");
@@ -208,4 +214,47 @@ fn a_dry_run_reads_a_repository_that_can_t_be_written_to() {
     let new: Vec<_> = ran.stdout.lines().filter(|line| line.starts_with("new ")).collect();
     assert!(new.len() == 1 && new[0].ends_with("/g"), "{}", ran.stdout);
     assert_eq!(names(&repo), before);
+}
+
+/// Runs a pull that signals end, on a terminal of 40 columns; returns what the terminal shows between
+/// the sequences that erase the line.
+fn progress_until(signals: &[Signal]) -> Vec<String> {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let client = Tree::new((0..40).map(|n| (format!("f{n}"), file(vec![n as u8; 100_000]))));
+    let pid = program.path("pid");
+    let line = format!(
+        "stty cols 40 rows 20; echo $$ >{pid}; exec {archive} --repo {repo} pull --bwlimit 400KB -F {config} client:{root}",
+        pid = pid.display(),
+        archive = env!("CARGO_BIN_EXE_archive"),
+        repo = program.repo().display(),
+        config = sshd.config().display(),
+        root = client.root().display(),
+    );
+    let mut command = Command::new("script");
+    command.args(["-qec", &line, "/dev/null"]).env_clear().env("PATH", "/usr/bin:/bin").env("TERM", "xterm");
+    command.env("HOME", program.path("home")).stdin(Stdio::null()).stdout(Stdio::piped());
+    let child = command.spawn().unwrap();
+    while !fs::read_to_string(&pid).is_ok_and(|number| number.ends_with('\n')) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_millis(2000));
+    let number = fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
+    signals.iter().for_each(|signal| kill(Pid::from_raw(number), *signal).unwrap());
+    let shown = String::from_utf8_lossy(&child.wait_with_output().unwrap().stdout).into_owned();
+    shown.split("\x1b[2K").map(|text| text.replace('\r', "")).collect()
+}
+
+#[test]
+fn progress_line_fits_the_terminal_and_is_erased_at_the_end() {
+    for signals in [&[Signal::SIGINT][..], &[Signal::SIGINT, Signal::SIGTERM]] {
+        let shown = progress_until(signals);
+        let lines: Vec<_> = shown.iter().filter(|text| text.contains("client: cop")).collect();
+        assert!(lines.len() > 3, "{shown:?}");
+        for line in lines {
+            // There is room for the `^C` that the terminal echoes, and the line is in the row that is erased.
+            let row = line.rsplit('\n').next().unwrap();
+            assert!(row.contains("client: cop") && row.chars().count() <= 37, "{line:?}");
+        }
+        assert!(!shown.last().unwrap().contains("client: cop"), "{shown:?}");
+    }
 }
