@@ -262,7 +262,7 @@ fn path_of_directory(directory: &AbsPath, version: &Version) -> Option<AbsPath> 
     (version.entry.kind == Kind::Dir).then(|| directory.join(&version.entry.name)).flatten()
 }
 
-/// How a person can let a stopped run pass.
+/// The hint of a guard: the ways to let a stopped run pass.
 pub fn hint(source: &Source, flag: &str) -> String {
     format!("nothing was changed; if that is right, run `archive accept {}`, or pull once with `{flag}`", source.name)
 }

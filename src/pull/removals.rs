@@ -125,10 +125,8 @@ fn read(spool: &mut impl BufRead) -> io::Result<Option<Removal>> {
     spool.read_exact(&mut number)?;
     let mut bytes = vec![0; u64::from_le_bytes(number) as usize];
     spool.read_exact(&mut bytes)?;
-    let replacement = match bytes.is_empty() {
-        true => None,
-        false => Some(postcard::from_bytes(&bytes).map_err(io::Error::other)?),
-    };
+    let replacement =
+        if bytes.is_empty() { None } else { Some(postcard::from_bytes(&bytes).map_err(io::Error::other)?) };
     Ok(Some(Removal { version, directory: None, replacement }))
 }
 

@@ -30,7 +30,7 @@ pub(super) struct Orphan {
     // True in the trees, where the file is removed once its content is in place.
     is_in_trees: bool,
     hash: Option<Hash>,
-    // What was opened last.
+    // The file that was opened last.
     inode: Option<(u64, u64)>,
 }
 

@@ -98,7 +98,7 @@ fn patterns_of_a_foreign_editor_are_understood() {
 }
 
 #[test]
-fn what_options_leave_out_is_counted_and_listed() {
+fn skipped_entries_are_counted_and_listed() {
     if !is_root() {
         return eprintln!("needs root, for it mounts a file system");
     }

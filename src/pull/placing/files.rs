@@ -28,8 +28,8 @@ struct NewFile<'a> {
     flags: u32,
     other_name: Option<&'a Spot>,
     possession: Option<&'a Possession>,
-    // The old version's plain file, if it is the same but for metadata and its inode has other names: its name here may
-    // just go.
+    // The old version's plain file, if it differs in metadata only and its inode has other names: its name here may just
+    // go.
     drop_old: Option<(u64, u64)>,
 }
 

@@ -33,7 +33,7 @@ pub struct Stopped {
 }
 
 impl Index {
-    /// What the newest pull of a source was stopped for, unless it was not.
+    /// The stop of a source's newest pull; `None` when no guard stopped it.
     pub fn stop_of(&self, source: SourceId) -> Result<Option<Stopped>> {
         if !self.has_table("stopped")? {
             return Ok(None);
