@@ -35,15 +35,16 @@ pub enum Step {
     Full,
     Restore,
     Lie,
+    ReuseInodes,
     Update,
     Unknown,
 }
 
 /// How often each occurs, beside changes of the client.
-pub const STEPS: [(Step, u64); 15] = [
+pub const STEPS: [(Step, u64); 16] = [
     (Step::Pull, 24),
     (Step::PullSeveral, 5),
-    (Step::Crowd, 1),
+    (Step::Crowd, 2),
     (Step::Prune, 6),
     (Step::Forget, 2),
     (Step::Rebuild, 1),
@@ -54,6 +55,7 @@ pub const STEPS: [(Step, u64); 15] = [
     (Step::Full, 1),
     (Step::Restore, 4),
     (Step::Lie, 4),
+    (Step::ReuseInodes, 2),
     (Step::Update, 2),
     (Step::Unknown, 2),
 ];
@@ -190,6 +192,7 @@ impl World {
             Step::Full => self.fault("ENOSPC", dice),
             Step::Restore => self.restore(dice),
             Step::Lie => self.lie(dice),
+            Step::ReuseInodes => self.reuse_inodes(dice),
             Step::Update => self.update(dice),
             Step::Unknown => self.unknown(dice),
         }
@@ -463,12 +466,38 @@ impl World {
     fn restore(&mut self, dice: &mut Dice) {
         let known = if self.exists() { self.known_runs() } else { Vec::new() };
         let runs: Vec<i64> = self.moments.keys().copied().filter(|run| known.contains(run)).collect();
-        let Some(run) = dice.one_of(&runs) else { return };
-        let (source, state) = self.moments[&run].clone();
+        if let Some(run) = dice.one_of(&runs) {
+            let wants_whole = dice.below(2) == 0;
+            self.restore_run(run, wants_whole, dice);
+        }
+    }
+
+    // Linked files of one root go, others in another root get their inode numbers, and only that one is pulled again.
+    fn reuse_inodes(&mut self, dice: &mut Dice) {
+        let source = dice.one_of(&SOURCES).unwrap().0;
+        let all = self.client(source).roots();
+        if !all.iter().all(|root| root.exists()) {
+            return;
+        }
+        let mut newest = None;
+        for roots in [all.clone(), vec![all[dice.below(2) as usize].clone()]] {
+            let words = self.client(source).change(Change::Churn, dice);
+            self.tell(format!("{source}: {words}"));
+            let planned = Planned { roots, ..Planned::throw(self, source, dice) };
+            if !self.pull(&planned) {
+                return;
+            }
+            newest = self.newest_run(source);
+        }
+        newest.into_iter().for_each(|run| self.restore_run(run, true, dice));
+    }
+
+    fn restore_run(&mut self, run: i64, wants_whole: bool, dice: &mut Dice) {
+        let Some((source, state)) = self.moments.get(&run).cloned() else { return };
         let Some(repository) = self.repository() else { return };
         let certain: Vec<PathBuf> =
             state.iter().filter(|(_, walk)| walk.is_some()).map(|(root, _)| root.clone()).collect();
-        let whole = dice.below(2) == 0 && certain.len() == state.len() && !super::is_left_out("Whole");
+        let whole = wants_whole && certain.len() == state.len() && !super::is_left_out("Whole");
         let Some(root) = dice.one_of(&certain) else { return };
         // A root that was removed as a whole is no path of that moment.
         if !whole && state[&root].as_ref().is_none_or(|walk| walk.is_empty()) {
