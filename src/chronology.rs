@@ -25,6 +25,22 @@ pub fn misdated(runs: impl IntoIterator<Item = (i64, Timestamp)>, now: Timestamp
     misdated.into_iter().map(|(run, _)| run).collect()
 }
 
+/// Returns the numbers of the runs whose dates contradict those of misdated ones, all of them possible by themselves. Which
+/// side the clock was wrong on is a guess, so neither may lose anything by it.
+pub fn contradicting(
+    runs: impl IntoIterator<Item = (i64, Timestamp)>,
+    misdated: &BTreeSet<i64>,
+    now: Timestamp,
+) -> BTreeSet<i64> {
+    let is_possible = |started: &Timestamp| *started <= now && started.as_second() >= EARLIEST_START_SECONDS;
+    let possible: Vec<_> = runs.into_iter().filter(|(_, started)| is_possible(started)).collect();
+    let blamed: Vec<_> = possible.iter().filter(|(run, _)| misdated.contains(run)).collect();
+    let contradicts = |(run, started): &(i64, Timestamp)| {
+        blamed.iter().any(|(other, at)| if other < run { at > started } else { at < started })
+    };
+    possible.iter().filter(|run| contradicts(run)).map(|(run, _)| *run).collect()
+}
+
 // The indices of the longest subsequence in which no date is later than the one before it; among equally long ones, that
 // with the lowest indices. Patience sorting: pile `n` holds the ends of subsequences of `n + 1` dates, and the dates in a
 // pile rise.
@@ -84,6 +100,20 @@ mod tests {
     fn clock_that_jumped_back_for_one_run_does_not_blame_all_runs_before_it() {
         assert_eq!(blamed(&[9, 8, 7, 2000, 5, 4]), [4]);
         assert_eq!(blamed(&[9, 8, 7, 2000]), [4]);
+    }
+
+    #[test]
+    fn other_side_of_a_contradiction_is_found() {
+        let now = Timestamp::from_second(NOW).unwrap();
+        let found = |ages: &[i64]| {
+            let runs: Vec<_> =
+                (1..).zip(ages).map(|(run, age)| (run, Timestamp::from_second(NOW - age * DAY).unwrap())).collect();
+            contradicting(runs.clone(), &misdated(runs, now), now).into_iter().collect::<Vec<i64>>()
+        };
+        assert_eq!(found(&[12, 11, 10, 707, 706, 705, 704, 703, 1]), [4, 5, 6, 7, 8]);
+        assert_eq!(found(&[9, 8, 7, 2000, 5, 4]), [1, 2, 3]);
+        assert_eq!(found(&[3, 2, -4000, 1]), [0; 0]);
+        assert_eq!(found(&[3, 2, 1]), [0; 0]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::time::Duration;
 use jiff::ZonedDateTime;
 use serde::Serialize;
 
+use crate::chronology::contradicting;
 use crate::entry::Version;
 use crate::error::{Error, OnServer, Result};
 use crate::path::{AbsPath, Escaped, SourceName};
@@ -282,6 +283,7 @@ impl Split {
         let dated: Vec<_> = good.into_iter().filter(|(run, _)| !misdated.contains(run)).collect();
         let mut kept = keep.kept(&dated, now.time_zone());
         kept.extend(&misdated);
+        kept.extend(contradicting(runs.iter().map(|run| (run.id, run.started)), &misdated, now.timestamp()));
         kept.extend(runs.iter().map(|run| run.id).filter(|run| *run > newest));
         let dropped = runs.iter().map(|run| run.id).filter(|run| !kept.contains(run)).collect();
         Split { kept, dropped, misdated }
