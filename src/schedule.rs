@@ -55,7 +55,12 @@ impl Schedule {
                 let next = self.after(period);
                 first_showing(next.saturating_add(at), first_showing(next, start, zone), zone)
             }
-            _ => first_showing(period.saturating_add(at), start, zone),
+            _ => {
+                let first = first_showing(period.saturating_add(at), start, zone);
+                // A period that passed without a run is made up for at once.
+                let is_missed = last.is_some_and(|last| last < self.before(period, now));
+                if is_missed { first.min(now.timestamp()) } else { first }
+            }
         }
     }
 
@@ -67,6 +72,17 @@ impl Schedule {
         let periods = local.duration_since(first).as_nanos().div_euclid(length.as_nanos());
         let since = SignedDuration::from_nanos_i128(periods * length.as_nanos());
         first.saturating_add(since)
+    }
+
+    // When the source became due in the period before one.
+    fn before(&self, period: DateTime, now: &ZonedDateTime) -> Timestamp {
+        let zone = now.time_zone();
+        let before = self.period(period.saturating_sub(SignedDuration::from_nanos(1)));
+        first_showing(
+            before.saturating_add(self.at.since_midnight()),
+            first_showing(before, Timestamp::MIN, zone),
+            zone,
+        )
     }
 
     fn after(&self, period: DateTime) -> DateTime {
@@ -184,6 +200,14 @@ mod tests {
         // A run by hand before that time is the one of its day.
         assert_eq!(due(nightly, "2026-11-23T01:00:00", "2026-11-23T09:00:00"), "2026-11-24T02:30+01:00");
         assert_eq!(due(nightly, "", "2026-11-23T01:00:00"), "2026-11-23T02:30+01:00");
+    }
+
+    #[test]
+    fn missed_period_is_made_up_for() {
+        let late = schedule(DAYS, "23:30");
+        assert_eq!(due(late, "2026-11-22T00:10:00", "2026-11-23T00:10:00"), "2026-11-23T00:10+01:00");
+        assert_eq!(due(late, "2026-11-23T00:10:00", "2026-11-23T00:20:00"), "2026-11-24T23:30+01:00");
+        assert_eq!(due(late, "2026-11-22T23:30:00", "2026-11-23T00:10:00"), "2026-11-23T23:30+01:00");
     }
 
     #[test]
