@@ -35,7 +35,10 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
         line.insert("paths".to_owned(), paths.into());
         print_line(&text(line))?;
     } else if !context.global.quiet {
-        print_line(&format!("the next pull of {source} may remove {}", counted(stopped.stop.removed, "file")))?;
+        let paths = stopped.stop.paths.iter().map(|path| format!("`{path}`")).collect::<Vec<_>>();
+        let which = if paths.is_empty() { String::new() } else { format!(", with all of {}", paths.join(", ")) };
+        let files = counted(stopped.stop.removed, "file");
+        print_line(&format!("the next pull of {source} may remove {files}{which}"))?;
     }
     Ok(0)
 }

@@ -3,7 +3,7 @@
 //! Changes wait in front of the trees until the [`Gate`] opens: when enough of what is remembered was listed again, or when
 //! the listing has ended and [`Removals`] are within the limit. Content that still exists under another name does not count.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -165,17 +165,25 @@ impl Watch {
 
 /// Files that are new at their paths, by what a moved file keeps: its size, and its time or its name.
 #[derive(Debug, Default)]
-struct NewFiles(HashSet<u64>);
+struct NewFiles {
+    // By what a move keeps: how many new files have it.
+    counts: HashMap<u64, u32>,
+    files: u64,
+}
 
 impl NewFiles {
     fn add(&mut self, entry: &Entry) {
-        if entry.kind == Kind::File && self.0.len() < 2 * MAX_NEW_FILES {
-            self.0.extend(kept_by_move(entry));
+        if entry.kind == Kind::File && self.counts.len() < 2 * MAX_NEW_FILES {
+            kept_by_move(entry).into_iter().for_each(|key| *self.counts.entry(key).or_default() += 1);
+            self.files += 1;
         }
     }
 
-    fn hold(&self, entry: &Entry) -> bool {
-        kept_by_move(entry).iter().any(|key| self.0.contains(key))
+    // Each new file stands for one that is gone.
+    fn take(&mut self, entry: &Entry) -> bool {
+        let counts = &mut self.counts;
+        let mut take = |key| counts.get_mut(&key).filter(|count| **count > 0).map(|count| *count -= 1);
+        kept_by_move(entry).into_iter().any(|key| take(key).is_some())
     }
 }
 
@@ -239,9 +247,9 @@ impl<'a> RemovalGuard<'a> {
     }
 
     fn count_moved(&mut self) -> Result<u64> {
-        let (Before { index, source_id, .. }, new_files) = (self.before, &self.new_files);
-        let mut moved = 0;
-        let mut count = |entry: &Entry| moved += u64::from(entry.kind == Kind::File && new_files.hold(entry));
+        let (Before { index, source_id, .. }, new_files) = (self.before, &mut self.new_files);
+        let (mut moved, most) = (0, new_files.files);
+        let mut count = |entry: &Entry| moved += u64::from(entry.kind == Kind::File && new_files.take(entry));
         self.removals.each(|removal| {
             let old = index.version(removal.version)?;
             count(&old.entry);
@@ -254,7 +262,7 @@ impl<'a> RemovalGuard<'a> {
                 })
             })
         })?;
-        Ok(moved)
+        Ok(moved.min(most))
     }
 }
 

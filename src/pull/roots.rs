@@ -89,8 +89,13 @@ impl Judge<'_> {
             }
         }
         let Some(error) = first else { return Ok(found) };
+        let named = stop.paths.iter().map(|path| format!("`{path}`")).collect::<Vec<_>>();
+        let is_one = named.len() == 1;
         self.remembered.consent.note(stop);
-        Err(error)
+        match is_one {
+            true => Err(error),
+            false => Err(self.missing(format_args!("{} are missing or empty on the client", named.join(", ")))),
+        }
     }
 
     /// Refuses an empty directory on which a file system was mounted, if it held something.

@@ -305,9 +305,12 @@ fn missing_roots_are_accepted_together() {
     client.remove("a");
     client.remove("b/f");
     let before = everything(&program);
-    pull().refused(4, &["`archive accept x`", "is it mounted there?"]);
+    let (a, b) = (format!("`{}`", client.path("a").display()), format!("`{}`", client.path("b").display()));
+    pull().refused(4, &["`archive accept x`", "is it mounted there?", &a, &b]);
     assert!(everything(&program) == before, "the trees have changed");
-    program.run(["accept", "x"]).well();
+    let accepted = program.run(["accept", "x"]);
+    accepted.well();
+    assert_eq!(accepted.stdout, format!("the next pull of x may remove 151 files, with all of {a}, {b}\n"));
     pull().well();
     assert!(!program.snapshot("x", &client.path("a")).exists());
     assert!(names(&program.snapshot("x", &client.path("b"))).is_empty());
@@ -395,5 +398,50 @@ fn unmounted_file_system_below_a_root_stops_the_pull() {
     pull(&[]).well();
     client.remove("m/two");
     pull(&[]).well();
+    program.assert_index_is_right();
+}
+
+#[test]
+fn one_look_alike_does_not_stand_for_many_removed_files() {
+    let program = Program::new();
+    let client = photos(150);
+    let path = client.root();
+    client.add([(
+        "same",
+        dir((0..150).map(|n| (format!("d{n}"), dir([("README", at(1_000_000_000 + n, 0, file(format!("{n:06}"))))])))),
+    )]);
+    program.pull_local(&path, &["--max-delete", "10"]);
+    client.remove("same");
+    client.put("new", dir([("README", file("look!!"))]));
+    program
+        .run(["pull", "-q", "--max-delete", "10", path.to_str().unwrap()])
+        .refused(4, &["149 of 301 files are gone"]);
+}
+
+#[test]
+fn acceptances_add_up_until_the_pull_goes_through() {
+    if !is_root() {
+        return eprintln!("needs root, for it mounts file systems");
+    }
+    let program = Program::new();
+    let client = photos(300);
+    client.add([("m1", dir::<&str>([])), ("m2", dir::<&str>([]))]);
+    let path = client.root();
+    let mounts = ["m1", "m2"].map(|name| {
+        let mount = Mount::tmpfs(&client.path(name), "size=1m");
+        (0..80).for_each(|n| fs::write(client.path(format!("{name}/f{n}")), format!("{name} {n}")).unwrap());
+        mount
+    });
+    let pull = || program.run(["pull", path.to_str().unwrap(), "-q", "--max-delete", "10"]);
+    pull().well();
+    drop(mounts);
+    (0..200).for_each(|n| client.remove(format!("photos/p{n}")));
+    let mut stops = 0;
+    while pull().status == 4 {
+        stops += 1;
+        assert!(stops <= 3, "acceptance does not suffice");
+        program.run(["accept", "localhost"]).well();
+    }
+    assert_eq!(names(&program.snapshot("localhost", &path.join("photos"))).len(), 100);
     program.assert_index_is_right();
 }

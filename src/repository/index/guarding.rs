@@ -49,6 +49,15 @@ impl Index {
 
     /// Notes what a run was stopped for.
     pub fn note_stop(&mut self, source: SourceId, run: i64, stop: &Stop, reason: &str) -> Result<()> {
+        // What was accepted and did not suffice stays accepted together with the rest.
+        let mut stop = stop.clone();
+        if let Some(before) = self.stop_of(source)?.filter(|before| before.is_accepted) {
+            let is_more = !stop.paths.is_empty() && !stop.paths.iter().any(|path| before.stop.paths.contains(path));
+            stop.removed =
+                if is_more { stop.removed + before.stop.removed } else { stop.removed.max(before.stop.removed) };
+            stop.paths
+                .extend(before.stop.paths.into_iter().filter(|path| !stop.paths.contains(path)).collect::<Vec<_>>());
+        }
         let paths: Vec<u8> = stop.paths.iter().flat_map(|path| [path.as_bytes(), b"\0"].concat()).collect();
         let sql = "INSERT OR REPLACE INTO stopped VALUES (?1, ?2, ?3, ?4, ?5, 0)";
         let row = params![source.0, run, reason, stop.removed as i64, paths];
