@@ -6,6 +6,7 @@
 use std::io::{Read, Write};
 use std::path::Path;
 
+use jiff::Timestamp;
 use nix::errno::Errno;
 
 use super::dirs::{Dir, PROBE_PREFIX, Unfit};
@@ -15,6 +16,9 @@ use crate::path::Name;
 
 /// The record's name in the repository.
 pub(super) const FILE_NAME: &[u8] = b"file-system";
+
+// A probe takes milliseconds: what is older than this was left by one that was killed.
+const STALE_NANOSECONDS: i64 = 60_000_000_000;
 
 // The first line of a record; one of a program that looked for other things is not understood.
 const HEADER: &str = "probe 1\n";
@@ -38,6 +42,7 @@ impl Repository {
 /// Finds out what the file system of a repository can do, whose base is open, and records it.
 pub(super) fn probe(path: &Path, base: &Dir) -> Result<()> {
     let probed = base.open_or_create(b"staging").map_err(Unfit::from).and_then(|staging| {
+        remove_stale(&staging);
         let suffix = random_key().map_err(|_| Errno::EIO)?;
         staging.probe(&blake3::Hash::from_bytes(suffix).to_hex()[..8])
     });
@@ -54,6 +59,20 @@ pub(super) fn probe(path: &Path, base: &Dir) -> Result<()> {
         }
         // A full disk, for example: what is usual for its type counts, and what is to be done next reports the error.
         Err(Unfit::Failed(_)) => Ok(()),
+    }
+}
+
+// Removes the directories of probes that were killed. What can't be removed is in nobody's way.
+fn remove_stale(staging: &Dir) {
+    let oldest = Timestamp::now().as_nanosecond() as i64 - STALE_NANOSECONDS;
+    for name in staging.names().unwrap_or_default().iter().filter(|name| is_probe(name)) {
+        if staging.metadata(name).is_ok_and(|found| found.mtime < oldest)
+            && let Ok(probe) = staging.open(name.as_bytes())
+        {
+            let names = probe.names().unwrap_or_default();
+            let _ = names.iter().try_for_each(|inside| probe.unlink(inside).or_else(|_| probe.remove_dir(inside)));
+            let _ = staging.remove_dir(name);
+        }
     }
 }
 

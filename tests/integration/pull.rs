@@ -41,8 +41,11 @@ fn what_is_replaced_or_removed_goes_to_the_archive_under_its_stamp() {
 
 /// A directory of everything, with files below it.
 fn of_all_kinds(files: usize) -> Node {
-    let files = (0..files).map(|n| (format!("f{n:03}"), file(format!("content {n}"))));
-    let others = [("empty", file("")), ("link", link("target")), ("fifo", fifo()), ("below", dir([("x", file("x"))]))];
+    // Equal files of several directories share a plain file, and so a time: it must not depend on when they were created.
+    let of = |content: String| at(1_000_000_000, 0, file(content));
+    let files = (0..files).map(|n| (format!("f{n:03}"), of(format!("content {n}"))));
+    let below = dir([("x", of("below".to_owned()))]);
+    let others = [("empty", file("")), ("link", link("target")), ("fifo", fifo()), ("below", below)];
     let others = others.map(|(name, node)| (name.to_owned(), node));
     dir(files.chain(others))
 }
