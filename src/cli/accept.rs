@@ -25,7 +25,10 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
         return Err(Error::new(Kind::Failed, format_args!("no guard has stopped the last pull of `{source}`"))
             .hint("`archive log` lists the runs"));
     };
-    index.accept_stop(id)?;
+    if !index.accept_stop(id, stopped.run)? {
+        return Err(Error::new(Kind::Failed, format_args!("`{source}` was pulled meanwhile"))
+            .hint("look at `archive log`, then accept again"));
+    }
     if context.global.json {
         let mut line = object("accepted");
         line.insert("source".to_owned(), source.as_str().into());

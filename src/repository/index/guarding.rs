@@ -64,10 +64,10 @@ impl Index {
         self.connection.execute(sql, row).map(drop).on_index(WHAT)
     }
 
-    /// Lets the next pull of a source remove what the newest one was stopped for.
-    pub fn accept_stop(&mut self, source: SourceId) -> Result<()> {
-        let sql = "UPDATE stopped SET accepted = 1 WHERE source = ?1";
-        self.connection.execute(sql, params![source.0]).map(drop).on_index(WHAT)
+    /// Lets the next pull of a source remove what this run was stopped for; false when another stop has taken its place.
+    pub fn accept_stop(&mut self, source: SourceId, run: i64) -> Result<bool> {
+        let sql = "UPDATE stopped SET accepted = 1 WHERE source = ?1 AND run = ?2";
+        self.connection.execute(sql, params![source.0, run]).map(|rows| rows == 1).on_index(WHAT)
     }
 
     /// Forgets it: a pull went through.
@@ -103,5 +103,33 @@ impl Index {
     fn has_table(&self, name: &str) -> Result<bool> {
         let sql = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?1";
         self.one(sql, params![name], |_| Ok(())).map(|found| found.is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::path::SourceName;
+
+    #[test]
+    fn only_the_stop_that_was_shown_is_accepted_and_adds_up() {
+        let place = tempfile::tempdir().unwrap();
+        let mut index = Index::open(place.path()).unwrap();
+        let source = index.enter_source(&SourceName::new("laptop").unwrap()).unwrap();
+        let stop = |removed, path: &str| Stop { removed, paths: AbsPath::new(path).into_iter().collect() };
+        index.note_stop(source, 7, &stop(60, "/m1"), "unmounted").unwrap();
+        assert!(!index.accept_stop(source, 6).unwrap());
+        assert!(!index.stop_of(source).unwrap().unwrap().is_accepted);
+        // What nobody accepted is replaced.
+        index.note_stop(source, 8, &stop(60, "/m2"), "unmounted").unwrap();
+        assert_eq!(index.stop_of(source).unwrap().unwrap().stop, stop(60, "/m2"));
+        assert!(index.accept_stop(source, 8).unwrap());
+        index.note_stop(source, 9, &stop(50, "/m1"), "unmounted").unwrap();
+        let stopped = index.stop_of(source).unwrap().unwrap();
+        assert!(!stopped.is_accepted);
+        assert_eq!(stopped.stop.removed, 110);
+        assert_eq!(stopped.stop.paths.len(), 2);
+        index.clear_stop(source).unwrap();
+        assert_eq!(index.stop_of(source).unwrap(), None);
     }
 }
