@@ -12,17 +12,6 @@ use crate::support::*;
 
 const OLDER: &str = "the index is older than the trees";
 
-fn copy_index(from: &Path, to: &Path) {
-    for name in ["index.sqlite", "index.sqlite-wal", "index.sqlite-shm"] {
-        let _ = fs::remove_file(to.join(name));
-    }
-    for name in ["index.sqlite", "index.sqlite-wal"] {
-        if from.join(name).exists() {
-            fs::copy(from.join(name), to.join(name)).unwrap();
-        }
-    }
-}
-
 fn keep_index(program: &Program) -> PathBuf {
     let kept = program.path("kept");
     let _ = fs::create_dir(&kept);

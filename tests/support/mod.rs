@@ -2,12 +2,14 @@
 
 pub mod checker;
 pub mod hostile;
+pub mod index_copy;
 pub mod mount;
 pub mod oracle;
 pub mod program;
 pub mod sshd;
 pub mod tree;
 
+pub use index_copy::copy_index;
 pub use mount::{Disk, Mount};
 pub use oracle::assert_same;
 pub use program::{Program, Ran};

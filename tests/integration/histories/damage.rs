@@ -89,13 +89,7 @@ impl World {
         let others: Vec<_> = SOURCES.iter().map(|(source, _)| *source).filter(|source| *source != of).collect();
         let planned: Vec<_> = others.into_iter().map(|source| Planned::throw(self, source, dice)).collect();
         let ended: Vec<_> = std::thread::scope(|scope| {
-            let pull = |planned: &Planned| {
-                let listener = Listener::default();
-                let repository = Repository::open(&repo).unwrap();
-                let summary = planned.carry_out(&repository, &listener);
-                (summary, listener)
-            };
-            let threads: Vec<_> = planned.iter().map(|planned| scope.spawn(move || pull(planned))).collect();
+            let threads: Vec<_> = planned.iter().map(|planned| scope.spawn(|| planned.pull_into(&repo))).collect();
             let repository = Repository::open(&repo).unwrap();
             let options = Options { sample: None, repair: Some(link) };
             let verified = verify::verify(&repository, &name(of), options, &Listener::default());

@@ -1,7 +1,6 @@
 //! Rebuilds of the index, and older copies of it that are put back.
 
 use std::fs;
-use std::path::Path;
 use std::process::Stdio;
 
 use archive::reindex;
@@ -9,7 +8,7 @@ use archive::reindex;
 use super::Dice;
 use super::steps::Planned;
 use super::world::{Listener, SOURCES, World};
-use crate::support::checker;
+use crate::support::{checker, copy_index};
 
 impl World {
     pub(super) fn rebuild(&mut self) {
@@ -96,16 +95,5 @@ impl World {
         let index = self.index();
         let mut statement = index.prepare("SELECT id FROM run").unwrap();
         statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
-    }
-}
-
-fn copy_index(from: &Path, to: &Path) {
-    for name in ["index.sqlite", "index.sqlite-wal", "index.sqlite-shm"] {
-        let _ = fs::remove_file(to.join(name));
-    }
-    for name in ["index.sqlite", "index.sqlite-wal"] {
-        if from.join(name).exists() {
-            fs::copy(from.join(name), to.join(name)).unwrap();
-        }
     }
 }

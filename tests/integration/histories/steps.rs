@@ -137,6 +137,13 @@ impl Planned {
         format!("pull {} {} {}", self.source, roots.join(","), self.how.flags().join(" "))
     }
 
+    /// Carries it out with a repository of its own, for a thread among others.
+    pub(super) fn pull_into(&self, repo: &Path) -> (Summary, Listener) {
+        let listener = Listener::default();
+        let summary = self.carry_out(&Repository::open(repo).unwrap(), &listener);
+        (summary, listener)
+    }
+
     pub(super) fn carry_out(&self, repository: &Repository, report: &Listener) -> Summary {
         use std::os::unix::ffi::OsStrExt;
         let paths = self.roots.iter().map(|root| root.as_os_str().as_bytes().to_vec()).collect();
@@ -236,13 +243,7 @@ impl World {
         }
         let repo = self.repo();
         let ended: Vec<_> = std::thread::scope(|scope| {
-            let pull = |planned: &Planned| {
-                let listener = Listener::default();
-                let repository = Repository::open(&repo).unwrap();
-                let summary = planned.carry_out(&repository, &listener);
-                (summary, listener)
-            };
-            let threads: Vec<_> = planned.iter().map(|planned| scope.spawn(move || pull(planned))).collect();
+            let threads: Vec<_> = planned.iter().map(|planned| scope.spawn(|| planned.pull_into(&repo))).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         self.tell("at once:");
