@@ -107,6 +107,12 @@ pub fn hash_hex(hash: &Hash) -> String {
     blake3::Hash::from_bytes(*hash).to_hex().to_string()
 }
 
+/// A directory of which nothing is known but its name.
+pub fn unknown_directory(name: Name) -> Entry {
+    let (kind, mode, target, attributes, inode) = (Kind::Dir, 0o700, Vec::new(), None, None);
+    Entry { name, kind, size: 0, mtime: 0, ctime: 0, mode, uid: 0, gid: 0, inode, device: 0, target, attributes }
+}
+
 /// BLAKE3 of all that there is to read, by a hasher that is plain or has a key.
 pub fn hash_content(mut content: impl Read, mut hasher: blake3::Hasher) -> io::Result<Hash> {
     let mut buffer = vec![0; 256 * 1024];

@@ -86,7 +86,7 @@ fn begin(
     Ok((Some(lock), index))
 }
 
-/// Compares the trees of a source with the index, content included, and tells of every difference as an error.
+/// Compares the trees of a source with the index, content included, and reports every difference as an error.
 pub fn verify(repository: &Repository, source: &SourceName, options: Options, report: &dyn Report) -> Result<Verified> {
     let (_lock, mut index) = begin(repository, source, options, report)?;
     let Problems { count: bad, lost, baseless, unknown } = check_source(repository, &index, source, report)?;
@@ -310,7 +310,7 @@ impl Reading<'_> {
                 }
                 let located = Located { source: self.source.clone(), directory: directory.clone(), version };
                 for place in Place::all_of(&located) {
-                    // What is missing, or of another kind or size, was told of already.
+                    // Missing files, and those of another kind or size, were reported already.
                     let opened = place.open_directory(self.repository);
                     let (file, metadata) = match opened.and_then(|dir| dir.open_file_with_metadata(&place.name)) {
                         Ok(opened) => opened,

@@ -4,6 +4,7 @@ use jiff::{SpanFieldwise, ZonedDateTime};
 
 use super::{Context, print_line};
 use crate::error::{Error, Result};
+use crate::history::unknown_source;
 use crate::path::{Escaped, SourceName};
 use crate::prune::{Going, Prune, Pruned};
 use crate::report::json::{insert_path, object, text};
@@ -65,14 +66,11 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
         return Err(Error::usage("can't prune: the configuration has a mistake, so what to keep is not known")
             .hint("correct it; `archive config check` lists the mistakes"));
     }
-    let known = repository.known_index()?.source_names()?;
+    let index = repository.known_index()?;
+    let known = index.source_names()?;
     let names = match &args.source {
         Some(name) if !known.contains(name) => {
-            return Err(Error::usage(format_args!(
-                "there is no source `{}` in the repository",
-                Escaped(name.as_bytes())
-            ))
-            .hint(format_args!("it has `{}`", known.join("`, `"))));
+            return Err(unknown_source(&index, name));
         }
         Some(name) => vec![name.clone()],
         None => known,

@@ -3,7 +3,8 @@
 use super::{Context, print_line};
 use crate::config::Percent;
 use crate::error::{Error, Kind, Result};
-use crate::path::{Escaped, SourceName};
+use crate::history::unknown_source;
+use crate::path::SourceName;
 use crate::report::json::{object, text};
 use crate::report::{counted, grouped};
 use crate::source::LinkWhen;
@@ -25,14 +26,11 @@ pub struct Args {
 
 pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     let (repository, config) = (context.repository()?, context.config()?);
-    let known = repository.known_index()?.source_names()?;
+    let index = repository.known_index()?;
+    let known = index.source_names()?;
     let names = match &args.source {
         Some(name) if !known.contains(name) => {
-            return Err(Error::usage(format_args!(
-                "there is no source `{}` in the repository",
-                Escaped(name.as_bytes())
-            ))
-            .hint(format_args!("it has `{}`", known.join("`, `"))));
+            return Err(unknown_source(&index, name));
         }
         Some(name) => vec![name.clone()],
         None => known,

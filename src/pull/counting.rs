@@ -11,7 +11,6 @@ use super::removals::{Removal, Removals};
 use super::{Directory, Run, Tally};
 use crate::entry::{Entry, Hash, Kind, Version};
 use crate::error::Result;
-use crate::path::AbsPath;
 use crate::plan::Step;
 use crate::report::{Progress, Tee};
 use crate::repository::index::Index;
@@ -41,10 +40,6 @@ impl Counting<'_> {
 }
 
 impl Steps for Counting<'_> {
-    fn begin(&mut self, _: &[AbsPath]) -> Result<()> {
-        Ok(())
-    }
-
     fn step(&mut self, directory: &Arc<Directory>, step: Step) -> Result<()> {
         match step {
             Step::New { entry } => self.guard.note_new(&entry),
@@ -60,21 +55,5 @@ impl Steps for Counting<'_> {
     fn moved(&mut self, _: &Arc<Directory>, entry: Entry, _: Option<Hash>) -> Result<()> {
         self.guard.note_new(&entry);
         Ok(())
-    }
-
-    fn present(&mut self, _: u64) {}
-
-    fn mount(&mut self) {}
-
-    fn planned(&mut self, _: Arc<Directory>) -> Result<()> {
-        Ok(())
-    }
-
-    fn unreadable(&mut self, _: &AbsPath) -> Result<()> {
-        Ok(())
-    }
-
-    fn read_content(&self) -> bool {
-        false
     }
 }

@@ -228,7 +228,8 @@ impl<'a> RemovalGuard<'a> {
 
     /// Returns the removals if they may be carried out.
     pub fn decide(mut self, roots: &[AbsPath], consent: &Consent) -> Result<Removals<'a>> {
-        if self.removed_files < MIN_GUARDED_FILES || self.source.settings.max_delete >= 100 {
+        // The files need not be counted where no number of them matters.
+        if is_within(self.removed_files, 0, self.source) {
             return Ok(self.removals);
         }
         let files = self.before.count_files(roots)?;

@@ -37,10 +37,12 @@ const MOST_VERDICT_BYTES: usize = 256 * 1024;
 // How many remembered versions are looked at together.
 const PAGE: u32 = 4096;
 
-/// What is done with the steps that the listing finds.
+/// The receiver of the steps that the listing finds; by default it only takes note of them.
 pub trait Steps {
     /// These are the roots, all of them there.
-    fn begin(&mut self, roots: &[AbsPath]) -> Result<()>;
+    fn begin(&mut self, _roots: &[AbsPath]) -> Result<()> {
+        Ok(())
+    }
 
     /// One entry of a directory.
     fn step(&mut self, directory: &Arc<Directory>, step: Step) -> Result<()>;
@@ -49,19 +51,25 @@ pub trait Steps {
     fn moved(&mut self, directory: &Arc<Directory>, entry: Entry, hash: Option<Hash>) -> Result<()>;
 
     /// So many more entries of what is remembered were listed again.
-    fn present(&mut self, entries: u64);
+    fn present(&mut self, _entries: u64) {}
 
     /// One more of the mount points that are remembered was listed again.
-    fn mount(&mut self);
+    fn mount(&mut self) {}
 
     /// All entries of a directory have been handed over.
-    fn planned(&mut self, directory: Arc<Directory>) -> Result<()>;
+    fn planned(&mut self, _directory: Arc<Directory>) -> Result<()> {
+        Ok(())
+    }
 
     /// Something could not be listed: what is remembered of it stays.
-    fn unreadable(&mut self, path: &AbsPath) -> Result<()>;
+    fn unreadable(&mut self, _path: &AbsPath) -> Result<()> {
+        Ok(())
+    }
 
     /// Whether content is read, so that steps had better come in the order of the inodes' numbers than in that of names.
-    fn read_content(&self) -> bool;
+    fn read_content(&self) -> bool {
+        false
+    }
 }
 
 /// What the listing is held against.

@@ -5,9 +5,9 @@
 use std::collections::BTreeSet;
 
 use super::Run;
-use crate::entry::{Entry, Kind, flags};
+use crate::entry::{Kind, flags, unknown_directory};
 use crate::error::Result;
-use crate::path::{AbsPath, Name};
+use crate::path::AbsPath;
 use crate::repository::index::{Index, NewVersion};
 
 /// Enters every directory at or below the roots that holds something and has no entry of its own.
@@ -71,10 +71,4 @@ fn enter(run: &Run<'_>, index: &mut Index, missing: BTreeSet<AbsPath>) -> Result
         write.forget_fingerprint(directory)?;
     }
     write.commit()
-}
-
-// A directory of which nothing is known but its name.
-fn unknown_directory(name: Name) -> Entry {
-    let (kind, mode, target, attributes, inode) = (Kind::Dir, 0o700, Vec::new(), None, None);
-    Entry { name, kind, size: 0, mtime: 0, ctime: 0, mode, uid: 0, gid: 0, inode, device: 0, target, attributes }
 }

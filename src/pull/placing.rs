@@ -245,10 +245,10 @@ impl<'a> Placing<'a> {
             let gone = match found {
                 // A name that is not the old version's is unknown.
                 Some(found) if self.is_symlink_to(directory, &entry.name, &entry.target) => {
-                    match !self.owned || (found.uid, found.gid) == owner {
-                        true => return Ok(old.archive_name.clone()),
-                        false => Old::Remove { inode: found.inode },
+                    if !self.owned || (found.uid, found.gid) == owner {
+                        return Ok(old.archive_name.clone());
                     }
+                    Old::Remove { inode: found.inode }
                 }
                 Some(_) => Old::Clear,
                 None => Old::None,

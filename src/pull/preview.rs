@@ -14,7 +14,6 @@ use super::{Directory, Facts, Options, Tally, how, refuse_without_index, with_cl
 use crate::entry::{Entry, Hash, Kind, Version};
 use crate::error::Result;
 use crate::fault::most_changes;
-use crate::path::AbsPath;
 use crate::plan::Step;
 use crate::remote::helper::{Conversation, gone, nonsense};
 use crate::remote::{self, Client};
@@ -73,10 +72,6 @@ struct Preview<'a> {
 }
 
 impl Steps for Preview<'_> {
-    fn begin(&mut self, _: &[AbsPath]) -> Result<()> {
-        Ok(())
-    }
-
     fn step(&mut self, directory: &Arc<Directory>, step: Step) -> Result<()> {
         match step {
             Step::Same => {}
@@ -105,22 +100,6 @@ impl Steps for Preview<'_> {
         self.guard.iter_mut().for_each(|guard| guard.note_new(&entry));
         self.tell(Change::New, directory, &entry.name);
         Ok(())
-    }
-
-    fn present(&mut self, _: u64) {}
-
-    fn mount(&mut self) {}
-
-    fn planned(&mut self, _: Arc<Directory>) -> Result<()> {
-        Ok(())
-    }
-
-    fn unreadable(&mut self, _: &AbsPath) -> Result<()> {
-        Ok(())
-    }
-
-    fn read_content(&self) -> bool {
-        false
     }
 }
 

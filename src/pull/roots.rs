@@ -92,10 +92,10 @@ impl Judge<'_> {
         let named = stop.paths.iter().map(|path| format!("`{path}`")).collect::<Vec<_>>();
         let is_one = named.len() == 1;
         self.remembered.consent.note(stop);
-        match is_one {
-            true => Err(error),
-            false => Err(self.missing(format_args!("{} are missing or empty on the client", named.join(", ")))),
+        if is_one {
+            return Err(error);
         }
+        Err(self.missing(format_args!("{} are missing or empty on the client", named.join(", "))))
     }
 
     /// Refuses an empty directory on which a file system was mounted, if it held something.

@@ -5,7 +5,7 @@ use nix::errno::Errno;
 
 use super::target::Target;
 use super::{Task, Walk, is_in_the_way};
-use crate::entry::{Entry, Kind};
+use crate::entry::{Kind, unknown_directory};
 use crate::error::{self, Error, Result};
 use crate::path::{AbsPath, Escaped, Name};
 
@@ -21,7 +21,7 @@ impl Walk<'_> {
         let looking = Restore { dry_run: true, overwrite: Overwrite::Never, ..self.shared.asked.clone() };
         let mut looking = Target::open(self.shared.to, &looking)?;
         for (to, name) in lineage(path) {
-            let item = Item { directory: to.clone(), entry: directory(name.clone()), link: None };
+            let item = Item { directory: to.clone(), entry: unknown_directory(name.clone()), link: None };
             match looking.offer(vec![item])?.as_slice() {
                 [Outcome::Made] => self.make_parent(to, &name, directories)?,
                 [Outcome::There | Outcome::Differs] => {}
@@ -57,21 +57,4 @@ fn lineage(path: &AbsPath) -> Vec<(AbsPath, Name)> {
     let mut found: Vec<_> = std::iter::successors(path.split(), |(above, _)| above.split()).collect();
     found.reverse();
     found
-}
-
-fn directory(name: Name) -> Entry {
-    Entry {
-        name,
-        kind: Kind::Dir,
-        size: 0,
-        mtime: 0,
-        ctime: 0,
-        mode: 0,
-        uid: 0,
-        gid: 0,
-        inode: None,
-        device: 0,
-        target: Vec::new(),
-        attributes: None,
-    }
 }
