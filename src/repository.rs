@@ -60,6 +60,15 @@ impl Repository {
 
     /// Creates a repository in an empty directory, or as a new directory in one that exists, and opens it.
     pub fn create(path: &Path) -> Result<Repository> {
+        if !create::create(path)? {
+            let what = format_args!("can't create the repository `{}`: it exists already", path.display()).to_string();
+            return Err(Error::new(Kind::Failed, what));
+        }
+        Repository::open(path)
+    }
+
+    /// Opens a repository, and creates it first where there is none, as [`create`](Self::create) does.
+    pub fn open_or_create(path: &Path) -> Result<Repository> {
         create::create(path)?;
         Repository::open(path)
     }

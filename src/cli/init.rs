@@ -15,7 +15,8 @@ pub struct Args {}
 
 pub(super) fn run(context: &Context, _: &Args) -> Result<u8> {
     let place = context.repository_place(&context.config()?);
-    let repository = create(&place)?;
+    create_above(&place)?;
+    let repository = Repository::create(place.path())?;
     if context.global.json {
         let mut line = object("repository");
         line.insert("path".to_owned(), repository.dir().to_string_lossy().into());
@@ -27,13 +28,19 @@ pub(super) fn run(context: &Context, _: &Args) -> Result<u8> {
     Ok(0)
 }
 
-/// Creates a repository. Above the default one of a user there may be nothing yet.
-pub(super) fn create(place: &Where) -> Result<Repository> {
+/// Opens the repository, and creates it first if another process has not done so by now.
+pub(super) fn open_or_create(place: &Where) -> Result<Repository> {
+    create_above(place)?;
+    Repository::open_or_create(place.path())
+}
+
+// Above the default repository of a user there may be nothing yet.
+fn create_above(place: &Where) -> Result<()> {
     if let (Where::Default(path), Some(parent)) = (place, place.path().parent()) {
         let failed = format_args!("can't create the repository `{}`", path.display()).to_string();
         fs_err::create_dir_all(parent).on_server(failed)?;
     }
-    Repository::create(place.path())
+    Ok(())
 }
 
 /// True when a pull may create the repository: the user asks for it by `--init`, or says so on a terminal. Nobody is asked

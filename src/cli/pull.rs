@@ -234,7 +234,7 @@ fn repository(context: &Context, place: &Where, args: &Args) -> Result<Option<Re
     match is_missing && init::is_wanted(context, place, (args.init, args.dry_run))? {
         false => init::open(place).map(Some),
         true if args.dry_run => Ok(None),
-        true => init::create(place).map(Some),
+        true => init::open_or_create(place).map(Some),
     }
 }
 

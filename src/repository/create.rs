@@ -16,6 +16,9 @@ use crate::path::Name;
 
 const SKELETON: [&[u8]; 5] = [b"snapshot", b"archive", b"staging", b"log", b"lock"];
 
+// Not that of the repository: as soon as there is a `format` file, others may use the repository.
+const CREATION_LOCK: &str = "creation";
+
 const README: &str = include_str!("README.txt");
 
 /// Whether a directory holds a repository.
@@ -48,15 +51,19 @@ pub(super) fn state(path: &Path) -> Result<State> {
 }
 
 /// Creates a repository in an empty directory, or as a new directory in one that exists; finishes one whose creation was
-/// cut off.
-pub(super) fn create(path: &Path) -> Result<()> {
+/// cut off. Returns false when there is one already, which another process may be creating at this moment.
+pub(super) fn create(path: &Path) -> Result<bool> {
     let failed = format!("can't create the repository `{}`", path.display());
     if state(path)? == State::Present {
-        return Err(Error::new(Kind::Failed, format_args!("{failed}: it exists already")));
+        return Ok(false);
     }
     match std::fs::DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => {}
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => begin_in(path)?,
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => match begin_in(path) {
+            // The directory's content was read while another process completed it.
+            Err(_) if state(path)? == State::Present => return Ok(false),
+            begun => begun?,
+        },
         // The place may be a disk that is not mounted.
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             let parent = path.parent().unwrap_or(path).display();
@@ -104,12 +111,12 @@ fn content(path: &Path) -> Result<Content> {
         let is_dir = |name| base.metadata(name).is_ok_and(|found| found.kind == EntryKind::Dir);
         name.as_bytes() != b"lost+found" || !is_dir(name)
     });
+    // Older versions of the program held the repository's own lock.
+    let is_lock = |name: &[u8]| name == CREATION_LOCK.as_bytes() || name == b"repository";
     let is_empty_directory = |name: &[u8]| {
         let names = base.open(name).and_then(|dir| dir.names());
         names.is_ok_and(|names| {
-            names
-                .iter()
-                .all(|inside| name == b"lock" && inside.as_bytes() == b"repository" || file_system::is_probe(inside))
+            names.iter().all(|inside| name == b"lock" && is_lock(inside.as_bytes()) || file_system::is_probe(inside))
         })
     };
     let is_ours = |name: &Name| match name.as_bytes() {
@@ -124,16 +131,17 @@ fn content(path: &Path) -> Result<Content> {
     })
 }
 
-fn fill(path: &Path) -> Result<()> {
+// Returns false when another process was faster.
+fn fill(path: &Path) -> Result<bool> {
     let base = Dir::open_base(path).on_server(what(path))?;
     for tree in SKELETON {
         base.open_or_create(tree).on_server(what(path))?;
     }
     // Of several processes that create it at the same time, one decides on the id.
-    let lock = base.open(b"lock").and_then(|dir| create_or_open(&dir, "repository")).on_server(what(path))?;
+    let lock = base.open(b"lock").and_then(|dir| create_or_open(&dir, CREATION_LOCK)).on_server(what(path))?;
     let _lock = FileLock::take(lock, FlockArg::LockExclusive).map_err(|(_, errno)| errno).on_server(what(path))?;
     if state(path)? == State::Present {
-        return Ok(());
+        return Ok(false);
     }
     file_system::probe(path, &base)?;
     write(&base, "README.txt", README)?;
@@ -141,7 +149,8 @@ fn fill(path: &Path) -> Result<()> {
     // Last, for this file is what makes the directory a repository.
     let id = &blake3::Hash::from_bytes(random_key()?).to_hex()[..32];
     write(&base, "format", &format!("archive repository\nformat {FORMAT}\nid {id}\n"))?;
-    base.sync_file_system().on_server(what(path))
+    base.sync_file_system().on_server(what(path))?;
+    Ok(true)
 }
 
 fn create_or_open(dir: &Dir, name: &str) -> nix::Result<std::fs::File> {

@@ -180,16 +180,19 @@ fn creation_that_was_killed_is_finished() {
 
 #[test]
 fn processes_that_create_one_repository_agree_on_its_id() {
-    let program = Program::without_repository();
-    let client = Tree::new([("f", file("f"))]);
-    let root = client.root();
-    let begin = |n: u32| {
-        let mut command = program.command(["pull", "-q", "--init", "--name", &format!("s{n}")]);
-        command.arg(&root).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-    };
-    let pulls: Vec<_> = (0..4).map(begin).collect();
-    for pull in pulls {
-        Ran::of(pull.wait_with_output().unwrap()).well();
+    // Enough rounds that some process looks for the repository, and another one creates it before the first does.
+    for _ in 0..8 {
+        let program = Program::without_repository();
+        let client = Tree::new([("f", file("f"))]);
+        let root = client.root();
+        let begin = |n: u32| {
+            let mut command = program.command(["pull", "-q", "--init", "--name", &format!("s{n}")]);
+            command.arg(&root).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        };
+        let pulls: Vec<_> = (0..4).map(begin).collect();
+        for pull in pulls {
+            Ran::of(pull.wait_with_output().unwrap()).well();
+        }
+        program.assert_index_is_right();
     }
-    program.assert_index_is_right();
 }
