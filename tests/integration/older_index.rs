@@ -175,3 +175,26 @@ fn index_that_was_copied_within_a_run_is_older_after_the_next_batch() {
     }
     assert!(older > 1 && pending > 1, "{older} of the copies are older, {pending} have something pending");
 }
+
+#[test]
+fn directory_that_is_back_is_listed_after_a_rebuild_of_an_older_index() {
+    let (program, client) = (Program::new(), Tree::new([("stays", file("s")), ("d", dir([("f", file("v1"))]))]));
+    program.pull_local(&client.root(), &[]);
+    // A rebuilt index knows of no directory whether it was listed.
+    program.run(["index", "rebuild"]).well();
+    client.remove("d");
+    program.pull_local(&client.root(), &[]);
+    let kept = keep_index(&program);
+    client.put("d", dir([("f", file("v2"))]));
+    program.pull_local(&client.root(), &[]);
+    copy_index(&kept, &program.repo());
+    program.run(["index", "rebuild"]).well();
+    program.assert_index_is_right();
+    assert_eq!(checker::check(&program.repo()), [""; 0]);
+    let listed = program.run(["ls", &format!("localhost:{}", client.root().display())]).stdout;
+    assert!(listed.contains("d\n") || listed.contains("d/\n"), "{listed}");
+    client.remove("d");
+    program.pull_local(&client.root(), &[]);
+    program.assert_index_is_right();
+    assert!(!program.snapshot("localhost", &client.path("d")).exists());
+}

@@ -4,7 +4,7 @@ use rusqlite::params;
 
 use super::reconcile::BASELESS;
 use super::{COLUMNS, Index, SourceId, path_of, version_of};
-use crate::entry::Version;
+use crate::entry::{Kind, Version, flags};
 use crate::error::Result;
 use crate::path::AbsPath;
 
@@ -34,18 +34,40 @@ impl Index {
         self.all(&sql, params![source.0], version_of)
     }
 
-    /// Directories of a source that were listed, hold current versions, and have no entry in their parent.
+    /// Directories of a source that hold current versions and have no entry in their parent, although they were listed, or a
+    /// directory above them was. Others lead to a root.
     pub fn unlisted_directories(&self, source: SourceId) -> Result<Vec<AbsPath>> {
-        let sql = "SELECT path FROM directory JOIN listed ON listed.directory = directory.id WHERE source = ?1 \
+        let sql = "SELECT path, EXISTS (SELECT 1 FROM listed WHERE listed.directory = directory.id) FROM directory \
+                   WHERE source = ?1 \
                    AND EXISTS (SELECT 1 FROM version WHERE version.directory = directory.id AND until_run IS NULL)";
-        let holding: Vec<AbsPath> = self.all(sql, params![source.0], |row| path_of(row.get_ref(0)?))?;
+        let row = |row: &rusqlite::Row<'_>| Ok((path_of(row.get_ref(0)?)?, row.get(1)?));
+        let holding: Vec<(AbsPath, bool)> = self.all(sql, params![source.0], row)?;
         let mut unlisted = Vec::new();
-        for path in holding {
-            let is_dir = |version: Version| version.entry.kind == crate::entry::Kind::Dir;
-            if !path.is_root() && !self.current_at(source, &path)?.is_some_and(is_dir) {
+        for (path, was_listed) in holding {
+            if !path.is_root()
+                && self.current_directory(source, &path)?.is_none()
+                && (was_listed || self.is_below_listed(source, &path)?)
+            {
                 unlisted.push(path);
             }
         }
         Ok(unlisted)
+    }
+
+    fn current_directory(&self, source: SourceId, path: &AbsPath) -> Result<Option<Version>> {
+        Ok(self.current_at(source, path)?.filter(|version| version.entry.kind == Kind::Dir))
+    }
+
+    // A rebuild can't tell which directories of the snapshot are above the roots, so those that it found do not count.
+    fn is_below_listed(&self, source: SourceId, path: &AbsPath) -> Result<bool> {
+        let mut path = path.clone();
+        while let Some((parent, _)) = path.split() {
+            let found = self.current_directory(source, &parent)?;
+            if found.is_some_and(|version| !version.has(flags::REBUILT)) {
+                return Ok(true);
+            }
+            path = parent;
+        }
+        Ok(false)
     }
 }
