@@ -377,7 +377,7 @@ impl Checking<'_> {
                 self.find(format!("version {} ({}) is in the archive, but no file", version.id, self.path(version)));
             }
             let is_past = version.until_run.is_some() && version.is_plain();
-            if is_past && version.archive_name.is_none() && version.relies_on.is_none() {
+            if is_past && version.archive_name.is_none() && version.relies_on.is_none() && self.is_shown(version) {
                 self.find(format!("past version {} ({}) has no plain file", version.id, self.path(version)));
             }
         }
@@ -513,6 +513,13 @@ impl Checking<'_> {
                 self.find(format!("versions {one} and {two} ({}) are of one time", self.path(pair[0])));
             }
         }
+    }
+
+    // One that was past from the beginning belongs to the run that found it.
+    fn is_shown(&self, version: &Version) -> bool {
+        let source = self.index.directories.get(&version.directory).map(|directory| directory.source);
+        let shown = version.from_run..version.end().max(version.from_run + 1);
+        self.index.runs.iter().any(|(run, of)| Some(*of) == source && shown.contains(run))
     }
 
     // 9: what a run shows can be given back.
