@@ -29,6 +29,7 @@ mod reading;
 pub mod sftp;
 mod spread;
 mod ssh;
+mod stall;
 mod stop;
 pub mod stream;
 #[cfg(test)]

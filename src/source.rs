@@ -244,7 +244,8 @@ impl Default for Settings {
             timeout: Duration::from_secs(60),
             // One file of two terabytes, read at 100 MB/s, and nothing to send until its hash is known.
             stall_time: Some(Duration::from_secs(6 * 3600)),
-            max_time: None,
+            // A busy client must not keep others, and `prune`, waiting for ever. What was received by then is in place.
+            max_time: Some(Duration::from_secs(7 * 24 * 3600)),
             retries: 2,
             bwlimit: None,
             copy: CopyBy::default(),

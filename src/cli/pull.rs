@@ -86,10 +86,10 @@ pub struct Args {
     /// How long the client may stay silent when it owes an answer; 60s unless set
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     timeout: Option<Duration>,
-    /// How long the client may say that it is at work without sending anything; 6h unless set, 0s is no limit
+    /// How long the client may say that it is at work and send next to nothing; 6h unless set, 0s is no limit
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     stall_time: Option<Duration>,
-    /// Stop, with exit status 4, when the pull of a source takes longer than this; 0s is no limit
+    /// Stop, with exit status 4, when the pull of a source takes longer than this; 7d unless set, 0s is no limit
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     max_time: Option<Duration>,
     /// How often to connect again when the line is lost; 2 unless set

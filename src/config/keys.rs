@@ -180,6 +180,7 @@ impl Keys {
             stall_time: self
                 .stall_time
                 .or(usual.stall_time.map(|time| Span(time, format!("{}h", time.as_secs() / 3600)))),
+            max_time: self.max_time.or(usual.max_time.map(|time| Span(time, format!("{}d", time.as_secs() / 86400)))),
             retries: self.retries.or(Some(usual.retries)),
             verify_age: self.verify_age.or(Some(Span(usual.verify_age, "30d".to_owned()))),
             ..self
@@ -214,7 +215,7 @@ impl Keys {
             max_file_size: self.max_file_size.map(|size| size.as_u64()).filter(|limit| *limit > 0),
             timeout: self.timeout.as_ref().map_or(usual.timeout, |span| span.0),
             stall_time: self.stall_time.as_ref().map_or(usual.stall_time, |span| limit(span.0)),
-            max_time: self.max_time.as_ref().and_then(|span| limit(span.0)),
+            max_time: self.max_time.as_ref().map_or(usual.max_time, |span| limit(span.0)),
             retries: self.retries.unwrap_or(usual.retries),
             bwlimit: self.bwlimit.map(|size| size.as_u64()).filter(|limit| *limit > 0),
             copy: self.copy.unwrap_or_default(),

@@ -144,6 +144,7 @@ fn answer(mut replies: Replies, asked: &Asked, deciding: Deciding<'_>) -> Result
             _ => return Err(nonsense("an answer came that nobody asked for")),
         };
         for (task, outcome) in asked.take(answers)? {
+            deciding.run.client.line().progress(task.entry.size);
             deciding.answered(task, outcome)?;
         }
     }

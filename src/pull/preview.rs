@@ -158,8 +158,7 @@ impl Preview<'_> {
             None => self.conversation.insert(self.client.converse()?),
         };
         for batch in files.chunks(MAX_HASHES / 2) {
-            let mut open: HashMap<u64, _> =
-                batch.iter().map(|(request, old)| (request.id, (&request.path, old))).collect();
+            let mut open: HashMap<u64, _> = batch.iter().map(|(request, old)| (request.id, (request, old))).collect();
             requests.send(&Request::Hash(batch.iter().map(|(request, _)| request.clone()).collect()))?;
             requests.flush()?;
             while !open.is_empty() {
@@ -169,9 +168,10 @@ impl Preview<'_> {
                     _ => return Err(nonsense("an answer came that nobody asked for")),
                 };
                 for answer in answers {
-                    let (path, old) =
+                    let (request, old) =
                         open.remove(&answer.id).ok_or_else(|| nonsense("a hash came that nobody asked for"))?;
-                    self.tally.changed(judge(&answer.outcome, old), path);
+                    self.client.line().progress(request.size);
+                    self.tally.changed(judge(&answer.outcome, old), &request.path);
                 }
             }
         }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use archive_helper::protocol::{MAGIC, MAX_CHATTER, Reply, Request, VERSION, read_frame_into, write_frame};
 
 use super::packing::{Line, LineSpeed, Unpacker};
+use super::stall::Stalled;
 use super::stop::shown;
 use super::stream::{Input, Output};
 use crate::error::{Error, Kind, Result};
@@ -60,14 +61,17 @@ impl Conversation {
 }
 
 impl Replies {
-    /// The next reply; `None` when the helper is gone. Signs of life alone are an error after a while.
+    /// The next reply; `None` when the helper is gone. Signs of life alone, and next to nothing, are an error after a while.
     pub fn receive(&mut self) -> Result<Option<Reply>> {
         let reply = self.next()?;
-        match (&reply, self.input.get_ref()) {
-            (Some(Reply::Alive), input) => input.check_alive().map_or(Ok(()), |patience| Err(stalled(patience)))?,
-            (_, input) => input.progress(),
-        }
+        let position = self.position();
+        self.input.get_mut().note(position, !matches!(reply, Some(Reply::Alive))).map_err(stalled)?;
         Ok(reply)
+    }
+
+    // Bytes of the stream that have been read from it.
+    fn position(&self) -> u64 {
+        self.input.get_ref().received() - self.input.buffer().len() as u64
     }
 
     fn next(&mut self) -> Result<Option<Reply>> {
@@ -77,7 +81,7 @@ impl Replies {
             }
             let started = Instant::now();
             let reply = read_frame_into(&mut self.input, &mut self.frame).map_err(lost)?;
-            let received = self.input.get_ref().received() - self.input.buffer().len() as u64;
+            let received = self.position();
             self.line.add(received, started.elapsed(), self.owes);
             let Some(Reply::Packed(bytes)) = reply else { return Ok(reply) };
             let unpacker = match &mut self.unpacker {
@@ -146,9 +150,15 @@ pub fn nonsense(what: impl std::fmt::Display) -> Error {
     Error::new(Kind::Unreachable, format_args!("the client breaks the protocol: {what}"))
 }
 
-fn stalled(patience: std::time::Duration) -> Error {
-    let patience = shown(patience);
-    let what = format_args!("the client said for {patience} that it is at work, and sent nothing (stall_time)");
+fn stalled(stalled: Stalled) -> Error {
+    let what = match stalled {
+        Stalled::Silent(time) => {
+            format!("the client said for {} that it is at work, and sent nothing (stall_time)", shown(time))
+        }
+        Stalled::Slow(time, bytes) => {
+            format!("the client did no more than {bytes} bytes of work in {} (stall_time)", shown(time))
+        }
+    };
     Error::new(Kind::Unreachable, what).hint("if it reads files as large as that, allow more by `--stall-time`")
 }
 

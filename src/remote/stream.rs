@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::stall::{Progress, Stalled};
 use crate::error::{OnServer, Result};
 
 // How long a process may take for its greeting, or for the whole answer of a script: one that sends a byte now and then is
@@ -25,12 +26,7 @@ pub struct Ends {
 #[derive(Debug)]
 pub struct Traffic {
     timeout: Duration,
-    // How long the client may work without any progress.
-    patience: Option<Duration>,
-    // When anything but a sign of life last passed, in milliseconds after `since`.
-    progressed: AtomicU64,
-    since: Instant,
-    stalled: AtomicBool,
+    progress: Progress,
     shut_down: AtomicBool,
     sent: AtomicU64,
     received: AtomicU64,
@@ -59,23 +55,20 @@ impl Ends {
         }
         let until = Instant::now() + MAX_GREETING_TIME;
         // A process that is just starting has all its patience before it.
-        traffic.progress();
+        traffic.progress(0);
         let input =
-            Input { socket: self.input, received: 0, says_alive: false, until: Some(until), traffic: traffic.clone() };
+            Input { socket: self.input, received: 0, noted: None, until: Some(until), traffic: traffic.clone() };
         Ok((input, Output { socket: self.output, traffic }))
     }
 }
 
 impl Traffic {
     /// For streams that fail when the other side stays silent longer than `timeout` (zero is for ever), or says nothing but
-    /// that it is alive for longer than `patience`.
-    pub fn new(timeout: Duration, patience: Option<Duration>) -> Traffic {
+    /// that it is alive, or next to nothing, for longer than `stall_time`.
+    pub fn new(timeout: Duration, stall_time: Option<Duration>) -> Traffic {
         Traffic {
             timeout,
-            patience,
-            progressed: AtomicU64::new(0),
-            since: Instant::now(),
-            stalled: AtomicBool::new(false),
+            progress: Progress::new(stall_time),
             shut_down: AtomicBool::new(false),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
@@ -83,28 +76,14 @@ impl Traffic {
         }
     }
 
-    /// Notes that work goes on: something was received or sent, or the server works on what it has received.
-    pub fn progress(&self) {
-        self.progressed.fetch_max(self.milliseconds(), Ordering::Relaxed);
+    /// Notes that work goes on: so many bytes were hashed by the client, or the server works on what it has received.
+    pub fn progress(&self, bytes: u64) {
+        self.progress.add(bytes);
     }
 
-    /// How long there was no progress, if that is longer than it may be. The connection counts as stalled from then on.
-    fn stall(&self) -> Option<Duration> {
-        let quiet = self.milliseconds().saturating_sub(self.progressed.load(Ordering::Relaxed));
-        let stall = self.patience.filter(|patience| u128::from(quiet) > patience.as_millis());
-        if stall.is_some() {
-            self.stalled.store(true, Ordering::Relaxed);
-        }
-        stall
-    }
-
-    /// True when the client worked without any progress for longer than it may: connecting again would be in vain.
+    /// True when the client worked without progress for longer than it may: connecting again would be in vain.
     pub fn has_stalled(&self) -> bool {
-        self.stalled.load(Ordering::Relaxed)
-    }
-
-    fn milliseconds(&self) -> u64 {
-        self.since.elapsed().as_millis().try_into().unwrap_or(u64::MAX)
+        self.progress.has_stalled()
     }
 
     /// How long the other side may stay silent; zero is for ever.
@@ -137,8 +116,9 @@ impl Traffic {
 pub struct Input {
     socket: UnixStream,
     received: u64,
-    // Its bytes are no progress by themselves: some only say that the other side is alive.
-    says_alive: bool,
+    // Of the bytes received, those that were noted as progress or as signs of life, when the reader notes them: none is
+    // progress by itself.
+    noted: Option<u64>,
     // A process that was just started must have said all of its greeting, or of its answer, by then.
     until: Option<Instant>,
     traffic: Arc<Traffic>,
@@ -162,20 +142,20 @@ impl Input {
         self.until = None;
     }
 
-    /// From now on bytes are no progress by themselves: the reader calls [`progress`](Input::progress) and
-    /// [`check_alive`](Input::check_alive).
+    /// From now on bytes are no progress by themselves, for some only say that the other side is alive: the reader calls
+    /// [`note`](Input::note).
     pub fn expect_alive(&mut self) {
-        self.says_alive = true;
+        self.noted = Some(self.received);
     }
 
-    /// Something came that is more than a sign of life.
-    pub fn progress(&self) {
-        self.traffic.progress();
-    }
-
-    /// A sign of life came; returns how long that was all, if that is longer than it may be.
-    pub fn check_alive(&self) -> Option<Duration> {
-        self.traffic.stall()
+    /// All bytes before `position` of what was received are progress, or signs of life.
+    pub fn note(&mut self, position: u64, is_progress: bool) -> std::result::Result<(), Stalled> {
+        let bytes = position.saturating_sub(self.noted.unwrap_or(position));
+        self.noted = Some(position);
+        if is_progress {
+            self.traffic.progress(bytes);
+        }
+        self.traffic.progress.check().map_or(Ok(()), Err)
     }
 
     /// From now on a read fails after this time without a byte, or after the usual one if that is shorter.
@@ -200,8 +180,11 @@ impl Read for Input {
         let count = self.socket.read(buffer)?;
         self.received += count as u64;
         self.traffic.received.fetch_add(count as u64, Ordering::Relaxed);
-        if !self.says_alive {
-            self.traffic.progress();
+        if self.noted.is_none() {
+            self.traffic.progress(count as u64);
+            if self.traffic.progress.check().is_some() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
         }
         Ok(count)
     }
@@ -211,7 +194,7 @@ impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.socket.write(bytes)?;
         self.traffic.sent.fetch_add(count as u64, Ordering::Relaxed);
-        self.traffic.progress();
+        self.traffic.progress(count as u64);
         Ok(count)
     }
 
@@ -254,13 +237,13 @@ mod tests {
             std::thread::sleep(Duration::from_millis(200));
             client.write_all(b"x").unwrap();
             input.read_exact(&mut [0]).unwrap();
-            input.check_alive().is_some()
+            input.noted.is_some_and(|_| input.note(input.received(), false).is_err())
         };
         assert!(!hear(&mut input), "bytes are progress");
         input.expect_alive();
         assert!(hear(&mut input), "but not those of a helper");
         assert!(traffic.has_stalled());
         output.write_all(b"x").unwrap();
-        assert!(input.check_alive().is_none(), "a request begins it again");
+        assert!(input.note(input.received(), false).is_ok(), "a request begins it again");
     }
 }
