@@ -15,7 +15,7 @@ use crate::error::{Error, OnServer, Result};
 use crate::path::{AbsPath, Escaped, Name, SourceName};
 use crate::report::{Report, counted};
 use crate::repository::Repository;
-use crate::repository::archive::{original_name, original_path, path_on_disk, renamed_directories};
+use crate::repository::archive::{give_stamp, original_name, original_path, path_on_disk, renamed_directories};
 use crate::repository::dirs::{Dir, Metadata};
 use crate::repository::index::{Index, NewVersion, Record, SourceId, Unfound, Write};
 use crate::repository::journal::{recover, update_layout};
@@ -242,6 +242,7 @@ fn walk(
                 Tree::Archive => known.get(path.below_root()).cloned().unwrap_or_else(|| original_path(&path).0),
             };
             for name in dir.names().on_server(WHAT)? {
+                let name = if tree == Tree::Archive { stamped(&dir, name)? } else { name };
                 let (found, file) = look(tree, &client, &dir, name)?;
                 if found.metadata.kind == Kind::Dir {
                     waiting.extend(path.join(&found.name));
@@ -253,6 +254,15 @@ fn walk(
         }
     }
     Ok(())
+}
+
+// Gives a file that somebody put into the archive a name that no directory can have there.
+fn stamped(dir: &Dir, name: Name) -> Result<Name> {
+    let found = dir.metadata(&name).on_server(WHAT)?;
+    match is_on_disk(found.kind) && found.kind != Kind::Dir {
+        true => give_stamp(dir, &name, found.mtime).on_server("can't rename a file in the archive"),
+        false => Ok(name),
+    }
 }
 
 fn look(tree: Tree, path: &AbsPath, dir: &Dir, name: Name) -> Result<(Found, Option<File>)> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Entering, Found, Rebuilt, WHAT, is_as_known, look};
+use super::{Entering, Found, Rebuilt, WHAT, is_as_known, look, stamped};
 use crate::entry::{Kind, Version, hash_content, is_on_disk};
 use crate::error::{Error, OnServer, Result};
 use crate::path::{AbsPath, Escaped, Name, SourceName};
@@ -76,13 +76,17 @@ impl Spot {
         let source = index.enter_source(&self.source)?;
         let directory = self.client_directory(index, source)?;
         let found = self.look(repository, &directory)?;
+        if let Some(found) = found.as_ref().filter(|found| found.name != self.name) {
+            let path = path_in(self.tree.name(), &self.source, &self.on_disk, &found.name);
+            report.notice(format_args!("`{}` in the archive is called `{}` now", self.name, Escaped(&path)));
+        }
         let known = match index.directory(source, &directory)? {
             Some((id, _)) => index.versions_in(id)?.into_iter().find(|version| self.is_of(version)),
             None => None,
         };
         let is_same = match (&found, &known) {
             (None, None) => true,
-            (Some(found), Some(known)) => is_as_known(known, found),
+            (Some(found), Some(known)) => is_as_known(known, found) && found.name == self.name,
             _ => false,
         };
         if is_same {
@@ -123,6 +127,10 @@ impl Spot {
         }
         write.begin_finding()?;
         match (found, known, self.tree) {
+            (Some(found), Some(known), Tree::Archive) if found.name != self.name => {
+                write.set_archive_name(known.id, None)?;
+                entering.enter(found, &mut Rebuilt::default())
+            }
             (Some(found), _, _) => entering.enter(found, &mut Rebuilt::default()),
             (None, Some(known), Tree::Snapshot) => write.close(known.id, *run, known.archive_name.as_ref()),
             (None, Some(known), Tree::Archive) => write.set_archive_name(known.id, None),
@@ -166,7 +174,8 @@ impl Spot {
         if dir.metadata(&self.name).is_err() {
             return Ok(None);
         }
-        let (mut found, file) = look(self.tree, directory, &dir, self.name.clone())?;
+        let name = if self.tree == Tree::Archive { stamped(&dir, self.name.clone())? } else { self.name.clone() };
+        let (mut found, file) = look(self.tree, directory, &dir, name)?;
         if let Some(file) = file {
             found.hash = Some(hash_content(&file, blake3::Hasher::new()).on_server(WHAT)?);
         }

@@ -158,3 +158,31 @@ fn archived_file_in_a_directory_with_another_name_is_found() {
     let hash = blake3::hash(b"by hand").to_hex();
     assert!(program.run(["find", "--hash", &hash]).stdout.contains("d.20010909T014640Z~/f.20010909T014640Z"));
 }
+
+#[test]
+fn file_in_the_archive_gets_a_name_that_no_directory_has_there() {
+    for rebuilds in [false, true] {
+        let program = Program::new();
+        let client = Tree::new([("stays", file("stays")), ("d", dir([("f", file("f"))]))]);
+        program.pull_local(&client.root(), &[]);
+        client.put("stays", file("stays longer"));
+        program.pull_local(&client.root(), &[]);
+        // The archive's directory for `d` does not exist yet.
+        let by_hand = program.archive("localhost", &client.root()).join("d");
+        fs::write(&by_hand, "by hand").unwrap();
+        filetime::set_file_mtime(&by_hand, filetime::FileTime::from_unix_time(1_000_000_000, 0)).unwrap();
+        if rebuilds {
+            program.run(["index", "rebuild"]).well();
+        } else {
+            let ran = update(&program, &by_hand);
+            assert!(ran.stderr.contains("is called `archive/localhost"), "{}", ran.stderr);
+        }
+        assert!(!by_hand.exists() && by_hand.with_file_name("d.20010909T014640Z").exists());
+        assert_eq!(checker::check(&program.repo()), [""; 0]);
+        client.put("d/f", file("another f"));
+        program.pull_local(&client.root(), &[]);
+        assert_eq!(checker::check(&program.repo()), [""; 0]);
+        assert!(by_hand.is_dir(), "the version of `f` is in it");
+        program.assert_index_is_right();
+    }
+}
