@@ -133,12 +133,12 @@ pub fn restore(
     })
 }
 
-// Also returns where the repository is below the destination, if it is.
-fn open(repository: &Repository, to: To<'_>, asked: &Restore) -> Result<(Target, Option<AbsPath>)> {
-    let To::Here(path) = to else { return Ok((Target::open(to, asked)?, None)) };
+// Also returns where the repository is below the destination.
+fn open(repository: &Repository, to: To<'_>, asked: &Restore) -> Result<(Target, Vec<AbsPath>)> {
+    let To::Here(path) = to else { return Ok((Target::open(to, asked)?, Vec::new())) };
     inside::refuse(repository, path)?;
     let target = Target::open(to, asked)?;
-    Ok((target, inside::own_path(repository, path)))
+    Ok((target, inside::own_paths(repository, path)))
 }
 
 fn ask(repository: &Repository, to: &To<'_>, options: &Options) -> Restore {
@@ -280,7 +280,8 @@ struct Walk<'a> {
     shared: &'a Shared<'a>,
     past: &'a Past<'a>,
     target: Target,
-    own: Option<AbsPath>,
+    // Where the repository is below the destination.
+    own: Vec<AbsPath>,
     tasks: Option<Sender<Vec<Task>>>,
     links: Vec<Task>,
     // Where the first name of a file with several is restored to, if it can be.
@@ -387,10 +388,9 @@ impl Walk<'_> {
 
     // True for what would go to where the repository is.
     fn is_own(&self, task: &Task) -> bool {
-        let Some(own) = &self.own else { return false };
-        let to = task.to.join(&task.version.entry.name);
-        let is_own = to.as_ref().is_some_and(|to| to.starts_with(own));
-        if is_own && to.as_ref() == Some(own) && task.version.entry.kind == Kind::Dir {
+        let Some(to) = task.to.join(&task.version.entry.name).filter(|_| !self.own.is_empty()) else { return false };
+        let is_own = self.own.iter().any(|own| to.starts_with(own));
+        if is_own && self.own.contains(&to) && task.version.entry.kind == Kind::Dir {
             self.shared.report.notice(format_args!("`{}` is where the repository is, and was left out", task.path));
         } else if is_own {
             self.shared.failed(task, "it would be written into the repository");

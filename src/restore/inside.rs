@@ -30,10 +30,26 @@ pub(super) fn refuse(repository: &Repository, destination: &Path) -> Result<()> 
     .hint("name a directory outside of it"))
 }
 
-/// The path of the repository below a destination that is there, when it is.
-pub(super) fn own_path(repository: &Repository, destination: &Path) -> Option<AbsPath> {
-    let (own, place) = (fs_err::canonicalize(repository.dir()).ok()?, fs_err::canonicalize(destination).ok()?);
-    AbsPath::new([b"/", own.strip_prefix(place).ok()?.as_os_str().as_bytes()].concat())
+/// The paths below a destination that exists where the repository, or a part of it, is: by itself or as a bind mount.
+pub(super) fn own_paths(repository: &Repository, destination: &Path) -> Vec<AbsPath> {
+    let canonical = (fs_err::canonicalize(repository.dir()), fs_err::canonicalize(destination));
+    let (Ok(own), Ok(place)) = canonical else { return Vec::new() };
+    // Without /proc nothing is known of bind mounts.
+    let mounts = fs_err::read("/proc/self/mountinfo").unwrap_or_default();
+    let bound = bound_paths(&mounts, &own, &place);
+    let below = |path: PathBuf| AbsPath::new([b"/", path.strip_prefix(&place).ok()?.as_os_str().as_bytes()].concat());
+    bound.into_iter().chain([own]).filter_map(below).collect()
+}
+
+// Where mounts below `place` show what is at or below `own`.
+fn bound_paths(mounts: &[u8], own: &Path, place: &Path) -> Vec<PathBuf> {
+    let Some((own_device, own)) = located(mounts, own) else { return Vec::new() };
+    let shown = |Mount { device, root, point }: Mount| match own.strip_prefix(&root) {
+        _ if device != own_device || !point.starts_with(place) => None,
+        Ok(below) => Some(point.join(below)),
+        Err(_) => root.starts_with(&own).then_some(point),
+    };
+    mounts.split(|&byte| byte == b'\n').filter_map(Mount::parse).filter_map(shown).collect()
 }
 
 // What is there of a path, without symlinks.
@@ -60,17 +76,31 @@ fn is_bound_inside(repository: &Repository, place: &Path) -> Result<bool> {
     })
 }
 
-// The file system that a path is on, as `major:minor`, and the path in it: see proc_pid_mountinfo(5).
-fn located(mounts: &[u8], path: &Path) -> Option<(Vec<u8>, PathBuf)> {
-    let mount = |line: &[u8]| {
+/// A line of proc_pid_mountinfo(5).
+struct Mount {
+    /// `major:minor` of the file system.
+    device: Vec<u8>,
+    /// The directory of the file system that is mounted.
+    root: PathBuf,
+    point: PathBuf,
+}
+
+impl Mount {
+    fn parse(line: &[u8]) -> Option<Mount> {
         let mut fields = line.split(|&byte| byte == b' ').skip(2);
         let device = fields.next()?.to_vec();
-        let (root, point) = (unescaped(fields.next()?), unescaped(fields.next()?));
-        let below = path.strip_prefix(&point).ok()?;
-        Some((point.as_os_str().len(), device, root.join(below)))
+        Some(Mount { device, root: unescaped(fields.next()?), point: unescaped(fields.next()?) })
+    }
+}
+
+// The file system that a path is on, as `major:minor`, and the path in it.
+fn located(mounts: &[u8], path: &Path) -> Option<(Vec<u8>, PathBuf)> {
+    let holding = |mount: Mount| {
+        let below = path.strip_prefix(&mount.point).ok()?;
+        Some((mount.point.as_os_str().len(), mount.device, mount.root.join(below)))
     };
     // Of those at the same point the last hides the others.
-    let mounts = mounts.split(|&byte| byte == b'\n').filter_map(mount);
+    let mounts = mounts.split(|&byte| byte == b'\n').filter_map(Mount::parse).filter_map(holding);
     mounts.max_by_key(|(length, ..)| *length).map(|(_, device, path)| (device, path))
 }
 
@@ -102,5 +132,18 @@ mod tests {
         assert_eq!(at("/mnt/laptop"), (b"8:2".to_vec(), "/back up/snapshot/laptop".into()));
         assert_eq!(at("/srv/x"), (b"8:3".to_vec(), "/x".into()), "the last of two");
         assert_eq!(at("/mntx"), (b"8:1".to_vec(), "/mntx".into()));
+    }
+
+    #[test]
+    fn mounts_of_the_repository_below_a_destination_are_found() {
+        let mounts = b"22 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
+                       23 22 8:2 / /srv rw - ext4 /dev/sdb1 rw\n\
+                       24 22 8:2 /repo/snapshot /to/a/b rw - ext4 /dev/sdb1 rw\n\
+                       25 22 8:2 / /to/whole rw - ext4 /dev/sdb1 rw\n\
+                       26 22 8:2 /other /to/other rw - ext4 /dev/sdb1 rw\n\
+                       27 22 8:1 /repo /to/same rw - ext4 /dev/sda1 rw\n\
+                       28 22 8:2 /repo /elsewhere rw - ext4 /dev/sdb1 rw\n";
+        let found = bound_paths(mounts, Path::new("/srv/repo"), Path::new("/to"));
+        assert_eq!(found, ["/to/a/b", "/to/whole/repo"].map(PathBuf::from));
     }
 }

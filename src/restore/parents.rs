@@ -14,7 +14,7 @@ impl Walk<'_> {
     /// a file must not be open to more people than it was. Those that exist stay unchanged.
     pub(super) fn make_parents(&mut self, path: &AbsPath, directories: &mut Vec<Task>) -> Result<()> {
         // What would go into the repository is refused later, when it is known what it is.
-        if path.is_root() || self.own.as_ref().is_some_and(|own| path.starts_with(own)) {
+        if path.is_root() || self.own.iter().any(|own| path.starts_with(own)) {
             return Ok(());
         }
         // Looks, and changes nothing.

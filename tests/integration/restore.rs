@@ -630,6 +630,10 @@ fn nothing_is_restored_into_the_repository() {
         }
     }
     assert_eq!(fingerprint(), before);
+    if is_root() {
+        nothing_is_restored_into_a_bind_mount_below_the_destination(&program, &client);
+    }
+    assert_eq!(fingerprint(), before);
     // What is above the repository may be named, but nothing goes into it.
     let above = program.path("");
     let what = format!("laptop:{}", client.path("repo").display());
@@ -644,6 +648,18 @@ fn nothing_is_restored_into_the_repository() {
     assert_eq!(ran.status, 3, "{}", ran.stderr);
     assert!(ran.stderr.contains("it would be written into the repository"), "{}", ran.stderr);
     assert_eq!(fingerprint(), before);
+}
+
+fn nothing_is_restored_into_a_bind_mount_below_the_destination(program: &Program, client: &Tree) {
+    let (to, what) = (program.path("to"), format!("laptop:{}", client.path("repo").display()));
+    let point = to.join("repo/snapshot");
+    fs::create_dir_all(&point).unwrap();
+    let bound = program.repo().join("snapshot/laptop");
+    assert!(Command::new("mount").arg("--bind").args([&bound, &point]).status().unwrap().success());
+    let ran = program.run(["restore", &what, to.to_str().unwrap(), "--overwrite", "always"]);
+    assert!(Command::new("umount").arg(&point).status().unwrap().success());
+    assert_eq!(ran.status, 3, "{}", ran.stderr);
+    assert!(ran.stderr.contains("it would be written into the repository"), "{}", ran.stderr);
 }
 
 #[test]
