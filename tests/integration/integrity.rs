@@ -249,16 +249,18 @@ fn older_index_is_refused_until_trees_are_taken_in() {
 #[test]
 fn inode_that_is_used_again_within_a_walk_is_read_again() {
     use archive_helper::protocol::{Bytes, ReadAnswer, ReadOutcome, Reply};
-    let hostile = hostile::Hostile::new();
-    let (one, two) = (crate::hostile::linked("one", 1), crate::hostile::linked("two", 2));
-    hostile.answers(hostile::To::Walk, crate::hostile::listing(vec![one, two]));
-    let content = |id, bytes: &[u8]| ReadAnswer { id, outcome: ReadOutcome::Content(Bytes::new(bytes).unwrap()) };
-    let answers = Reply::Read(vec![content(0, b"first"), content(1, b"other")]);
-    hostile.answers(hostile::To::Read, hostile::frames(&[answers]));
-    hostile.pull(&["-q"]).well();
-    let read =
-        |name: &str| fs::read(hostile.program.snapshot("client", Path::new("/root/data").join(name).as_ref())).unwrap();
-    assert_eq!((read("one"), read("two")), (b"first".to_vec(), b"other".to_vec()));
+    for flags in [&["-q"][..], &["-q", "--checksum"]] {
+        let hostile = hostile::Hostile::new();
+        let (one, two) = (crate::hostile::linked("one", 1), crate::hostile::linked("two", 2));
+        hostile.answers(hostile::To::Walk, crate::hostile::listing(vec![one, two]));
+        let content = |id, bytes: &[u8]| ReadAnswer { id, outcome: ReadOutcome::Content(Bytes::new(bytes).unwrap()) };
+        let answers = Reply::Read(vec![content(0, b"first"), content(1, b"other")]);
+        hostile.answers(hostile::To::Read, hostile::frames(&[answers]));
+        hostile.pull(flags).well();
+        let place = |name: &str| hostile.program.snapshot("client", Path::new("/root/data").join(name).as_ref());
+        let read = |name: &str| fs::read(place(name)).unwrap();
+        assert_eq!((read("one"), read("two")), (b"first".to_vec(), b"other".to_vec()), "{flags:?}");
+    }
 }
 
 #[test]
