@@ -143,7 +143,7 @@ struct Listing<'a> {
     verdict_bytes: usize,
     awaited: HashMap<u64, Awaited>,
     awaited_bytes: usize,
-    // XXH3-128 of the paths of directories that were not as remembered: none comes twice.
+    // Digests of the paths of directories that were not as remembered: none comes twice.
     seen: HashSet<u128>,
     // Directories on which file systems were mounted.
     mounts: HashSet<DirectoryId>,

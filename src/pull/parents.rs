@@ -4,8 +4,6 @@
 
 use std::collections::HashSet;
 
-use xxhash_rust::xxh3::xxh3_128;
-
 use crate::entry::{Entry, Kind};
 use crate::error::{Error, Result};
 use crate::path::AbsPath;
@@ -13,7 +11,7 @@ use crate::plan::Step;
 use crate::remote::helper::nonsense;
 use crate::repository::index::{Index, SourceId};
 
-/// Directories by XXH3-128 of their paths.
+/// Directories by the digests of their paths.
 #[derive(Default)]
 pub struct Parents {
     listed: HashSet<u128>,
@@ -54,7 +52,7 @@ impl Parents {
         if self.listed.contains(&number) {
             return Ok(());
         }
-        let known = match remembered.filter(|_| !self.dropped.contains(&number)) {
+        let known = match remembered.filter(|_| !self.is_dropped(path)) {
             Some((index, source)) => index.current_at(source, path)?,
             None => None,
         };
@@ -63,6 +61,18 @@ impl Parents {
             false => Err(unlisted()),
         }
     }
+
+    // What is below a dropped directory is gone with it.
+    fn is_dropped(&self, path: &AbsPath) -> bool {
+        let mut above = Some(path.clone()).filter(|_| !self.dropped.is_empty());
+        while let Some(path) = above {
+            if self.dropped.contains(&digest(&path)) {
+                return true;
+            }
+            above = path.split().map(|(parent, _)| parent);
+        }
+        false
+    }
 }
 
 /// The error of a directory that the one above it does not list.
@@ -70,7 +80,9 @@ pub fn unlisted() -> Error {
     nonsense("it announced a directory that is not listed in the one above it")
 }
 
-/// A number that stands for a path.
+/// A number that stands for a path: the first half of its BLAKE3 hash, for a client that could find two paths with one number
+/// could have one stand for the other.
 pub fn digest(path: &AbsPath) -> u128 {
-    xxh3_128(path.as_bytes())
+    let hash = blake3::hash(path.as_bytes());
+    u128::from_le_bytes(*hash.as_bytes().first_chunk().expect("a hash has 32 bytes"))
 }

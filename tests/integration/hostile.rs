@@ -372,29 +372,36 @@ fn directories_that_no_parent_lists_are_refused() {
 
 #[test]
 fn bytes_sent_for_directory_that_is_gone_are_not_archived_as_its_old_version() {
-    let (hostile, kept) = once_honest();
-    let before = untouchable(&hostile);
-    let d = |list: Vec<Entry>| frames(&[root(), directory(0, "/root/data"), entries(0, list)]);
-    let z = |mtime| Entry { mtime, ..sized("z", 5) };
-    let answer = |bytes: &[u8]| read_answer(ReadOutcome::Content(Bytes::new(bytes).unwrap()));
-    let with_d = d(vec![entry("d", Kind::Dir), sized("kept", 4)]);
-    hostile.answers(
-        To::Walk,
-        [with_d, frames(&[directory(1, "/root/data/d"), entries(1, vec![z(1)]), Reply::End])].concat(),
-    );
-    hostile.answers(To::Read, answer(b"right"));
-    hostile.pull(&[]).well();
-    let without = d(vec![sized("kept", 4)]);
-    hostile.answers(
-        To::Walk,
-        [without, frames(&[directory(1, "/root/data/d"), entries(1, vec![z(2)]), Reply::End])].concat(),
-    );
-    hostile.answers(To::Read, answer(b"wrong"));
-    let ran = hostile.pull(&["-q"]);
-    assert!(matches!(ran.status, 1 | 6), "{} {}", ran.status, ran.stderr);
-    harmless(&hostile, &before, &kept, &ran, "a directory that is gone");
-    assert_eq!(files_with(&hostile, "wrong"), [] as [&str; 0]);
-    hostile.program.run(["verify"]).well();
+    // `d` itself is no longer listed, and then the directory above it, which is not announced again.
+    for chain in [&["d"][..], &["up", "d"]] {
+        let (hostile, kept) = once_honest();
+        let before = untouchable(&hostile);
+        let z = |mtime| Entry { mtime, ..sized("z", 5) };
+        let answer = |bytes: &[u8]| read_answer(ReadOutcome::Content(Bytes::new(bytes).unwrap()));
+        let mut replies = vec![root(), directory(0, "/root/data")];
+        let mut list = vec![entry(chain[0], Kind::Dir), sized("kept", 4)];
+        list.sort_by(|one, other| one.name.cmp(&other.name));
+        replies.push(entries(0, list));
+        let mut path = "/root/data".to_owned();
+        for (number, name) in (1..).zip(chain) {
+            path = format!("{path}/{name}");
+            let below = chain.get(number as usize).map_or(z(1), |below| entry(below, Kind::Dir));
+            replies.extend([directory(number, &path), entries(number, vec![below])]);
+        }
+        replies.push(Reply::End);
+        hostile.answers(To::Walk, frames(&replies));
+        hostile.answers(To::Read, answer(b"right"));
+        hostile.pull(&[]).well();
+        let without = [root(), directory(0, "/root/data"), entries(0, vec![sized("kept", 4)])];
+        let gone = [directory(1, &path), entries(1, vec![z(2)]), Reply::End];
+        hostile.answers(To::Walk, [frames(&without), frames(&gone)].concat());
+        hostile.answers(To::Read, answer(b"wrong"));
+        let ran = hostile.pull(&["-q"]);
+        assert!(matches!(ran.status, 1 | 6), "{chain:?}: {} {}", ran.status, ran.stderr);
+        harmless(&hostile, &before, &kept, &ran, "a directory that is gone");
+        assert_eq!(files_with(&hostile, "wrong"), [] as [&str; 0], "{chain:?}");
+        hostile.program.run(["verify"]).well();
+    }
 }
 
 #[test]
