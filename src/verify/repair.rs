@@ -133,12 +133,13 @@ impl<'a> Repair<'a> {
                 Ok(false)
             }
             Some(good) => {
-                self.staging.dir().rename(&good.name, &dir, &place.name).on_server(WHAT)?;
+                // First: a repair that is killed leaves a version whose plain file is missing, and no unknown file.
                 if is_baseless {
                     let write = index.write()?;
                     write.set_archive_name(version.id, Some(&place.name))?;
                     write.commit()?;
                 }
+                self.staging.dir().rename(&good.name, &dir, &place.name).on_server(WHAT)?;
                 good.orphan.map_or(Ok(()), |orphan| orphan.remove()).on_server(WHAT)?;
                 let from = good.from;
                 let from = from.map_or(String::new(), |from| format!(", from `{}`", Escaped(&from)));

@@ -186,3 +186,26 @@ fn file_in_the_archive_gets_a_name_that_no_directory_has_there() {
         program.assert_index_is_right();
     }
 }
+
+#[test]
+fn repair_that_was_killed_leaves_no_unknown_file() {
+    for step in 1.. {
+        let program = Program::new();
+        let client = Tree::new([("f", file("f")), ("copy", file("f")), ("empty", file("")), ("l", link("f"))]);
+        program.pull_local(&client.root(), &[]);
+        for name in ["f", "empty", "l"] {
+            let snapshot = program.snapshot("localhost", &client.path(name));
+            fs::remove_file(&snapshot).unwrap();
+            update(&program, &snapshot);
+        }
+        let mut command = program.command(["verify", "--repair"]);
+        let ran = Ran::of(command.env("ARCHIVE_FAULT", format!("kill:{step}")).output().unwrap());
+        program.run(["verify", "--repair"]);
+        program.assert_index_is_right();
+        assert_eq!(checker::check(&program.repo()), [""; 0], "killed at {step}");
+        if ran.status == 0 {
+            assert!(step > 8, "only {step} steps could be killed");
+            return;
+        }
+    }
+}
