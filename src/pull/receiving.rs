@@ -228,7 +228,7 @@ fn finish(
 ) -> Result<Change> {
     let Received { name, file, hash, size } = content;
     // What was read counts, not what was listed. Its ctime is not known then, so the next run looks at it again.
-    let as_listed = state.size == task.entry.size && state.mtime == task.entry.mtime;
+    let as_listed = state.size == task.entry.size && size == task.entry.size && state.mtime == task.entry.mtime;
     (task.entry.size, task.entry.mtime) = (size, state.mtime);
     let consistent = consistent && (is_as_claimed(&task, &hash) || !as_listed);
     task.deviates = !as_listed || !consistent;
