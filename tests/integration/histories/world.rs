@@ -196,7 +196,13 @@ impl World {
         let listener = Listener::default();
         match archive::check::check(&repository, &listener) {
             Ok(0) => {}
-            Ok(_) => self.findings.extend(listener.errors().into_iter().map(|text| format!("index check: {text}"))),
+            Ok(_) => {
+                let found: Vec<_> = listener.errors().into_iter().map(|text| format!("index check: {text}")).collect();
+                if found.iter().any(|text| text.contains("wrong fingerprint")) {
+                    self.tell_versions();
+                }
+                self.findings.extend(found);
+            }
             Err(error) => self.find(format!("index check fails: {error}")),
         }
         if !verify {
@@ -209,6 +215,18 @@ impl World {
                 Err(error) => self.find(format!("verify fails: {error}")),
             }
         }
+    }
+
+    // What the index holds of the directories that have fingerprints, for a reader of the findings.
+    fn tell_versions(&mut self) {
+        let sql = "SELECT format('%s of source %d: version %d, kind %d, size %d, mtime %d, ctime %d, mode %o, inode %s:%s, \
+                   runs %d to %s, flags %d, fingerprint %s', directory.path || '/' || name, source, version.id, kind, \
+                   size, mtime, ctime, mode, inode_device, inode_number, from_run, until_run, flags, hex(fingerprint)) \
+                   FROM version JOIN directory ON directory.id = directory WHERE fingerprint IS NOT NULL";
+        let index = self.index();
+        let rows: rusqlite::Result<Vec<String>> =
+            index.prepare(sql).and_then(|mut statement| statement.query_map([], |row| row.get(0))?.collect());
+        self.told.extend(rows.unwrap_or_else(|error| vec![error.to_string()]));
     }
 
     // Each run that is kept shows what the client held.
