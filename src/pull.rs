@@ -47,6 +47,7 @@ mod comparing;
 mod content_locator;
 mod contents;
 mod counting;
+mod directory_set;
 mod dispatch;
 mod failure;
 mod fetching;

@@ -11,10 +11,12 @@ use crossbeam_channel::Sender as Unbounded;
 use super::arriving::unreadable;
 use super::change::{Change, aborted};
 use super::contents::{Contents, FileTask, Key, Linked, Released, Sampling, Turn};
+use super::directory_set::DirectorySet;
 use super::fetching::{Fetch, path_of};
 use super::guard::RemovalGuard;
 use super::listing::Steps;
 use super::mending::mend;
+use super::parents::unlisted;
 use super::removals::{Removal, Removals};
 use super::sizes::{Meeting, Sizes};
 use super::{Directory, Run};
@@ -149,6 +151,8 @@ pub struct Dispatch<'a> {
     index: &'a Index,
     ways: Ways<'a>,
     guard: RemovalGuard<'a>,
+    // Directories that the index knew, and in which something differs.
+    differing: DirectorySet,
 }
 
 impl Steps for Dispatch<'_> {
@@ -207,6 +211,10 @@ impl Steps for Dispatch<'_> {
         self.run.gate.note_mount();
     }
 
+    fn differs(&mut self, id: DirectoryId) {
+        self.differing.insert(id);
+    }
+
     fn planned(&mut self, directory: Arc<Directory>) -> Result<()> {
         self.ways.onward.change(Change::Planned(directory))
     }
@@ -228,15 +236,15 @@ impl<'a> Dispatch<'a> {
     pub fn new(run: &'a Run<'a>, index: &'a Index, ways: Ways<'a>) -> Dispatch<'a> {
         let removals = Removals::new(Some(ways.onward.fetch.staging));
         let guard = RemovalGuard::new(run.before(index), run.source, removals);
-        Dispatch { run, index, ways, guard }
+        Dispatch { run, index, ways, guard, differing: DirectorySet::default() }
     }
 
     /// Does what had to wait for the end of the listing.
     pub fn finish(self, roots: &[AbsPath]) -> Result<()> {
-        let Dispatch { run, index, ways, guard } = self;
+        let Dispatch { run, index, ways, guard, differing } = self;
         let removals = guard.decide(roots, run.consent)?;
         run.gate.open();
-        let removing = Removing { run, index, ways };
+        let removing = Removing { run, index, ways, differing };
         removals.drain(|removal| removing.remove(removal))
     }
 
@@ -268,6 +276,7 @@ struct Removing<'a> {
     run: &'a Run<'a>,
     index: &'a Index,
     ways: Ways<'a>,
+    differing: DirectorySet,
 }
 
 impl Removing<'_> {
@@ -291,6 +300,9 @@ impl Removing<'_> {
 
     fn remove_below(&self, path: &AbsPath) -> Result<()> {
         each_directory_below(self.index, self.run.source_id, path, |id, path| {
+            if self.differing.contains(id) {
+                return Err(unlisted());
+            }
             let directory = Arc::new(Directory::new(path));
             each_current(self.index, id, |version| {
                 self.ways.onward.change(Change::Removed(directory.clone(), Box::new(version)))

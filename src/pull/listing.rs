@@ -9,6 +9,7 @@ use archive_helper::protocol::{
 };
 use nix::errno::Errno;
 
+use super::directory_set::DirectorySet;
 use super::guard::Consent;
 use super::moved::{Deferred, Found, Moved};
 use super::parents::{Parents, digest, unlisted};
@@ -55,6 +56,9 @@ pub trait Steps {
 
     /// One more of the mount points that are remembered was listed again.
     fn mount(&mut self) {}
+
+    /// A directory that the index knows is there, and something in it is not as remembered.
+    fn differs(&mut self, _id: DirectoryId) {}
 
     /// All entries of a directory have been handed over.
     fn planned(&mut self, _directory: Arc<Directory>) -> Result<()> {
@@ -116,6 +120,7 @@ pub fn list(
         verdict_bytes: 0,
         awaited: HashMap::new(),
         awaited_bytes: 0,
+        announced: DirectorySet::default(),
         seen: HashSet::new(),
         mounts: mounts.into_iter().map(|(id, _)| id).collect(),
         parents: Parents::default(),
@@ -143,7 +148,8 @@ struct Listing<'a> {
     verdict_bytes: usize,
     awaited: HashMap<u64, Awaited>,
     awaited_bytes: usize,
-    // Digests of the paths of directories that were not as remembered: none comes twice.
+    // Directories that the index knows, and digests of the paths of others: none comes twice.
+    announced: DirectorySet,
     seen: HashSet<u128>,
     // Directories on which file systems were mounted.
     mounts: HashSet<DirectoryId>,
@@ -294,6 +300,7 @@ impl Listing<'_> {
             Some((index, source)) => index.listed_directory(source, path)?,
             None => None,
         };
+        self.refuse_twice(path, remembered.map(|known| known.id))?;
         // Another directory has come to this path. The times of what is in it may be those of what was there: a rename of a
         // directory changes none of them.
         let is_other = remembered.and_then(|known| known.inode).is_some_and(|known| known != 0 && known != *inode);
@@ -305,9 +312,6 @@ impl Listing<'_> {
         if trusted.is_some() && kept_fingerprint == Some(fingerprint) {
             self.unchanged(number, entries);
             return Ok(());
-        }
-        if !self.seen.insert(digest(path)) {
-            return Err(nonsense("a directory was announced twice"));
         }
         let kept = match (trusted, remembered) {
             (Some((index, _)), Some(ListedDirectory { id, fingerprint: Some(fingerprint), .. })) => {
@@ -353,6 +357,15 @@ impl Listing<'_> {
                 )
             }
         }
+    }
+
+    // The index may have come to know a directory since it was announced.
+    fn refuse_twice(&mut self, path: &AbsPath, known: Option<DirectoryId>) -> Result<()> {
+        let is_first = match known {
+            Some(id) => self.announced.insert(id) && !self.seen.contains(&digest(path)),
+            None => self.seen.insert(digest(path)),
+        };
+        if is_first { Ok(()) } else { Err(nonsense("a directory was announced twice")) }
     }
 
     fn unchanged(&mut self, directory: u64, entries: u64) {
@@ -427,6 +440,7 @@ impl Listing<'_> {
             return Err(nonsense("changes came that nobody asked for"));
         };
         self.parents.check(self.remembered.index, &directory.path)?;
+        self.steps.differs(id);
         check_entries(&directory, None, &entries)?;
         let mut added = Digests::default();
         entries.iter().for_each(|entry| added.add(entry));
@@ -466,8 +480,9 @@ impl Listing<'_> {
         }
         check_entries(&awaited.directory, before.as_ref(), &entries)?;
         if before.is_none() {
-            let path = awaited.directory.path.clone();
+            let (path, known) = (awaited.directory.path.clone(), awaited.remembered);
             self.parents.check(self.remembered.index, &path)?;
+            known.into_iter().for_each(|id| self.steps.differs(id));
         }
         let awaited = self.awaited.get_mut(&number).ok_or_else(|| nonsense("entries came that nobody asked for"))?;
         let until = entries.last().map(|entry| entry.name.clone());

@@ -405,6 +405,31 @@ fn bytes_sent_for_directory_that_is_gone_are_not_archived_as_its_old_version() {
 }
 
 #[test]
+fn directory_that_is_listed_and_gone_in_one_listing_is_refused() {
+    let data = |number, list: Vec<Entry>| vec![directory(number, "/root/data"), entries(number, list)];
+    let restated = Entry { mode: 0o600, ..entry("f", Kind::Fifo) };
+    let d = |number| vec![directory(number, "/root/data/d"), entries(number, vec![restated.clone()])];
+    let with_d = vec![entry("d", Kind::Dir), sized("kept", 4)];
+    for (what, replies) in [
+        ("listed before it is gone", [d(0), data(1, vec![sized("kept", 4)])].concat()),
+        ("the one above announced twice", [data(0, with_d.clone()), d(1), data(2, vec![sized("kept", 4)])].concat()),
+    ] {
+        let (hostile, kept) = once_honest();
+        let before = untouchable(&hostile);
+        let first = [data(0, with_d.clone()), vec![directory(1, "/root/data/d")]].concat();
+        let first = [vec![root()], first, vec![entries(1, vec![entry("f", Kind::Fifo)]), Reply::End]].concat();
+        hostile.answers(To::Walk, frames(&first));
+        hostile.pull(&[]).well();
+        hostile.answers(To::Walk, frames(&[vec![root()], replies, vec![Reply::End]].concat()));
+        let ran = hostile.pull(&["-q", "--max-delete", "100"]);
+        assert_eq!(ran.status, 6, "{what}: {}", ran.stderr);
+        harmless(&hostile, &before, &kept, &ran, what);
+        hostile.program.assert_index_is_right();
+        assert_eq!(checker::check(&hostile.program.repo()), [""; 0], "{what}");
+    }
+}
+
+#[test]
 fn a_directory_that_contains_itself_ends_somewhere() {
     let (hostile, kept) = once_honest();
     let before = untouchable(&hostile);
