@@ -9,7 +9,7 @@ use crate::path::Name;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use archive_helper::protocol::{Attributes, Digests, Entry, Extent, Fingerprint, Hash, Inode, Kind, Xattr};
+pub use archive_helper::protocol::{Attributes, Digests, Entry, Extent, Fingerprint, Hash, Inode, Kind, Time, Xattr};
 
 /// Flags of a version.
 pub mod flags {
@@ -109,8 +109,8 @@ pub fn hash_hex(hash: &Hash) -> String {
 
 /// A directory of which nothing is known but its name.
 pub fn unknown_directory(name: Name) -> Entry {
-    let (kind, mode, target, attributes, inode) = (Kind::Dir, 0o700, Vec::new(), None, None);
-    Entry { name, kind, size: 0, mtime: 0, ctime: 0, mode, uid: 0, gid: 0, inode, device: 0, target, attributes }
+    let (kind, mode, target, attributes, inode, mtime) = (Kind::Dir, 0o700, Vec::new(), None, None, Time::default());
+    Entry { name, kind, size: 0, mtime, ctime: 0, mode, uid: 0, gid: 0, inode, device: 0, target, attributes }
 }
 
 /// BLAKE3 of all that there is to read, by a hasher that is plain or has a key.

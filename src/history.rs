@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use nix::errno::Errno;
 use serde::Serialize;
 
-use crate::entry::{Hash, Version, hash_content, hash_hex, kind_name};
+use crate::entry::{Hash, Time, Version, hash_content, hash_hex, kind_name};
 use crate::error::{Error, Kind, OnServer, Result};
 use crate::path::{AbsPath, Escaped, Name, SourceName};
 use crate::repository::Repository;
@@ -39,8 +39,8 @@ pub struct Place {
     pub hash: Hash,
     /// Bytes.
     pub size: u64,
-    /// The version's mtime, nanoseconds.
-    pub mtime: i64,
+    /// The version's mtime.
+    pub mtime: Time,
     /// Whether it is in the snapshot.
     pub current: bool,
 }
@@ -57,8 +57,11 @@ pub struct ExportRow {
     pub kind: &'static str,
     /// Bytes of a file.
     pub size: u64,
-    /// Nanoseconds since 1970 UTC.
+    /// Nanoseconds since 1970 UTC, or the nearest that 64 bits can hold.
     pub mtime: i64,
+    /// Seconds with nine decimal places, where `mtime` is another time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtime_exact: Option<String>,
     /// Nanoseconds since 1970 UTC.
     pub ctime: i64,
     /// Permission bits, octal.
@@ -375,7 +378,8 @@ fn export_row(located: &Located) -> Option<ExportRow> {
         path: located.directory.join(&entry.name)?,
         kind: kind_name(entry.kind),
         size: entry.size,
-        mtime: entry.mtime,
+        mtime: entry.mtime.clamped(),
+        mtime_exact: entry.mtime.is_far().then(|| entry.mtime.to_string()),
         ctime: entry.ctime,
         mode: format!("{:04o}", entry.mode),
         uid: entry.uid,

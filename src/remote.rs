@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use crate::entry::{Extent, Hash};
+use crate::entry::{Extent, Hash, Time};
 use crate::error::{Error, OnServer, Result};
 use crate::path::AbsPath;
 use crate::queue::{Receiver, Sender};
@@ -365,8 +365,8 @@ pub struct Wanted {
     pub path: AbsPath,
     /// Its size as listed, bytes.
     pub size: u64,
-    /// Its mtime as listed, nanoseconds.
-    pub mtime: i64,
+    /// Its mtime as listed.
+    pub mtime: Time,
     /// Its owner as listed.
     pub uid: u32,
     /// From where on it is wanted, for what is before is here; 0 for a small file.
@@ -512,7 +512,7 @@ pub struct FileState {
     /// Bytes.
     pub size: u64,
     /// Nanoseconds; whole seconds where the way to the client tells no more.
-    pub mtime: i64,
+    pub mtime: Time,
     /// Owner.
     pub uid: u32,
 }

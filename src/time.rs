@@ -6,14 +6,30 @@ use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 use jiff::{Span, SpanFieldwise, SpanRelativeTo, Timestamp, ZonedDateTime};
 
+use crate::entry::Time;
 use crate::error::{Error, Result};
 use crate::path::Escaped;
 
-/// The stamp that an archived version carries: its mtime (nanoseconds) in UTC, as in `20261123T125400Z`.
-pub fn stamp(mtime: i64) -> String {
-    let second = mtime.div_euclid(1_000_000_000);
-    let second = Timestamp::from_second(second).expect("jiff knows every time of an i64 of nanoseconds");
-    second.strftime("%Y%m%dT%H%M%SZ").to_string()
+// The first second of the year 0.
+const YEAR_0: i64 = -62_167_219_200;
+// The first stamp that there is, and the last.
+const FIRST_STAMP: &str = "00000101T000000Z";
+const LAST_STAMP: &str = "99991231T235959Z";
+
+/// The stamp that an archived version carries: its mtime in UTC, as in `20261123T125400Z`. A time before the year 0 has the
+/// first stamp there is, one in the last two days of 9999 (which jiff does not know in every time zone) or later the last.
+pub fn stamp(mtime: Time) -> String {
+    match Timestamp::from_second(mtime.seconds()) {
+        _ if mtime.seconds() < YEAR_0 => FIRST_STAMP.to_owned(),
+        Ok(second) => second.strftime("%Y%m%dT%H%M%SZ").to_string(),
+        Err(_) => LAST_STAMP.to_owned(),
+    }
+}
+
+/// A file's time for people; seconds since 1970 after `@`, as touch(1) reads them, where the calendar has no more years.
+pub fn show_file_time(time: Time) -> String {
+    let known = Timestamp::new(time.seconds(), time.nanoseconds() as i32);
+    known.map_or_else(|_| format!("@{}", time.seconds()), show_time)
 }
 
 /// Now, as the log shows it.
@@ -127,10 +143,29 @@ mod tests {
 
     #[test]
     fn stamps_are_utc_to_the_second() {
-        assert_eq!(stamp(1_795_438_440_999_999_999), "20261123T125400Z");
-        assert_eq!(stamp(-1), "19691231T235959Z");
-        assert_eq!(stamp(-315_619_200_000_000_000), "19600101T000000Z");
-        assert_eq!(stamp(4_102_444_800_000_000_000), "21000101T000000Z");
+        for (seconds, expected) in [
+            (1_795_438_440, "20261123T125400Z"),
+            (-1, "19691231T235959Z"),
+            (-315_619_200, "19600101T000000Z"),
+            (4_102_444_800, "21000101T000000Z"),
+            (32_503_680_000, "30000101T000000Z"),
+            (-20_000_000_000, "13360323T122640Z"),
+            (-62_167_219_200, "00000101T000000Z"),
+            (-62_167_219_201, "00000101T000000Z"),
+            (253_402_207_200, "99991230T220000Z"),
+            (253_402_300_800, "99991231T235959Z"),
+            (i64::MIN, "00000101T000000Z"),
+            (i64::MAX, "99991231T235959Z"),
+        ] {
+            assert_eq!(stamp(Time::new(seconds, 999_999_999)), expected, "{seconds}");
+        }
+    }
+
+    #[test]
+    fn times_beyond_the_calendar_are_shown_as_seconds() {
+        assert_eq!(show_file_time(Time::new(i64::MAX, 5)), "@9223372036854775807");
+        assert_eq!(show_file_time(Time::new(i64::MIN, 5)), "@-9223372036854775808");
+        assert!(show_file_time(Time::new(32_503_680_000, 5)).contains("-01 "));
     }
 
     #[test]

@@ -79,6 +79,8 @@ mod roots;
 mod samples;
 #[path = "integration/seeds.rs"]
 mod seeds;
+#[path = "integration/times.rs"]
+mod times;
 #[path = "integration/together.rs"]
 mod together;
 #[path = "integration/torture.rs"]

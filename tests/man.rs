@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use archive_helper::protocol::{
     AbsPath, Announced, Bytes, Changes, ChunkRequest, Chunks, Differences, Entries, HashOutcome, Piece, Problem,
-    ReadOutcome, Reply, Request, Root, SkipReason, Skipped, StreamOutcome, StreamRequest, Streamed, Walk, write_frame,
+    ReadOutcome, Reply, Request, Root, SkipReason, Skipped, StreamOutcome, StreamRequest, Streamed, Time, Walk,
+    write_frame,
 };
 use clap_mangen::Man;
 
@@ -140,7 +141,7 @@ fn every_message_stands_in_archive_helper_5_under_its_number() {
                 id: 0,
                 path: path(),
                 size: 0,
-                mtime: 0,
+                mtime: Time::default(),
                 uid: 0,
                 average: 0,
                 ranges: Vec::new(),
@@ -153,7 +154,7 @@ fn every_message_stands_in_archive_helper_5_under_its_number() {
                 id: 0,
                 path: path(),
                 size: 0,
-                mtime: 0,
+                mtime: Time::default(),
                 uid: 0,
                 ranges: Vec::new(),
                 as_found: false,

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::history::{Past, Place, find_hash, same_as};
 use crate::path::{AbsPath, Escaped, SourceName};
 use crate::report::grouped;
-use crate::report::json::{insert_path, object, text};
+use crate::report::json::{insert_mtime, insert_path, object, text};
 use crate::repository::Repository;
 
 /// Find versions by name, or every place that holds a content
@@ -85,7 +85,7 @@ fn show(context: &Context, place: &Place) -> Result<()> {
     insert_path(&mut line, "on_disk", &place.on_disk);
     line.insert("hash".to_owned(), hash_hex(&place.hash).into());
     line.insert("size".to_owned(), place.size.into());
-    line.insert("mtime".to_owned(), place.mtime.into());
+    insert_mtime(&mut line, place.mtime);
     line.insert("current".to_owned(), place.current.into());
     print_line(&text(line))
 }

@@ -13,11 +13,11 @@ use crate::entry::{Kind, Version, hash_hex, kind_name};
 use crate::error::{Error, OnServer, Result};
 use crate::history::{Child, Past};
 use crate::path::{AbsPath, Escaped, SourceName};
-use crate::report::json::{insert_path, object, text};
+use crate::report::json::{insert_mtime, insert_path, object, text};
 use crate::report::terminal::Plain;
 use crate::report::{Outcome, grouped};
 use crate::repository::index::{RunRow, attributes_text, misdated};
-use crate::time::{When, parse_when, show_time};
+use crate::time::{When, parse_when, show_file_time, show_time};
 
 /// List the runs, newest first
 #[derive(Debug, clap::Args)]
@@ -213,7 +213,7 @@ impl Lister<'_> {
 }
 
 pub(super) fn time_of(version: &Version) -> String {
-    jiff::Timestamp::from_nanosecond(version.entry.mtime.into()).map(show_time).unwrap_or_default()
+    show_file_time(version.entry.mtime)
 }
 
 pub(super) fn described(kind: &str, path: &AbsPath, version: &Version) -> serde_json::Map<String, serde_json::Value> {
@@ -222,7 +222,7 @@ pub(super) fn described(kind: &str, path: &AbsPath, version: &Version) -> serde_
     insert_path(&mut line, "path", path.as_bytes());
     line.insert("kind".to_owned(), kind_name(entry.kind).into());
     line.insert("size".to_owned(), entry.size.into());
-    line.insert("mtime".to_owned(), entry.mtime.into());
+    insert_mtime(&mut line, entry.mtime);
     line.insert("mode".to_owned(), format!("{:04o}", entry.mode).into());
     line.insert("uid".to_owned(), entry.uid.into());
     line.insert("gid".to_owned(), entry.gid.into());

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::history::unknown_source;
 use crate::path::{Escaped, SourceName};
 use crate::prune::{Going, Prune, Pruned};
-use crate::report::json::{insert_path, object, text};
+use crate::report::json::{insert_mtime, insert_path, object, text};
 use crate::report::{Level, Report, counted};
 use crate::retention::Keep;
 use crate::time::parse_calendar_span;
@@ -143,7 +143,7 @@ pub(super) fn show(context: &Context, source: &SourceName, going: &Going<'_>) ->
         insert_path(&mut line, "on_disk", on_disk);
     }
     line.insert("size".to_owned(), going.version.entry.size.into());
-    line.insert("mtime".to_owned(), going.version.entry.mtime.into());
+    insert_mtime(&mut line, going.version.entry.mtime);
     line.insert("from_run".to_owned(), going.version.from_run.into());
     line.insert("until_run".to_owned(), going.version.until_run.into());
     print_line(&text(line))

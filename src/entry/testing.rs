@@ -1,6 +1,6 @@
 //! What the unit tests of several modules list.
 
-use super::{Entry, Kind, Name};
+use super::{Entry, Kind, Name, Time};
 
 /// A file of no size.
 pub(crate) fn file(name: &str) -> Entry {
@@ -8,7 +8,7 @@ pub(crate) fn file(name: &str) -> Entry {
         name: Name::new(name).unwrap(),
         kind: Kind::File,
         size: 0,
-        mtime: 0,
+        mtime: Time::default(),
         ctime: 0,
         mode: 0o644,
         uid: 0,

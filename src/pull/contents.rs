@@ -9,7 +9,7 @@ use std::collections::hash_map::Entry as Slot;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::Directory;
-use crate::entry::{Attributes, Entry, Hash, Inode, Version};
+use crate::entry::{Attributes, Entry, Hash, Inode, Time, Version};
 use crate::path::{AbsPath, Name};
 use crate::repository::index::Record;
 
@@ -138,7 +138,7 @@ pub enum Key {
 pub struct Linked {
     inode: Inode,
     size: u64,
-    mtime: i64,
+    mtime: Time,
     ctime: i64,
 }
 

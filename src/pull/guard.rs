@@ -189,7 +189,7 @@ impl NewFiles {
 
 fn kept_by_move(entry: &Entry) -> [u64; 2] {
     let size = entry.size.to_le_bytes();
-    let time = [&b"time"[..], &size, &entry.mtime.to_le_bytes()].concat();
+    let time = [&b"time"[..], &size, &entry.mtime.to_bytes()].concat();
     let name = [&b"name"[..], &size, entry.name.as_bytes()].concat();
     [xxh3_64(&time), xxh3_64(&name)]
 }

@@ -12,7 +12,7 @@ use super::contents::FileTask;
 use super::dispatch::hash_of_nothing;
 use super::ledger::Ledger;
 use super::{Directory, Run};
-use crate::entry::{Entry, Hash, Kind, Version, flags};
+use crate::entry::{Entry, Hash, Kind, Time, Version, flags};
 use crate::error::{Error, Kind as ErrorKind, OnServer, Result};
 use crate::path::{AbsPath, Name};
 use crate::remote::helper::nonsense;
@@ -340,7 +340,7 @@ impl<'a> Placing<'a> {
         }
     }
 
-    fn free_name(&mut self, directory: &Arc<Directory>, name: &Name, mtime: i64) -> Result<Name> {
+    fn free_name(&mut self, directory: &Arc<Directory>, name: &Name, mtime: Time) -> Result<Name> {
         let number = self.number(directory);
         let taken = |archived: &Name| self.taken.contains(&(number, archived.clone()));
         let free = self.archive.free_name(&directory.path, name, mtime, taken).on_server(WHAT)?;

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::entry::Extent;
+use crate::entry::{Extent, Time};
 use crate::remote::{FileState, Wanted};
 
 const ATTEMPTS: u8 = 3;
-const NANOSECONDS: i64 = 1_000_000_000;
 
 /// Reading one file: what it is expected to be, and which of three attempts this is.
 #[derive(Debug)]
@@ -28,8 +27,8 @@ pub(super) struct Found {
 /// A time, as precisely as it was told.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Mtime {
-    /// Nanoseconds since 1970.
-    Nanoseconds(i64),
+    /// To the nanosecond.
+    Exact(Time),
     /// Seconds since 1970, of which 32 bits are left: 1960 and 2096 look alike.
     Seconds(u32),
 }
@@ -112,21 +111,19 @@ impl Attempt {
     // What was not told, the nanoseconds among it, is taken to be as expected.
     fn state(&self, found: &Found) -> FileState {
         let mtime = match found.mtime {
-            Mtime::Nanoseconds(nanoseconds) => nanoseconds,
+            Mtime::Exact(time) => time,
             Mtime::Seconds(seconds) if may_mean(seconds, self.expected.mtime) => self.expected.mtime,
-            Mtime::Seconds(seconds) => i64::from(seconds) * NANOSECONDS,
+            Mtime::Seconds(seconds) => Time::new(seconds.into(), 0),
         };
         FileState { size: found.size, mtime, uid: found.uid.unwrap_or(self.expected.uid) }
     }
 }
 
 // True when an SFTP server may say it of a file with this mtime. Of the seconds 32 bits are left: of times outside 1970 to 2106
-// some servers cut off what is above, others say the first or the last that they can. A time beyond what nanoseconds can
-// hold (1677 to 2262) was cut off already when it was listed, and nothing is known of it.
-fn may_mean(seconds: u32, mtime: i64) -> bool {
-    let whole = mtime.div_euclid(NANOSECONDS);
-    let is_cut_off = matches!(mtime, i64::MIN | i64::MAX);
-    is_cut_off || seconds == whole as u32 || i64::from(seconds) == whole.clamp(0, u32::MAX.into())
+// some servers cut off what is above, others say the first or the last that they can.
+fn may_mean(seconds: u32, mtime: Time) -> bool {
+    let whole = mtime.seconds();
+    seconds == whole as u32 || i64::from(seconds) == whole.clamp(0, u32::MAX.into())
 }
 
 #[cfg(test)]
@@ -134,11 +131,21 @@ mod tests {
     use super::*;
     use crate::path::AbsPath;
 
-    fn wanted(mtime: i64) -> Wanted {
-        Wanted { id: 0, path: AbsPath::root(), size: 10, mtime, uid: 7, offset: 0, once: false, data: None, base: None }
+    fn wanted(mtime: impl Into<Time>) -> Wanted {
+        Wanted {
+            id: 0,
+            path: AbsPath::root(),
+            size: 10,
+            mtime: mtime.into(),
+            uid: 7,
+            offset: 0,
+            once: false,
+            data: None,
+            base: None,
+        }
     }
 
-    fn attempt(mtime: i64) -> Attempt {
+    fn attempt(mtime: impl Into<Time>) -> Attempt {
         Attempt::first(&wanted(mtime))
     }
 
@@ -157,23 +164,25 @@ mod tests {
         for (offset, data) in [(0, Some((2, 3))), (2, Some((2, 3))), (4, Some((4, 1))), (5, Some((7, 3))), (10, None)] {
             assert_eq!(after(&attempt, offset), data, "{offset}");
         }
-        attempt.judge(&found(11, Mtime::Nanoseconds(5)), true);
+        attempt.judge(&found(11, Mtime::Exact(Time::from(5))), true);
         assert_eq!((after(&attempt, 0), after(&attempt, 11)), (Some((0, 11)), None));
     }
 
     #[test]
     fn whole_seconds_agree_with_nanoseconds_of_any_year() {
         for (mtime, wire) in [
-            (1_700_000_000_999_999_999, 1_700_000_000),
-            (-1, u32::MAX),
-            (-315_619_200_000_000_001, (-315_619_201_i64) as u32),
-            (4_102_444_800_500_000_000, 4_102_444_800),
+            (Time::new(1_700_000_000, 999_999_999), 1_700_000_000),
+            (Time::from(-1), u32::MAX),
+            (Time::from(-315_619_200_000_000_001), (-315_619_201_i64) as u32),
+            (Time::new(4_102_444_800, 500_000_000), 4_102_444_800),
             // The years 1901 and 2200, of servers that cut nothing off.
-            (-2_177_452_800_000_000_000, 0),
-            (7_258_118_400_000_000_000, u32::MAX),
-            // 1500 and 2500.
-            (i64::MIN, 2_353_474_751),
-            (i64::MAX, 3_845_598_079),
+            (Time::new(-2_177_452_800, 0), 0),
+            (Time::new(7_258_118_400, 0), u32::MAX),
+            // 1336 and 3000, of servers that cut off bits and of those that say the first or the last.
+            (Time::new(-20_000_000_000, 5), (-20_000_000_000_i64) as u32),
+            (Time::new(-20_000_000_000, 5), 0),
+            (Time::new(32_503_680_000, 5), 32_503_680_000_i64 as u32),
+            (Time::new(32_503_680_000, 5), u32::MAX),
         ] {
             let state = FileState { size: 10, mtime, uid: 7 };
             let verdict = attempt(mtime).judge(&found(10, Mtime::Seconds(wire)), true);
@@ -183,13 +192,14 @@ mod tests {
 
     #[test]
     fn every_difference_counts() {
-        let same = found(10, Mtime::Nanoseconds(5));
+        let same = found(10, Mtime::Exact(Time::from(5)));
         assert!(attempt(5).agrees(&same));
         assert!(!attempt(5).agrees(&found(11, same.mtime)));
-        assert!(!attempt(5).agrees(&found(10, Mtime::Nanoseconds(6))));
+        assert!(!attempt(5).agrees(&found(10, Mtime::Exact(Time::from(6)))));
         assert!(!attempt(5).agrees(&found(10, Mtime::Seconds(1))));
         assert!(!attempt(5).agrees(&found(10, Mtime::Seconds(u32::MAX))));
-        assert!(!attempt(-5 * NANOSECONDS).agrees(&found(10, Mtime::Seconds(1))));
+        assert!(!attempt(Time::new(-5, 0)).agrees(&found(10, Mtime::Seconds(1))));
+        assert!(!attempt(Time::new(32_503_680_000, 0)).agrees(&found(10, Mtime::Seconds(1))));
         assert!(!attempt(5).agrees(&Found { uid: Some(8), ..same }));
         assert!(attempt(5).agrees(&Found { uid: None, ..same }));
         assert_eq!(attempt(5).judge(&same, false), Verdict::Again);
@@ -199,11 +209,11 @@ mod tests {
     #[test]
     fn the_third_attempt_is_the_last_and_each_expects_what_was_found() {
         let mut attempt = attempt(5);
-        assert_eq!(attempt.judge(&found(11, Mtime::Nanoseconds(5)), true), Verdict::Again);
+        assert_eq!(attempt.judge(&found(11, Mtime::Exact(Time::from(5))), true), Verdict::Again);
         assert_eq!(attempt.size(), 11);
-        assert_eq!(attempt.judge(&found(12, Mtime::Nanoseconds(5)), true), Verdict::Again);
+        assert_eq!(attempt.judge(&found(12, Mtime::Exact(Time::from(5))), true), Verdict::Again);
         assert!(attempt.is_last());
-        let state = FileState { size: 13, mtime: 5, uid: 7 };
-        assert_eq!(attempt.judge(&found(13, Mtime::Nanoseconds(5)), true), Verdict::Inconsistent(state));
+        let state = FileState { size: 13, mtime: Time::from(5), uid: 7 };
+        assert_eq!(attempt.judge(&found(13, Mtime::Exact(Time::from(5))), true), Verdict::Inconsistent(state));
     }
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use rustix::fs::{FileType, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
-use crate::entry::Extent;
+use crate::entry::{Extent, Time};
 use crate::queue::{Closed, Receiver, Sender};
 use crate::remote::attempt::{Attempt, Found, Mtime, Verdict};
 use crate::remote::pace::Pace;
@@ -147,8 +147,8 @@ fn examine(file: &OwnedFd) -> Result<Found, ReadError> {
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(ReadError::irregular());
     }
-    let nanoseconds = stat.st_mtime.saturating_mul(1_000_000_000).saturating_add(stat.st_mtime_nsec as i64);
-    Ok(Found { size: stat.st_size as u64, mtime: Mtime::Nanoseconds(nanoseconds), uid: Some(stat.st_uid) })
+    let mtime = Mtime::Exact(Time::new(stat.st_mtime, stat.st_mtime_nsec as i64));
+    Ok(Found { size: stat.st_size as u64, mtime, uid: Some(stat.st_uid) })
 }
 
 fn refused(errno: Errno) -> ReadError {
@@ -200,7 +200,7 @@ mod tests {
         let files = vec![
             Wanted { id: 0, size: 10, ..truth.clone() },
             Wanted { id: 1, size: 900_000, ..truth.clone() },
-            Wanted { id: 2, mtime: truth.mtime - 1, ..truth.clone() },
+            Wanted { id: 2, mtime: Time::from(truth.mtime.clamped() - 1), ..truth.clone() },
             Wanted { id: 3, uid: truth.uid + 1, ..truth.clone() },
         ];
         let got = read(files, |_| ());

@@ -80,11 +80,22 @@ fn deal(wanted: &Receiver<Wanted>, shares: &[Sender<Wanted>]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::entry::Time;
     use crate::error::{Error, Kind};
     use crate::path::AbsPath;
 
     fn wanted(id: u64, size: u64) -> Wanted {
-        Wanted { id, path: AbsPath::root(), size, mtime: 0, uid: 0, offset: 0, once: true, data: None, base: None }
+        Wanted {
+            id,
+            path: AbsPath::root(),
+            size,
+            mtime: Time::default(),
+            uid: 0,
+            offset: 0,
+            once: true,
+            data: None,
+            base: None,
+        }
     }
 
     #[test]

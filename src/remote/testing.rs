@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::thread;
 
+use crate::entry::Time;
 use crate::path::AbsPath;
 use crate::queue::{Receiver, Sender, bounded_by_number};
 use crate::remote::{Arrived, FileState, ReadError, Wanted};
@@ -64,7 +65,7 @@ pub(super) fn collect<T: Send>(
 /// The file as a listing would have it.
 pub(super) fn listed(id: u64, path: &Path) -> Wanted {
     let metadata = path.symlink_metadata().unwrap();
-    let mtime = metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec();
+    let mtime = Time::new(metadata.mtime(), metadata.mtime_nsec());
     let path = AbsPath::new(path.as_os_str().as_bytes()).unwrap();
     Wanted {
         id,

@@ -243,7 +243,7 @@ impl File {
 }
 
 fn found(StreamState { size, mtime, uid }: StreamState) -> Found {
-    Found { size, mtime: Mtime::Nanoseconds(mtime), uid: Some(uid) }
+    Found { size, mtime: Mtime::Exact(mtime), uid: Some(uid) }
 }
 
 fn refused(errno: i32) -> ReadError {

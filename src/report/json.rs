@@ -8,6 +8,7 @@ use base64::Engine;
 use serde_json::{Map, Value, json};
 
 use super::{COUNT_NAMES, Change, Level, Progress, Report, Restoration, Summary};
+use crate::entry::Time;
 use crate::path::{AbsPath, SourceName, is_unprintable};
 
 /// Listens for a program. Messages are not for it: they go to standard error, as text.
@@ -60,6 +61,15 @@ impl Report for Json {
 /// A line's beginning: its type.
 pub fn object(kind: &str) -> Map<String, Value> {
     Map::from_iter([("type".to_owned(), Value::from(kind))])
+}
+
+/// Inserts a file's mtime in nanoseconds since 1970; where it is the nearest that 64 bits can hold, `mtime_exact` has the
+/// exact time in seconds.
+pub fn insert_mtime(line: &mut Map<String, Value>, mtime: Time) {
+    line.insert("mtime".to_owned(), mtime.clamped().into());
+    if mtime.is_far() {
+        line.insert("mtime_exact".to_owned(), mtime.to_string().into());
+    }
 }
 
 /// Adds a path under a key; one that is not UTF-8 with escapes, and whole in Base64 under `KEY_b64`.

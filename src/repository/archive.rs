@@ -6,6 +6,7 @@ use nix::errno::Errno;
 
 use super::dirs::{Dir, Metadata, OpenTree};
 use super::index::{Index, SourceId};
+use crate::entry::Time;
 use crate::error::Result;
 use crate::path::{AbsPath, MAX_NAME, Name};
 use crate::time::stamp;
@@ -38,7 +39,7 @@ impl Archive {
         &mut self,
         path: &AbsPath,
         (from, name): (&Dir, &Name),
-        mtime: i64,
+        mtime: Time,
         is_claimed: impl Fn(&Name) -> bool,
     ) -> nix::Result<Name> {
         let to = self.directory(path)?;
@@ -54,7 +55,7 @@ impl Archive {
         &mut self,
         path: &AbsPath,
         name: &Name,
-        mtime: i64,
+        mtime: Time,
         taken: impl Fn(&Name) -> bool,
     ) -> nix::Result<Name> {
         let dir = self.directory(path)?;
@@ -148,7 +149,7 @@ fn number(dir: &Dir, name: &Name) -> nix::Result<()> {
 
 /// Renames something in a directory of the archive that has no archived file's name, and so could be where a directory must
 /// be; returns its name then, which ends in its mtime.
-pub fn give_stamp(dir: &Dir, name: &Name, mtime: i64) -> nix::Result<Name> {
+pub fn give_stamp(dir: &Dir, name: &Name, mtime: Time) -> nix::Result<Name> {
     match is_stamped(name.as_bytes()) {
         true => Ok(name.clone()),
         false => under_free_name(name, mtime, |stamped| dir.rename(name, dir, stamped)),
@@ -231,7 +232,7 @@ fn shortened_directory(name: &[u8]) -> Vec<u8> {
 }
 
 // Tries names until one is free; `act` fails with EEXIST where one is not.
-fn under_free_name(name: &Name, mtime: i64, mut act: impl FnMut(&Name) -> nix::Result<()>) -> nix::Result<Name> {
+fn under_free_name(name: &Name, mtime: Time, mut act: impl FnMut(&Name) -> nix::Result<()>) -> nix::Result<Name> {
     for attempt in 1.. {
         let archived = archive_name(name, mtime, attempt);
         match act(&archived) {
@@ -243,9 +244,9 @@ fn under_free_name(name: &Name, mtime: i64, mut act: impl FnMut(&Name) -> nix::R
     Err(Errno::EEXIST)
 }
 
-/// The name in the archive of a version with this name and mtime (nanoseconds): `.STAMP` behind it, and from the
+/// The name in the archive of a version with this name and mtime: `.STAMP` behind it, and from the
 /// second `attempt` on `-2`, `-3`, … What would be too long is shortened and carries 16 digits of its hash.
-pub fn archive_name(name: &Name, mtime: i64, attempt: u32) -> Name {
+pub fn archive_name(name: &Name, mtime: Time, attempt: u32) -> Name {
     let suffix = match attempt {
         1 => format!(".{}", stamp(mtime)),
         _ => format!(".{}-{attempt}", stamp(mtime)),
@@ -301,7 +302,7 @@ fn shortened(name: &[u8], suffix: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    const NOON: i64 = 1_795_438_440_000_000_000;
+    const NOON: Time = Time::new(1_795_438_440, 0);
 
     fn name(text: &str) -> Name {
         Name::new(text).unwrap()

@@ -11,14 +11,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use filetime::FileTime;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2, readlinkat, renameat};
-use nix::sys::stat::{FileStat, Mode, SFlag, UtimensatFlags, fchmod, fstat, fstatat, mkdirat, utimensat};
+use nix::sys::stat::{FileStat, Mode, SFlag, UtimensatFlags, fchmod, fstat, fstatat, futimens, mkdirat, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, symlinkat, syncfs, unlinkat};
 
-use crate::entry::{Entry, Extent, Kind};
+use crate::entry::{Entry, Extent, Kind, Time};
 use crate::fault::{self, lacks};
 use crate::path::{AbsPath, MAX_PATH, Name};
 
@@ -53,8 +52,8 @@ pub struct Metadata {
     pub size: u64,
     /// Bytes that its blocks take.
     pub bytes_on_disk: u64,
-    /// Nanoseconds since 1970 UTC.
-    pub mtime: i64,
+    /// Time of the last change of content.
+    pub mtime: Time,
     /// Time of the last change of the inode, its links and metadata included; nanoseconds since 1970 UTC.
     pub ctime: i64,
     /// Permission bits, at most `0o7777`.
@@ -204,7 +203,7 @@ impl Dir {
     }
 
     /// Creates a symlink with this target and, where symlinks have one, this mtime.
-    pub fn create_symlink(&self, name: &Name, target: &[u8], mtime: i64) -> nix::Result<()> {
+    pub fn create_symlink(&self, name: &Name, target: &[u8], mtime: Time) -> nix::Result<()> {
         fault::step()?;
         symlinkat(target, self, name.as_bytes())?;
         self.has_changed()?;
@@ -273,7 +272,7 @@ impl Dir {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&[found.kind as u8]);
         if found.kind != Kind::Dir {
-            hasher.update(&found.size.to_le_bytes()).update(&found.mtime.to_le_bytes());
+            hasher.update(&found.size.to_le_bytes()).update(&found.mtime.to_bytes());
         }
         let mut number = [0; 8];
         hasher.finalize_xof().fill(&mut number);
@@ -325,17 +324,17 @@ impl Dir {
         if self.abilities().modes { change_mode(file, mode) } else { Ok(()) }
     }
 
-    /// Gives a file of this file system its mtime in nanoseconds and, if stated, its owner; false when that can't be given.
-    pub fn set_file_metadata(&self, file: &File, mtime: i64, owner: Option<(u32, u32)>) -> io::Result<bool> {
+    /// Gives a file of this file system its mtime, or the nearest that it keeps, and, if stated, its owner; false when
+    /// that can't be given.
+    pub fn set_file_metadata(&self, file: &File, mtime: Time, owner: Option<(u32, u32)>) -> io::Result<bool> {
         fault::step()?;
         let given = owner.map_or(Ok(true), |(uid, gid)| owner_given(change_owner(file, uid, gid)))?;
-        let (seconds, nanoseconds) = (mtime.div_euclid(1_000_000_000), mtime.rem_euclid(1_000_000_000));
-        filetime::set_file_handle_times(file, None, Some(FileTime::from_unix_time(seconds, nanoseconds as u32)))?;
+        set_file_mtime(file, self.abilities().nearest(mtime))?;
         Ok(given)
     }
 
-    /// Sets the mtime of a name, a symlink's own included.
-    pub fn set_mtime(&self, name: &Name, mtime: i64) -> nix::Result<()> {
+    /// Sets the mtime of a name, a symlink's own included, or the nearest that the file system keeps.
+    pub fn set_mtime(&self, name: &Name, mtime: Time) -> nix::Result<()> {
         if lacks("symlink-times") {
             return Err(Errno::EOPNOTSUPP);
         }
@@ -343,7 +342,7 @@ impl Dir {
             true => UtimensatFlags::FollowSymlink,
             false => UtimensatFlags::NoFollowSymlink,
         };
-        utimensat(self, name.as_bytes(), &TimeSpec::UTIME_OMIT, &time_spec(mtime), flags)
+        utimensat(self, name.as_bytes(), &TimeSpec::UTIME_OMIT, &time_spec(self.abilities().nearest(mtime)), flags)
     }
 
     /// Sets the owner of this directory.
@@ -521,8 +520,13 @@ pub fn data_after(file: &File, offset: u64) -> io::Result<Option<Extent>> {
     Ok(Some(Extent { offset, length: end.saturating_sub(offset) }))
 }
 
-fn time_spec(nanoseconds: i64) -> TimeSpec {
-    TimeSpec::new(nanoseconds.div_euclid(1_000_000_000), nanoseconds.rem_euclid(1_000_000_000))
+// The crate filetime knows no time that `SystemTime` can't hold.
+fn set_file_mtime(file: &File, mtime: Time) -> nix::Result<()> {
+    futimens(file, &TimeSpec::UTIME_OMIT, &time_spec(mtime))
+}
+
+fn time_spec(time: Time) -> TimeSpec {
+    TimeSpec::new(time.seconds(), time.nanoseconds().into())
 }
 
 fn checked(part: &[u8]) -> nix::Result<Name> {
@@ -537,8 +541,9 @@ fn metadata_of(stat: &FileStat) -> Metadata {
         size: stat.st_size.max(0) as u64,
         // In this unit, whatever the file system's own are: see stat(2).
         bytes_on_disk: stat.st_blocks.max(0) as u64 * 512,
-        mtime: stat.st_mtime.saturating_mul(1_000_000_000).saturating_add(nanoseconds(stat.st_mtime_nsec)),
-        ctime: stat.st_ctime.saturating_mul(1_000_000_000).saturating_add(nanoseconds(stat.st_ctime_nsec)),
+        mtime: Time::new(stat.st_mtime, nanoseconds(stat.st_mtime_nsec)),
+        // The server's own clock sets it, and only whether it changed counts.
+        ctime: Time::new(stat.st_ctime, nanoseconds(stat.st_ctime_nsec)).clamped(),
         mode: stat.st_mode & 0o7777,
         uid: stat.st_uid,
         gid: stat.st_gid,

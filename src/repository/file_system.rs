@@ -66,7 +66,7 @@ pub(super) fn probe(path: &Path, base: &Dir) -> Result<()> {
 fn remove_stale(staging: &Dir) {
     let oldest = Timestamp::now().as_nanosecond() as i64 - STALE_NANOSECONDS;
     for name in staging.names().unwrap_or_default().iter().filter(|name| is_probe(name)) {
-        if staging.metadata(name).is_ok_and(|found| found.mtime < oldest)
+        if staging.metadata(name).is_ok_and(|found| found.mtime.clamped() < oldest)
             && let Ok(probe) = staging.open(name.as_bytes())
         {
             let names = probe.names().unwrap_or_default();

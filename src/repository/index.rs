@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use crate::entry::{Digests, DirectoryId, Entry, Fingerprint, Inode, Kind, Version, flags};
+use crate::entry::{Digests, DirectoryId, Entry, Fingerprint, Inode, Kind, Time, Version, flags};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::path::{AbsPath, Name, SourceName};
 use crate::repository::dirs::is_on_local_disk;
@@ -51,7 +51,7 @@ const CONTENTS: &str = include_str!("index/contents.sql");
 const ADDITIONS: &str = include_str!("index/additions.sql");
 
 // Stands in the database's header; a database with another one is of another program or a newer format.
-const USER_VERSION: i64 = 5;
+const USER_VERSION: i64 = 6;
 
 // How long to wait for another process, or thread, that writes.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -514,11 +514,20 @@ fn version_of(row: &Row<'_>) -> rusqlite::Result<Version> {
         (Some(device), Some(number)) => Some(Inode { device: device as u64, number: number as u64 }),
         _ => None,
     };
+    let (attributes, far) = match row.get_ref(19)? {
+        ValueRef::Null => (None, None),
+        value => attributes::decode(value.as_str()?).ok_or(rusqlite::Error::InvalidQuery)?,
+    };
+    let clamped: i64 = row.get(5)?;
+    let mtime = far.unwrap_or_else(|| Time::from(clamped));
+    if mtime.clamped() != clamped {
+        return Err(rusqlite::Error::InvalidQuery);
+    }
     let entry = Entry {
         name: name_of(row.get_ref(2)?)?,
         kind: kind_of(row.get(3)?),
         size: row.get::<_, i64>(4)? as u64,
-        mtime: row.get(5)?,
+        mtime,
         ctime: row.get(6)?,
         mode: row.get(7)?,
         uid: row.get(8)?,
@@ -526,10 +535,7 @@ fn version_of(row: &Row<'_>) -> rusqlite::Result<Version> {
         inode,
         device: row.get::<_, Option<i64>>(11)?.unwrap_or(0) as u64,
         target: row.get::<_, Option<Vec<u8>>>(10)?.unwrap_or_default(),
-        attributes: match row.get_ref(19)? {
-            ValueRef::Null => None,
-            value => Some(attributes::decode(value.as_str()?).ok_or(rusqlite::Error::InvalidQuery)?),
-        },
+        attributes,
     };
     Ok(Version {
         id: row.get(0)?,

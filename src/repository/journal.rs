@@ -19,7 +19,7 @@ use super::index::{Index, NewVersion, Record, SourceId, Write};
 use super::newest_run::note_batch;
 use super::relayout::relocate;
 use super::staging::{StagedName, Staging};
-use crate::entry::{DirectoryId, Entry, Hash, flags, mode_on_disk};
+use crate::entry::{DirectoryId, Entry, Hash, Time, flags, mode_on_disk};
 use crate::error::{Error, Kind as ErrorKind, OnServer, Result};
 use crate::path::{AbsPath, Name, SourceName};
 
@@ -154,8 +154,8 @@ pub enum New {
     Restated {
         /// Its permission bits and owner.
         looks: Looks,
-        /// Nanoseconds.
-        mtime: i64,
+        /// Its mtime.
+        mtime: Time,
     },
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use nix::errno::Errno;
 
 use super::dirs::{Dir, copy_content, file_mode, owner_given, share_blocks};
-use crate::entry::{Entry, Hash, mode_on_disk};
+use crate::entry::{Entry, Hash, Time, mode_on_disk};
 use crate::path::{AbsPath, Name};
 
 mod tray;
@@ -14,8 +14,8 @@ mod tray;
 pub use tray::{StagedName, Tray};
 
 /// The name in staging of a file that may be carried on by a later run: of what it is a part.
-pub fn partial_name(path: &AbsPath, size: u64, mtime: i64) -> Name {
-    let key = [path.as_bytes(), &[0], &size.to_le_bytes(), &mtime.to_le_bytes()].concat();
+pub fn partial_name(path: &AbsPath, size: u64, mtime: Time) -> Name {
+    let key = [path.as_bytes(), &[0], &size.to_le_bytes(), &mtime.to_bytes()].concat();
     let name = format!("{PARTIAL}{}", &blake3::hash(&key).to_hex()[..32]);
     Name::new(name).expect("a hash is a name")
 }

@@ -37,7 +37,7 @@ pub fn sftp(bytes: &[u8]) {
             id,
             path,
             size,
-            mtime: 1_000_000_000,
+            mtime: 1_000_000_000.into(),
             uid: 7,
             offset: 0,
             once: false,

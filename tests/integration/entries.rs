@@ -4,7 +4,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use archive_helper::protocol::{AbsPath, Announced, Entries, Entry, Kind, Name, Reply, Root};
+use archive_helper::protocol::{AbsPath, Announced, Entries, Entry, Kind, Name, Reply, Root, Time};
 
 use crate::support::hostile::{Hostile, To, frames};
 use crate::support::*;
@@ -18,7 +18,7 @@ fn listing(root: &std::path::Path, files: &[(&str, u64)]) -> Vec<u8> {
         name: Name::new(name.as_bytes()).unwrap(),
         kind,
         size,
-        mtime: LISTED * 1_000_000_000,
+        mtime: Time::new(LISTED, 0),
         ctime: 1,
         mode: 0o644,
         uid: 0,

@@ -38,7 +38,7 @@ fn name(text: impl AsRef<[u8]>) -> Name {
 
 fn entry(text: impl AsRef<[u8]>, kind: Kind) -> Entry {
     let target = if kind == Kind::Symlink { b"/tmp".to_vec() } else { Vec::new() };
-    let (mtime, ctime) = (1_000_000_000_000_000_000, 1);
+    let (mtime, ctime) = (Time::new(1_000_000_000, 0), 1);
     Entry {
         name: name(text),
         kind,
@@ -376,7 +376,7 @@ fn bytes_sent_for_directory_that_is_gone_are_not_archived_as_its_old_version() {
     for chain in [&["d"][..], &["up", "d"]] {
         let (hostile, kept) = once_honest();
         let before = untouchable(&hostile);
-        let z = |mtime| Entry { mtime, ..sized("z", 5) };
+        let z = |mtime: i64| Entry { mtime: mtime.into(), ..sized("z", 5) };
         let answer = |bytes: &[u8]| read_answer(ReadOutcome::Content(Bytes::new(bytes).unwrap()));
         let mut replies = vec![root(), directory(0, "/root/data")];
         let mut list = vec![entry(chain[0], Kind::Dir), sized("kept", 4)];
@@ -520,7 +520,7 @@ fn a_content_is_kept_under_its_own_hash_whatever_was_claimed() {
     let listed = |name: &str| {
         use std::os::unix::fs::MetadataExt;
         let found = fs::metadata(client.path(name)).unwrap();
-        let mtime = found.mtime() * 1_000_000_000 + found.mtime_nsec();
+        let mtime = Time::new(found.mtime(), found.mtime_nsec());
         Entry { mtime, uid: found.uid(), gid: found.gid(), ..sized(name, 200_000) }
     };
     let root = Reply::Root(Root::Found { path: path(at), entry: Some(entry("data", Kind::Dir)), empty: false });

@@ -146,7 +146,7 @@ impl Index {
     fn of(connection: &Connection) -> rusqlite::Result<Index> {
         let mut findings = Vec::new();
         let format: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        if format != 5 {
+        if format != 6 {
             findings.push(format!("the index has format {format}"));
         }
         for text in all(connection, "PRAGMA integrity_check", |row| row.get::<_, String>(0))? {

@@ -217,7 +217,7 @@ fn framed(head: &impl Serialize, entries: &[u8], end: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::protocol::{
-        self, Changes, Entries, Extent, Kind, MAX_EXTENTS, MAX_FRAME, MAX_XATTRS, Name, Reply, Xattr,
+        self, Changes, Entries, Extent, Kind, MAX_EXTENTS, MAX_FRAME, MAX_XATTRS, Name, Reply, Time, Xattr,
     };
 
     fn entry(name: &[u8], target: usize) -> Entry {
@@ -225,7 +225,7 @@ mod tests {
             name: Name::new(name).unwrap(),
             kind: if target > 0 { Kind::Symlink } else { Kind::File },
             size: if target > 0 { 0 } else { name.len() as u64 * 1000 },
-            mtime: -1,
+            mtime: Time::from(-1),
             ctime: i64::MAX,
             mode: 0o7777,
             uid: u32::MAX,

@@ -13,6 +13,7 @@ mod bytes;
 mod digests;
 mod restore;
 mod stream;
+mod time;
 
 pub use attributes::{ACCESS_ACL, Attributes, DEFAULT_ACL, Extent, MAX_EXTENTS, MAX_XATTRS, Xattr, is_kept};
 pub use bytes::{AbsPath, Bytes, Name, escape, is_unprintable};
@@ -22,6 +23,7 @@ pub use stream::{
     Chunk, ChunkRequest, Chunks, MAX_AVERAGE, MAX_STREAMS, MIN_AVERAGE, Piece, StreamOutcome, StreamRequest,
     StreamState, Streamed,
 };
+pub use time::Time;
 
 /// The bytes that begin the helper's output: unprintable, so that no login message is taken for them.
 pub const MAGIC: [u8; 8] = [0x00, 0xff, 0x1e, b'A', b'R', b'C', 0x1f, 0xfe];
@@ -30,7 +32,7 @@ pub const MAGIC: [u8; 8] = [0x00, 0xff, 0x1e, b'A', b'R', b'C', 0x1f, 0xfe];
 pub const THREADS_VARIABLE: &str = "ARCHIVE_HELPER_THREADS";
 
 /// The exact build that both sides must agree on.
-pub const VERSION: &str = concat!("archive-helper ", env!("CARGO_PKG_VERSION"), " protocol 8");
+pub const VERSION: &str = concat!("archive-helper ", env!("CARGO_PKG_VERSION"), " protocol 9");
 
 /// How many bytes of a login shell's chatter may come before [`MAGIC`].
 pub const MAX_CHATTER: usize = 64 * 1024;
@@ -103,8 +105,8 @@ pub struct Entry {
     pub kind: Kind,
     /// Bytes of a file, at most `i64::MAX`; 0 for all else.
     pub size: u64,
-    /// Time of the last change of content, nanoseconds since 1970 UTC.
-    pub mtime: i64,
+    /// Time of the last change of content.
+    pub mtime: Time,
     /// Time of the last change of the inode, nanoseconds since 1970 UTC.
     pub ctime: i64,
     /// Permission bits with setuid, setgid and sticky: at most `0o7777`.
@@ -128,7 +130,7 @@ struct RawEntry {
     name: Name,
     kind: Kind,
     size: u64,
-    mtime: i64,
+    mtime: Time,
     ctime: i64,
     mode: u32,
     uid: u32,
@@ -255,8 +257,8 @@ pub struct HashRequest {
     pub path: AbsPath,
     /// Its size as listed, bytes.
     pub size: u64,
-    /// Its mtime as listed, nanoseconds.
-    pub mtime: i64,
+    /// Its mtime as listed.
+    pub mtime: Time,
     /// Its owner as listed.
     pub uid: u32,
     /// What is wanted.
@@ -286,8 +288,8 @@ pub struct ReadRequest {
     pub path: AbsPath,
     /// Its size as listed, at most [`MAX_BUNDLED`] bytes.
     pub size: u64,
-    /// Its mtime as listed, nanoseconds.
-    pub mtime: i64,
+    /// Its mtime as listed.
+    pub mtime: Time,
     /// Its owner as listed.
     pub uid: u32,
     /// Do not send it when this connection has sent the same content before.

@@ -130,7 +130,7 @@ fn is_as_listed(metadata: &Metadata, request: &ReadRequest) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::AbsPath;
+    use crate::protocol::{AbsPath, Time};
     use std::os::unix::ffi::OsStrExt;
 
     #[test]
@@ -143,7 +143,7 @@ mod tests {
         let listed = ReadRequest { id: 1, path, size: 7, mtime, uid, once: false };
         let outcome = |request: &ReadRequest| answer(request).outcome;
         assert_eq!(outcome(&listed), ReadOutcome::Content(Bytes::new(&b"content"[..]).unwrap()));
-        for (size, mtime) in [(6, mtime), (8, mtime), (7, mtime + 1)] {
+        for (size, mtime) in [(6, mtime), (8, mtime), (7, Time::from(mtime.clamped() + 1))] {
             assert_eq!(outcome(&ReadRequest { size, mtime, ..listed.clone() }), ReadOutcome::Changed);
         }
         assert_eq!(outcome(&ReadRequest { uid: uid + 1, ..listed.clone() }), ReadOutcome::Changed);

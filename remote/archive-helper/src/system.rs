@@ -10,7 +10,7 @@ use rustix::buffer::spare_capacity;
 use rustix::fs::{self, AtFlags, CWD, FileType, Mode, OFlags, RawDir, ResolveFlags, SeekFrom, Stat};
 use rustix::process::{self, Resource, Rlimit};
 
-use crate::protocol::{AbsPath, Entry, Extent, Inode, Kind, MAX_PATH, Name};
+use crate::protocol::{AbsPath, Entry, Extent, Inode, Kind, MAX_PATH, Name, Time};
 
 pub mod folder;
 
@@ -51,8 +51,8 @@ pub struct Metadata {
     pub kind: Option<Kind>,
     /// Bytes, whatever that means for this kind.
     pub size: u64,
-    /// Nanoseconds since 1970 UTC.
-    pub mtime: i64,
+    /// Time of the last change of content.
+    pub mtime: Time,
     /// The device number of the file system that it is on.
     pub device: u64,
     ctime: i64,
@@ -104,7 +104,7 @@ impl Metadata {
     }
 
     /// True for a regular file that has still this size, mtime and owner.
-    pub fn is_file_as_listed(&self, size: u64, mtime: i64, uid: u32) -> bool {
+    pub fn is_file_as_listed(&self, size: u64, mtime: Time, uid: u32) -> bool {
         self.kind == Some(Kind::File) && (self.size, self.mtime, self.uid) == (size, mtime, uid)
     }
 
@@ -123,12 +123,12 @@ impl From<Stat> for Metadata {
     // The types of the fields differ by machine.
     #[allow(clippy::unnecessary_cast)]
     fn from(stat: Stat) -> Metadata {
-        let nanoseconds = |seconds: i64, rest: i64| seconds.saturating_mul(1_000_000_000).saturating_add(rest);
         Metadata {
             kind: kind_of(FileType::from_raw_mode(stat.st_mode)),
             size: u64::try_from(stat.st_size).unwrap_or(0),
-            mtime: nanoseconds(stat.st_mtime as i64, stat.st_mtime_nsec as i64),
-            ctime: nanoseconds(stat.st_ctime as i64, stat.st_ctime_nsec as i64),
+            mtime: Time::new(stat.st_mtime as i64, stat.st_mtime_nsec as i64),
+            // The kernel's clock sets it, and only whether it changed counts.
+            ctime: Time::new(stat.st_ctime as i64, stat.st_ctime_nsec as i64).clamped(),
             mode: (stat.st_mode & 0o7777) as u32,
             uid: stat.st_uid,
             gid: stat.st_gid,

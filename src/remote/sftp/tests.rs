@@ -9,6 +9,7 @@ use std::path::Path;
 use std::thread;
 
 use super::*;
+use crate::entry::Time;
 use crate::path::AbsPath;
 use crate::remote::FileState;
 use crate::remote::testing::{Got, assert_read, collect, listed, noise, state};

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::*;
+use crate::entry::Time;
 use crate::remote::child::Helper;
 use crate::remote::packing::LineSpeed;
 use crate::remote::stream::Traffic;
@@ -81,7 +82,7 @@ fn file_that_is_not_as_listed_is_read_again() {
     let files = vec![
         Wanted { id: 0, size: 10, ..truth.clone() },
         Wanted { id: 1, size: 900_000, ..truth.clone() },
-        Wanted { id: 2, mtime: truth.mtime - 1, ..truth.clone() },
+        Wanted { id: 2, mtime: Time::from(truth.mtime.clamped() - 1), ..truth.clone() },
         Wanted { id: 3, uid: truth.uid + 1, ..truth.clone() },
     ];
     let got = read(files, None, |_| ());

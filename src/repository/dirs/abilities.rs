@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::sys::statfs::{FsType, fstatfs, statfs};
 use nix::unistd::fsync;
 
+use crate::entry::Time;
 use crate::fault::lacks;
 
 /// What was found out about a file system, by [`probe`](super::probe::probe) or from its type.
@@ -31,6 +32,10 @@ pub struct Abilities {
     pub syncs: bool,
     /// The unit of mtimes, in nanoseconds.
     pub mtime_unit: i64,
+    /// The oldest mtime that is kept, in seconds since 1970.
+    pub oldest_mtime: i64,
+    /// The newest.
+    pub newest_mtime: i64,
 }
 
 /// Every ability that is yes or no, with its name in the repository's record.
@@ -48,6 +53,8 @@ const NAMED: [Named; 8] = [
 ];
 
 const MTIME_UNIT: &str = "mtime-unit";
+const OLDEST_MTIME: &str = "oldest-mtime";
+const NEWEST_MTIME: &str = "newest-mtime";
 
 impl Abilities {
     /// Those of a file system with this type until it is probed: a local one has all, any other none.
@@ -62,6 +69,8 @@ impl Abilities {
             inodes: true,
             syncs: true,
             mtime_unit: 1,
+            oldest_mtime: i64::MIN,
+            newest_mtime: i64::MAX,
         };
         if !is_local(kind) {
             NAMED.iter().for_each(|(_, field)| *field(&mut abilities) = false);
@@ -69,16 +78,28 @@ impl Abilities {
         abilities
     }
 
-    /// True when `found` is what the file system makes of the mtime `wanted`; both in nanoseconds.
-    pub fn keeps(&self, found: i64, wanted: i64) -> bool {
-        found.div_euclid(self.mtime_unit) == wanted.div_euclid(self.mtime_unit)
+    /// The nearest to an mtime of those that the file system keeps, not yet rounded to its unit.
+    pub fn nearest(&self, mtime: Time) -> Time {
+        mtime.clamp(Time::new(self.oldest_mtime, 0), Time::new(self.newest_mtime, 999_999_999))
+    }
+
+    /// True when `found` is what the file system makes of the mtime `wanted`.
+    pub fn keeps(&self, found: Time, wanted: Time) -> bool {
+        let kept = self.nearest(wanted);
+        // The kernel clears the nanoseconds of the first and the last second.
+        if [self.oldest_mtime, self.newest_mtime].contains(&kept.seconds()) {
+            return found.seconds() == kept.seconds();
+        }
+        let units = |time: Time| i128::from(time).div_euclid(self.mtime_unit.into());
+        units(found) == units(kept)
     }
 
     /// As lines of text.
     pub(in crate::repository) fn to_text(mut self) -> String {
         let line = |(name, field): &Named| format!("{name} {}\n", if *field(&mut self) { "yes" } else { "no" });
         let lines: String = NAMED.iter().map(line).collect();
-        format!("{lines}{MTIME_UNIT} {}\n", self.mtime_unit)
+        let Abilities { mtime_unit, oldest_mtime, newest_mtime, .. } = self;
+        format!("{lines}{MTIME_UNIT} {mtime_unit}\n{OLDEST_MTIME} {oldest_mtime}\n{NEWEST_MTIME} {newest_mtime}\n")
     }
 
     /// From lines of text; `None` when one is missing or not understood.
@@ -93,6 +114,8 @@ impl Abilities {
             };
         }
         abilities.mtime_unit = value(MTIME_UNIT)?.parse().ok().filter(|unit| *unit > 0)?;
+        abilities.oldest_mtime = value(OLDEST_MTIME)?.parse().ok().filter(|oldest| *oldest <= 0)?;
+        abilities.newest_mtime = value(NEWEST_MTIME)?.parse().ok().filter(|newest| *newest > 0)?;
         Some(abilities)
     }
 }
@@ -210,7 +233,14 @@ mod tests {
     #[test]
     fn record_gives_back_what_was_written() {
         let all = Abilities::assumed(0xef53);
-        let few = Abilities { links: false, syncs: false, mtime_unit: 1_000_000_000, ..all };
+        let few = Abilities {
+            links: false,
+            syncs: false,
+            mtime_unit: 1_000_000_000,
+            oldest_mtime: 0,
+            newest_mtime: 9,
+            ..all
+        };
         for abilities in [all, few, Abilities::assumed(0)] {
             assert_eq!(Abilities::from_text(&abilities.to_text()), Some(abilities));
         }
@@ -219,7 +249,13 @@ mod tests {
     #[test]
     fn damaged_record_is_not_believed() {
         let text = Abilities::assumed(0xef53).to_text();
-        for damaged in ["", "moves yes\n", &text.replace("yes", "maybe"), &text.replace("unit 1", "unit 0")] {
+        for damaged in [
+            "",
+            "moves yes\n",
+            &text.replace("yes", "maybe"),
+            &text.replace("unit 1", "unit 0"),
+            &text.replace("newest-mtime ", "newest-mtime -"),
+        ] {
             assert_eq!(Abilities::from_text(damaged), None, "{damaged}");
         }
     }
@@ -227,8 +263,26 @@ mod tests {
     #[test]
     fn mtime_is_kept_within_the_unit() {
         let seconds = Abilities { mtime_unit: 1_000_000_000, ..Abilities::assumed(0) };
-        assert!(seconds.keeps(5_000_000_000, 5_999_999_999) && seconds.keeps(-1_000_000_000, -1));
-        assert!(!seconds.keeps(5_000_000_000, 6_000_000_000));
-        assert!(!Abilities::assumed(0).keeps(5_000_000_000, 5_000_000_001));
+        let keeps = |abilities: Abilities, found: i64, wanted: i64| abilities.keeps(found.into(), wanted.into());
+        assert!(keeps(seconds, 5_000_000_000, 5_999_999_999) && keeps(seconds, -1_000_000_000, -1));
+        assert!(!keeps(seconds, 5_000_000_000, 6_000_000_000));
+        assert!(!keeps(Abilities::assumed(0), 5_000_000_000, 5_000_000_001));
+    }
+
+    #[test]
+    fn mtime_beyond_the_range_is_kept_as_the_nearest() {
+        // Those of ext4.
+        let (oldest, newest) = (-2_147_483_648, 15_032_385_535);
+        let ext4 = Abilities { oldest_mtime: oldest, newest_mtime: newest, ..Abilities::assumed(0) };
+        let year_3000 = Time::new(32_503_680_000, 5);
+        assert!(
+            ext4.keeps(Time::new(newest, 0), year_3000) && ext4.keeps(Time::new(oldest, 0), Time::new(i64::MIN, 0))
+        );
+        assert!(ext4.keeps(Time::new(newest, 0), Time::new(newest, 7)));
+        assert!(!ext4.keeps(year_3000, year_3000) && !ext4.keeps(Time::new(newest - 1, 0), year_3000));
+        assert!(!ext4.keeps(Time::new(5, 0), Time::new(5, 1)));
+        assert_eq!(ext4.nearest(Time::new(5, 1)), Time::new(5, 1));
+        assert!(Abilities::assumed(0).keeps(year_3000, year_3000));
+        assert!(!Abilities::assumed(0).keeps(year_3000, Time::new(32_503_680_000, 6)));
     }
 }

@@ -6,7 +6,7 @@ use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{LinkatFlags, UnlinkatFlags, linkat, symlinkat, unlinkat};
 
 use super::Dir;
-use crate::entry::Kind;
+use crate::entry::{Kind, Time};
 use crate::fault::{self, lacks};
 use crate::path::Name;
 
@@ -124,7 +124,7 @@ impl Dir {
         Err(errno)
     }
 
-    fn copy_symlink(&self, name: &Name, mtime: i64, to: &Dir, to_name: &Name) -> nix::Result<()> {
+    fn copy_symlink(&self, name: &Name, mtime: Time, to: &Dir, to_name: &Name) -> nix::Result<()> {
         let target = self.read_symlink(name)?;
         symlinkat(target.as_slice(), to, to_name.as_bytes())?;
         if self.abilities().symlink_metadata {

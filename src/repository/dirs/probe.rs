@@ -10,8 +10,8 @@ use nix::sys::stat::fstat;
 use nix::sys::statfs::fstatfs;
 
 use super::abilities::{Abilities, number, syncs};
-use super::{Dir, change_mode, change_owner, metadata_of};
-use crate::entry::Kind;
+use super::{Dir, change_mode, change_owner, metadata_of, set_file_mtime};
+use crate::entry::{Kind, Time};
 use crate::fault::{self, lacks};
 use crate::path::Name;
 
@@ -25,6 +25,11 @@ const MAX_AGE: i64 = 600 * 1_000_000_000;
 const SECONDS: i64 = 1_000_000_001;
 const NANOSECONDS: u32 = 123_456_789;
 const MTIME: i64 = SECONDS * 1_000_000_000 + NANOSECONDS as i64;
+
+// What file systems may keep as their oldest and newest mtimes, in seconds: all, those of 64 bits of nanoseconds, those of
+// 32 bits.
+const OLDEST: [i64; 3] = [i64::MIN, i64::MIN / 1_000_000_000, i32::MIN as i64];
+const NEWEST: [i64; 4] = [i64::MAX, i64::MAX / 1_000_000_000, u32::MAX as i64, i32::MAX as i64];
 
 // Another one, for what must not change.
 const OTHER: FileTime = FileTime::from_unix_time(1_100_000_000, 0);
@@ -66,9 +71,9 @@ impl Dir {
     // What can't be removed is left to a later probe.
     fn clear_probes(&self, own: &Name) {
         let Ok(names) = self.names() else { return };
-        let newest = self.stat(own).map_or(i64::MIN, |found| found.mtime);
+        let newest = self.stat(own).map_or(i64::MIN, |found| found.mtime.clamped());
         for name in names.iter().filter(|name| name.as_bytes().starts_with(PREFIX.as_bytes())) {
-            let is_old = || self.stat(name).is_ok_and(|found| found.mtime < newest.saturating_sub(MAX_AGE));
+            let is_old = || self.stat(name).is_ok_and(|found| found.mtime.clamped() < newest.saturating_sub(MAX_AGE));
             if name == own || is_old() {
                 let _ = self
                     .open(name.as_bytes())
@@ -117,6 +122,8 @@ impl Probe<'_> {
             inodes,
             syncs: syncs(number(fstatfs(self.dir)?.filesystem_type())),
             mtime_unit: self.mtime_unit(&file)?,
+            oldest_mtime: self.kept_second(&file, &OLDEST, |found| found <= 0)?,
+            newest_mtime: self.kept_second(&file, &NEWEST, |found| found > SECONDS)?,
         })
     }
 
@@ -148,7 +155,7 @@ impl Probe<'_> {
         let are_one = one.inode == other.inode && (one.links, other.links) == (2, 2);
         filetime::set_file_handle_times(file, None, Some(OTHER))?;
         let changed = self.dir.stat(&first)?;
-        let is_own = changed.ctime != changed.mtime && changed.inode == one.inode;
+        let is_own = changed.ctime != changed.mtime.clamped() && changed.inode == one.inode;
         Ok((are_one, are_one && is_own))
     }
 
@@ -170,8 +177,9 @@ impl Probe<'_> {
         if nix::unistd::symlinkat("target", self.dir, link.as_bytes()).is_err() {
             return Ok(false);
         }
-        let set = self.dir.set_mtime(&link, MTIME);
-        let is_kept = self.dir.stat(&link)?.mtime.div_euclid(2_000_000_000) == MTIME.div_euclid(2_000_000_000);
+        let set = self.dir.set_mtime(&link, MTIME.into());
+        let is_kept =
+            self.dir.stat(&link)?.mtime.clamped().div_euclid(2_000_000_000) == MTIME.div_euclid(2_000_000_000);
         Ok(set.is_ok() && is_kept && self.dir.stat(&target)?.mtime == before)
     }
 
@@ -197,11 +205,31 @@ impl Probe<'_> {
     fn mtime_unit(&self, file: &File) -> Result<i64, Unfit> {
         filetime::set_file_handle_times(file, None, Some(FileTime::from_unix_time(SECONDS, NANOSECONDS)))?;
         // The open file may know better than the server.
-        let found = self.dir.stat(&name("file"))?.mtime;
+        let found = self.dir.stat(&name("file"))?.mtime.clamped();
         const UNITS: [i64; 8] =
             [1, 100, 1_000, 1_000_000, 10_000_000, 1_000_000_000, 2_000_000_000, 86_400_000_000_000];
         let keeps = |unit: &&i64| found.div_euclid(**unit) == MTIME.div_euclid(**unit);
         Ok(UNITS.iter().find(keeps).copied().unwrap_or(i64::MAX))
+    }
+
+    // The mtime that the file system makes of the first of these that it takes, in seconds. It must keep that one unchanged:
+    // Linux sets the nearest that the file system can hold since version 5.4, but a server may keep other bits of it.
+    fn kept_second(&self, file: &File, wanted: &[i64], is_likely: impl Fn(i64) -> bool) -> Result<i64, Unfit> {
+        let set = |second| -> Result<Option<i64>, Unfit> {
+            match set_file_mtime(file, Time::new(second, 0)) {
+                Ok(()) => Ok(Some(self.dir.stat(&name("file"))?.mtime.seconds())),
+                Err(_) => Ok(None),
+            }
+        };
+        for second in wanted {
+            if let Some(found) = set(*second)?.filter(|found| is_likely(*found))
+                && set(found)? == Some(found)
+            {
+                return Ok(found);
+            }
+        }
+        // Nothing is known of it: it gets what the client has.
+        Ok(wanted[0])
     }
 
     fn locks(&self) -> Result<(), Unfit> {

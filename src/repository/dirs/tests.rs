@@ -37,6 +37,7 @@ fn probe_finds_all_that_a_local_disk_can_do() {
     assert!(abilities.moves && abilities.links && abilities.symlink_links && abilities.symlink_metadata);
     assert!(abilities.modes && abilities.owners && abilities.inodes && abilities.syncs);
     assert_eq!(abilities.mtime_unit, 1);
+    assert!(abilities.oldest_mtime < 0 && abilities.newest_mtime >= i64::from(i32::MAX));
 }
 
 #[test]
@@ -113,7 +114,7 @@ fn changed_directories_wait_for_sync_where_syncfs_does_not_suffice() {
     let changes: [&dyn Fn() -> nix::Result<()>; 6] = [
         &|| below.create_dir(&name("made"), 0o700),
         &|| below.remove_dir(&name("made")),
-        &|| below.create_symlink(&name("l"), b"target", 1),
+        &|| below.create_symlink(&name("l"), b"target", Time::from(1)),
         &|| below.link(&name("f"), &below, &name("g")),
         &|| below.unlink(&name("g")),
         &|| below.set_own_mode(0o700),

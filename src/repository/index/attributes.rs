@@ -1,7 +1,8 @@
 //! Attributes in the index: each set of them once, as text that `setfattr --restore` reads.
 //!
 //! A line `NAME=0sBASE64` for each extended attribute, as getfattr(1) dumps it; then, for a file with holes, a line
-//! `# data: OFFSET+LENGTH …`, which says where it has data.
+//! `# data: OFFSET+LENGTH …`, which says where it has data; then, for an mtime that 64 bits of nanoseconds can't hold, a line
+//! `# mtime: SECONDS.NANOSECONDS`.
 
 use std::fmt::Write as _;
 
@@ -10,16 +11,16 @@ use base64::engine::general_purpose::STANDARD;
 use rusqlite::params;
 
 use super::{OnIndex, Write};
-use crate::entry::{Attributes, Extent, Xattr};
+use crate::entry::{Attributes, Entry, Extent, Time, Xattr};
 use crate::error::Result;
 
 const DATA: &str = "# data:";
+const MTIME: &str = "# mtime: ";
 const BASE64: &str = "0s";
 
 impl Write<'_> {
-    /// The number of a set of attributes, which is given one if it has none.
-    pub(super) fn enter_attributes(&self, attributes: &Attributes) -> Result<i64> {
-        let text = encode(attributes);
+    /// The number of a set of attributes, as [`stored`] writes it, which is given one if it has none.
+    pub(super) fn enter_attributes(&self, text: &str) -> Result<i64> {
         let digest = blake3::hash(text.as_bytes());
         let sql = "INSERT INTO attributes (digest, value) VALUES (?1, ?2) \
                    ON CONFLICT (digest) DO UPDATE SET digest = digest RETURNING id";
@@ -38,7 +39,16 @@ impl Write<'_> {
     }
 }
 
-/// Attributes as the index has them: lines as getfattr dumps them, and one that tells where data is between holes.
+/// What the index has of an entry besides its columns; `None` for nothing.
+pub(super) fn stored(entry: &Entry) -> Option<String> {
+    let attributes = entry.attributes.as_deref().map(encode);
+    if !entry.mtime.is_far() {
+        return attributes;
+    }
+    Some(format!("{}{MTIME}{}\n", attributes.unwrap_or_default(), entry.mtime))
+}
+
+/// Attributes as text: lines as getfattr dumps them, and one that tells where data is between holes.
 pub fn encode(attributes: &Attributes) -> String {
     let mut text = String::new();
     for Xattr { name, value } in &attributes.xattrs {
@@ -61,16 +71,21 @@ pub fn encode(attributes: &Attributes) -> String {
     text
 }
 
-/// Attributes from their text; `None` if it is none.
-pub(super) fn decode(text: &str) -> Option<Box<Attributes>> {
-    let mut attributes = Attributes::default();
+/// Attributes and a far mtime from what [`stored`] wrote; `None` if it is damaged.
+pub(super) fn decode(text: &str) -> Option<(Option<Box<Attributes>>, Option<Time>)> {
+    let (mut attributes, mut mtime) = (Attributes::default(), None);
     for line in text.lines() {
+        if let Some(time) = line.strip_prefix(MTIME) {
+            mtime = Some(time.parse().ok().filter(|time: &Time| time.is_far())?);
+            continue;
+        }
         match line.strip_prefix(DATA) {
             Some(data) => attributes.data = Some(data.split_whitespace().map(extent).collect::<Option<_>>()?),
             None => attributes.xattrs.push(xattr(line)?),
         }
     }
-    attributes.some()
+    let attributes = attributes.some();
+    (attributes.is_some() || mtime.is_some()).then_some((attributes, mtime))
 }
 
 fn extent(text: &str) -> Option<Extent> {
@@ -96,6 +111,7 @@ fn unescape(name: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::entry::testing;
     use archive_helper::protocol::ACCESS_ACL;
     use proptest::prelude::*;
 
@@ -108,13 +124,37 @@ mod tests {
                     # data: 4096+4096 1099511627776+1\n";
         let attributes = Attributes { xattrs, data };
         assert_eq!(encode(&attributes), text);
-        assert_eq!(decode(text).as_deref(), Some(&attributes));
+        assert_eq!(decode(text), Some((Some(Box::new(attributes)), None)));
+    }
+
+    #[test]
+    fn far_mtime_is_stored_with_attributes_and_without() {
+        let (near, far) = (Time::from(i64::MAX), Time::new(-20_000_000_000, 5));
+        let xattrs = vec![Xattr { name: b"user.a".to_vec(), value: Vec::new() }];
+        let attributes = Attributes { xattrs, data: None }.some();
+        let entry = |mtime, attributes| Entry { mtime, attributes, ..testing::file("f") };
+        assert_eq!(stored(&entry(near, None)), None);
+        assert_eq!(stored(&entry(far, None)).as_deref(), Some("# mtime: -19999999999.999999995\n"));
+        assert_eq!(decode("# mtime: -19999999999.999999995\n"), Some((None, Some(far))));
+        let both = stored(&entry(far, attributes.clone())).unwrap();
+        assert_eq!(both, "user.a=0s\n# mtime: -19999999999.999999995\n");
+        assert_eq!(decode(&both), Some((attributes, Some(far))));
     }
 
     #[test]
     fn a_damaged_text_is_none() {
-        for text in ["user.a", "user.a=x", "user.a=0s!", "user.\\9=0s", "user.\\07=0s", "# data: 1", "# data: 1+x", ""]
-        {
+        for text in [
+            "user.a",
+            "user.a=x",
+            "user.a=0s!",
+            "user.\\9=0s",
+            "user.\\07=0s",
+            "# data: 1",
+            "# data: 1+x",
+            "# mtime: 1",
+            "# mtime: 1.000000000",
+            "",
+        ] {
             assert_eq!(decode(text), None, "{text}");
         }
     }
@@ -128,7 +168,8 @@ mod tests {
             let xattrs = xattrs.into_iter().map(|(space, name, value)| Xattr { name: [space.as_bytes(), &name].concat(), value });
             let data = data.map(|data| data.into_iter().map(|(offset, length)| Extent { offset, length }).collect());
             let attributes = Attributes { xattrs: xattrs.collect(), data }.some();
-            prop_assert_eq!(attributes.as_deref().and_then(|attributes| decode(&encode(attributes))), attributes);
+            let decoded = attributes.as_deref().map(|attributes| decode(&encode(attributes)));
+            prop_assert_eq!(decoded, attributes.is_some().then_some(Some((attributes, None))));
         }
     }
 }

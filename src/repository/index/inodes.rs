@@ -32,12 +32,12 @@ pub struct Record {
 impl Record {
     /// The record of an inode as it is now.
     pub fn of(found: &Metadata, hash: Hash, read: i64) -> Record {
-        Record { size: found.size, mtime: found.mtime, ctime: found.ctime, hash, read }
+        Record { size: found.size, mtime: found.mtime.clamped(), ctime: found.ctime, hash, read }
     }
 
     /// True while nothing has changed the inode since, and no other one can have taken its number.
     pub fn fits(&self, found: &Metadata) -> bool {
-        found.identifies && (self.size, self.mtime, self.ctime) == (found.size, found.mtime, found.ctime)
+        found.identifies && (self.size, self.mtime, self.ctime) == (found.size, found.mtime.clamped(), found.ctime)
     }
 }
 

@@ -18,6 +18,9 @@ const TO_FORMAT_4: &str = "DROP INDEX version_by_hash; DROP INDEX version_by_siz
 // The fifth says which version's plain file a version relies on, and what is known of the inodes of plain files.
 const TO_FORMAT_5: &str = include_str!("format_5.sql");
 
+// The sixth has mtimes of years that 64 bits of nanoseconds can't hold, among the attributes. What it knew of them before is
+// the nearest time; the next pull finds them changed.
+
 // A version that relies on one that relies on a third relies on the third.
 const FLATTEN: &str = "UPDATE version SET relies_on = \
                        (SELECT other.relies_on FROM version AS other WHERE other.id = version.relies_on) \

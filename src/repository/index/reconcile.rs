@@ -167,25 +167,34 @@ impl Write<'_> {
     }
 
     fn same_with_file(&self, version: &Version) -> Result<Option<i64>> {
-        let sql = "SELECT id FROM version WHERE directory = ?1 AND name = ?2 AND id <> ?3 AND kind = ?4 AND mtime = ?5 \
-                   AND hash IS ?6 AND target IS ?7 AND (until_run IS NULL OR archive_name IS NOT NULL) \
-                   AND from_run > ?8 AND NOT flags & ?9 ORDER BY from_run LIMIT 1";
+        let sql = format!(
+            "SELECT {COLUMNS} FROM version WHERE directory = ?1 AND name = ?2 AND id <> ?3 AND kind = ?4 AND mtime = ?5 \
+             AND hash IS ?6 AND target IS ?7 AND (until_run IS NULL OR archive_name IS NOT NULL) \
+             AND from_run > ?8 AND NOT flags & ?9 ORDER BY from_run"
+        );
         let entry = &version.entry;
         let target = (!entry.target.is_empty()).then_some(&entry.target);
         let kind = super::kind_number(entry.kind);
-        let mut query = self.transaction.prepare_cached(sql).on_index(WHAT)?;
+        let mut query = self.transaction.prepare_cached(&sql).on_index(WHAT)?;
         let params = params![
             version.directory.0,
             entry.name.as_bytes(),
             version.id,
             kind,
-            entry.mtime,
+            entry.mtime.clamped(),
             version.hash,
             target,
             version.from_run,
             flags::INCONSISTENT,
         ];
-        query.query_row(params, |row| row.get(0)).optional().on_index(WHAT)
+        // The column tells far times from near ones only.
+        for other in query.query_map(params, version_of).on_index(WHAT)? {
+            let other = other.on_index(WHAT)?;
+            if other.entry.mtime == entry.mtime {
+                return Ok(Some(other.id));
+            }
+        }
+        Ok(None)
     }
 
     fn unknown_with_content(&self, version: &Version, run: i64) -> Result<Option<Version>> {
@@ -205,7 +214,7 @@ impl Write<'_> {
             run,
             flags::REBUILT,
             entry.name.as_bytes(),
-            entry.mtime,
+            entry.mtime.clamped(),
         ];
         self.find(&sql, params)
     }

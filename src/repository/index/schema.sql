@@ -45,7 +45,7 @@ CREATE TABLE version (
 CREATE TABLE attributes (
     id      INTEGER PRIMARY KEY,
     digest  BLOB NOT NULL UNIQUE,       -- of the value: 16 bytes of its BLAKE3
-    value   TEXT NOT NULL               -- extended attributes as getfattr dumps them, and where data is between holes
+    value   TEXT NOT NULL               -- extended attributes as getfattr dumps them, where data is between holes, far mtime
 );
 CREATE TABLE pending (
     source  INTEGER PRIMARY KEY REFERENCES source,

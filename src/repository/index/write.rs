@@ -197,7 +197,7 @@ impl Write<'_> {
                 entry.name.as_bytes(),
                 kind_number(entry.kind),
                 entry.size as i64,
-                entry.mtime,
+                entry.mtime.clamped(),
                 entry.ctime,
                 entry.mode,
                 entry.uid,
@@ -228,7 +228,7 @@ impl Write<'_> {
             params![
                 id,
                 entry.size as i64,
-                entry.mtime,
+                entry.mtime.clamped(),
                 entry.ctime,
                 entry.mode,
                 entry.uid,
@@ -243,7 +243,7 @@ impl Write<'_> {
     }
 
     fn attributes_of(&self, entry: &Entry) -> Result<Option<i64>> {
-        entry.attributes.as_deref().map(|attributes| self.enter_attributes(attributes)).transpose()
+        super::attributes::stored(entry).map(|text| self.enter_attributes(&text)).transpose()
     }
 
     /// Makes a current version a past one; leaves a past one as it is.

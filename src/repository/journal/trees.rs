@@ -7,7 +7,7 @@ use std::sync::Arc;
 use nix::errno::Errno;
 
 use super::{Batch, Deed, Looks, New, Old, Row};
-use crate::entry::{Kind, hash_content};
+use crate::entry::{Kind, Time, hash_content};
 use crate::error::{OnServer, Result};
 use crate::path::{AbsPath, Escaped, Name, SourceName};
 use crate::repository::Repository;
@@ -412,7 +412,7 @@ fn is_directory(dir: &Dir, name: &Name) -> bool {
     dir.metadata(name).is_ok_and(|found| found.kind == Kind::Dir)
 }
 
-fn restate(dir: &Dir, name: &Name, looks: Looks, mtime: i64, staging: &Staging) -> Result<()> {
+fn restate(dir: &Dir, name: &Name, looks: Looks, mtime: Time, staging: &Staging) -> Result<()> {
     match dir.open_file(name) {
         Ok(file) => {
             staging.note_owner(dir.set_file_metadata(&file, mtime, looks.owner).on_server(WHAT)?);

@@ -120,7 +120,10 @@ impl Liar<'_> {
             if self.lies() {
                 match self.dice.below(6) {
                     0 => entry.size = [0, 7, 100, 3_000][self.dice.below(4) as usize],
-                    1 => entry.mtime += 1_000_000_000 * self.dice.below(3) as i64,
+                    1 => {
+                        let seconds = entry.mtime.seconds() + self.dice.below(3) as i64;
+                        entry.mtime = Time::new(seconds, entry.mtime.nanoseconds().into());
+                    }
                     2 => entry.ctime += 1,
                     3 => entry.kind = [Kind::File, Kind::Dir, Kind::Fifo][self.dice.below(3) as usize],
                     4 => entry.inode = Some(Inode { device: 1, number: self.dice.below(3) }),

@@ -56,7 +56,7 @@ fn listing_of(client: &Tree, names: &[&str]) -> Vec<u8> {
     let path = client.root().as_os_str().as_bytes().to_vec();
     let listed = |name: &&str| {
         let found = fs::metadata(client.path(name)).unwrap();
-        let mtime = found.mtime() * 1_000_000_000 + found.mtime_nsec();
+        let mtime = Time::new(found.mtime(), found.mtime_nsec());
         Entry { size: found.len(), mtime, mode: found.mode() & 0o7777, uid: found.uid(), ..entry(name, Kind::File) }
     };
     let root =

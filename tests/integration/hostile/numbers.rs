@@ -43,14 +43,16 @@ fn counts_that_can_not_be_break_nothing() {
 fn times_owners_and_devices_at_the_edge_are_kept() {
     let (hostile, kept) = once_honest();
     let before = untouchable(&hostile);
-    let list = |mtime: i64, mode: u32, size: u64| {
+    let list = |mtime: Time, mode: u32, size: u64| {
         let edge = |name: &str, kind| Entry { mtime, ctime: i64::MIN, mode, ..entry(name, kind) };
         let device = |name: &str, kind| Entry { device: u64::MAX, ..edge(name, kind) };
         let file = Entry { uid: u32::MAX - 1, gid: u32::MAX - 1, size, ..edge("file", Kind::File) };
         let list = vec![device("block", Kind::Block), device("char", Kind::Char), edge("dir", Kind::Dir), file];
         listing([list, vec![sized("kept", 4), edge("link", Kind::Symlink)]].concat())
     };
-    for (mtime, mode) in [(i64::MIN, 0o7777), (i64::MAX, 0), (-1, 0o7000), (0, 0o777)] {
+    let (first, last) = (Time::new(i64::MIN, 0), Time::new(i64::MAX, 999_999_999));
+    let near = [(i64::MIN, 0o7777), (i64::MAX, 0), (-1, 0o7000), (0, 0o777)].map(|(mtime, mode)| (mtime.into(), mode));
+    for (mtime, mode) in [(first, 0o7777), (last, 0)].into_iter().chain(near) {
         hostile.answers(To::Walk, list(mtime, mode, 0));
         let ran = hostile.pull(&["-q"]);
         assert_eq!(ran.status, 0, "{mtime}: {}", ran.stderr);
@@ -108,7 +110,7 @@ fn a_file_that_is_said_to_be_endless_is_as_long_as_it_is() {
     let (at, file) = (client.root(), client.path("endless"));
     let at = at.to_str().unwrap();
     let found = fs::metadata(&file).unwrap();
-    let mtime = found.mtime() * 1_000_000_000 + found.mtime_nsec();
+    let mtime = Time::new(found.mtime(), found.mtime_nsec());
     // What is said to be larger is not read at all.
     let most = 256 << 40;
     for (size, flag) in [(most, "-q"), (most, "-n"), (199_999, "-q"), (1, "-q"), (i64::MAX as u64, "-q")] {

@@ -10,7 +10,7 @@ use super::{archive_component, archive_directory, check};
 
 // As archive-tree(5) has them, as far as the checker reads them.
 const SCHEMA: &str = "
-    PRAGMA user_version = 5;
+    PRAGMA user_version = 6;
     CREATE TABLE source (id INTEGER PRIMARY KEY, name TEXT);
     CREATE TABLE run (id INTEGER PRIMARY KEY, source INTEGER);
     CREATE TABLE directory (id INTEGER PRIMARY KEY, source INTEGER, path BLOB);

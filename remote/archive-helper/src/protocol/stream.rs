@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AbsPath, Bytes, Extent, HashOutcome};
+use super::{AbsPath, Bytes, Extent, HashOutcome, Time};
 
 /// The shortest average length of chunks, in bytes; always a power of two.
 pub const MIN_AVERAGE: u32 = 512;
@@ -22,8 +22,8 @@ pub struct ChunkRequest {
     pub path: AbsPath,
     /// Its size as listed, bytes.
     pub size: u64,
-    /// Its mtime as listed, nanoseconds.
-    pub mtime: i64,
+    /// Its mtime as listed.
+    pub mtime: Time,
     /// Its owner as listed.
     pub uid: u32,
     /// The average length of chunks, [`MIN_AVERAGE`] to [`MAX_AVERAGE`]; the shortest is a quarter of it, the longest
@@ -64,8 +64,8 @@ pub struct StreamRequest {
     pub path: AbsPath,
     /// Its size as listed, bytes.
     pub size: u64,
-    /// Its mtime as listed, nanoseconds.
-    pub mtime: i64,
+    /// Its mtime as listed.
+    pub mtime: Time,
     /// Its owner as listed.
     pub uid: u32,
     /// Which parts; none behind the end.
@@ -97,8 +97,8 @@ pub struct Streamed {
 pub struct StreamState {
     /// Bytes.
     pub size: u64,
-    /// Nanoseconds since 1970 UTC.
-    pub mtime: i64,
+    /// Its mtime.
+    pub mtime: Time,
     /// Owner.
     pub uid: u32,
 }

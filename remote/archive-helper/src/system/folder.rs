@@ -10,7 +10,7 @@ use rustix::fs::{
 
 use super::{BELOW, DIRECTORY, Directory, Errno, Metadata};
 use crate::attributes::read_xattrs;
-use crate::protocol::{ACCESS_ACL, DEFAULT_ACL, Kind, MAX_PATH, Xattr};
+use crate::protocol::{ACCESS_ACL, DEFAULT_ACL, Kind, MAX_PATH, Time, Xattr};
 
 /// An open directory, to be written to.
 pub struct Folder(OwnedFd);
@@ -156,8 +156,8 @@ impl Folder {
         fs::chmod(format!("/proc/self/fd/{}", node.as_raw_fd()), Mode::from_raw_mode(mode as RawMode))
     }
 
-    /// Gives a name its mtime in nanoseconds, a symlink's own included.
-    pub fn set_mtime(&self, name: &[u8], mtime: i64) -> Result<(), Errno> {
+    /// Gives a name its mtime, a symlink's own included.
+    pub fn set_mtime(&self, name: &[u8], mtime: Time) -> Result<(), Errno> {
         fs::utimensat(&self.0, name, &times(mtime), AtFlags::SYMLINK_NOFOLLOW)
     }
 
@@ -209,8 +209,8 @@ pub fn set_mode(file: impl AsFd, mode: u32) -> Result<(), Errno> {
     fs::fchmod(file, Mode::from_raw_mode(mode as RawMode))
 }
 
-/// Gives what is open its mtime in nanoseconds.
-pub fn set_mtime(file: impl AsFd, mtime: i64) -> Result<(), Errno> {
+/// Gives what is open its mtime.
+pub fn set_mtime(file: impl AsFd, mtime: Time) -> Result<(), Errno> {
     fs::futimens(file, &times(mtime))
 }
 
@@ -259,8 +259,8 @@ fn gid_of(gid: u32) -> Option<Gid> {
 
 // The types of the fields differ by machine.
 #[allow(clippy::unnecessary_cast)]
-fn times(mtime: i64) -> Timestamps {
+fn times(mtime: Time) -> Timestamps {
     let last_access = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
-    let (seconds, rest) = (mtime.div_euclid(1_000_000_000), mtime.rem_euclid(1_000_000_000));
-    Timestamps { last_access, last_modification: Timespec { tv_sec: seconds as _, tv_nsec: rest as _ } }
+    let last_modification = Timespec { tv_sec: mtime.seconds() as _, tv_nsec: mtime.nanoseconds() as _ };
+    Timestamps { last_access, last_modification }
 }

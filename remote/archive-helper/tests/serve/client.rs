@@ -206,7 +206,7 @@ pub fn walk_of(roots: &[&Path]) -> Walk {
 /// A request to hash `path` as it is now.
 pub fn request(id: u64, path: &Path, proof: bool) -> HashRequest {
     let metadata = fs::symlink_metadata(path).unwrap();
-    let mtime = metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec();
+    let mtime = Time::new(metadata.mtime(), metadata.mtime_nsec());
     HashRequest {
         id,
         path: abs(path),

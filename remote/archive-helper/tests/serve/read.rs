@@ -43,7 +43,8 @@ fn small_files_come_whole_and_others_say_why_not() {
 fn too_large_a_file_breaks_the_protocol() {
     let path = AbsPath::new("/etc/passwd").unwrap();
     let mut frame = Vec::new();
-    let requests = vec![ReadRequest { id: 0, path, size: MAX_BUNDLED + 1, mtime: 0, uid: 0, once: false }];
+    let requests =
+        vec![ReadRequest { id: 0, path, size: MAX_BUNDLED + 1, mtime: Time::default(), uid: 0, once: false }];
     write_frame(&mut frame, &Request::Read(requests)).unwrap();
     Helper::start().must_refuse(&frame, "too large");
 }

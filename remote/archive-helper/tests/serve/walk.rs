@@ -90,7 +90,7 @@ fn expected(path: &Path, metadata: &fs::Metadata) -> Entry {
         name: Name::new(path.file_name().unwrap().as_bytes()).unwrap(),
         kind,
         size: if kind == Kind::File { metadata.size() } else { 0 },
-        mtime: metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec(),
+        mtime: Time::new(metadata.mtime(), metadata.mtime_nsec()),
         ctime: metadata.ctime() * 1_000_000_000 + metadata.ctime_nsec(),
         mode: metadata.mode() & 0o7777,
         uid: metadata.uid(),

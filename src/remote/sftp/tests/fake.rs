@@ -75,7 +75,17 @@ fn attributes(request: &Request, size: u64, mode: u32) -> Vec<u8> {
 /// A file that the fake server has: its path says its size.
 pub(super) fn file(id: u64, size: usize) -> Wanted {
     let path = AbsPath::new(format!("/{size}")).unwrap();
-    Wanted { id, path, size: size as u64, mtime: 1_500_000_000, uid: 7, offset: 0, once: false, data: None, base: None }
+    Wanted {
+        id,
+        path,
+        size: size as u64,
+        mtime: Time::from(1_500_000_000),
+        uid: 7,
+        offset: 0,
+        once: false,
+        data: None,
+        base: None,
+    }
 }
 
 fn content(request: &Request) -> usize {
