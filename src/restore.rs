@@ -20,6 +20,7 @@ use crate::path::{AbsPath, Escaped, Name, SourceName};
 use crate::remote::Stop;
 use crate::report::{Report, Restoration};
 use crate::repository::Repository;
+use crate::time::show_file_time;
 
 mod filling;
 mod inside;
@@ -209,7 +210,7 @@ impl Shared<'_> {
     fn note(&self, task: &Task, outcome: &Outcome) -> bool {
         let version = &task.version;
         match outcome {
-            Outcome::Made | Outcome::Bare(_) => {
+            Outcome::Made | Outcome::Bare(_) | Outcome::OtherTime => {
                 let bytes = if task.link.is_none() { version.entry.size } else { 0 };
                 let mut done = self.done();
                 done.restored += 1;
@@ -220,6 +221,11 @@ impl Shared<'_> {
                 if let Outcome::Bare(errno) = outcome {
                     let why = Errno::from_raw(*errno).desc();
                     self.failed(task, format_args!("it is there, but without all of its extended attributes: {why}"));
+                }
+                if *outcome == Outcome::OtherTime {
+                    let wanted = show_file_time(version.entry.mtime);
+                    let why = "the file system there can't hold its mtime";
+                    self.failed(task, format_args!("it is there, but with another mtime than {wanted}: {why}"));
                 }
             }
             Outcome::There => self.done().unchanged += 1,
@@ -240,7 +246,7 @@ impl Shared<'_> {
             Outcome::Failed(errno) => self.failed(task, Errno::from_raw(*errno).desc()),
             Outcome::Wanted => self.failed(task, "it was not made"),
         }
-        let is_there = matches!(outcome, Outcome::Made | Outcome::Bare(_) | Outcome::There);
+        let is_there = matches!(outcome, Outcome::Made | Outcome::Bare(_) | Outcome::OtherTime | Outcome::There);
         if is_there && version.entry.inode.is_some() && task.link.is_none() {
             self.first_names().extend(task.to.join(&version.entry.name));
         }

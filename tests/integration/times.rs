@@ -175,6 +175,22 @@ fn far_mtimes_are_recorded_where_the_file_system_holds_the_nearest() {
 }
 
 #[test]
+fn restore_reports_mtimes_that_the_file_system_can_not_hold() {
+    let (place, repo) = (in_memory(), in_memory());
+    let (root, program) = (client(&place), program(&repo));
+    program.pull_local(&root, &["--name", "client"]);
+    let to = program.path("to");
+    let ran = program.run(["restore", &format!("client:{}", root.display()), to.to_str().unwrap()]);
+    if mtimes(&to.join("data")) == mtimes(&root) {
+        return ran.well();
+    }
+    assert_ne!(ran.status, 0, "{}", ran.stderr);
+    let why = "it is there, but with another mtime than 3000-01-01";
+    assert!(ran.stderr.contains(why) || ran.stderr.contains("than 2999-12-31"), "{}", ran.stderr);
+    assert_eq!(fs::read(to.join("data/future")).unwrap(), b"future");
+}
+
+#[test]
 fn mtime_that_an_older_program_replaced_is_corrected() {
     let (place, repo) = (in_memory(), in_memory());
     let (root, program) = (client(&place), program(&repo));

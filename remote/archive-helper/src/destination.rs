@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::protocol::{AbsPath, Entry, Item, Kind, Outcome, Overwrite, Restore, Xattr};
+use crate::protocol::{AbsPath, Entry, Item, Kind, Outcome, Overwrite, Restore, Time, Xattr};
 use crate::root;
 use crate::system::folder::{self, Folder};
 use crate::system::{Errno, Metadata};
@@ -193,7 +193,8 @@ impl Destination {
         }
         let dressed = xattrs.iter().try_for_each(|xattr| parent.set_xattr(partial, xattr));
         parent.set_mtime(partial, entry.mtime)?;
-        Ok(dressed.map_or_else(|errno| Outcome::Bare(errno.raw_os_error()), |()| Outcome::Made))
+        let found = if is_unusual(entry.mtime) { parent.metadata(partial)? } else { None };
+        Ok(made(entry, dressed, found.as_ref()))
     }
 
     fn name(&mut self, item: &Item, partial: &[u8]) -> Result<(), Trouble> {
@@ -295,7 +296,8 @@ impl Destination {
         folder::set_mode(&file, self.mode(entry))?;
         let dressed = self.xattrs(entry).iter().try_for_each(|xattr| folder::set_xattr(&file, xattr));
         folder::set_mtime(&file, entry.mtime)?;
-        Ok(dressed.map_or_else(|errno| Outcome::Bare(errno.raw_os_error()), |()| Outcome::Made))
+        let found = if is_unusual(entry.mtime) { Some(Metadata::of_open(&file)?) } else { None };
+        Ok(made(entry, dressed, found.as_ref()))
     }
 
     fn gives_owners(&self) -> bool {
@@ -438,6 +440,20 @@ impl Drop for Destination {
         if self.filling.is_some() {
             self.end(false);
         }
+    }
+}
+
+// Some file systems hold the seconds from 1970 to 2038 only, and the kernel sets the nearest time without an error.
+fn is_unusual(mtime: Time) -> bool {
+    !(0..=i32::MAX.into()).contains(&mtime.seconds())
+}
+
+// What became of an item, by its attributes and by its mtime, where that was looked at.
+fn made(entry: &Entry, dressed: Result<(), Errno>, found: Option<&Metadata>) -> Outcome {
+    match dressed {
+        Err(errno) => Outcome::Bare(errno.raw_os_error()),
+        Ok(()) if found.is_some_and(|found| found.mtime.seconds() != entry.mtime.seconds()) => Outcome::OtherTime,
+        Ok(()) => Outcome::Made,
     }
 }
 

@@ -3,7 +3,7 @@
 //! Linux of any age: what only newer kernels have (`openat2`) has its older form beside it.
 
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::buffer::spare_capacity;
@@ -71,6 +71,11 @@ impl Metadata {
     /// Of what `path` leads to, symlinks followed.
     pub fn of(path: &AbsPath) -> Result<Metadata, Errno> {
         fs::stat(path.as_bytes()).map(Metadata::from)
+    }
+
+    /// Of what is open.
+    pub fn of_open(file: impl AsFd) -> Result<Metadata, Errno> {
+        fs::fstat(file).map(Metadata::from)
     }
 
     /// As an entry of this name and kind; `target` is that of a symlink.

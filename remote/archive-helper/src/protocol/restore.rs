@@ -85,4 +85,6 @@ pub enum Outcome {
     NotEmpty,
     /// It can't be made: the system's error number.
     Failed(i32),
+    /// It was made, but with the nearest mtime that the file system can hold.
+    OtherTime,
 }
