@@ -68,9 +68,15 @@ impl Config {
         Ok(config)
     }
 
-    // A mistake in a file of one source must not keep the others from being pulled.
+    // A mistake in a file of one source must not keep the others from being pulled, nor must a file that can't be read.
     fn add_beside(&mut self, path: &Path) -> Result<()> {
-        let bytes = files::read_bytes(path)?;
+        let bytes = match files::read_bytes(path) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                self.mistakes.push(error.hint("make it readable, or move it out of `conf.d`").to_string());
+                return Ok(());
+            }
+        };
         let added = match std::str::from_utf8(&bytes) {
             Ok(text) => self.add(path, text),
             Err(error) => Err(Error::usage(format_args!("`{}` is not UTF-8: {error}", path.display()))),
@@ -94,6 +100,7 @@ impl Config {
 
     // Nothing of a file with a mistake counts, nor does a source that another file has too.
     fn add(&mut self, path: &Path, text: &str) -> Result<()> {
+        let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
         let file: File = toml::from_str(text).map_err(|error| mistakes::describe(path, text, &error))?;
         for (what, is_said_again) in [
             ("repository", file.repository.is_some() && self.repository.is_some()),
@@ -191,15 +198,15 @@ impl Effective {
 pub fn read_patterns(path: &Path) -> Result<Vec<Vec<u8>>> {
     let bytes = fs_err::read(path).map_err(|error| Error::usage(error).hint("name a file of exclude patterns"))?;
     // Editors of other systems begin a file with a byte order mark, and end each line with a carriage return.
-    let text = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&bytes);
+    let text = bytes.strip_prefix(BYTE_ORDER_MARK.as_bytes()).unwrap_or(&bytes);
     let is_foreign =
         text.len() < bytes.len() || text.split_inclusive(|&byte| byte == b'\n').all(|line| line.ends_with(b"\r\n"));
     let lines = text.split(|&byte| byte == b'\n');
     Ok(lines.map(|line| line.strip_suffix(b"\r").filter(|_| is_foreign).unwrap_or(line).to_vec()).collect())
 }
 
-// In UTF-8.
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+// Editors of other systems begin UTF-8 text with it.
+const BYTE_ORDER_MARK: &str = "\u{feff}";
 
 /// A limit of time, for which 0 is none.
 pub fn limit(length: Duration) -> Option<Duration> {

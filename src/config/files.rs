@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
+use super::BYTE_ORDER_MARK;
 use crate::error::{Error, OnServer, Result};
 
 /// What is in `conf.d`, in the order of the names.
@@ -50,9 +51,10 @@ fn is_leftover(name: &OsStr) -> bool {
         || PACKAGE_MANAGERS.iter().any(|mark| name.windows(mark.len()).any(|part| part == *mark))
 }
 
-/// The text of a file.
+/// The text of the main file.
 pub(super) fn read(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).map_err(|error| unreadable(path, &error))
+    let read = std::fs::read_to_string(path).map_err(|error| unreadable(path, &error));
+    read.map_err(|error| error.hint("name a configuration file with `--config FILE`"))
 }
 
 /// The bytes of a file.
@@ -64,13 +66,13 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Error {
     let cause =
         error.raw_os_error().map_or_else(|| error.to_string(), |number| Errno::from_raw(number).desc().to_owned());
     Error::usage(format_args!("can't read the configuration `{}`: {cause}", path.display()))
-        .hint("name a configuration file with `--config FILE`")
 }
 
 /// True when a file may say what counts for every source: then the others must not run without it. The file need not be
 /// TOML.
 pub(super) fn may_count_for_all(bytes: &[u8]) -> bool {
     const KEYS: [&[u8]; 4] = [b"repository", b"helper_dir", b"defaults", b"[defaults"];
+    let bytes = bytes.strip_prefix(BYTE_ORDER_MARK.as_bytes()).unwrap_or(bytes);
     bytes.split(|&byte| byte == b'\n').any(|line| {
         let line: Vec<u8> = line.iter().copied().filter(|byte| !b" \t\r\"'".contains(byte)).collect();
         KEYS.iter().any(|key| line.starts_with(key))
@@ -102,9 +104,13 @@ mod tests {
 
     #[test]
     fn file_that_may_count_for_every_source_is_recognized_by_its_text() {
-        for text in
-            ["repository = '/x", "[source.a]\npaths = [\n[ defaults ]\n", "\"defaults\".hash = 1", "\thelper_dir=1"]
-        {
+        for text in [
+            "repository = '/x",
+            "[source.a]\npaths = [\n[ defaults ]\n",
+            "\"defaults\".hash = 1",
+            "\thelper_dir=1",
+            "\u{feff}repository = [",
+        ] {
             assert!(may_count_for_all(text.as_bytes()), "{text}");
         }
         assert!(!may_count_for_all(b"[source.repository]\n# [defaults]\npaths = ["));

@@ -80,6 +80,39 @@ fn mistake_in_one_file_of_conf_d_stops_no_other_source_but_prune() {
 }
 
 #[test]
+fn file_of_conf_d_that_cannot_be_read_stops_no_other_source_but_prune() {
+    let program = Program::new();
+    let (config, client) = configured(&program, "[defaults]\nkeep = { last = 1 }\n");
+    let run = |arguments: &[&str]| program.run([&["--config", config.as_str()], arguments].concat());
+    // Neither can be read as a file, not even by root.
+    symlink("nowhere", program.path("conf.d/lost.toml")).unwrap();
+    fs::create_dir(program.path("conf.d/dir.toml")).unwrap();
+    let says = ["lost.toml`: No such file or directory: make it readable", "dir.toml`: Is a directory: "];
+    for pull in [&["pull", "--all"][..], &["pull", "good"]] {
+        client.put("a", file(format!("{pull:?}")));
+        let ran = run(pull);
+        assert!(ran.status == 2 && says.iter().all(|says| ran.stderr.contains(says)), "{}", ran.stderr);
+        assert!(ran.stdout.starts_with("good: ok"), "{}", ran.stdout);
+    }
+    for refused in [&["pull", "bad"][..], &["config", "check"], &["status"]] {
+        assert_eq!(run(refused).status, 2, "{refused:?}");
+    }
+    let pruned = run(&["prune"]);
+    assert!(pruned.status == 2 && pruned.stderr.contains("can't prune: "), "{}", pruned.stderr);
+}
+
+#[test]
+fn byte_order_mark_begins_a_configuration() {
+    let program = Program::new();
+    let (config, _client) = configured(&program, "\u{feff}[defaults]\nkeep = { last = 1 }\n");
+    let good = fs::read_to_string(program.path("conf.d/good.toml")).unwrap();
+    put(&program, "good.toml", &format!("\u{feff}{good}"));
+    program.run(["--config", &config, "pull", "--all"]).well();
+    put(&program, "bad.toml", "\u{feff}repository =\n");
+    program.run(["--config", &config, "pull", "--all"]).refused(2, &["bad.toml:1:13: "]);
+}
+
+#[test]
 fn source_of_two_files_is_not_pulled_and_the_others_are() {
     let program = Program::new();
     let (config, client) = configured(&program, "");
