@@ -1,9 +1,10 @@
 //! `archive accept`.
 
+use super::named::source_named;
 use super::{Context, print_line};
 use crate::error::{Error, Kind, Result};
 use crate::history::unknown_source;
-use crate::path::{AbsPath, SourceName};
+use crate::path::AbsPath;
 use crate::report::counted;
 use crate::report::json::{object, text};
 
@@ -16,7 +17,7 @@ pub struct Args {
 
 pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     let repository = context.repository()?;
-    let source = SourceName::new(&args.source)?;
+    let source = source_named(&args.source)?;
     // An index that is opened to write would be made where there is none.
     repository.known_index()?;
     let mut index = repository.index()?;

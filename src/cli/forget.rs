@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io::{BufRead, IsTerminal, Write};
 use std::os::unix::ffi::OsStrExt;
 
-use super::named::{Named, is_plain_path};
+use super::named::{Named, is_plain_path, source_named, split};
 use super::prune::{insert_counts, show};
 use super::{Context, print_line};
 use crate::error::{Error, Kind, OnServer, Result};
@@ -73,9 +73,9 @@ fn parse(repository: &Repository, args: &Args) -> Result<(SourceName, What)> {
         Error::usage(format_args!("`{}` names nothing of a source", Escaped(bytes)))
             .hint("write `SOURCE:/PATH` or `SOURCE:PATTERN`")
     };
-    let colon = bytes.iter().position(|&byte| byte == b':').ok_or_else(wrong)?;
-    let source = std::str::from_utf8(&bytes[..colon]).map_err(|_| wrong())?;
-    let rest = &bytes[colon + 1..];
+    let (source, rest) = split(bytes);
+    let source = std::str::from_utf8(source).map_err(|_| wrong())?;
+    let rest = rest.ok_or_else(wrong)?;
     let path = AbsPath::new(rest.strip_suffix(b"/").filter(|path| !path.is_empty()).unwrap_or(rest));
     let what = match path {
         Some(path) => What::Path(path),
@@ -83,7 +83,7 @@ fn parse(repository: &Repository, args: &Args) -> Result<(SourceName, What)> {
         None if rest.is_empty() || rest.starts_with(b"!") || rest.starts_with(b"#") => return Err(wrong()),
         None => What::Pattern(rest.to_vec()),
     };
-    Ok((SourceName::new(source)?, what))
+    Ok((source_named(source)?, what))
 }
 
 fn is_meant(source: &SourceName, would: &Pruned) -> Result<bool> {

@@ -5,11 +5,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::history::Past;
+use crate::history::{Past, unknown_source};
 use crate::path::{AbsPath, Escaped, SourceName};
 use crate::repository::Repository;
+use crate::repository::index::Index;
 use crate::repository::place::Tree;
-use crate::source::name_of_host;
+use crate::source::{Ssh, name_of_host};
 use crate::time::When;
 
 /// Something of a source.
@@ -35,7 +36,38 @@ impl Named {
     /// As [`parse`](Named::parse), but a source alone is not enough.
     pub(super) fn with_path(repository: &Repository, text: &OsStr) -> Result<Named> {
         let bytes = text.as_bytes();
-        if bytes.contains(&b':') || bytes.contains(&b'/') { Named::parse(repository, text) } else { Err(wrong(bytes)) }
+        match is_plain_path(text) || split(bytes).1.is_some() {
+            true => Named::parse(repository, text),
+            false => Err(wrong(bytes)),
+        }
+    }
+}
+
+/// Reads the name of a source. An address in brackets stands for the source that a pull of that host makes.
+pub(super) fn source_named(text: &str) -> Result<SourceName> {
+    SourceName::new(&without_brackets(text))
+}
+
+/// The text of [`source_named`], unchecked: to be compared with names that exist.
+pub(super) fn without_brackets(text: &str) -> String {
+    if Ssh::plain_host(text) == text { text.to_owned() } else { name_of_host(text) }
+}
+
+/// The names of the sources that the index knows, or the one of them that a person named.
+pub(super) fn known_names(index: &Index, named: Option<&str>) -> Result<Vec<String>> {
+    let known = index.source_names()?;
+    let Some(named) = named else { return Ok(known) };
+    let name = without_brackets(named);
+    if known.contains(&name) { Ok(vec![name]) } else { Err(unknown_source(index, named)) }
+}
+
+/// Splits `SOURCE[:REST]` at its first colon. An address in brackets has colons of its own.
+pub(super) fn split(text: &[u8]) -> (&[u8], Option<&[u8]>) {
+    let bracket = text.iter().position(|&byte| byte == b'[').filter(|&at| at == 0 || text[at - 1] == b'@');
+    let address = bracket.and_then(|at| Some(at + text[at..].iter().position(|&byte| byte == b']')?)).unwrap_or(0);
+    match text[address..].iter().position(|&byte| byte == b':') {
+        Some(colon) => (&text[..address + colon], Some(&text[address + colon + 1..])),
+        None => (text, None),
     }
 }
 
@@ -50,17 +82,12 @@ fn wrong(text: &[u8]) -> Error {
 }
 
 fn of_source(text: &[u8]) -> Result<Named> {
-    // An address in brackets has colons of its own.
-    let address = text.iter().position(|&byte| byte == b']').filter(|_| text.starts_with(b"[")).unwrap_or(0);
-    let (source, path) = match text[address..].iter().position(|&byte| byte == b':') {
-        Some(colon) => (&text[..address + colon], &text[address + colon + 1..]),
-        None => (text, &b"/"[..]),
-    };
+    let (source, path) = split(text);
+    let path = path.unwrap_or(b"/");
     let source = std::str::from_utf8(source).map_err(|_| wrong(text))?;
-    let source = if address > 0 { name_of_host(source) } else { source.to_owned() };
     let path = if path == b"/" { path } else { path.strip_suffix(b"/").unwrap_or(path) };
     let path = AbsPath::new(path).ok_or_else(|| wrong(text))?;
-    Ok(Named { source: SourceName::new(&source)?, path, at: None })
+    Ok(Named { source: source_named(source)?, path, at: None })
 }
 
 fn of_plain_file(repository: &Repository, text: &OsStr) -> Result<Named> {
@@ -101,4 +128,24 @@ fn below_repository(repository: &Repository, path: &Path) -> Option<Vec<u8>> {
     let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
     let whole = fs_err::canonicalize(parent).ok()?.join(name);
     whole.strip_prefix(fs_err::canonicalize(repository.dir()).ok()?).ok().map(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn address_in_brackets_is_split_behind_them_and_names_its_source() {
+        for (text, source, rest, name) in [
+            ("laptop:/x:y", "laptop", Some("/x:y"), Some("laptop")),
+            ("[::1]:/x:y", "[::1]", Some("/x:y"), Some("0--1")),
+            ("anna@[fe80::1%eth0]:x", "anna@[fe80::1%eth0]", Some("x"), Some("fe80--1_eth0")),
+            ("[::1]", "[::1]", None, Some("0--1")),
+            ("a[b]:/x", "a[b]", Some("/x"), None),
+            ("[::1", "[", Some(":1"), None),
+        ] {
+            assert_eq!(split(text.as_bytes()), (source.as_bytes(), rest.map(str::as_bytes)), "{text}");
+            assert_eq!(source_named(source).ok().as_ref().map(SourceName::as_str), name, "{text}");
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::io::Write;
 use jiff::{Timestamp, ZonedDateTime};
 use serde_json::json;
 
-use super::named::Named;
+use super::named::{Named, source_named};
 use super::table::{self, Cell, color};
 use super::{Context, print_line};
 use crate::entry::{Kind, Version, hash_hex, kind_name};
@@ -70,7 +70,7 @@ pub(super) fn when(text: &str) -> Result<When> {
 pub(super) fn log(context: &Context, args: &LogArgs) -> Result<u8> {
     let repository = context.repository()?;
     let sources = match &args.source {
-        Some(source) => vec![SourceName::new(source)?],
+        Some(source) => vec![source_named(source)?],
         None => {
             repository.known_index()?.source_names()?.iter().map(|name| SourceName::new(name)).collect::<Result<_>>()?
         }

@@ -2,9 +2,9 @@
 
 use jiff::{SpanFieldwise, ZonedDateTime};
 
+use super::named::known_names;
 use super::{Context, print_line};
 use crate::error::{Error, Result};
-use crate::history::unknown_source;
 use crate::path::{Escaped, SourceName};
 use crate::prune::{Going, Prune, Pruned};
 use crate::report::json::{insert_mtime, insert_path, object, text};
@@ -67,14 +67,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
             .hint("correct it; `archive config check` lists the mistakes"));
     }
     let index = repository.known_index()?;
-    let known = index.source_names()?;
-    let names = match &args.source {
-        Some(name) if !known.contains(name) => {
-            return Err(unknown_source(&index, name));
-        }
-        Some(name) => vec![name.clone()],
-        None => known,
-    };
+    let names = known_names(&index, args.source.as_deref())?;
     let (mut policies, mut unruled) = (Vec::new(), Vec::new());
     for name in names {
         let keys = config.keys(&name).unwrap_or_else(|| config.defaults.clone());

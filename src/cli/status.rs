@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::{Timestamp, ZonedDateTime};
 use serde_json::json;
 
+use super::named::without_brackets;
 use super::table::{self, Cell, color};
 use super::{Context, print_line};
 use crate::config::Config;
@@ -71,13 +72,14 @@ fn names(repository: &Repository, config: &Config, args: &Args) -> Result<Vec<St
     names.sort();
     names.dedup();
     let Some(source) = &args.source else { return Ok(names) };
-    if !names.contains(source) {
+    let name = without_brackets(source);
+    if !names.contains(&name) {
         let wanted = Escaped(source.as_bytes());
         let error = format_args!("there is no source `{wanted}` in the repository or in the configuration");
         let known = if names.is_empty() { "no source".to_owned() } else { format!("`{}`", names.join("`, `")) };
         return Err(Error::usage(error).hint(format_args!("there is {known}")));
     }
-    Ok(vec![source.clone()])
+    Ok(vec![name])
 }
 
 // Partial runs count, for one unreadable file must not hide that everything else is safe; but they are reported.

@@ -1,9 +1,9 @@
 //! `archive verify`.
 
+use super::named::known_names;
 use super::{Context, print_line};
 use crate::config::Percent;
 use crate::error::{Error, Kind, Result};
-use crate::history::unknown_source;
 use crate::path::SourceName;
 use crate::report::json::{object, text};
 use crate::report::{counted, grouped};
@@ -27,14 +27,7 @@ pub struct Args {
 pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     let (repository, config) = (context.repository()?, context.config()?);
     let index = repository.known_index()?;
-    let known = index.source_names()?;
-    let names = match &args.source {
-        Some(name) if !known.contains(name) => {
-            return Err(unknown_source(&index, name));
-        }
-        Some(name) => vec![name.clone()],
-        None => known,
-    };
+    let names = known_names(&index, args.source.as_deref())?;
     let mut bad = 0;
     for name in names {
         let source = SourceName::new(&name)?;

@@ -30,6 +30,15 @@ fn ipv6_addresses_are_hosts_everywhere() {
             assert!(ran.stdout.contains('f'), "{named}: {}", ran.stdout);
         }
         program.run(["ls", host]).well();
+        for command in ["status", "log", "verify"] {
+            program.run([command, host]).well();
+        }
+        program.run(["prune", host, "--keep-last", "1"]).well();
+        program.run(["accept", host]).refused(1, &[&format!("no guard has stopped the last pull of `{source}`")]);
+        program.run(["history", host]).refused(2, &["names no path of a source"]);
+        program.run(["forget", "--yes", &format!("{host}:{root}/f")]).well();
+        program.run(["ls", &format!("{source}:{root}/f")]).refused(1, &["had no"]);
+        program.run(["accept", "[::2]"]).refused(2, &["there is no source `0--2`"]);
         let config = sshd.config().display().to_string();
         program.run(["helper", "status", host, "-F", &config]).well();
     }
