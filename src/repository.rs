@@ -93,9 +93,22 @@ impl Repository {
         self.base.own_metadata().is_ok_and(|found| found.mode & 0o077 != 0)
     }
 
-    /// Opens the index.
+    /// Opens the index to write.
     pub fn index(&self) -> Result<Index> {
+        self.check_is_writable()?;
         Index::open(&self.path)
+    }
+
+    /// Fails on read-only media, and in another user's repository, before anything else does so in other words.
+    pub(super) fn check_is_writable(&self) -> Result<()> {
+        let Err(errno) = self.base.check_is_writable() else { return Ok(()) };
+        let hint = match errno {
+            Errno::EROFS => "mount its file system writable",
+            Errno::EPERM => "is it immutable (`lsattr -d`, `chattr -i`)?",
+            _ => "run this as the user whose it is, or give it to one user with `chown -R`",
+        };
+        let what = format!("can't write to the repository `{}`", self.path.display());
+        Err(Error::server(what, errno.into()).hint(hint))
     }
 
     /// Opens the index for a question to it, which makes no sense when it does not exist. Nothing is changed: it works on
@@ -196,6 +209,7 @@ impl Repository {
 
     /// Opens the log to append to it.
     pub fn open_log(&self) -> Result<std::fs::File> {
+        self.check_is_writable()?;
         let name = Name::new("archive.log").expect("it is a name");
         let log = self.base.open_or_create(b"log").and_then(|dir| dir.open_to_append(&name));
         log.on_server("can't open `log/archive.log` in the repository")

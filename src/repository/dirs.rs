@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2, readlinkat, renameat};
 use nix::sys::stat::{FileStat, Mode, SFlag, UtimensatFlags, fchmod, fstat, fstatat, futimens, mkdirat, utimensat};
 use nix::sys::time::TimeSpec;
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, fchownat, symlinkat, syncfs, unlinkat};
+use nix::unistd::{AccessFlags, Gid, Uid, UnlinkatFlags, faccessat, fchown, fchownat, symlinkat, syncfs, unlinkat};
 
 use crate::entry::{Entry, Extent, Kind, Time};
 use crate::fault::{self, lacks};
@@ -282,6 +282,11 @@ impl Dir {
     /// Tells of this directory.
     pub fn own_metadata(&self) -> nix::Result<Metadata> {
         fstat(self).map(|stat| metadata_of(&stat))
+    }
+
+    /// Fails if this user may not make names in it.
+    pub fn check_is_writable(&self) -> nix::Result<()> {
+        faccessat(self, c".", AccessFlags::W_OK | AccessFlags::X_OK, AtFlags::AT_EACCESS)
     }
 
     /// Whether nobody may rename, remove or link a name, or change this directory where none is given: chattr(1)'s `i` and `a`.

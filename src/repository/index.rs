@@ -98,9 +98,10 @@ impl Index {
     /// Opens the index in a repository, creating it when it is not there.
     pub fn open(repository: &Path) -> Result<Index> {
         let path = repository.join(FILE_NAME);
-        let connection = Connection::open(&path).on_index("can't open the index")?;
-        connection.busy_timeout(PATIENCE).on_index("can't open the index")?;
-        patiently(|| configure(&connection, repository)).on_index("can't open the index")?;
+        let failed = format!("can't open the index `{}`", path.display());
+        let connection = Connection::open(&path).on_index(&failed)?;
+        connection.busy_timeout(PATIENCE).on_index(&failed)?;
+        patiently(|| configure(&connection, repository)).on_index(&failed)?;
         let index = Index { connection, copy: None };
         match index.format()? {
             0 => create_schema(index.connection),
@@ -487,6 +488,10 @@ impl<T> OnIndex<T> for rusqlite::Result<T> {
                 Error::new(ErrorKind::Failed, format_args!("{what}: {error}"))
                     .hint("move index.sqlite aside and run `archive index rebuild`")
             }
+            Some(
+                rusqlite::ErrorCode::CannotOpen | rusqlite::ErrorCode::ReadOnly | rusqlite::ErrorCode::PermissionDenied,
+            ) => Error::new(ErrorKind::Failed, format_args!("{what}: {error}"))
+                .hint("if it is another user's, give the repository to one user with `chown -R`"),
             _ => Error::new(ErrorKind::Failed, format_args!("{what}: {error}")),
         })
     }

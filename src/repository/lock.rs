@@ -101,6 +101,7 @@ fn whole() -> Name {
 }
 
 fn acquire(repository: &Repository, name: &Name, how: FlockArg, deadline: Instant, what: &str) -> Result<FileLock> {
+    repository.check_is_writable()?;
     repository.probe_file_system()?;
     let locks = repository.locks()?;
     let mut file = open(&locks, name).on_server("can't open the lock file").map_err(|error| error.at(shown(name)))?;

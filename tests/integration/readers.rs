@@ -143,11 +143,34 @@ fn read_only_media_can_be_read() {
     every_command_reads(&program, &client, &own);
     assert_eq!(program.fingerprint(), before);
     open_to_all_is_refused(&program);
-    for arguments in
-        [&["prune", "laptop", "--keep-last", "1"][..], &["forget", "--yes", "laptop:/"], &["verify", "--repair"]]
-    {
-        let ran = own(&program, &texts(arguments));
-        assert!(ran.status == 1 && ran.stderr.contains("Read-only file system"), "{arguments:?}: {}", ran.stderr);
+    every_writing_command_names_the_repository(
+        &program,
+        &client,
+        &own,
+        "Read-only file system: mount its file system writable",
+    );
+}
+
+#[track_caller]
+fn every_writing_command_names_the_repository(
+    program: &Program,
+    client: &Tree,
+    run: &dyn Fn(&Program, &[String]) -> Ran,
+    cause: &str,
+) {
+    let path = client.root().display().to_string();
+    let plain = program.snapshot("laptop", &client.path("f")).display().to_string();
+    let says = format!("can't write to the repository `{}`: {cause}", program.repo().display());
+    for arguments in [
+        &["pull", "--name", "laptop", &path][..],
+        &["accept", "laptop"],
+        &["prune", "laptop", "--keep-last", "1"],
+        &["forget", "--yes", "laptop:/"],
+        &["verify", "--repair"],
+        &["index", "update", &plain],
+        &["index", "rebuild"],
+    ] {
+        run(program, &texts(arguments)).refused(1, &[&says]);
     }
 }
 
@@ -212,6 +235,18 @@ fn user_who_may_only_read_can_read_everything() {
     every_command_reads(&program, &client, &foreign);
     drop(writer);
     shows_what_the_log_has(&foreign(&program, &texts(LOG)));
+    let cause = "Permission denied: run this as the user whose it is";
+    every_writing_command_names_the_repository(&program, &client, &foreign, cause);
+    // Only the index is another user's.
+    let index = rusqlite::Connection::open(program.repo().join("index.sqlite")).unwrap();
+    index.execute_batch("INSERT INTO stopped SELECT id, 2, 'gone', 60, x'', 0 FROM source").unwrap();
+    drop(index);
+    set_mode(&program.repo(), 0o777);
+    foreign(&program, &texts(&["accept", "laptop"])).refused(1, &["can't write the index", "`chown -R`"]);
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
 #[test]
@@ -223,7 +258,6 @@ fn denied_permission_is_said_as_such() {
     let path = |name: &str| format!("laptop:{}", client.path(name).display());
     foreign(&program, &texts(LOG)).refused(1, &["can't open the repository", "Permission denied"]);
     open_to_all(&program);
-    let set_mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     let index = program.repo().join("index.sqlite");
     set_mode(&index, 0o600);
     foreign(&program, &texts(LOG)).refused(1, &["can't open the index", "index.sqlite", "Permission denied"]);
