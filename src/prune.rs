@@ -375,6 +375,17 @@ mod tests {
     }
 
     #[test]
+    fn clock_that_is_ahead_for_pull_and_prune_drops_nothing() {
+        let keep = Keep { within: Some(30.days().fieldwise()), ..Keep::default() };
+        let mut runs: Vec<_> = (1..=40).map(|id| run(id, (41 - id) * DAY, "ok", 0)).collect();
+        let expected: Vec<_> = dropped(&runs, &keep, &now()).0;
+        runs.push(run(41, -12 * 365 * DAY, "ok", 0));
+        let (gone, misdated) = dropped(&runs, &keep, &(now() + 12.years()));
+        // One more run has made one more day.
+        assert_eq!((gone.len(), misdated.len()), (expected.len() + 1, 0));
+    }
+
+    #[test]
     fn run_that_lost_its_client_does_not_stand_for_its_day() {
         let keep = Keep { daily: Some(9), ..Keep::default() };
         let runs = [run(1, 7200, "ok", 0), run(2, 3600, "partial", 6), run(3, 0, "failed", 1)];

@@ -3,7 +3,13 @@
 use std::collections::BTreeSet;
 
 use jiff::tz::TimeZone;
-use jiff::{SpanFieldwise, Timestamp};
+use jiff::{SignedDuration, SpanFieldwise, Timestamp};
+
+/// A shorter time without a run is no gap.
+const MIN_GAP: SignedDuration = SignedDuration::from_hours(24);
+
+/// A time without a run is a gap when it is longer than this many usual intervals.
+const MIN_GAP_INTERVALS: i32 = 10;
 
 /// How many runs of each kind to keep; as restic's and borg's options of the same names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,7 +26,7 @@ pub struct Keep {
     pub monthly: Option<u32>,
     /// The newest of each of so many years.
     pub yearly: Option<u32>,
-    /// All that began no longer than this before the newest.
+    /// All that began no longer than this before the newest; a gap between runs counts as one usual interval.
     pub within: Option<SpanFieldwise>,
 }
 
@@ -62,10 +68,32 @@ impl Keep {
             // What is farther back than any time can be told is farther back than anything.
             let since = newest.to_zoned_datetime(zone.clone()).checked_sub(within.0);
             let since = since.map_or(Timestamp::MIN, |since| since.timestamp());
-            kept.extend(newest_first.iter().filter(|(_, started)| *started >= since).map(|run| run.0));
+            let moved = without_gaps(&newest_first);
+            kept.extend(moved.filter(|(_, started)| *started >= since).map(|(run, _)| run));
         }
         kept
     }
+}
+
+// The runs, newest first, with each start moved towards the newest by the gaps between them: a gap counts as one usual
+// interval. A clock that was set ahead for the newest runs makes a gap, which nothing tells from a client that was away, and
+// must not age all runs before it.
+fn without_gaps(newest_first: &[(i64, Timestamp)]) -> impl Iterator<Item = (i64, Timestamp)> {
+    let intervals = newest_first.windows(2).map(|pair| pair[0].1.duration_since(pair[1].1));
+    let mut sorted: Vec<_> = intervals.clone().collect();
+    sorted.sort();
+    // Of one interval alone nobody knows whether it is usual.
+    let usual = if sorted.len() < 2 { SignedDuration::ZERO } else { sorted[(sorted.len() - 1) / 2] };
+    let is_gap = move |interval: &SignedDuration| {
+        *interval > MIN_GAP && usual.checked_mul(MIN_GAP_INTERVALS).is_some_and(|longest| *interval > longest)
+    };
+    let excesses =
+        intervals.map(move |interval| if is_gap(&interval) { interval - usual } else { SignedDuration::ZERO });
+    let excesses = std::iter::once(SignedDuration::ZERO).chain(excesses);
+    newest_first.iter().zip(excesses).scan(SignedDuration::ZERO, |moved, ((run, started), excess)| {
+        *moved = moved.saturating_add(excess);
+        Some((*run, started.checked_add(*moved).unwrap_or(Timestamp::MAX)))
+    })
 }
 
 #[cfg(test)]
@@ -113,6 +141,26 @@ mod tests {
         }
         assert!(NONE.is_empty() && Keep { daily: Some(0), ..NONE }.is_empty());
         assert!(!Keep { within: Some(jiff::Span::new().fieldwise()), ..NONE }.is_empty());
+    }
+
+    #[test]
+    fn gap_between_runs_counts_as_one_usual_interval() {
+        let within = Keep { within: Some(3.days().fieldwise()), ..NONE };
+        let before = ["2026-01-01T02:00:00Z", "2026-01-02T02:00:00Z", "2026-01-03T02:00:00Z", "2026-01-04T02:00:00Z"];
+        let then = |later: &[&'static str]| kept(&within, &[&before[..], later].concat());
+        // A clock that is twelve years ahead, or a client that was away.
+        assert_eq!(then(&["2038-01-04T02:00:00Z"]), [2, 3, 4, 5]);
+        assert_eq!(then(&["2038-01-04T02:00:00Z", "2038-01-05T02:00:00Z"]), [3, 4, 5, 6]);
+        // Each of several gaps counts.
+        assert_eq!(then(&["2030-01-04T02:00:00Z", "2038-01-05T02:00:00Z"]), [3, 4, 5, 6]);
+        // Ten days are no gap where a day is usual.
+        assert_eq!(then(&["2026-01-14T02:00:00Z"]), [5]);
+        // Of two runs, nobody knows what is usual.
+        assert_eq!(kept(&within, &["2026-01-01T02:00:00Z", "2038-01-01T02:00:00Z"]), [1, 2]);
+        // Weekends of a client that is pulled every hour.
+        let hourly = Keep { within: Some(30.hours().fieldwise()), ..NONE };
+        let starts = ["2026-01-02T14:00:00Z", "2026-01-02T15:00:00Z", "2026-01-02T16:00:00Z", "2026-01-05T08:00:00Z"];
+        assert_eq!(kept(&hourly, &starts), [1, 2, 3, 4]);
     }
 
     #[test]
