@@ -5,31 +5,55 @@
 
 use std::sync::{Arc, OnceLock};
 
+use super::change::aborted;
 use super::guard::RemovalGuard;
 use super::listing::{Steps, list};
 use super::removals::{Removal, Removals};
-use super::{Directory, Run, Tally};
+use super::{Directory, Run, Tally, how};
 use crate::entry::{Entry, Hash, Kind, Version};
 use crate::error::Result;
 use crate::plan::Step;
+use crate::remote::helper::Conversation;
+use crate::remote::{self, Client};
 use crate::report::{Progress, Tee};
 use crate::repository::index::Index;
 use crate::repository::staging::Staging;
 
 /// Opens the gate, or fails if the guard stops the run.
 pub fn decide_ahead(run: &Run<'_>, index: &Index, staging: &Staging) -> Result<()> {
+    match run.client.converse() {
+        Ok(conversation) => decide_by(run, conversation, index, staging),
+        Err(error) if run.client.line().is_shut_down() => Err(error),
+        Err(error) => {
+            tracing::debug!(%error, "connects once more to count removals");
+            decide_on_another_connection(run, index, staging)
+        }
+    }
+}
+
+// The server allows no more sessions on one connection (MaxSessions), and the other stages use those that there are.
+fn decide_on_another_connection(run: &Run<'_>, index: &Index, staging: &Staging) -> Result<()> {
+    let how = remote::Options { channels: Some(1), ..how(run.source, run.options) };
+    let client = Client::connect(run.source.ssh.as_ref(), &how)?;
+    let decided = client.converse().and_then(|conversation| decide_by(run, conversation, index, staging));
+    client.close();
+    decided
+}
+
+fn decide_by(run: &Run<'_>, conversation: Conversation, index: &Index, staging: &Staging) -> Result<()> {
     let silent = Tee(Vec::new());
     let tally = Tally { progress: Progress::default(), report: &silent, first_error: OnceLock::new() };
     let removals = Removals::new(Some(staging));
-    let mut counting = Counting { guard: RemovalGuard::new(run.before(index), run.source, removals) };
-    let (conversation, id) = (run.client.converse()?, run.repository.id());
-    let roots = list(conversation, run.source, id, &run.remembered(index), &tally, &mut counting)?;
+    let mut counting = Counting { run, guard: RemovalGuard::new(run.before(index), run.source, removals) };
+    let remembered = run.remembered(index);
+    let roots = list(conversation, run.source, run.repository.id(), &remembered, &tally, &mut counting)?;
     counting.guard.decide(&roots, run.consent)?;
     run.gate.open();
     Ok(())
 }
 
 struct Counting<'a> {
+    run: &'a Run<'a>,
     guard: RemovalGuard<'a>,
 }
 
@@ -41,6 +65,10 @@ impl Counting<'_> {
 
 impl Steps for Counting<'_> {
     fn step(&mut self, directory: &Arc<Directory>, step: Step) -> Result<()> {
+        // Another connection does not end with the one of the run.
+        if self.run.client.line().is_shut_down() {
+            return Err(aborted(()));
+        }
         match step {
             Step::New { entry } => self.guard.note_new(&entry),
             Step::Changed { entry, old } if old.entry.kind == Kind::Dir && entry.kind != Kind::Dir => {

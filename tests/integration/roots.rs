@@ -362,6 +362,28 @@ fn guard_decides_before_too_many_changes_wait() {
 }
 
 #[test]
+fn guard_decides_over_another_connection_where_sessions_are_few() {
+    // The listing and the reading of new files use both sessions of the connection.
+    let (sshd, program) = (Sshd::with("MaxSessions 2"), Program::new());
+    let client = photos(300);
+    let path = client.root();
+    program.pull_local(&path, &["--name", "client"]);
+    client.put("a", dir((0..50_usize).map(|n| (format!("n{n}"), file("x".repeat(1000 + n))))));
+    let target = format!("client:{}", path.display());
+    let pull = |flags: &[&str]| {
+        let config = sshd.config();
+        let given = ["pull", "-q", "-F", config.to_str().unwrap(), "--retries", "0", &target];
+        Ran::of(program.command([&given[..], flags].concat()).env("ARCHIVE_BATCH", "3").output().unwrap())
+    };
+    (0..200).for_each(|n| client.remove(format!("photos/p{n}")));
+    pull(&[]).refused(4, &["200 of 301"]);
+    (50..200).for_each(|n| client.put(format!("photos/p{n}"), file(format!("photo number {n}"))));
+    pull(&[]).well();
+    assert_eq!(names(&program.snapshot("client", &path.join("a"))).len(), 50);
+    program.assert_index_is_right();
+}
+
+#[test]
 fn unmounted_file_system_below_a_root_stops_the_pull() {
     if !is_root() {
         return eprintln!("needs root, for it mounts a file system");
