@@ -13,7 +13,7 @@ use super::directory_set::DirectorySet;
 use super::guard::Consent;
 use super::moved::{Deferred, Found, Moved};
 use super::parents::{Parents, digest, unlisted};
-use super::roots::{Judge, errno_text, is_what_was_asked, refuse_overlap, walk};
+use super::roots::{Judge, errno_text, is_what_was_asked, made_up_file, refuse_overlap, walk};
 use super::{Directory, Tally, merging};
 use crate::entry::{Digests, DirectoryId, Entry, Fingerprint, Hash, Kind, Version};
 use crate::error::{Error, Kind as ErrorKind, Result};
@@ -196,6 +196,7 @@ impl Listing<'_> {
                 _ => return Err(nonsense("a root is missing")),
             }
         }
+        let made_up: Vec<_> = found.iter().filter_map(made_up_file).collect();
         let found = Judge { source: self.source, remembered: self.remembered }.all(found)?;
         refuse_overlap(&found)?;
         self.steps.begin(&found.iter().map(|(path, _)| path.clone()).collect::<Vec<_>>())?;
@@ -205,6 +206,7 @@ impl Listing<'_> {
             }
             self.begin_root(path, entry)?;
         }
+        made_up.into_iter().for_each(|skipped| self.skipped(&skipped));
         while self.hear()? {}
         if self.too_large > 0 {
             let what =

@@ -1,11 +1,11 @@
 //! Roots: how they are asked for, and what the client tells of them.
 
-use archive_helper::protocol::{Root, Walk};
+use archive_helper::protocol::{Root, SkipReason, Skipped, Walk};
 use nix::errno::Errno;
 
 use super::guard;
 use super::listing::Remembered;
-use crate::entry::Entry;
+use crate::entry::{Entry, Kind};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::path::{AbsPath, Escaped, Name};
 use crate::remote::helper::nonsense;
@@ -59,6 +59,16 @@ pub fn refuse_overlap(roots: &[(AbsPath, Option<Entry>)]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A root that is a file whose content the kernel makes up: there is nothing of it to store.
+pub fn made_up_file(root: &Root) -> Option<Skipped> {
+    match root {
+        Root::Found { path, entry: Some(entry), empty: true } if entry.kind == Kind::File => {
+            Some(Skipped { path: path.clone(), reason: SkipReason::KernelFileSystem })
+        }
+        _ => None,
+    }
 }
 
 /// Decides whether a run may go on with the roots that the client has.
@@ -136,7 +146,8 @@ impl Judge<'_> {
         if empty && !self.remembered.consent.allows_missing(&path) && self.holds_below(&path)? {
             return Err(self.missing(format_args!("`{path}` is empty on the client, but not in the snapshot")));
         }
-        Ok((path, entry))
+        let is_made_up = empty && entry.as_ref().is_some_and(|entry| entry.kind == Kind::File);
+        Ok((path, entry.filter(|_| !is_made_up)))
     }
 
     fn bad_root(&self, path: &AbsPath, what: &str) -> Error {

@@ -116,3 +116,28 @@ fn skipped_entries_are_counted_and_listed() {
         assert!(ran.stdout.contains(", 2 skipped"), "{}", ran.stdout);
     }
 }
+
+#[test]
+fn file_whose_content_the_kernel_makes_up_is_skipped() {
+    let (program, sshd) = (Program::new(), Sshd::new());
+    let client = Tree::new([("cpus", file("")), ("empty", file(""))]);
+    let pull =
+        |path: &str| program.run(["pull", "-v", "-F", sshd.config().to_str().unwrap(), &format!("client:{path}")]);
+    let root = pull("/proc/cpuinfo");
+    root.well();
+    assert!(root.stdout.contains("skipped  /proc/cpuinfo\n"), "{}", root.stdout);
+    assert!(root.stdout.contains(", 1 skipped"), "{}", root.stdout);
+    assert!(root.stderr.contains("`/proc/cpuinfo` and its like are the kernel's"), "{}", root.stderr);
+    assert!(!program.snapshot("client", "/proc/cpuinfo".as_ref()).exists());
+    if !is_root() {
+        return eprintln!("the rest needs root, for it mounts a file");
+    }
+    let path = client.root().display().to_string();
+    pull(&path).well();
+    let _mounted = Mount::bind("/proc/cpuinfo".as_ref(), &client.path("cpus"));
+    let ran = pull(&path);
+    ran.well();
+    assert!(ran.stdout.contains(&format!("skipped  {path}/cpus\n")), "{}", ran.stdout);
+    assert_eq!(names(&program.snapshot("client", &client.root())), ["empty"]);
+    program.assert_index_is_right();
+}

@@ -308,7 +308,7 @@ pub enum Reply {
     Entries(Entries),
     /// Something could not be listed.
     Problem(Problem),
-    /// A directory was not entered; it counts as empty, but for the file that caused it.
+    /// A directory was not entered; it counts as empty, but for the file that caused it. Or a file was left out.
     Skipped(Skipped),
     /// The walk is over and every wanted entry was sent.
     End,
@@ -344,7 +344,7 @@ pub enum Root {
         path: AbsPath,
         /// What it is; `None` for `/`.
         entry: Option<Entry>,
-        /// A directory without entries.
+        /// A directory without entries, or a file that is not read because the kernel makes its content up.
         empty: bool,
     },
     /// There is nothing of that name.
@@ -404,16 +404,16 @@ pub struct Problem {
     pub errno: i32,
 }
 
-/// A directory that was not entered.
+/// A directory that was not entered, or a file that was left out.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Skipped {
-    /// The directory.
+    /// The directory, or the file.
     pub path: AbsPath,
     /// Why.
     pub reason: SkipReason,
 }
 
-/// Why a directory was not entered.
+/// Why a directory was not entered, or a file was left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SkipReason {
     /// The kernel makes its content up: proc, sysfs, cgroup, devpts and their like.

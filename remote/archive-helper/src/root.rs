@@ -102,15 +102,18 @@ fn resolve(written: &[u8], home: &[u8]) -> Option<AbsPath> {
 fn open(path: &AbsPath) -> Result<(Root, Option<RootDir>), Errno> {
     let metadata = Metadata::of(path)?;
     let kind = metadata.kind.ok_or(Errno::INVAL)?;
-    let directory = match kind {
-        Kind::Dir => Some(Directory::open(path)?),
-        Kind::File => File::open_followed(path).map(|_| None)?,
-        _ => None,
-    };
     // What the kernel makes up is not walked, so it is as good as empty.
-    let empty = match &directory {
-        Some(directory) => directory.is_made_up() || directory.is_empty()?,
-        None => false,
+    let (directory, empty) = match kind {
+        Kind::Dir => {
+            let directory = Directory::open(path)?;
+            let empty = directory.is_made_up() || directory.is_empty()?;
+            (Some(directory), empty)
+        }
+        Kind::File => {
+            let file = File::open_followed(path)?;
+            (None, file.is_made_up() && file.metadata()?.size == 0)
+        }
+        _ => (None, false),
     };
     let root = Root::Found { path: path.clone(), entry: entry(path, kind, &metadata), empty };
     let opened = directory.map(|directory| RootDir { path: path.clone(), directory, device: metadata.device });

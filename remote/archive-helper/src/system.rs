@@ -215,6 +215,13 @@ impl Directory {
         Ok(is_made_up(&directory))
     }
 
+    /// Whether the kernel makes up the content of a file in this directory, on which a file of another file system may be
+    /// mounted.
+    pub fn has_made_up(&self, name: &[u8]) -> bool {
+        let file = self.below(name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC);
+        file.is_ok_and(|file| is_made_up(&file))
+    }
+
     /// Whether the kernel makes this directory's file system up.
     pub fn is_made_up(&self) -> bool {
         is_made_up(&self.0)
@@ -339,6 +346,11 @@ impl File {
         fs::fstat(&self.0).map(Metadata::from)
     }
 
+    /// Whether the kernel makes its content up.
+    pub fn is_made_up(&self) -> bool {
+        is_made_up(&self.0)
+    }
+
     /// Fills `buffer`, unless the file ends before; how much was read.
     pub fn read(&self, buffer: &mut [u8]) -> Result<usize, Errno> {
         let mut filled = 0;
@@ -423,9 +435,9 @@ fn is_dots(name: &[u8]) -> bool {
     name == b"." || name == b".."
 }
 
-fn is_made_up(directory: &OwnedFd) -> bool {
+fn is_made_up(file: &OwnedFd) -> bool {
     // The field's type differs by machine; the numbers have 32 bits.
-    fs::fstatfs(directory).is_ok_and(|system| MADE_UP.contains(&(system.f_type as u32)))
+    fs::fstatfs(file).is_ok_and(|system| MADE_UP.contains(&(system.f_type as u32)))
 }
 
 // The `f_type`s of file systems that hold no files of anybody; see statfs(2).

@@ -45,6 +45,8 @@ pub struct Found {
     pub complete: bool,
     /// Why the directory was not entered, if it was not.
     pub skipped: Option<SkipReason>,
+    /// Files whose content the kernel makes up; they are not listed.
+    pub made_up: Vec<AbsPath>,
     /// Its subdirectories.
     pub below: Vec<Siblings>,
 }
@@ -81,10 +83,10 @@ impl<'a> Visitor<'a> {
             visit.add(item, self.items.name(item), &mut self.entries);
         }
         self.items.clear();
-        let complete = visit.complete;
+        let (complete, made_up) = (visit.complete, std::mem::take(&mut visit.made_up));
         let below = if skipped.is_some() { Vec::new() } else { visit.below() };
         let listing = self.entries.sort();
-        Ok(Found { inode: directory.inode()?, listing, complete, skipped, below })
+        Ok(Found { inode: directory.inode()?, listing, complete, skipped, made_up, below })
     }
 
     // What keeps out of a directory before it is opened, for that alone could mount something.
@@ -158,6 +160,7 @@ struct Visit<'a> {
     report: &'a dyn Fn(AbsPath, Errno),
     filter: Filter<'a>,
     complete: bool,
+    made_up: Vec<AbsPath>,
     below: Names,
     borders: Vec<(Name, u64)>,
 }
@@ -166,8 +169,8 @@ impl<'a> Visit<'a> {
     fn new(visitor: &Visitor<'a>, place: &'a Place, directory: &'a Directory) -> Visit<'a> {
         let Visitor { options, report, .. } = *visitor;
         let filter = options.excludes.within(&place.path);
-        let below = Names::default();
-        Visit { place, directory, options, report, filter, complete: true, below, borders: Vec::new() }
+        let (made_up, below, borders) = (Vec::new(), Names::default(), Vec::new());
+        Visit { place, directory, options, report, filter, complete: true, made_up, below, borders }
     }
 
     fn read(&mut self, buffer: &mut Vec<u8>, items: &mut Items) {
@@ -218,6 +221,9 @@ impl<'a> Visit<'a> {
         match self.describe(&name) {
             Ok((entry, _)) if item.kind != Some(entry.kind) && self.is_excluded(&entry) => {}
             Ok((_, metadata)) if self.options.own.as_ref().is_some_and(|own| own.is_same_inode(&metadata)) => {}
+            Ok((entry, metadata)) if self.is_made_up(&entry, &metadata) => {
+                self.made_up.extend(self.place.path.join(&entry.name));
+            }
             Ok((entry, metadata)) => self.keep(entry, &metadata, entries),
             Err(Errno::NOENT) => {}
             Err(errno) => self.problem(Some(&name), errno),
@@ -232,6 +238,12 @@ impl<'a> Visit<'a> {
             _ => Vec::new(),
         };
         Ok((metadata.entry(name.clone(), kind, target), metadata))
+    }
+
+    // True for a file that is mounted there from proc or its like: it has a size of 0, whatever it holds.
+    fn is_made_up(&self, entry: &Entry, metadata: &Metadata) -> bool {
+        let may_be = entry.kind == Kind::File && entry.size == 0 && metadata.device != self.place.device;
+        may_be && self.directory.has_made_up(entry.name.as_bytes())
     }
 
     fn is_excluded(&self, entry: &Entry) -> bool {

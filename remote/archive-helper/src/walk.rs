@@ -10,7 +10,7 @@ use crate::attributes::Reading;
 use crate::exclude::Excludes;
 use crate::held::{Held, Listed};
 use crate::outgoing::Outgoing;
-use crate::protocol::{self, AbsPath, Announced, Problem, Reply, Skipped, Verdict, Wish};
+use crate::protocol::{self, AbsPath, Announced, Problem, Reply, SkipReason, Skipped, Verdict, Wish};
 use crate::root;
 use crate::stack::{Place, Stack};
 use crate::system::Errno;
@@ -105,9 +105,12 @@ impl Walking {
     }
 
     fn announce(&self, place: Place, found: Found, stack: &Stack) {
-        let Found { inode, listing, complete, skipped, below } = found;
+        let Found { inode, listing, complete, skipped, made_up, below } = found;
         if let Some(reason) = skipped {
             self.outgoing.send(&Reply::Skipped(Skipped { path: place.path.clone(), reason }));
+        }
+        for path in made_up {
+            self.outgoing.send(&Reply::Skipped(Skipped { path, reason: SkipReason::KernelFileSystem }));
         }
         let (fingerprint, entries) = (listing.digests().fingerprint(), listing.entries());
         let (path, border) = (place.path.clone(), place.border);

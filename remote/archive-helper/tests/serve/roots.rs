@@ -81,6 +81,16 @@ fn a_root_on_a_kernel_file_system_is_as_good_as_empty() {
 }
 
 #[test]
+fn file_that_the_kernel_makes_up_is_a_root_without_content() {
+    let (_temp, top) = temp();
+    make(&top, &["empty"]);
+    let found = |path: &std::path::Path| find(&mut Helper::start(), &[path]);
+    assert!(matches!(found("/proc/cpuinfo".as_ref())[0], Root::Found { entry: Some(_), empty: true, .. }));
+    fs::write(top.join("empty"), "").unwrap();
+    assert!(matches!(found(&top.join("empty"))[0], Root::Found { entry: Some(_), empty: false, .. }));
+}
+
+#[test]
 fn an_unreadable_root_says_why() {
     let (_temp, top) = temp();
     make(&top, &["closed/inner/"]);
