@@ -351,7 +351,7 @@ fn run(
     if repository.is_open_to_others() {
         tally.warn(format_args!("others may look into `{}`: run `chmod 700` on it", repository.dir().display()));
     }
-    let consent = Consent::read(known.map(|id| (&*index, id)), options.allow_missing)?;
+    let consent = Consent::read(known.map(|id| (&*index, id)), options)?;
     let room = Room::new(repository, source.settings.min_free);
     room.check()?;
     let knows_directories = known.map(|id| index.knows_directories(id)).transpose()?.unwrap_or(false);

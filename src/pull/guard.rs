@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::Options;
 use super::dispatch::{each_current, each_directory_below};
 use super::removals::{Removal, Removals};
 use crate::entry::{Entry, Kind, Version};
@@ -45,6 +46,8 @@ impl Before<'_> {
 pub struct Consent {
     // Missing and empty roots may lose everything.
     all_missing: bool,
+    // Nothing is noted for `archive accept`.
+    is_dry_run: bool,
     // What `archive accept` has allowed.
     accepted: Stop,
     stop: Mutex<Option<Stop>>,
@@ -52,10 +55,11 @@ pub struct Consent {
 
 impl Consent {
     /// What the user of a pull, and `archive accept` before it, have allowed.
-    pub fn read(known: Option<(&Index, SourceId)>, all_missing: bool) -> Result<Consent> {
+    pub fn read(known: Option<(&Index, SourceId)>, options: &Options) -> Result<Consent> {
         let stopped = known.map(|(index, source)| index.stop_of(source)).transpose()?.flatten();
         let accepted = stopped.filter(|stopped| stopped.is_accepted).map(|stopped| stopped.stop).unwrap_or_default();
-        Ok(Consent { all_missing, accepted, stop: Mutex::default() })
+        let Options { allow_missing: all_missing, dry_run: is_dry_run, .. } = *options;
+        Ok(Consent { all_missing, is_dry_run, accepted, stop: Mutex::default() })
     }
 
     /// True when a missing or empty path may lose everything.
@@ -77,6 +81,25 @@ impl Consent {
     /// What the run was stopped for.
     pub fn into_stop(self) -> Option<Stop> {
         self.stop.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The error for paths that are missing on the client, or empty.
+    pub fn missing(&self, source: &Source, what: std::fmt::Arguments<'_>) -> Error {
+        let hint = format!("is it mounted there? {}", self.hint(source, "--allow-missing"));
+        Error::new(ErrorKind::Guard, what).hint(hint)
+    }
+
+    /// The hint of a guard: the ways to let a stopped run pass.
+    fn hint(&self, source: &Source, flag: &str) -> String {
+        let name = &source.name;
+        let accept = format!("`archive accept {name}`");
+        match self.is_dry_run {
+            true => format!(
+                "the pull itself would stop and change nothing; if that is right, run it, then {accept}, or pull once with \
+                 `{flag}`"
+            ),
+            false => format!("nothing was changed; if that is right, run {accept}, or pull once with `{flag}`"),
+        }
     }
 }
 
@@ -244,7 +267,7 @@ impl<'a> RemovalGuard<'a> {
         let max_percent = self.source.settings.max_delete;
         let what =
             format_args!("{removed} of {files} files are gone on the client, more than {max_percent} % (max_delete)");
-        Err(Error::new(ErrorKind::Guard, what).hint(hint(self.source, "--max-delete 100")))
+        Err(Error::new(ErrorKind::Guard, what).hint(consent.hint(self.source, "--max-delete 100")))
     }
 
     fn count_moved(&mut self) -> Result<u64> {
@@ -269,9 +292,4 @@ impl<'a> RemovalGuard<'a> {
 
 fn path_of_directory(directory: &AbsPath, version: &Version) -> Option<AbsPath> {
     (version.entry.kind == Kind::Dir).then(|| directory.join(&version.entry.name)).flatten()
-}
-
-/// The hint of a guard: the ways to let a stopped run pass.
-pub fn hint(source: &Source, flag: &str) -> String {
-    format!("nothing was changed; if that is right, run `archive accept {}`, or pull once with `{flag}`", source.name)
 }

@@ -51,7 +51,7 @@ pub(super) fn preview(
         let before = known.map(|(index, source_id)| Before { index, source_id, run: None });
         let guard = before.map(|before| RemovalGuard::new(before, source, Removals::new(None)));
         let mut preview = Preview { tally, index: known, client, conversation, doubtful, hashes, guard };
-        let consent = Consent::read(known, options.allow_missing)?;
+        let consent = Consent::read(known, options)?;
         let remembered = Remembered { index: known, distrust: options.checksum, consent: &consent };
         let roots = list(client.converse()?, source, id, &remembered, tally, &mut preview)?;
         preview.hash()?;

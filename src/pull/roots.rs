@@ -3,7 +3,6 @@
 use archive_helper::protocol::{Root, SkipReason, Skipped, Walk};
 use nix::errno::Errno;
 
-use super::guard;
 use super::listing::Remembered;
 use crate::entry::{Entry, Kind};
 use crate::error::{Error, Kind as ErrorKind, Result};
@@ -159,8 +158,7 @@ impl Judge<'_> {
     }
 
     fn missing(&self, what: std::fmt::Arguments<'_>) -> Error {
-        Error::new(ErrorKind::Guard, what)
-            .hint(format_args!("is it mounted there? {}", guard::hint(self.source, "--allow-missing")))
+        self.remembered.consent.missing(self.source, what)
     }
 
     fn is_held(&self, path: &AbsPath) -> Result<bool> {

@@ -92,6 +92,11 @@ fn many_removals_at_once_stop_the_pull() {
     for dry in [&["-n"][..], &[]] {
         let ran = program.run([&["pull", path.to_str().unwrap(), "-q"], dry].concat());
         ran.refused(4, &["100 of 150 files are gone", "--max-delete 100"]);
+        // A dry run leaves nothing to accept.
+        let first = "if that is right, run it, then `archive accept localhost`";
+        assert_eq!(ran.stderr.contains(first), !dry.is_empty(), "{}", ran.stderr);
+        assert_eq!(program.run(["accept", "localhost"]).status == 0, dry.is_empty());
+        program.run(["pull", "-q", "-n", path.to_str().unwrap(), "--max-delete", "100"]).well();
     }
     let old = names(&program.snapshot("localhost", &path)).into_iter().filter(|name| name.starts_with('f'));
     assert_eq!(old.count(), 150);
