@@ -410,14 +410,14 @@ fn run(
     Ok(())
 }
 
-// What a guard stopped the run for, until a pull goes through.
+// What a guard stopped the run for remains until a pull goes through that lists it.
 fn note_outcome(
     index: &mut Index,
     (source, run): (SourceId, i64),
-    (pulled, stop): (&Result<()>, Option<Stopped>),
+    (pulled, (stop, listed)): (&Result<()>, (Option<Stopped>, Vec<AbsPath>)),
 ) -> Result<()> {
     match (pulled, stop) {
-        (Ok(()), _) => index.clear_stop(source),
+        (Ok(()), _) => index.clear_stop(source, &listed),
         (Err(error), Some(stop)) => index.note_stop(source, run, &stop, &error.to_string()),
         (Err(_), None) => Ok(()),
     }

@@ -243,6 +243,7 @@ impl<'a> Dispatch<'a> {
     pub fn finish(self, roots: &[AbsPath]) -> Result<()> {
         let Dispatch { run, index, ways, guard, differing } = self;
         let removals = guard.decide(roots, run.consent)?;
+        run.consent.note_listed(roots);
         run.gate.open();
         let removing = Removing { run, index, ways, differing };
         removals.drain(|removal| removing.remove(removal))

@@ -51,6 +51,8 @@ pub struct Consent {
     // What `archive accept` has allowed.
     accepted: Stop,
     stop: Mutex<Option<Stop>>,
+    // The roots that were listed to the end.
+    listed: Mutex<Vec<AbsPath>>,
 }
 
 impl Consent {
@@ -59,7 +61,7 @@ impl Consent {
         let stopped = known.map(|(index, source)| index.stop_of(source)).transpose()?.flatten();
         let accepted = stopped.filter(|stopped| stopped.is_accepted).map(|stopped| stopped.stop).unwrap_or_default();
         let Options { allow_missing: all_missing, dry_run: is_dry_run, .. } = *options;
-        Ok(Consent { all_missing, is_dry_run, accepted, stop: Mutex::default() })
+        Ok(Consent { all_missing, is_dry_run, accepted, stop: Mutex::default(), listed: Mutex::default() })
     }
 
     /// True when a missing or empty path may lose everything.
@@ -68,9 +70,10 @@ impl Consent {
     }
 
     // A tenth more, and what is never refused, may have gone meanwhile.
-    fn covers(&self, removed: u64) -> bool {
+    fn covers(&self, removed: u64, roots: &[AbsPath]) -> bool {
         let Stop { removed: accepted, .. } = self.accepted;
-        accepted > 0 && removed <= accepted + accepted / 10 + MIN_GUARDED_FILES
+        let is_enough = accepted > 0 && removed <= accepted + accepted / 10 + MIN_GUARDED_FILES;
+        is_enough && self.accepted.concerns(roots)
     }
 
     /// Notes what would have to be accepted.
@@ -78,9 +81,15 @@ impl Consent {
         *self.stop.lock().unwrap_or_else(PoisonError::into_inner) = Some(stop);
     }
 
-    /// What the run was stopped for.
-    pub fn into_stop(self) -> Option<Stop> {
-        self.stop.into_inner().unwrap_or_else(PoisonError::into_inner)
+    /// Notes the roots that were listed to the end.
+    pub fn note_listed(&self, roots: &[AbsPath]) {
+        *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = roots.to_vec();
+    }
+
+    /// What the run was stopped for, and the roots that it has listed.
+    pub fn into_stop(self) -> (Option<Stop>, Vec<AbsPath>) {
+        let stop = self.stop.into_inner().unwrap_or_else(PoisonError::into_inner);
+        (stop, self.listed.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The error for paths that are missing on the client, or empty.
@@ -260,10 +269,10 @@ impl<'a> RemovalGuard<'a> {
         if !is_within(removed, files, self.source) {
             removed -= self.count_moved()?;
         }
-        if is_within(removed, files, self.source) || consent.covers(removed) {
+        if is_within(removed, files, self.source) || consent.covers(removed, roots) {
             return Ok(self.removals);
         }
-        consent.note(Stop { removed, paths: Vec::new() });
+        consent.note(Stop { removed, paths: Vec::new(), roots: roots.to_vec() });
         let max_percent = self.source.settings.max_delete;
         let what =
             format_args!("{removed} of {files} files are gone on the client, more than {max_percent} % (max_delete)");

@@ -112,7 +112,11 @@ impl Judge<'_> {
         if self.remembered.consent.allows_missing(path) || !self.holds_below(path)? {
             return Ok(());
         }
-        self.remembered.consent.note(Stop { removed: self.count_files(path)?, paths: vec![path.clone()] });
+        self.remembered.consent.note(Stop {
+            removed: self.count_files(path)?,
+            paths: vec![path.clone()],
+            roots: Vec::new(),
+        });
         Err(self.missing(format_args!("`{path}` was a mount point and is empty now on the client")))
     }
 

@@ -295,6 +295,35 @@ fn acceptance_covers_only_what_was_reported() {
 }
 
 #[test]
+fn stop_remains_until_a_pull_of_what_was_stopped() {
+    let program = Program::new();
+    let many = || dir((0..150).map(|n| (format!("f{n}"), file("a"))));
+    let client = Tree::new([("a", many()), ("b", many()), ("c", dir([("f", file("c"))]))]);
+    let pull = |name: &str| program.run(["pull", "-q", "--name", "x", client.path(name).to_str().unwrap()]);
+    ["a", "b", "c"].iter().for_each(|name| pull(name).well());
+    (0..120).for_each(|n| client.remove(format!("a/f{n}")));
+    pull("a").refused(4, &["120 of 150 files are gone"]);
+    pull("c").well();
+    program.run(["accept", "x"]).well();
+    // It was not accepted for others.
+    (0..110).for_each(|n| client.remove(format!("b/f{n}")));
+    pull("c").well();
+    pull("b").refused(4, &["110 of 150 files are gone"]);
+    program.run(["accept", "x"]).well();
+    pull("a").well();
+    pull("b").well();
+    program.run(["accept", "x"]).refused(1, &["no guard has stopped the last pull of `x`"]);
+    client.remove("c");
+    pull("c").refused(4, &["does not exist on the client"]);
+    pull("a").well();
+    program.run(["accept", "x"]).well();
+    pull("b").well();
+    pull("c").well();
+    assert!(!program.snapshot("x", &client.path("c")).exists());
+    program.assert_index_is_right();
+}
+
+#[test]
 fn missing_roots_are_accepted_together() {
     let program = Program::new();
     let client = Tree::new([

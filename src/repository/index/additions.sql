@@ -27,6 +27,12 @@ CREATE TABLE IF NOT EXISTS stopped (
     paths    BLOB NOT NULL,             -- missing and empty roots, each with a NUL behind it
     accepted INTEGER NOT NULL           -- 1 when the next pull may remove as much
 );
+-- Below which roots a guard counted the files that would have gone: only a pull of these ends the stop.
+CREATE TABLE IF NOT EXISTS stopped_root (
+    source  INTEGER NOT NULL REFERENCES source,
+    path    BLOB NOT NULL,
+    PRIMARY KEY (source, path)
+) WITHOUT ROWID;
 DROP TABLE IF EXISTS verified;
 -- Which machine a source was in its last run.
 CREATE TABLE IF NOT EXISTS machine (

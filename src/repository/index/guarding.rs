@@ -15,8 +15,28 @@ const WHAT: &str = "can't write the index";
 pub struct Stop {
     /// Files.
     pub removed: u64,
-    /// Missing and empty roots.
+    /// Missing and empty roots and mount points.
     pub paths: Vec<AbsPath>,
+    /// The roots below which too many files are gone; empty when paths are missing, or nobody wrote them down.
+    pub roots: Vec<AbsPath>,
+}
+
+impl Stop {
+    /// True when a pull of these roots lists some of what was missing.
+    pub fn concerns(&self, roots: &[AbsPath]) -> bool {
+        let mut listed = self.paths.iter().chain(&self.roots).peekable();
+        listed.peek().is_none() || listed.any(|path| is_below(path, roots))
+    }
+
+    // What is left of it after a pull of these roots.
+    fn without(self, roots: &[AbsPath]) -> Stop {
+        let rest = |paths: Vec<AbsPath>| paths.into_iter().filter(|path| !is_below(path, roots)).collect();
+        Stop { removed: self.removed, paths: rest(self.paths), roots: rest(self.roots) }
+    }
+}
+
+fn is_below(path: &AbsPath, roots: &[AbsPath]) -> bool {
+    roots.iter().any(|root| path.starts_with(root))
 }
 
 /// A pull that a guard stopped.
@@ -38,11 +58,17 @@ impl Index {
         if !self.has_table("stopped")? {
             return Ok(None);
         }
+        let roots = match self.has_table("stopped_root")? {
+            true => self.all("SELECT path FROM stopped_root WHERE source = ?1", params![source.0], |row| {
+                path_of(row.get_ref(0)?)
+            })?,
+            false => Vec::new(),
+        };
         let sql = "SELECT run, reason, removed, paths, accepted FROM stopped WHERE source = ?1";
         self.one(sql, params![source.0], |row| {
             let paths = row.get_ref(3)?.as_blob()?;
             let paths = paths.split(|&byte| byte == 0).filter_map(AbsPath::new).collect();
-            let stop = Stop { removed: row.get::<_, i64>(2)? as u64, paths };
+            let stop = Stop { removed: row.get::<_, i64>(2)? as u64, paths, roots };
             Ok(Stopped { run: row.get(0)?, reason: row.get(1)?, stop, is_accepted: row.get(4)? })
         })
     }
@@ -55,13 +81,29 @@ impl Index {
             let is_more = !stop.paths.is_empty() && !stop.paths.iter().any(|path| before.stop.paths.contains(path));
             stop.removed =
                 if is_more { stop.removed + before.stop.removed } else { stop.removed.max(before.stop.removed) };
-            stop.paths
-                .extend(before.stop.paths.into_iter().filter(|path| !stop.paths.contains(path)).collect::<Vec<_>>());
+            for (paths, before) in [(&mut stop.paths, before.stop.paths), (&mut stop.roots, before.stop.roots)] {
+                let more: Vec<_> = before.into_iter().filter(|path| !paths.contains(path)).collect();
+                paths.extend(more);
+            }
         }
+        self.write_stop(source, &Stopped { run, reason: reason.to_owned(), stop, is_accepted: false })
+    }
+
+    fn write_stop(&mut self, source: SourceId, stopped: &Stopped) -> Result<()> {
+        let Stopped { run, reason, stop, is_accepted } = stopped;
         let paths: Vec<u8> = stop.paths.iter().flat_map(|path| [path.as_bytes(), b"\0"].concat()).collect();
-        let sql = "INSERT OR REPLACE INTO stopped VALUES (?1, ?2, ?3, ?4, ?5, 0)";
-        let row = params![source.0, run, reason, stop.removed as i64, paths];
-        self.connection.execute(sql, row).map(drop).on_index(WHAT)
+        let row = params![source.0, run, reason, stop.removed as i64, paths, is_accepted];
+        let mut write = || {
+            let transaction = self.connection.transaction()?;
+            transaction.execute("INSERT OR REPLACE INTO stopped VALUES (?1, ?2, ?3, ?4, ?5, ?6)", row)?;
+            transaction.execute("DELETE FROM stopped_root WHERE source = ?1", params![source.0])?;
+            for root in &stop.roots {
+                let row = params![source.0, root.as_bytes()];
+                transaction.execute("INSERT OR IGNORE INTO stopped_root VALUES (?1, ?2)", row)?;
+            }
+            transaction.commit()
+        };
+        write().on_index(WHAT)
     }
 
     /// Lets the next pull of a source remove what this run was stopped for; false when another stop has taken its place.
@@ -70,9 +112,20 @@ impl Index {
         self.connection.execute(sql, params![source.0, run]).map(|rows| rows == 1).on_index(WHAT)
     }
 
-    /// Forgets it: a pull went through.
-    pub fn clear_stop(&mut self, source: SourceId) -> Result<()> {
-        self.connection.execute("DELETE FROM stopped WHERE source = ?1", params![source.0]).map(drop).on_index(WHAT)
+    /// Forgets what a pull of these roots has listed and went through with; a stop of other roots remains.
+    pub fn clear_stop(&mut self, source: SourceId, roots: &[AbsPath]) -> Result<()> {
+        let Some(stopped) = self.stop_of(source)? else { return Ok(()) };
+        let stop = stopped.stop.without(roots);
+        if !stop.paths.is_empty() || !stop.roots.is_empty() {
+            return self.write_stop(source, &Stopped { stop, ..stopped });
+        }
+        self.forget_stop(source)
+    }
+
+    fn forget_stop(&mut self, source: SourceId) -> Result<()> {
+        let tables = ["stopped", "stopped_root"].map(|table| format!("DELETE FROM {table} WHERE source = ?1"));
+        let forget = |sql: &String| self.connection.execute(sql, params![source.0]).map(drop).on_index(WHAT);
+        tables.iter().try_for_each(forget)
     }
 
     /// The directories of a source on which another file system was mounted as they were listed last.
@@ -116,7 +169,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let mut index = Index::open(place.path()).unwrap();
         let source = index.enter_source(&SourceName::new("laptop").unwrap()).unwrap();
-        let stop = |removed, path: &str| Stop { removed, paths: AbsPath::new(path).into_iter().collect() };
+        let stop = |removed, path: &str| Stop { removed, paths: vec![AbsPath::new(path).unwrap()], roots: Vec::new() };
         index.note_stop(source, 7, &stop(60, "/m1"), "unmounted").unwrap();
         assert!(!index.accept_stop(source, 6).unwrap());
         assert!(!index.stop_of(source).unwrap().unwrap().is_accepted);
@@ -129,7 +182,29 @@ mod tests {
         assert!(!stopped.is_accepted);
         assert_eq!(stopped.stop.removed, 110);
         assert_eq!(stopped.stop.paths.len(), 2);
-        index.clear_stop(source).unwrap();
+        index.clear_stop(source, &[AbsPath::root()]).unwrap();
+        assert_eq!(index.stop_of(source).unwrap(), None);
+    }
+
+    #[test]
+    fn stop_ends_with_a_pull_of_what_was_stopped() {
+        let place = tempfile::tempdir().unwrap();
+        let mut index = Index::open(place.path()).unwrap();
+        let source = index.enter_source(&SourceName::new("laptop").unwrap()).unwrap();
+        let paths = |paths: &[&str]| paths.iter().map(|path| AbsPath::new(*path).unwrap()).collect::<Vec<_>>();
+        let stop = Stop { removed: 60, paths: paths(&["/a/m"]), roots: paths(&["/b", "/c"]) };
+        index.note_stop(source, 7, &stop, "gone").unwrap();
+        let mut left = |roots: &[&str]| {
+            index.clear_stop(source, &paths(roots)).unwrap();
+            index.stop_of(source).unwrap().map(|stopped| (stopped.stop.paths, stopped.stop.roots))
+        };
+        assert_eq!(left(&["/d", "/b/below", "/a/m/below"]), Some((paths(&["/a/m"]), paths(&["/b", "/c"]))));
+        assert_eq!(left(&["/b"]), Some((paths(&["/a/m"]), paths(&["/c"]))));
+        assert_eq!(left(&["/a"]), Some((vec![], paths(&["/c"]))));
+        assert_eq!(left(&["/"]), None);
+        // One that an older program noted.
+        index.note_stop(source, 8, &Stop { removed: 60, ..Stop::default() }, "gone").unwrap();
+        index.clear_stop(source, &paths(&["/b"])).unwrap();
         assert_eq!(index.stop_of(source).unwrap(), None);
     }
 }

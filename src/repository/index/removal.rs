@@ -19,9 +19,13 @@ impl Write<'_> {
     pub fn remove_source(&self, source: SourceId) -> Result<()> {
         for sql in [
             "DELETE FROM listed WHERE directory IN (SELECT id FROM directory WHERE source = ?1)",
+            "DELETE FROM mount WHERE directory IN (SELECT id FROM directory WHERE source = ?1)",
             "DELETE FROM directory WHERE source = ?1",
             "DELETE FROM verification WHERE source = ?1",
             "DELETE FROM pending WHERE source = ?1",
+            "DELETE FROM stopped WHERE source = ?1",
+            "DELETE FROM stopped_root WHERE source = ?1",
+            "DELETE FROM machine WHERE source = ?1",
             "DELETE FROM run WHERE source = ?1",
             "DELETE FROM source WHERE id = ?1",
         ] {
