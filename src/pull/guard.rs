@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use archive_helper::exclude::Excludes;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Options;
@@ -233,12 +234,17 @@ pub struct RemovalGuard<'a> {
     removals: Removals<'a>,
     removed_files: u64,
     new_files: NewFiles,
+    // Those that are remembered, once a directory is gone.
+    mounts: Option<Vec<AbsPath>>,
+    // Those of them that went with a directory.
+    vanished_mounts: Vec<AbsPath>,
 }
 
 impl<'a> RemovalGuard<'a> {
     /// Nothing is removed yet.
     pub fn new(before: Before<'a>, source: &'a Source, removals: Removals<'a>) -> RemovalGuard<'a> {
-        RemovalGuard { before, source, removals, removed_files: 0, new_files: NewFiles::default() }
+        let (new_files, vanished_mounts) = (NewFiles::default(), Vec::new());
+        RemovalGuard { before, source, removals, removed_files: 0, new_files, mounts: None, vanished_mounts }
     }
 
     /// Notes an entry that is new at its path.
@@ -249,7 +255,10 @@ impl<'a> RemovalGuard<'a> {
     /// Adds a version that goes, with everything below it.
     pub fn remove(&mut self, directory: &AbsPath, old: &Version, removal: Removal) -> Result<()> {
         self.removed_files += match path_of_directory(directory, old) {
-            Some(path) => self.before.index.count_files_below(self.before.source_id, &path, None)?,
+            Some(path) => {
+                self.note_vanished_mounts(&path)?;
+                self.before.index.count_files_below(self.before.source_id, &path, None)?
+            }
             None => u64::from(old.entry.kind == Kind::File),
         };
         if let Some(replacement) = &removal.replacement {
@@ -258,8 +267,38 @@ impl<'a> RemovalGuard<'a> {
         self.removals.add(removal)
     }
 
+    // A disk that is unplugged may take its mount point along, as those below /media do.
+    fn note_vanished_mounts(&mut self, removed: &AbsPath) -> Result<()> {
+        let mounts = match &self.mounts {
+            Some(mounts) => mounts,
+            None => {
+                let mounts = self.before.index.mounts(self.before.source_id)?.into_iter().map(|(_, path)| path);
+                let excludes = Excludes::new(&self.source.settings.exclude);
+                self.mounts.insert(mounts.filter(|path| !is_excluded(&excludes, path)).collect())
+            }
+        };
+        self.vanished_mounts.extend(mounts.iter().filter(|path| path.starts_with(removed)).cloned());
+        Ok(())
+    }
+
+    fn refuse_vanished_mounts(&mut self, consent: &Consent) -> Result<()> {
+        let mut paths = std::mem::take(&mut self.vanished_mounts);
+        paths.retain(|path| !consent.allows_missing(path));
+        if paths.is_empty() {
+            return Ok(());
+        }
+        let Before { index, source_id, .. } = self.before;
+        let files = paths.iter().map(|path| index.count_files_below(source_id, path, None));
+        let removed = files.sum::<Result<u64>>()?;
+        let named = paths.iter().map(|path| format!("`{path}`")).collect::<Vec<_>>().join(", ");
+        let what = if paths.len() == 1 { "was a mount point and does" } else { "were mount points and do" };
+        consent.note(Stop { removed, paths, roots: Vec::new() });
+        Err(consent.missing(self.source, format_args!("{named} {what} not exist on the client")))
+    }
+
     /// Returns the removals if they may be carried out.
     pub fn decide(mut self, roots: &[AbsPath], consent: &Consent) -> Result<Removals<'a>> {
+        self.refuse_vanished_mounts(consent)?;
         // The files need not be counted where no number of them matters.
         if is_within(self.removed_files, 0, self.source) {
             return Ok(self.removals);
@@ -297,6 +336,18 @@ impl<'a> RemovalGuard<'a> {
         })?;
         Ok(moved.min(most))
     }
+}
+
+// What is excluded since the last pull is gone because a person wants that.
+fn is_excluded(excludes: &Excludes, path: &AbsPath) -> bool {
+    let mut next = path.split();
+    while let Some((parent, name)) = next {
+        if excludes.within(&parent).excludes(name.as_bytes(), true) {
+            return true;
+        }
+        next = parent.split();
+    }
+    false
 }
 
 fn path_of_directory(directory: &AbsPath, version: &Version) -> Option<AbsPath> {

@@ -13,7 +13,7 @@ use super::directory_set::DirectorySet;
 use super::guard::Consent;
 use super::moved::{Deferred, Found, Moved};
 use super::parents::{Parents, digest, unlisted};
-use super::roots::{Judge, errno_text, is_what_was_asked, made_up_file, refuse_overlap, walk};
+use super::roots::{errno_text, is_what_was_asked, made_up_file, refuse_overlap, walk};
 use super::{Directory, Tally, merging};
 use crate::entry::{Digests, DirectoryId, Entry, Fingerprint, Hash, Kind, Version};
 use crate::error::{Error, Kind as ErrorKind, Result};
@@ -23,6 +23,10 @@ use crate::remote::helper::{Conversation, Replies, Requests, gone, nonsense};
 use crate::report::Change;
 use crate::repository::index::{Index, ListedDirectory, SourceId};
 use crate::source::Source;
+
+mod mounts;
+
+use mounts::Remaining;
 
 // How much memory directories may take whose entries were asked for and have not come, by the length of their paths.
 const MOST_AWAITED: usize = 128 << 20;
@@ -176,6 +180,8 @@ struct Awaited {
     announced: u64,
     // Of what is remembered, when only the changes were asked for.
     kept: Option<Digests>,
+    // Of a directory on which no file system is mounted any more.
+    remaining: Option<Remaining>,
 }
 
 impl Awaited {
@@ -197,7 +203,7 @@ impl Listing<'_> {
             }
         }
         let made_up: Vec<_> = found.iter().filter_map(made_up_file).collect();
-        let found = Judge { source: self.source, remembered: self.remembered }.all(found)?;
+        let found = self.judge().all(found)?;
         refuse_overlap(&found)?;
         self.steps.begin(&found.iter().map(|(path, _)| path.clone()).collect::<Vec<_>>())?;
         for (path, entry) in found {
@@ -307,11 +313,12 @@ impl Listing<'_> {
         // directory changes none of them.
         let is_other = remembered.and_then(|known| known.inode).is_some_and(|known| known != 0 && known != *inode);
         let is_mount = border && !self.roots.contains(path);
-        let was_mount = self.check_mount(&announced, remembered.map(|known| known.id))?;
+        let (was_mount, remaining) = self.check_mount(&announced, remembered.map(|known| known.id))?;
         let is_other = is_other || is_mount && !was_mount;
         let trusted = self.remembered.index.filter(|_| complete && !self.wants_all && !is_other);
         let kept_fingerprint = remembered.and_then(|known| known.fingerprint);
         if trusted.is_some() && kept_fingerprint == Some(fingerprint) {
+            remaining.iter().for_each(|_| self.steps.mount());
             self.unchanged(number, entries);
             return Ok(());
         }
@@ -355,7 +362,7 @@ impl Listing<'_> {
                 let announced = entries;
                 self.await_entries(
                     number,
-                    Awaited { directory, remembered, is_other, last, fingerprint, digests, announced, kept },
+                    Awaited { directory, remembered, is_other, last, fingerprint, digests, announced, kept, remaining },
                 )
             }
         }
@@ -376,19 +383,6 @@ impl Listing<'_> {
         self.tally.progress.unchanged.add(entries);
         self.steps.present(entries);
         self.tally.report.progress(&self.tally.progress);
-    }
-
-    // Whether a file system was mounted there before. An unmounted one leaves an empty directory of the file system above.
-    fn check_mount(&mut self, announced: &Announced, known: Option<DirectoryId>) -> Result<bool> {
-        if known.is_none_or(|id| !self.mounts.contains(&id)) {
-            return Ok(false);
-        }
-        self.steps.mount();
-        let is_gone = announced.entries == 0 && announced.complete && !announced.border;
-        if is_gone {
-            Judge { source: self.source, remembered: self.remembered }.unmounted(&announced.path)?;
-        }
-        Ok(true)
     }
 
     fn judge_directory(&mut self, directory: u64, send: Wish) {
@@ -437,7 +431,7 @@ impl Listing<'_> {
         let awaited = self.awaited.remove(&number).filter(|awaited| awaited.last.is_none());
         let awaited = awaited.ok_or_else(|| nonsense("changes came that nobody asked for"))?;
         self.awaited_bytes -= awaited.weight();
-        let Awaited { directory, remembered, fingerprint, kept, .. } = awaited;
+        let Awaited { directory, remembered, fingerprint, kept, mut remaining, .. } = awaited;
         let (Some((index, _)), Some(id), Some(kept)) = (self.remembered.index, remembered, kept) else {
             return Err(nonsense("changes came that nobody asked for"));
         };
@@ -467,7 +461,12 @@ impl Listing<'_> {
         self.steps.present(unchanged);
         directory.settle_on(now);
         let steps = plan(entries, gone, self.remembered.distrust);
+        if let Some(remaining) = &mut remaining {
+            remaining.present += unchanged;
+            remaining.count(&steps);
+        }
         self.do_steps(&directory, steps)?;
+        self.check_unmounted(&directory, remaining)?;
         self.tally.report.progress(&self.tally.progress);
         let path = directory.path.clone();
         self.steps.planned(directory)?;
@@ -508,11 +507,17 @@ impl Listing<'_> {
         self.tally.progress.listed.add(entries.len() as u64);
         let order = if self.steps.read_content() { &order[..] } else { &[] };
         let steps = in_order(plan(entries, remembered, distrust), order);
-        self.do_steps(&directory, steps.ok_or_else(|| nonsense("an order of entries is none"))?)?;
+        let steps = steps.ok_or_else(|| nonsense("an order of entries is none"))?;
+        let remaining = self.awaited.get_mut(&number).and_then(|awaited| awaited.remaining.as_mut());
+        remaining.into_iter().for_each(|remaining| remaining.count(&steps));
+        self.do_steps(&directory, steps)?;
         self.tally.report.progress(&self.tally.progress);
         if last {
-            self.awaited_bytes -= self.awaited.remove(&number).map_or(0, |awaited| awaited.weight());
-            self.rest(&directory, known, until)?;
+            let awaited = self.awaited.remove(&number);
+            self.awaited_bytes -= awaited.as_ref().map_or(0, Awaited::weight);
+            let mut remaining = awaited.and_then(|awaited| awaited.remaining);
+            self.rest(&directory, known, until, &mut remaining)?;
+            self.check_unmounted(&directory, remaining)?;
             let path = directory.path.clone();
             self.steps.planned(directory)?;
             self.take_deferred(&path)?;
@@ -521,13 +526,21 @@ impl Listing<'_> {
     }
 
     // What is remembered behind the last name that was listed is no longer there.
-    fn rest(&mut self, directory: &Arc<Directory>, known: Option<DirectoryId>, mut after: Option<Name>) -> Result<()> {
+    fn rest(
+        &mut self,
+        directory: &Arc<Directory>,
+        known: Option<DirectoryId>,
+        mut after: Option<Name>,
+        remaining: &mut Option<Remaining>,
+    ) -> Result<()> {
         let (Some((index, _)), Some(id)) = (self.remembered.index, known) else { return Ok(()) };
         loop {
             let page = index.current_after(id, after.as_ref(), PAGE)?;
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.entry.name.clone());
-            self.do_steps(directory, plan(Vec::new(), page, self.remembered.distrust))?;
+            let steps = plan(Vec::new(), page, self.remembered.distrust);
+            remaining.iter_mut().for_each(|remaining| remaining.count(&steps));
+            self.do_steps(directory, steps)?;
         }
     }
 

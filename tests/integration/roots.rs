@@ -458,6 +458,89 @@ fn unmounted_file_system_below_a_root_stops_the_pull() {
 }
 
 #[test]
+fn mount_point_that_vanishes_with_its_directory_stops_the_pull() {
+    if !is_root() {
+        return eprintln!("needs root, for it mounts a file system");
+    }
+    for batch in ["1", "1000"] {
+        let program = Program::new();
+        let client =
+            Tree::new([("a", dir([("f", file("f"))])), ("media", dir([("u", dir([("disk", dir::<&str>([]))]))]))]);
+        let path = client.root();
+        let pull = |flags: &[&str]| {
+            let arguments = [&["pull", path.to_str().unwrap(), "-q"], flags].concat();
+            Ran::of(program.command(arguments).env("ARCHIVE_BATCH", batch).output().unwrap())
+        };
+        let disk = Mount::tmpfs(&client.path("media/u/disk"), "size=1m");
+        fs::write(client.path("media/u/disk/one"), "on the disk").unwrap();
+        pull(&[]).well();
+        drop(disk);
+        client.remove("media/u");
+        client.put("a/new", file("new"));
+        let before = everything(&program);
+        for flags in [&["-n"][..], &["--max-delete", "100"], &[]] {
+            pull(flags)
+                .refused(4, &["media/u/disk` was a mount point and does not exist on the client", "--allow-missing"]);
+            assert!(everything(&program) == before, "the trees have changed");
+        }
+        let accepted = program.run(["accept", "localhost"]);
+        let says = format!("may remove 1 file, with all of `{}/media/u/disk`\n", path.display());
+        assert!(accepted.stdout.ends_with(&says), "{}", accepted.stdout);
+        pull(&[]).well();
+        assert_same(&path, &program.snapshot("localhost", &path));
+        client.remove("media");
+        pull(&[]).well();
+        program.assert_index_is_right();
+    }
+}
+
+#[test]
+fn excluded_mount_point_is_removed() {
+    if !is_root() {
+        return eprintln!("needs root, for it mounts a file system");
+    }
+    let (program, client) = (Program::new(), Tree::new([("f", file("f")), ("d", dir([("m", dir::<&str>([]))]))]));
+    let _disk = Mount::tmpfs(&client.path("d/m"), "size=1m");
+    fs::write(client.path("d/m/one"), "one").unwrap();
+    program.pull_local(&client.root(), &[]);
+    program.pull_local(&client.root(), &["--exclude", "d/"]);
+    assert_eq!(names(&program.snapshot("localhost", &client.root())), ["f"]);
+}
+
+#[test]
+fn file_below_an_unmounted_file_system_does_not_hide_that() {
+    if !is_root() {
+        return eprintln!("needs root, for it mounts a file system");
+    }
+    for batch in ["1", "1000"] {
+        let program = Program::new();
+        let client = Tree::new([("a", dir([("f", file("f"))])), ("m", dir([(".not-mounted", file("hidden"))]))]);
+        let path = client.root();
+        let pull = |flags: &[&str]| {
+            let arguments = [&["pull", path.to_str().unwrap(), "-q"], flags].concat();
+            Ran::of(program.command(arguments).env("ARCHIVE_BATCH", batch).output().unwrap())
+        };
+        let disk = Mount::tmpfs(&client.path("m"), "size=1m");
+        ["one", "two"].iter().for_each(|name| fs::write(client.path("m").join(name), name).unwrap());
+        pull(&[]).well();
+        drop(disk);
+        client.put("a/new", file("new"));
+        let before = everything(&program);
+        for flags in [&["-n"][..], &["--max-delete", "100"], &["--checksum"], &[]] {
+            pull(flags).refused(4, &["m` was a mount point and holds other files now", "is it mounted there?"]);
+            assert!(everything(&program) == before, "the trees have changed");
+        }
+        // The names that were on the disk are in the directory now.
+        ["one", "two"].iter().for_each(|name| client.put(format!("m/{name}"), file(format!("{name} is here now"))));
+        pull(&[]).well();
+        assert_same(&path, &program.snapshot("localhost", &path));
+        ["m/one", "m/two"].iter().for_each(|name| client.remove(name));
+        pull(&[]).well();
+        program.assert_index_is_right();
+    }
+}
+
+#[test]
 fn one_look_alike_does_not_stand_for_many_removed_files() {
     let program = Program::new();
     let client = photos(150);

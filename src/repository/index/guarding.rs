@@ -128,13 +128,14 @@ impl Index {
         tables.iter().try_for_each(forget)
     }
 
-    /// The directories of a source on which another file system was mounted as they were listed last.
+    /// The directories of a source that hold something, and on which another file system was mounted as they were listed
+    /// last.
     pub fn mounts(&self, source: SourceId) -> Result<Vec<(DirectoryId, AbsPath)>> {
         if !self.has_table("mount")? {
             return Ok(Vec::new());
         }
-        let sql =
-            "SELECT directory, path FROM mount JOIN directory ON directory.id = mount.directory WHERE source = ?1";
+        let sql = "SELECT directory, path FROM mount JOIN directory ON directory.id = mount.directory WHERE source = ?1 \
+                   AND EXISTS (SELECT 1 FROM version WHERE version.directory = directory.id AND until_run IS NULL)";
         self.all(sql, params![source.0], |row| Ok((DirectoryId(row.get(0)?), path_of(row.get_ref(1)?)?)))
     }
 
