@@ -32,7 +32,7 @@ use crate::error::{Error, Kind, Result};
 use crate::path::{AbsPath, SourceName};
 use crate::remote::{self, Client, MachineId, Stop};
 use crate::report::{Change, Level, Outcome, Progress, Report, Summary, counted};
-use crate::repository::index::{Index, SourceId, Stop as Stopped, newest_finished};
+use crate::repository::index::{Index, SourceId, Stop as Stopped, finished};
 use crate::repository::journal::recover;
 use crate::repository::lock::Lock;
 use crate::repository::room::Room;
@@ -123,15 +123,11 @@ pub fn pull(repository: Option<&Repository>, source: &Source, options: &Options,
     summary
 }
 
-/// When the newest run of a source began that finished, be it with files unread, and whose date can be right.
-pub fn newest_finished_start(
-    repository: &Repository,
-    source: &SourceName,
-    now: Timestamp,
-) -> Result<Option<Timestamp>> {
+/// When the runs of a source began that finished, be it with files unread, and whose dates can be right; oldest first.
+pub fn finished_starts(repository: &Repository, source: &SourceName, now: Timestamp) -> Result<Vec<Timestamp>> {
     let index = repository.index()?;
-    let Some(id) = index.source_id(source)? else { return Ok(None) };
-    Ok(newest_finished(&index.runs(id)?, now).map(|run| run.started))
+    let Some(id) = index.source_id(source)? else { return Ok(Vec::new()) };
+    Ok(finished(&index.runs(id)?, now).into_iter().map(|run| run.started).collect())
 }
 
 /// What a summary tells beyond the counts.
@@ -419,6 +415,8 @@ fn note_outcome(
     match (pulled, stop) {
         (Ok(()), _) => index.clear_stop(source, &listed),
         (Err(error), Some(stop)) => index.note_stop(source, run, &stop, &error.to_string()),
+        // What the guard let pass may have been carried out in part: an acceptance of it is used up.
+        (Err(_), None) if !listed.is_empty() => index.clear_stop(source, &listed),
         (Err(_), None) => Ok(()),
     }
 }

@@ -344,7 +344,7 @@ impl Entering<'_> {
             self.write.close(known.id, self.run, known.archive_name.as_ref())?;
         } else if found.metadata.kind == Kind::Dir
             && let Some(path) = found.directory.join(&found.name)
-            && self.write.only_leads(self.source, &path, (directory, &found.name))?
+            && self.write.only_leads((self.source, self.run), &path, (directory, &found.name))?
         {
             return Ok(());
         }

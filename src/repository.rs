@@ -105,7 +105,7 @@ impl Repository {
         let hint = match errno {
             Errno::EROFS => "mount its file system writable",
             Errno::EPERM => "is it immutable (`lsattr -d`, `chattr -i`)?",
-            _ => "run this as the user whose it is, or give it to one user with `chown -R`",
+            _ => "run this as the owner of the repository, or change the owner with `chown -R`",
         };
         let what = format!("can't write to the repository `{}`", self.path.display());
         Err(Error::server(what, errno.into()).hint(hint))

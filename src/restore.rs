@@ -225,7 +225,7 @@ impl Shared<'_> {
                 if *outcome == Outcome::OtherTime {
                     let wanted = show_file_time(version.entry.mtime);
                     let why = "the file system there can't hold its mtime";
-                    self.failed(task, format_args!("it is there, but with another mtime than {wanted}: {why}"));
+                    self.failed(task, format_args!("restored, but not with its mtime {wanted}: {why}"));
                 }
             }
             Outcome::There => self.done().unchanged += 1,

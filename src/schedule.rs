@@ -44,24 +44,35 @@ impl Schedule {
         Ok(Some(Schedule { every, at }))
     }
 
-    /// From when on the source is due, if its newest run that counts began at `last`; it is due now unless that is later
-    /// than `now`. The time zone is that of `now`.
-    pub fn due_from(&self, last: Option<Timestamp>, now: &ZonedDateTime) -> Timestamp {
+    /// From when on the source is due, if its runs that count began at these times, oldest first; it is due now unless that is
+    /// later than `now`. The time zone is that of `now`.
+    pub fn due_from(&self, runs: &[Timestamp], now: &ZonedDateTime) -> Timestamp {
         let (zone, at) = (now.time_zone(), self.at.since_midnight());
+        let served = self.newest_served(runs, zone);
         let period = self.period(now.datetime());
         let start = self.start(period, now);
-        match last {
-            Some(last) if last >= start => {
-                let next = self.after(period);
-                first_showing(next.saturating_add(at), first_showing(next, start, zone), zone)
-            }
-            _ => {
-                let first = first_showing(period.saturating_add(at), start, zone);
-                // A period that passed without a run is made up for at once.
-                let is_missed = last.is_some_and(|last| last < self.before(period, now));
-                if is_missed { first.min(now.timestamp()) } else { first }
-            }
+        if served.is_some_and(|served| served >= start) {
+            let next = self.after(period);
+            return first_showing(next.saturating_add(at), first_showing(next, start, zone), zone);
         }
+        let first = first_showing(period.saturating_add(at), start, zone);
+        // A period that passed without a run is made up for at once.
+        let is_missed = served.is_some_and(|served| served < self.before(period, zone));
+        if is_missed { first.min(now.timestamp()) } else { first }
+    }
+
+    // When the newest period began that had its run. A run before the time of its period makes up for the one before, if that
+    // had none.
+    fn newest_served(&self, runs: &[Timestamp], zone: &TimeZone) -> Option<Timestamp> {
+        runs.iter().fold(None, |served: Option<Timestamp>, run| {
+            let begun = run.to_zoned_datetime(zone.clone());
+            let period = self.period(begun.datetime());
+            let start = self.start(period, &begun);
+            let is_early = *run < first_showing(period.saturating_add(self.at.since_midnight()), start, zone);
+            let before = self.before(period, zone);
+            let makes_up = is_early && served.is_some_and(|served| served < before);
+            served.max(Some(if makes_up { before } else { start }))
+        })
     }
 
     // The local time at which the period of a local time starts. Those shorter than a day are counted from its midnight.
@@ -74,15 +85,10 @@ impl Schedule {
         first.saturating_add(since)
     }
 
-    // When the source became due in the period before one.
-    fn before(&self, period: DateTime, now: &ZonedDateTime) -> Timestamp {
-        let zone = now.time_zone();
+    // When the period before one began.
+    fn before(&self, period: DateTime, zone: &TimeZone) -> Timestamp {
         let before = self.period(period.saturating_sub(SignedDuration::from_nanos(1)));
-        first_showing(
-            before.saturating_add(self.at.since_midnight()),
-            first_showing(before, Timestamp::MIN, zone),
-            zone,
-        )
+        first_showing(before, Timestamp::MIN, zone)
     }
 
     fn after(&self, period: DateTime) -> DateTime {
@@ -168,11 +174,11 @@ mod tests {
         format!("{local}[Europe/Berlin]").parse().unwrap()
     }
 
-    /// From when on it is due, as the clock in Berlin shows it.
-    fn due(schedule: Schedule, last: &str, now: &str) -> String {
-        let last = Some(last).filter(|last| !last.is_empty()).map(|last| berlin(last).timestamp());
+    /// From when on it is due, as the clock in Berlin shows it, after runs that are separated by spaces.
+    fn due(schedule: Schedule, runs: &str, now: &str) -> String {
+        let runs: Vec<_> = runs.split_whitespace().map(|run| berlin(run).timestamp()).collect();
         let zone = TimeZone::get("Europe/Berlin").unwrap();
-        let from = schedule.due_from(last, &berlin(now)).to_zoned_datetime(zone);
+        let from = schedule.due_from(&runs, &berlin(now)).to_zoned_datetime(zone);
         from.strftime("%Y-%m-%dT%H:%M%:z").to_string()
     }
 
@@ -205,9 +211,34 @@ mod tests {
     #[test]
     fn missed_period_is_made_up_for() {
         let late = schedule(DAYS, "23:30");
-        assert_eq!(due(late, "2026-11-22T00:10:00", "2026-11-23T00:10:00"), "2026-11-23T00:10+01:00");
+        let made_up = "2026-11-20T23:30:00 2026-11-22T00:10:00";
+        assert_eq!(due(late, made_up, "2026-11-22T00:20:00"), "2026-11-22T23:30+01:00");
+        assert_eq!(due(late, made_up, "2026-11-23T00:10:00"), "2026-11-23T00:10+01:00");
         assert_eq!(due(late, "2026-11-23T00:10:00", "2026-11-23T00:20:00"), "2026-11-24T23:30+01:00");
         assert_eq!(due(late, "2026-11-22T23:30:00", "2026-11-23T00:10:00"), "2026-11-23T23:30+01:00");
+    }
+
+    #[test]
+    fn run_by_hand_moves_no_later_run() {
+        let evening = schedule(DAYS, "20:00");
+        let by_hand = "2026-11-22T20:00:00 2026-11-23T10:00:00";
+        assert_eq!(due(evening, by_hand, "2026-11-23T20:00:00"), "2026-11-24T20:00+01:00");
+        assert_eq!(due(evening, by_hand, "2026-11-24T00:00:00"), "2026-11-24T20:00+01:00");
+        assert_eq!(due(evening, "2026-11-23T10:00:00", "2026-11-24T00:00:00"), "2026-11-24T20:00+01:00");
+    }
+
+    #[test]
+    fn timer_that_comes_after_midnight_pulls_each_day() {
+        let late = schedule(DAYS, "23:30");
+        let mut runs = vec![berlin("2026-11-01T12:00:00").timestamp()];
+        for day in 2..=20 {
+            let now = berlin(&format!("2026-11-{day:02}T00:10:00"));
+            if late.due_from(&runs, &now) <= now.timestamp() {
+                runs.push(now.timestamp());
+            }
+        }
+        // The one of 1 November is that by hand, so the first that is made up for is that of 2 November.
+        assert_eq!(runs.len(), 19);
     }
 
     #[test]
@@ -241,14 +272,14 @@ mod tests {
         for at in ["", "02:30"] {
             let daily = schedule(DAYS, at);
             for (month, days) in [(3, 20..32), (10, 20..32)] {
-                let (mut last, mut runs) = (None, Vec::new());
+                let (mut begun, mut runs) = (Vec::new(), Vec::new());
                 // The timer of the manual, every hour on the hour of UTC.
                 let begins = berlin(&format!("2026-{month:02}-{:02}T00:00:00", days.start)).timestamp();
                 for hour in 0..24 * 12 {
                     let now = (begins + SignedDuration::from_hours(hour))
                         .to_zoned_datetime(TimeZone::get("Europe/Berlin").unwrap());
-                    if daily.due_from(last, &now) <= now.timestamp() {
-                        last = Some(now.timestamp());
+                    if daily.due_from(&begun, &now) <= now.timestamp() {
+                        begun.push(now.timestamp());
                         runs.push(now.date());
                     }
                 }
@@ -278,8 +309,8 @@ mod tests {
     fn extreme_periods_and_dates_are_no_fault() {
         let longest = Schedule { every: Duration::MAX, at: TimeOfDay::default() };
         for now in ["9999-12-30T00:00:00", "-009999-01-03T00:00:00", "2026-11-23T00:00:00"] {
-            longest.due_from(Some(Timestamp::MIN), &berlin(now));
-            schedule(DAYS, "23:59").due_from(Some(Timestamp::MAX), &berlin(now));
+            longest.due_from(&[Timestamp::MIN], &berlin(now));
+            schedule(DAYS, "23:59").due_from(&[Timestamp::MAX], &berlin(now));
         }
     }
 

@@ -23,8 +23,11 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     let mut index = repository.index()?;
     let id = index.source_id(&source)?.ok_or_else(|| unknown_source(&index, source.as_str()))?;
     let Some(stopped) = index.stop_of(id)? else {
-        return Err(Error::new(Kind::Failed, format_args!("no guard has stopped the last pull of `{source}`"))
-            .hint("`archive log` lists the runs"));
+        return Err(Error::new(
+            Kind::Failed,
+            format_args!("no guard has stopped a pull of `{source}` since the last one that succeeded"),
+        )
+        .hint("`archive log` lists the runs"));
     };
     if !index.accept_stop(id, stopped.run)? {
         return Err(Error::new(Kind::Failed, format_args!("`{source}` was pulled meanwhile"))

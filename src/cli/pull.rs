@@ -16,7 +16,7 @@ use super::target::Target;
 use super::{Context, Where, init};
 use crate::config::{AtOnce, Config, Percent, Room, limit, read_patterns, refuse_overlap};
 use crate::error::{Error, Result};
-use crate::pull::{self, Options, newest_finished_start};
+use crate::pull::{self, Options, finished_starts};
 use crate::remote::check_way;
 use crate::report::json::Json;
 use crate::report::log::Log;
@@ -86,7 +86,7 @@ pub struct Args {
     /// How long the client may stay silent when it owes an answer; 60s unless set
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     timeout: Option<Duration>,
-    /// How long the client may say that it is at work and send next to nothing; 6h unless set, 0s is no limit
+    /// How long the client may report that it is working while it sends almost nothing; 6h unless set, 0s is no limit
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     stall_time: Option<Duration>,
     /// Stop, with exit status 4, when the pull of a source takes longer than this; 7d unless set, 0s is no limit
@@ -309,8 +309,8 @@ fn due(repository: Option<&Repository>, sources: Vec<Source>, now: &ZonedDateTim
     let Some(repository) = repository else { return Ok(sources) };
     let mut due = Vec::new();
     for source in sources {
-        let last = newest_finished_start(repository, &source.name, now.timestamp())?;
-        if source.settings.schedule.is_none_or(|schedule| schedule.due_from(last, now) <= now.timestamp()) {
+        let runs = finished_starts(repository, &source.name, now.timestamp())?;
+        if source.settings.schedule.is_none_or(|schedule| schedule.due_from(&runs, now) <= now.timestamp()) {
             due.push(source);
         }
     }

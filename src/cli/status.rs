@@ -15,7 +15,7 @@ use crate::path::{Escaped, SourceName};
 use crate::report::json::{object, text};
 use crate::report::{Level, Outcome, Report, counted, grouped};
 use crate::repository::Repository;
-use crate::repository::index::{RunRow, Verification, misdated, newest_finished};
+use crate::repository::index::{RunRow, Verification, finished, misdated};
 use crate::schedule::Schedule;
 use crate::time::{parse_duration, show_seconds, show_time};
 
@@ -153,9 +153,11 @@ struct State<'a> {
 
 impl<'a> State<'a> {
     fn of(known: &'a Known, now: &ZonedDateTime) -> State<'a> {
-        let success = newest_finished(&known.runs, now.timestamp());
+        let finished = finished(&known.runs, now.timestamp());
+        let success = finished.last().copied();
+        let starts: Vec<_> = finished.iter().map(|run| run.started).collect();
         let age = success.map(|run| now.timestamp().duration_since(run.started).unsigned_abs());
-        let due = known.schedule.map(|schedule| schedule.due_from(success.map(|run| run.started), now));
+        let due = known.schedule.map(|schedule| schedule.due_from(&starts, now));
         let is_due = due.is_some_and(|due| due <= now.timestamp());
         let misdated = misdated(&known.runs, now.timestamp());
         let is_misdated = known.runs.first().is_some_and(|run| misdated.contains(&run.id));

@@ -305,6 +305,7 @@ impl Gathering<'_, '_> {
     fn restated(&mut self, task: FileTask) -> Result<()> {
         self.run.tally.progress.unchanged.add(1);
         if let Some(old) = &task.old {
+            self.placing.end(&mut self.ledger, old)?;
             let entry = Box::new(task.entry.clone());
             self.placing.row(&task.directory, Row::Refresh { id: old.id, entry, hash: old.hash, flags: old.flags });
         }

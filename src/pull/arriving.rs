@@ -236,7 +236,7 @@ impl Arriving {
             let zeros = &ZEROS[..usize::try_from(size - self.size).map_or(ZEROS.len(), |left| left.min(ZEROS.len()))];
             self.hasher.update(zeros);
             self.size += zeros.len() as u64;
-            run.client.line().progress(0);
+            run.client.line().progress(zeros.len() as u64);
             run.options.stop.asked().map_or(Ok(()), Err)?;
         }
         Ok(())
@@ -316,7 +316,7 @@ impl Arriving {
             self.hasher.update(&buffer);
             self.size += buffer.len() as u64;
             at += buffer.len() as u64;
-            run.client.line().progress(0);
+            run.client.line().progress(buffer.len() as u64);
             each(&mut buffer)?;
             run.options.stop.asked().map_or(Ok(()), Err)?;
         }

@@ -11,12 +11,10 @@ use crossbeam_channel::Sender as Unbounded;
 use super::arriving::unreadable;
 use super::change::{Change, aborted};
 use super::contents::{Contents, FileTask, Key, Linked, Released, Sampling, Turn};
-use super::directory_set::DirectorySet;
 use super::fetching::{Fetch, path_of};
 use super::guard::RemovalGuard;
 use super::listing::Steps;
 use super::mending::mend;
-use super::parents::unlisted;
 use super::removals::{Removal, Removals};
 use super::sizes::{Meeting, Sizes};
 use super::{Directory, Run};
@@ -151,8 +149,6 @@ pub struct Dispatch<'a> {
     index: &'a Index,
     ways: Ways<'a>,
     guard: RemovalGuard<'a>,
-    // Directories that the index knew, and in which something differs.
-    differing: DirectorySet,
 }
 
 impl Steps for Dispatch<'_> {
@@ -211,10 +207,6 @@ impl Steps for Dispatch<'_> {
         self.run.gate.note_mount();
     }
 
-    fn differs(&mut self, id: DirectoryId) {
-        self.differing.insert(id);
-    }
-
     fn planned(&mut self, directory: Arc<Directory>) -> Result<()> {
         self.ways.onward.change(Change::Planned(directory))
     }
@@ -236,16 +228,16 @@ impl<'a> Dispatch<'a> {
     pub fn new(run: &'a Run<'a>, index: &'a Index, ways: Ways<'a>) -> Dispatch<'a> {
         let removals = Removals::new(Some(ways.onward.fetch.staging));
         let guard = RemovalGuard::new(run.before(index), run.source, removals);
-        Dispatch { run, index, ways, guard, differing: DirectorySet::default() }
+        Dispatch { run, index, ways, guard }
     }
 
     /// Does what had to wait for the end of the listing.
     pub fn finish(self, roots: &[AbsPath]) -> Result<()> {
-        let Dispatch { run, index, ways, guard, differing } = self;
+        let Dispatch { run, index, ways, guard } = self;
         let removals = guard.decide(roots, run.consent)?;
         run.consent.note_listed(roots);
         run.gate.open();
-        let removing = Removing { run, index, ways, differing };
+        let removing = Removing { run, index, ways };
         removals.drain(|removal| removing.remove(removal))
     }
 
@@ -277,7 +269,6 @@ struct Removing<'a> {
     run: &'a Run<'a>,
     index: &'a Index,
     ways: Ways<'a>,
-    differing: DirectorySet,
 }
 
 impl Removing<'_> {
@@ -301,9 +292,6 @@ impl Removing<'_> {
 
     fn remove_below(&self, path: &AbsPath) -> Result<()> {
         each_directory_below(self.index, self.run.source_id, path, |id, path| {
-            if self.differing.contains(id) {
-                return Err(unlisted());
-            }
             let directory = Arc::new(Directory::new(path));
             each_current(self.index, id, |version| {
                 self.ways.onward.change(Change::Removed(directory.clone(), Box::new(version)))

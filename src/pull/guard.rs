@@ -105,10 +105,11 @@ impl Consent {
         let accept = format!("`archive accept {name}`");
         match self.is_dry_run {
             true => format!(
-                "the pull itself would stop and change nothing; if that is right, run it, then {accept}, or pull once with \
-                 `{flag}`"
+                "a pull would stop here; if the files are meant to be gone, run it, then {accept}, or pull once with `{flag}`"
             ),
-            false => format!("nothing was changed; if that is right, run {accept}, or pull once with `{flag}`"),
+            false => format!(
+                "nothing was changed; if the files are meant to be gone, run {accept}, or pull once with `{flag}`"
+            ),
         }
     }
 }

@@ -61,9 +61,6 @@ pub trait Steps {
     /// One more of the mount points that are remembered was listed again.
     fn mount(&mut self) {}
 
-    /// A directory that the index knows is there, and something in it is not as remembered.
-    fn differs(&mut self, _id: DirectoryId) {}
-
     /// All entries of a directory have been handed over.
     fn planned(&mut self, _directory: Arc<Directory>) -> Result<()> {
         Ok(())
@@ -312,7 +309,7 @@ impl Listing<'_> {
         // Another directory has come to this path. The times of what is in it may be those of what was there: a rename of a
         // directory changes none of them.
         let is_other = remembered.and_then(|known| known.inode).is_some_and(|known| known != 0 && known != *inode);
-        let is_mount = border && !self.roots.contains(path);
+        let is_mount = border;
         let (was_mount, remaining) = self.check_mount(&announced, remembered.map(|known| known.id))?;
         let is_other = is_other || is_mount && !was_mount;
         let trusted = self.remembered.index.filter(|_| complete && !self.wants_all && !is_other);
@@ -436,7 +433,6 @@ impl Listing<'_> {
             return Err(nonsense("changes came that nobody asked for"));
         };
         self.parents.check(self.remembered.index, &directory.path)?;
-        self.steps.differs(id);
         check_entries(&directory, None, &entries)?;
         let mut added = Digests::default();
         entries.iter().for_each(|entry| added.add(entry));
@@ -481,9 +477,8 @@ impl Listing<'_> {
         }
         check_entries(&awaited.directory, before.as_ref(), &entries)?;
         if before.is_none() {
-            let (path, known) = (awaited.directory.path.clone(), awaited.remembered);
+            let path = awaited.directory.path.clone();
             self.parents.check(self.remembered.index, &path)?;
-            known.into_iter().for_each(|id| self.steps.differs(id));
         }
         let awaited = self.awaited.get_mut(&number).ok_or_else(|| nonsense("entries came that nobody asked for"))?;
         let until = entries.last().map(|entry| entry.name.clone());
@@ -551,7 +546,7 @@ impl Listing<'_> {
             if step != Step::Same {
                 directory.steps.fetch_add(1, Ordering::Relaxed);
             }
-            self.parents.note(&directory.path, &step);
+            self.parents.note(&directory.path, &step)?;
             match step {
                 Step::Same => self.tally.progress.unchanged.add(1),
                 Step::New { entry } | Step::Changed { entry, .. } | Step::Touched { entry, .. }
@@ -590,7 +585,7 @@ impl Listing<'_> {
             SkipReason::KernelFileSystem if self.kernel_file_system_told => {}
             SkipReason::KernelFileSystem => {
                 self.kernel_file_system_told = true;
-                self.tally.notice(format_args!("`{path}` and its like are the kernel's, and were left out"));
+                self.tally.notice(format_args!("skipped what the kernel generates, such as `{path}`"));
             }
             SkipReason::Repository => {
                 self.tally.notice(format_args!("`{path}` is the repository itself, and was left out"));

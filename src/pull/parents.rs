@@ -17,6 +17,8 @@ pub struct Parents {
     listed: HashSet<u128>,
     // Known directories that are gone or have become something else.
     dropped: HashSet<u128>,
+    // Known directories in which something was believed, and all above them: none may be gone afterwards.
+    believed: HashSet<u128>,
 }
 
 impl Parents {
@@ -32,22 +34,27 @@ impl Parents {
         }
     }
 
-    /// Notes how an entry of a directory differs from the index.
-    pub fn note(&mut self, directory: &AbsPath, step: &Step) {
+    /// Notes how an entry of a directory differs from the index. Refuses what leaves out a directory that was listed before.
+    pub fn note(&mut self, directory: &AbsPath, step: &Step) -> Result<()> {
         match step {
             Step::New { entry } | Step::Touched { entry, .. } | Step::Restated { entry, .. } => {
                 self.list(directory, entry)
             }
             Step::Changed { entry, .. } if entry.kind == Kind::Dir => self.list(directory, entry),
             Step::Changed { old, .. } | Step::Removed { old } if old.entry.kind == Kind::Dir => {
-                self.dropped.extend(directory.join(&old.entry.name).as_ref().map(digest));
+                let number = directory.join(&old.entry.name).as_ref().map(digest);
+                if number.is_some_and(|number| self.believed.contains(&number)) {
+                    return Err(unlisted());
+                }
+                self.dropped.extend(number);
             }
             _ => {}
         }
+        Ok(())
     }
 
-    /// Refuses a directory that its parent does not list and the index does not know.
-    pub fn check(&self, remembered: Option<(&Index, SourceId)>, path: &AbsPath) -> Result<()> {
+    /// Refuses a directory that its parent does not list and the index does not know. What is in it is believed from then on.
+    pub fn check(&mut self, remembered: Option<(&Index, SourceId)>, path: &AbsPath) -> Result<()> {
         let number = digest(path);
         if self.listed.contains(&number) {
             return Ok(());
@@ -56,10 +63,14 @@ impl Parents {
             Some((index, source)) => index.current_at(source, path)?,
             None => None,
         };
-        match known.is_some_and(|version| version.entry.kind == Kind::Dir) {
-            true => Ok(()),
-            false => Err(unlisted()),
+        if known.is_none_or(|version| version.entry.kind != Kind::Dir) {
+            return Err(unlisted());
         }
+        let mut next = Some(path.clone());
+        while let Some(path) = next.filter(|path| self.believed.insert(digest(path))) {
+            next = path.split().map(|(parent, _)| parent);
+        }
+        Ok(())
     }
 
     // What is below a dropped directory is gone with it.

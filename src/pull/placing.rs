@@ -163,7 +163,7 @@ impl<'a> Placing<'a> {
     }
 
     // What is planned for a version must be planned for the current one, and once.
-    fn end(&mut self, ledger: &mut Ledger<'_>, old: &Version) -> Result<()> {
+    pub(super) fn end(&mut self, ledger: &mut Ledger<'_>, old: &Version) -> Result<()> {
         match ledger.index()?.is_current(old.id)? && self.ended.insert(old.id) {
             true => Ok(()),
             false => Err(nonsense("it lists one path in two ways")),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use nix::errno::Errno;
 
 use super::{Entering, Found, Rebuilt, WHAT, is_as_known, look, stamped};
 use crate::entry::{Kind, Version, hash_content, is_on_disk};
@@ -78,7 +79,11 @@ impl Spot {
         let found = self.look(repository, &directory)?;
         if let Some(found) = found.as_ref().filter(|found| found.name != self.name) {
             let path = path_in(self.tree.name(), &self.source, &self.on_disk, &found.name);
-            report.notice(format_args!("`{}` in the archive is called `{}` now", self.name, Escaped(&path)));
+            report.notice(format_args!(
+                "renamed `{}` in the archive to `{}`: its name had no timestamp",
+                self.name,
+                Escaped(&path)
+            ));
         }
         let known = match index.directory(source, &directory)? {
             Some((id, _)) => index.versions_in(id)?.into_iter().find(|version| self.is_of(version)),
@@ -171,9 +176,10 @@ impl Spot {
         };
         let dir = base.open(self.on_disk.below_root());
         let dir = dir.on_server(format_args!("can't open `{}`", Escaped(self.on_disk.as_bytes())))?;
-        if dir.metadata(&self.name).is_err() {
-            return Ok(None);
-        }
+        match dir.metadata(&self.name) {
+            Err(Errno::ENOENT) => return Ok(None),
+            other => other.on_server(WHAT)?,
+        };
         let name = if self.tree == Tree::Archive { stamped(&dir, self.name.clone())? } else { self.name.clone() };
         let (mut found, file) = look(self.tree, directory, &dir, name)?;
         if let Some(file) = file {

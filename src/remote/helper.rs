@@ -156,10 +156,10 @@ fn stalled(stalled: Stalled) -> Error {
             format!("the client said for {} that it is at work, and sent nothing (stall_time)", shown(time))
         }
         Stalled::Slow(time, bytes) => {
-            format!("the client did no more than {bytes} bytes of work in {} (stall_time)", shown(time))
+            format!("the client sent, received and hashed only {bytes} bytes in {} (stall_time)", shown(time))
         }
     };
-    Error::new(Kind::Unreachable, what).hint("if it reads files as large as that, allow more by `--stall-time`")
+    Error::new(Kind::Unreachable, what).hint("if it is as slow as that, or reads files as large, raise `--stall-time`")
 }
 
 fn lost(error: std::io::Error) -> Error {

@@ -23,20 +23,21 @@ pub(super) struct Progress {
     since: Instant,
     // When anything but a sign of life last passed, in milliseconds after `since`.
     last: AtomicU64,
-    // When the current period began, which is as long as the limit, and the work since then.
+    // When the current period began, and the work since then. It is twice as long as the limit, for a hash that takes all of
+    // the limit counts when it ends.
     period: AtomicU64,
     work: AtomicU64,
     stalled: AtomicBool,
 }
 
 impl Progress {
-    /// For a client that may work as long as `limit` without any progress, and has to do a minimum of work in each such period.
+    /// For a client that may work as long as `limit` without any progress, and has to do a minimum of work in twice that time.
     pub(super) fn new(limit: Option<Duration>) -> Progress {
         let [last, period, work] = [0; 3].map(AtomicU64::new);
         Progress { limit, since: Instant::now(), last, period, work, stalled: AtomicBool::new(false) }
     }
 
-    /// Notes so many bytes of work, which may be 0 where the server works on what it has received.
+    /// Notes so many bytes of work.
     pub(super) fn add(&self, bytes: u64) {
         self.add_at(self.milliseconds(), bytes);
     }
@@ -54,15 +55,16 @@ impl Progress {
     fn check_at(&self, now: u64) -> Option<Stalled> {
         let limit = self.limit?;
         let period = self.period.load(Ordering::Relaxed);
-        let is_over = |since: u64| u128::from(now.saturating_sub(since)) > limit.as_millis();
-        let stalled = if is_over(self.last.load(Ordering::Relaxed)) {
+        let is_longer = |since: u64, limit: Duration| u128::from(now.saturating_sub(since)) > limit.as_millis();
+        let longer = limit.saturating_mul(2);
+        let stalled = if is_longer(self.last.load(Ordering::Relaxed), limit) {
             Some(Stalled::Silent(limit))
-        } else if is_over(period)
+        } else if is_longer(period, longer)
             && self.period.compare_exchange(period, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         {
             let work = self.work.swap(0, Ordering::Relaxed);
-            let least = (limit.as_secs_f64() / 3600.0 * MIN_BYTES_PER_HOUR as f64) as u64;
-            (work < least).then_some(Stalled::Slow(limit, work))
+            let least = (longer.as_secs_f64() / 3600.0 * MIN_BYTES_PER_HOUR as f64) as u64;
+            (work < least).then_some(Stalled::Slow(longer, work))
         } else {
             None
         };
@@ -108,18 +110,20 @@ mod tests {
             progress.add_at(hour * HOUR, 1000);
             progress.check_at(hour * HOUR).map(|stalled| (hour, stalled))
         });
-        assert_eq!(ended, Some((7, Stalled::Slow(Duration::from_secs(6 * 3600), 7000))));
+        assert_eq!(ended, Some((13, Stalled::Slow(Duration::from_secs(12 * 3600), 13_000))));
     }
 
     #[test]
     fn slow_client_that_does_the_least_goes_on() {
         let progress = progress();
-        // One hash of a terabyte in five hours, then a listing of one entry in 20 seconds.
-        progress.add_at(5 * HOUR, 1 << 40);
-        assert_eq!(progress.check_at(7 * HOUR), None);
+        // A short listing in an hour, one hash of a terabyte in nearly six, then a listing of one entry in 20 seconds.
+        progress.add_at(HOUR, 1000);
+        assert_eq!(progress.check_at(6 * HOUR + 1), None);
+        progress.add_at(7 * HOUR - 1, 1 << 40);
+        assert_eq!(progress.check_at(12 * HOUR + 1), None);
         for second in (0..200 * 3600).step_by(20) {
-            progress.add_at(7 * HOUR + second * 1000, 100);
-            assert_eq!(progress.check_at(7 * HOUR + second * 1000), None, "after {second} s");
+            progress.add_at(12 * HOUR + second * 1000, 100);
+            assert_eq!(progress.check_at(12 * HOUR + second * 1000), None, "after {second} s");
         }
         assert!(!progress.has_stalled());
     }

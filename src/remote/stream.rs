@@ -76,7 +76,7 @@ impl Traffic {
         }
     }
 
-    /// Notes that work goes on: so many bytes were hashed by the client, or the server works on what it has received.
+    /// Notes that work goes on: so many bytes were hashed by the client, or read by the server for what it has received.
     pub fn progress(&self, bytes: u64) {
         self.progress.add(bytes);
     }

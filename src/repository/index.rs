@@ -31,7 +31,7 @@ mod verified;
 mod write;
 
 pub use attributes::encode as attributes_text;
-pub use facts::{Located, Newest, RunRow, Stats, misdated, newest_finished};
+pub use facts::{Located, Newest, RunRow, Stats, finished, misdated};
 pub use guarding::{Stop, Stopped};
 pub use inodes::Record;
 pub use reading::Copied;
@@ -491,7 +491,7 @@ impl<T> OnIndex<T> for rusqlite::Result<T> {
             Some(
                 rusqlite::ErrorCode::CannotOpen | rusqlite::ErrorCode::ReadOnly | rusqlite::ErrorCode::PermissionDenied,
             ) => Error::new(ErrorKind::Failed, format_args!("{what}: {error}"))
-                .hint("if it is another user's, give the repository to one user with `chown -R`"),
+                .hint("if files of the repository belong to another user, change the owner with `chown -R`"),
             _ => Error::new(ErrorKind::Failed, format_args!("{what}: {error}")),
         })
     }

@@ -430,6 +430,22 @@ fn directory_that_is_listed_and_gone_in_one_listing_is_refused() {
 }
 
 #[test]
+fn directory_that_was_never_announced_is_not_listed_and_gone() {
+    let (hostile, kept) = once_honest();
+    let before = untouchable(&hostile);
+    let data = |number, list: Vec<Entry>| vec![directory(number, "/root/data"), entries(number, list)];
+    let walk = |replies: Vec<Vec<Reply>>| frames(&[vec![root()], replies.concat(), vec![Reply::End]].concat());
+    hostile.answers(To::Walk, walk(vec![data(0, vec![entry("d", Kind::Dir), sized("kept", 4)])]));
+    hostile.pull(&[]).well();
+    let d = vec![directory(0, "/root/data/d"), entries(0, vec![entry("f", Kind::Fifo)])];
+    hostile.answers(To::Walk, walk(vec![d, data(1, vec![sized("kept", 4)])]));
+    let ran = hostile.pull(&["-q", "--max-delete", "100"]);
+    assert_eq!(ran.status, 6, "{}", ran.stderr);
+    harmless(&hostile, &before, &kept, &ran, "a directory that was never announced");
+    assert_eq!(checker::check(&hostile.program.repo()), [""; 0]);
+}
+
+#[test]
 fn a_directory_that_contains_itself_ends_somewhere() {
     let (hostile, kept) = once_honest();
     let before = untouchable(&hostile);

@@ -34,7 +34,7 @@ fn ipv6_addresses_are_hosts_everywhere() {
             program.run([command, host]).well();
         }
         program.run(["prune", host, "--keep-last", "1"]).well();
-        program.run(["accept", host]).refused(1, &[&format!("no guard has stopped the last pull of `{source}`")]);
+        program.run(["accept", host]).refused(1, &[&format!("no guard has stopped a pull of `{source}`")]);
         program.run(["history", host]).refused(2, &["names no path of a source"]);
         program.run(["forget", "--yes", &format!("{host}:{root}/f")]).well();
         program.run(["ls", &format!("{source}:{root}/f")]).refused(1, &["had no"]);

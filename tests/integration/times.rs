@@ -198,7 +198,7 @@ fn restore_reports_mtimes_that_the_file_system_can_not_hold() {
         return ran.well();
     }
     assert_ne!(ran.status, 0, "{}", ran.stderr);
-    let why = "it is there, but with another mtime than 3000-01-01";
+    let why = "restored, but not with its mtime 3000-01-01";
     assert!(ran.stderr.contains(why) || ran.stderr.contains("than 2999-12-31"), "{}", ran.stderr);
     assert_eq!(fs::read(to.join("data/future")).unwrap(), b"future");
 }

@@ -175,7 +175,7 @@ fn file_in_the_archive_gets_a_name_that_no_directory_has_there() {
             program.run(["index", "rebuild"]).well();
         } else {
             let ran = update(&program, &by_hand);
-            assert!(ran.stderr.contains("is called `archive/localhost"), "{}", ran.stderr);
+            assert!(ran.stderr.contains("in the archive to `archive/localhost"), "{}", ran.stderr);
         }
         assert!(!by_hand.exists() && by_hand.with_file_name("d.20010909T014640Z").exists());
         assert_eq!(checker::check(&program.repo()), [""; 0]);

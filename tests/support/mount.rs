@@ -19,6 +19,19 @@ impl Mount {
 }
 
 impl Mount {
+    /// Mounts a new, empty ext4: one that lasts, unlike a tmpfs.
+    pub fn disk(point: &Path) -> Mount {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        image.as_file().set_len(4 << 20).unwrap();
+        let mut command = Command::new("mkfs.ext4");
+        command.args(["-q", "-F"]).arg(image.path()).env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin");
+        assert!(command.status().unwrap().success());
+        // The loop device keeps the image until it is unmounted.
+        let mount = Disk::mount(image.path(), point);
+        std::fs::remove_dir(point.join("lost+found")).unwrap();
+        mount
+    }
+
     /// Mounts what is at one directory on another one, too.
     pub fn bind(from: &Path, point: &Path) -> Mount {
         let done = Command::new("mount").arg("--bind").arg(from).arg(point).status().unwrap();

@@ -47,6 +47,8 @@ pub struct Found {
     pub skipped: Option<SkipReason>,
     /// Files whose content the kernel makes up; they are not listed.
     pub made_up: Vec<AbsPath>,
+    /// Whether a file system is mounted on the directory whose files last.
+    pub is_mount: bool,
     /// Its subdirectories.
     pub below: Vec<Siblings>,
 }
@@ -70,9 +72,11 @@ impl<'a> Visitor<'a> {
     /// Visits a directory. An error is one of opening it.
     pub fn visit(&mut self, place: &Place) -> Result<Found, Errno> {
         if let Some(reason) = self.barrier(place)? {
-            return Ok(Found { complete: true, skipped: Some(reason), ..Found::default() });
+            let is_mount = reason == SkipReason::OtherFileSystem;
+            return Ok(Found { complete: true, skipped: Some(reason), is_mount, ..Found::default() });
         }
         let directory = place.root.directory.open_below(place.relative())?;
+        let is_mount = place.border && directory.is_mount_point() && directory.lasts();
         let mut visit = Visit::new(self, place, &directory);
         visit.read(&mut self.buffer, &mut self.items);
         let skipped = visit.mark(&mut self.items);
@@ -86,7 +90,7 @@ impl<'a> Visitor<'a> {
         let (complete, made_up) = (visit.complete, std::mem::take(&mut visit.made_up));
         let below = if skipped.is_some() { Vec::new() } else { visit.below() };
         let listing = self.entries.sort();
-        Ok(Found { inode: directory.inode()?, listing, complete, skipped, made_up, below })
+        Ok(Found { inode: directory.inode()?, listing, complete, skipped, made_up, is_mount, below })
     }
 
     // What keeps out of a directory before it is opened, for that alone could mount something.

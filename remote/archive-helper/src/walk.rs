@@ -105,7 +105,7 @@ impl Walking {
     }
 
     fn announce(&self, place: Place, found: Found, stack: &Stack) {
-        let Found { inode, listing, complete, skipped, made_up, below } = found;
+        let Found { inode, listing, complete, skipped, made_up, is_mount, below } = found;
         if let Some(reason) = skipped {
             self.outgoing.send(&Reply::Skipped(Skipped { path: place.path.clone(), reason }));
         }
@@ -113,7 +113,7 @@ impl Walking {
             self.outgoing.send(&Reply::Skipped(Skipped { path, reason: SkipReason::KernelFileSystem }));
         }
         let (fingerprint, entries) = (listing.digests().fingerprint(), listing.entries());
-        let (path, border) = (place.path.clone(), place.border);
+        let (path, border) = (place.path.clone(), is_mount);
         self.held.announce(Listed { place, listing }, |directory| {
             let announced = Announced { directory, path, inode, fingerprint, entries, complete, border };
             self.outgoing.send(&Reply::Directory(announced));

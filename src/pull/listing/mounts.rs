@@ -43,12 +43,14 @@ impl Listing<'_> {
         if known.is_none_or(|id| !self.mounts.contains(&id)) {
             return Ok((false, None));
         }
+        // An empty disk in the place of another one, or an automount that has expired. With `one_file_system` a person wants it.
+        let is_empty = announced.entries == 0 && announced.complete;
+        if is_empty && !(announced.border && self.source.settings.one_file_system) {
+            self.judge().unmounted(&announced.path, "is empty")?;
+        }
         if announced.border {
             self.steps.mount();
             return Ok((true, None));
-        }
-        if announced.entries == 0 && announced.complete {
-            self.judge().unmounted(&announced.path, "is empty")?;
         }
         Ok((true, Some(Remaining::default())))
     }

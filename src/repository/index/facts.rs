@@ -74,11 +74,12 @@ pub fn misdated(runs: &[RunRow], now: Timestamp) -> BTreeSet<i64> {
     chronology::misdated(runs.iter().map(|run| (run.id, run.started)), now)
 }
 
-/// The newest of these runs that finished and whose date can be right.
-pub fn newest_finished(runs: &[RunRow], now: Timestamp) -> Option<&RunRow> {
+/// Those of these runs that finished and whose dates can be right, oldest first.
+pub fn finished(runs: &[RunRow], now: Timestamp) -> Vec<&RunRow> {
     let misdated = misdated(runs, now);
-    let finished = runs.iter().filter(|run| run.has_finished() && !misdated.contains(&run.id));
-    finished.max_by_key(|run| run.id)
+    let mut finished: Vec<_> = runs.iter().filter(|run| run.has_finished() && !misdated.contains(&run.id)).collect();
+    finished.sort_by_key(|run| run.id);
+    finished
 }
 
 /// Totals.

@@ -78,7 +78,10 @@ impl Index {
         // What was accepted and did not suffice stays accepted together with the rest.
         let mut stop = stop.clone();
         if let Some(before) = self.stop_of(source)?.filter(|before| before.is_accepted) {
-            let is_more = !stop.paths.is_empty() && !stop.paths.iter().any(|path| before.stop.paths.contains(path));
+            let is_new = |paths: &[AbsPath], before: &[AbsPath]| !paths.iter().any(|path| before.contains(path));
+            let is_named = !stop.paths.is_empty() || !stop.roots.is_empty();
+            let is_more =
+                is_named && is_new(&stop.paths, &before.stop.paths) && is_new(&stop.roots, &before.stop.roots);
             stop.removed =
                 if is_more { stop.removed + before.stop.removed } else { stop.removed.max(before.stop.removed) };
             for (paths, before) in [(&mut stop.paths, before.stop.paths), (&mut stop.roots, before.stop.roots)] {
@@ -115,9 +118,11 @@ impl Index {
     /// Forgets what a pull of these roots has listed and went through with; a stop of other roots remains.
     pub fn clear_stop(&mut self, source: SourceId, roots: &[AbsPath]) -> Result<()> {
         let Some(stopped) = self.stop_of(source)? else { return Ok(()) };
-        let stop = stopped.stop.without(roots);
+        let stop = stopped.stop.clone().without(roots);
         if !stop.paths.is_empty() || !stop.roots.is_empty() {
-            return self.write_stop(source, &Stopped { stop, ..stopped });
+            // Of an acceptance that was used in part, nobody knows how much is left.
+            let is_accepted = stopped.is_accepted && stop == stopped.stop;
+            return self.write_stop(source, &Stopped { stop, is_accepted, ..stopped });
         }
         self.forget_stop(source)
     }
@@ -203,6 +208,15 @@ mod tests {
         assert_eq!(left(&["/b"]), Some((paths(&["/a/m"]), paths(&["/c"]))));
         assert_eq!(left(&["/a"]), Some((vec![], paths(&["/c"]))));
         assert_eq!(left(&["/"]), None);
+        // An acceptance that was used in part is none of the rest.
+        index.note_stop(source, 7, &stop, "gone").unwrap();
+        assert!(index.accept_stop(source, 7).unwrap());
+        let mut is_accepted = |root: &str| {
+            index.clear_stop(source, &paths(&[root])).unwrap();
+            index.stop_of(source).unwrap().unwrap().is_accepted
+        };
+        assert!(is_accepted("/d"));
+        assert!(!is_accepted("/b"));
         // One that an older program noted.
         index.note_stop(source, 8, &Stop { removed: 60, ..Stop::default() }, "gone").unwrap();
         index.clear_stop(source, &paths(&["/b"])).unwrap();

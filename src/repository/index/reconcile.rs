@@ -74,16 +74,21 @@ impl Write<'_> {
     }
 
     /// True for the directory `name` of `parent` at `path`, if it is above roots: it was never listed, but something below it
-    /// is known.
-    pub fn only_leads(&self, source: SourceId, path: &AbsPath, (parent, name): (DirectoryId, &Name)) -> Result<bool> {
+    /// is known from before `run`, which is that of the rebuild.
+    pub fn only_leads(
+        &self,
+        (source, run): (SourceId, i64),
+        path: &AbsPath,
+        (parent, name): (DirectoryId, &Name),
+    ) -> Result<bool> {
         let (from, until) = range_below(path);
         let sql = "SELECT 1 FROM directory WHERE source = ?1 AND (path = ?2 OR path >= ?3 AND path < ?4) \
-                   AND EXISTS (SELECT 1 FROM version WHERE directory = directory.id) AND NOT EXISTS \
+                   AND EXISTS (SELECT 1 FROM version WHERE directory = directory.id AND from_run < ?7) AND NOT EXISTS \
                    (SELECT 1 FROM directory AS own JOIN listed ON listed.directory = own.id \
                     WHERE own.source = ?1 AND own.path = ?2) \
                    AND NOT EXISTS (SELECT 1 FROM version WHERE directory = ?5 AND name = ?6) LIMIT 1";
         let mut query = self.transaction.prepare_cached(sql).on_index(WHAT)?;
-        query.exists(params![source.0, path.as_bytes(), from, until, parent.0, name.as_bytes()]).on_index(WHAT)
+        query.exists(params![source.0, path.as_bytes(), from, until, parent.0, name.as_bytes(), run]).on_index(WHAT)
     }
 
     /// Ends the search in a source's trees: what was current and was not found is past since this run, and what was not
