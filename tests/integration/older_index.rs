@@ -198,3 +198,25 @@ fn directory_that_is_back_is_listed_after_a_rebuild_of_an_older_index() {
     program.assert_index_is_right();
     assert!(!program.snapshot("localhost", &client.path("d")).exists());
 }
+
+#[test]
+fn each_version_takes_a_file_of_its_own_after_a_rebuild_of_an_older_index() {
+    // The archive shortens the long name, so that a rebuild can't tell whose file that is.
+    let long = "y".repeat(255);
+    let one = || at(1_000_000_000, 0, file("one content"));
+    // The long one first: rows are made in the order of inode numbers.
+    let (program, client) = (Program::new(), Tree::new([(long.as_str(), one()), ("a", one())]));
+    program.pull_local(&client.root(), &[]);
+    let kept = keep_index(&program);
+    client.remove(&long);
+    client.put("a", file("another content"));
+    program.pull_local(&client.root(), &["--max-delete", "100"]);
+    copy_index(&kept, &program.repo());
+    program.run(["index", "rebuild"]).well();
+    assert_eq!(checker::check(&program.repo()), [""; 0]);
+    program.assert_index_is_right();
+    for name in ["a", &long] {
+        let ran = program.run(["cat", &format!("localhost:{}", client.path(name).display()), "--at", "1"]);
+        assert_eq!(ran.stdout, "one content", "{name}: {}", ran.stderr);
+    }
+}

@@ -138,7 +138,7 @@ impl Write<'_> {
         );
         self.execute(&released, scope.params())?;
         for version in self.baseless(scope)? {
-            if let Some(other) = self.same_with_file(&version)? {
+            if let Some(other) = self.same_with_file(&version, Some(run))? {
                 self.set_relies_on(version.id, Some(other))?;
             } else if let Some(unknown) = self.unknown_with_content(&version, run)? {
                 let name = unknown.archive_name.clone();
@@ -154,7 +154,7 @@ impl Write<'_> {
     pub fn rely_on_successors(&self, source: SourceId) -> Result<()> {
         let root = AbsPath::root();
         for version in self.baseless(&Scope { source, directory: &root, below: Some(&root) })? {
-            if let Some(other) = self.same_with_file(&version)? {
+            if let Some(other) = self.same_with_file(&version, None)? {
                 self.set_relies_on(version.id, Some(other))?;
             }
         }
@@ -171,11 +171,12 @@ impl Write<'_> {
         rows.collect::<rusqlite::Result<_>>().on_index(WHAT)
     }
 
-    fn same_with_file(&self, version: &Version) -> Result<Option<i64>> {
+    // Unknown files that the rebuild `run` has found do not count: each is for one version to take.
+    fn same_with_file(&self, version: &Version, run: Option<i64>) -> Result<Option<i64>> {
         let sql = format!(
             "SELECT {COLUMNS} FROM version WHERE directory = ?1 AND name = ?2 AND id <> ?3 AND kind = ?4 AND mtime = ?5 \
              AND hash IS ?6 AND target IS ?7 AND (until_run IS NULL OR archive_name IS NOT NULL) \
-             AND from_run > ?8 AND NOT flags & ?9 ORDER BY from_run"
+             AND from_run > ?8 AND NOT flags & ?9 AND NOT (from_run IS ?10 AND until_run IS ?10) ORDER BY from_run"
         );
         let entry = &version.entry;
         let target = (!entry.target.is_empty()).then_some(&entry.target);
@@ -191,6 +192,7 @@ impl Write<'_> {
             target,
             version.from_run,
             flags::INCONSISTENT,
+            run,
         ];
         // The column tells far times from near ones only.
         for other in query.query_map(params, version_of).on_index(WHAT)? {
