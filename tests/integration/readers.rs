@@ -235,7 +235,7 @@ fn user_who_may_only_read_can_read_everything() {
     every_command_reads(&program, &client, &foreign);
     drop(writer);
     shows_what_the_log_has(&foreign(&program, &texts(LOG)));
-    let cause = "Permission denied: run this as the user whose it is";
+    let cause = "Permission denied: run this as the owner of the repository";
     every_writing_command_names_the_repository(&program, &client, &foreign, cause);
     // Only the index is another user's.
     let index = rusqlite::Connection::open(program.repo().join("index.sqlite")).unwrap();
