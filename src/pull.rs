@@ -40,6 +40,7 @@ use crate::repository::staging::Tray;
 use crate::repository::{Repository, random_key};
 use crate::source::{RemoteKind, Source};
 
+mod announcements;
 mod applying;
 mod arriving;
 mod change;
@@ -47,7 +48,6 @@ mod comparing;
 mod content_locator;
 mod contents;
 mod counting;
-mod directory_set;
 mod dispatch;
 mod failure;
 mod fetching;
@@ -406,7 +406,7 @@ fn run(
     Ok(())
 }
 
-// What a guard stopped the run for remains until a pull goes through that lists it.
+// A stop remains until a pull that lists what was missing succeeds, or begins to remove it.
 fn note_outcome(
     index: &mut Index,
     (source, run): (SourceId, i64),

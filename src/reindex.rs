@@ -259,10 +259,10 @@ fn walk(
 // Gives a file that somebody put into the archive a name that no directory can have there.
 fn stamped(dir: &Dir, name: Name) -> Result<Name> {
     let found = dir.metadata(&name).on_server(WHAT)?;
-    match is_on_disk(found.kind) && found.kind != Kind::Dir {
-        true => give_stamp(dir, &name, found.mtime).on_server("can't rename a file in the archive"),
-        false => Ok(name),
+    if !is_on_disk(found.kind) || found.kind == Kind::Dir {
+        return Ok(name);
     }
+    give_stamp(dir, &name, found.mtime).on_server("can't rename a file in the archive")
 }
 
 fn look(tree: Tree, path: &AbsPath, dir: &Dir, name: Name) -> Result<(Found, Option<File>)> {

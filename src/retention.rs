@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(then(&["2030-01-04T02:00:00Z", "2038-01-05T02:00:00Z"]), [3, 4, 5, 6]);
         // Ten days are no gap where a day is usual.
         assert_eq!(then(&["2026-01-14T02:00:00Z"]), [5]);
-        // Of two runs, nobody knows what is usual.
+        // Two runs do not show what is usual.
         assert_eq!(kept(&within, &["2026-01-01T02:00:00Z", "2038-01-01T02:00:00Z"]), [1, 2]);
         // Weekends of a client that is pulled every hour.
         let hourly = Keep { within: Some(30.hours().fieldwise()), ..NONE };

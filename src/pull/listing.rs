@@ -9,10 +9,10 @@ use archive_helper::protocol::{
 };
 use nix::errno::Errno;
 
-use super::directory_set::DirectorySet;
+use super::announcements::Announcements;
 use super::guard::Consent;
 use super::moved::{Deferred, Found, Moved};
-use super::parents::{Parents, digest, unlisted};
+use super::parents::{Parents, unlisted};
 use super::roots::{errno_text, is_what_was_asked, made_up_file, refuse_overlap, walk};
 use super::{Directory, Tally, merging};
 use crate::entry::{Digests, DirectoryId, Entry, Fingerprint, Hash, Kind, Version};
@@ -121,8 +121,7 @@ pub fn list(
         verdict_bytes: 0,
         awaited: HashMap::new(),
         awaited_bytes: 0,
-        announced: DirectorySet::default(),
-        seen: HashSet::new(),
+        announced: Announcements::default(),
         mounts: mounts.into_iter().map(|(id, _)| id).collect(),
         parents: Parents::default(),
         moved: Moved::default(),
@@ -149,9 +148,7 @@ struct Listing<'a> {
     verdict_bytes: usize,
     awaited: HashMap<u64, Awaited>,
     awaited_bytes: usize,
-    // Directories that the index knows, and digests of the paths of others: none comes twice.
-    announced: DirectorySet,
-    seen: HashSet<u128>,
+    announced: Announcements,
     // Directories on which file systems were mounted.
     mounts: HashSet<DirectoryId>,
     parents: Parents,
@@ -177,7 +174,7 @@ struct Awaited {
     announced: u64,
     // Of what is remembered, when only the changes were asked for.
     kept: Option<Digests>,
-    // Of a directory on which no file system is mounted any more.
+    // The count for a directory on which no file system is mounted any more.
     remaining: Option<Remaining>,
 }
 
@@ -305,7 +302,7 @@ impl Listing<'_> {
             Some((index, source)) => index.listed_directory(source, path)?,
             None => None,
         };
-        self.refuse_twice(path, remembered.map(|known| known.id))?;
+        self.announced.add(path, remembered.map(|known| known.id))?;
         // Another directory has come to this path. The times of what is in it may be those of what was there: a rename of a
         // directory changes none of them.
         let is_other = remembered.and_then(|known| known.inode).is_some_and(|known| known != 0 && known != *inode);
@@ -363,15 +360,6 @@ impl Listing<'_> {
                 )
             }
         }
-    }
-
-    // The index may have come to know a directory since it was announced.
-    fn refuse_twice(&mut self, path: &AbsPath, known: Option<DirectoryId>) -> Result<()> {
-        let is_first = match known {
-            Some(id) => self.announced.insert(id) && !self.seen.contains(&digest(path)),
-            None => self.seen.insert(digest(path)),
-        };
-        if is_first { Ok(()) } else { Err(nonsense("a directory was announced twice")) }
     }
 
     fn unchanged(&mut self, directory: u64, entries: u64) {

@@ -142,8 +142,8 @@ impl Input {
         self.until = None;
     }
 
-    /// From now on bytes are no progress by themselves, for some only say that the other side is alive: the reader calls
-    /// [`note`](Input::note).
+    /// Stops counting bytes as progress by themselves, for some only say that the other side is alive: the reader calls
+    /// [`note`](Input::note) from now on.
     pub fn expect_alive(&mut self) {
         self.noted = Some(self.received);
     }

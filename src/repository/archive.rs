@@ -150,10 +150,10 @@ fn number(dir: &Dir, name: &Name) -> nix::Result<()> {
 /// Renames something in a directory of the archive that has no archived file's name, and so could be where a directory must
 /// be; returns its name then, which ends in its mtime.
 pub fn give_stamp(dir: &Dir, name: &Name, mtime: Time) -> nix::Result<Name> {
-    match is_stamped(name.as_bytes()) {
-        true => Ok(name.clone()),
-        false => under_free_name(name, mtime, |stamped| dir.rename(name, dir, stamped)),
+    if is_stamped(name.as_bytes()) {
+        return Ok(name.clone());
     }
+    under_free_name(name, mtime, |stamped| dir.rename(name, dir, stamped))
 }
 
 /// Opens the archive's directory of a client's directory, below an archive's `base`.

@@ -120,7 +120,7 @@ impl Index {
         let Some(stopped) = self.stop_of(source)? else { return Ok(()) };
         let stop = stopped.stop.clone().without(roots);
         if !stop.paths.is_empty() || !stop.roots.is_empty() {
-            // Of an acceptance that was used in part, nobody knows how much is left.
+            // Nobody knows how much is left of an acceptance that was used in part.
             let is_accepted = stopped.is_accepted && stop == stopped.stop;
             return self.write_stop(source, &Stopped { stop, is_accepted, ..stopped });
         }
