@@ -168,7 +168,10 @@ impl Steps for Dispatch<'_> {
         match step {
             Step::Same => Ok(()),
             Step::New { entry } => {
-                self.guard.note_new(&entry);
+                // In a first pull nothing can be removed that a new file could stand for.
+                if !self.run.begins_anew {
+                    self.guard.note_new(&entry);
+                }
                 self.enter(task(entry, None))
             }
             Step::Touched { entry, old } => self.enter(task(entry, Some(old))),
