@@ -8,10 +8,13 @@ use crate::error::Result;
 use crate::path::AbsPath;
 use crate::remote::helper::nonsense;
 
-/// The directories that were announced: of those that the index knows one bit each, of others the digests of their paths.
+/// The bits of more directories would take 128 MiB; a damaged index can say any number.
+const MAX_NUMBER: usize = 1 << 30;
+
+/// The directories that were announced: one bit for each that the index knows, for others the digests of their paths.
 #[derive(Debug, Default)]
 pub struct Announcements {
-    // A bit for each number; the index gives them without large gaps.
+    // A bit for each number below `MAX_NUMBER`; the index gives them without large gaps.
     known: Vec<u64>,
     new: HashSet<u128>,
 }
@@ -20,17 +23,17 @@ impl Announcements {
     /// Adds a directory, which the index knows by this number if at all; refuses one that was announced before. The index may
     /// have come to know it since.
     pub fn add(&mut self, path: &AbsPath, known: Option<DirectoryId>) -> Result<()> {
-        let is_first = match known {
-            Some(id) => self.add_known(id) && !self.new.contains(&digest(path)),
+        let number = known.and_then(|DirectoryId(id)| usize::try_from(id).ok()).filter(|number| *number < MAX_NUMBER);
+        let is_first = match number {
+            Some(number) => self.add_known(number) && !self.new.contains(&digest(path)),
             None => self.new.insert(digest(path)),
         };
         if is_first { Ok(()) } else { Err(nonsense("a directory was announced twice")) }
     }
 
     // False if it was there.
-    fn add_known(&mut self, DirectoryId(id): DirectoryId) -> bool {
-        let id = usize::try_from(id).expect("the index numbers directories from 1 on");
-        let (word, bit) = (id / 64, 1 << (id % 64));
+    fn add_known(&mut self, number: usize) -> bool {
+        let (word, bit) = (number / 64, 1 << (number % 64));
         if word >= self.known.len() {
             self.known.resize(word + 1, 0);
         }
@@ -48,7 +51,7 @@ mod tests {
     fn directory_is_announced_once() {
         let mut announced = Announcements::default();
         let path = |number: i64| AbsPath::new(format!("/d{number}")).unwrap();
-        for id in [1, 63, 64, 1000] {
+        for id in [1, 63, 64, 1000, i64::MAX, -1] {
             announced.add(&path(id), Some(DirectoryId(id))).unwrap();
             assert!(announced.add(&path(id), Some(DirectoryId(id))).is_err());
         }

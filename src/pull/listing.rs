@@ -293,7 +293,8 @@ impl Listing<'_> {
     }
 
     fn announced(&mut self, announced: Announced) -> Result<()> {
-        let Announced { directory: number, ref path, fingerprint, entries, complete, ref inode, border } = announced;
+        let Announced { directory: number, ref path, fingerprint, entries, complete, ref inode, border: is_mount } =
+            announced;
         if number != self.next || !self.roots.iter().any(|root| path.starts_with(root)) {
             return Err(nonsense("a directory was announced out of turn or outside of the roots"));
         }
@@ -306,7 +307,6 @@ impl Listing<'_> {
         // Another directory has come to this path. The times of what is in it may be those of what was there: a rename of a
         // directory changes none of them.
         let is_other = remembered.and_then(|known| known.inode).is_some_and(|known| known != 0 && known != *inode);
-        let is_mount = border;
         let (was_mount, remaining) = self.check_mount(&announced, remembered.map(|known| known.id))?;
         let is_other = is_other || is_mount && !was_mount;
         let trusted = self.remembered.index.filter(|_| complete && !self.wants_all && !is_other);
