@@ -36,10 +36,7 @@ impl Named {
     /// As [`parse`](Named::parse), but a source alone is not enough.
     pub(super) fn with_path(repository: &Repository, text: &OsStr) -> Result<Named> {
         let bytes = text.as_bytes();
-        match is_plain_path(text) || split(bytes).1.is_some() {
-            true => Named::parse(repository, text),
-            false => Err(wrong(bytes)),
-        }
+        if is_plain_path(text) || split(bytes).1.is_some() { Named::parse(repository, text) } else { Err(wrong(bytes)) }
     }
 }
 

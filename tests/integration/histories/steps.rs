@@ -437,10 +437,11 @@ impl World {
         if output.status.code().is_none_or(|code| ![0, 1, 3, 4, 6].contains(&code)) || errors.contains("panicked") {
             self.find(format!("a pull of a client that lies ends with {}: {errors}", output.status));
         }
-        match output.status.success() {
-            true => self.clear_staging(LIAR),
+        if output.status.success() {
+            self.clear_staging(LIAR);
+        } else {
             // Its last batch may wait for the next locked operation.
-            false => self.finish_cut_off(),
+            self.finish_cut_off();
         }
     }
 
