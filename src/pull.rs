@@ -415,7 +415,7 @@ fn note_outcome(
     match (pulled, stop) {
         (Ok(()), _) => index.clear_stop(source, &listed),
         (Err(error), Some(stop)) => index.note_stop(source, run, &stop, &error.to_string()),
-        // What the guard let pass may have been carried out in part: an acceptance of it is used up.
+        // The removals that the guard let pass may have begun: an acceptance of them is used up.
         (Err(_), None) if !listed.is_empty() => index.clear_stop(source, &listed),
         (Err(_), None) => Ok(()),
     }

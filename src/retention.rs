@@ -82,7 +82,7 @@ fn without_gaps(newest_first: &[(i64, Timestamp)]) -> impl Iterator<Item = (i64,
     let intervals = newest_first.windows(2).map(|pair| pair[0].1.duration_since(pair[1].1));
     let mut sorted: Vec<_> = intervals.clone().collect();
     sorted.sort();
-    // Of one interval alone nobody knows whether it is usual.
+    // One interval alone does not show what is usual.
     let usual = if sorted.len() < 2 { SignedDuration::ZERO } else { sorted[(sorted.len() - 1) / 2] };
     let is_gap = move |interval: &SignedDuration| {
         *interval > MIN_GAP && usual.checked_mul(MIN_GAP_INTERVALS).is_some_and(|longest| *interval > longest)

@@ -73,7 +73,7 @@ impl Parents {
         Ok(())
     }
 
-    // What is below a dropped directory is gone with it.
+    // A directory below a dropped one is gone with it.
     fn is_dropped(&self, path: &AbsPath) -> bool {
         let mut above = Some(path.clone()).filter(|_| !self.dropped.is_empty());
         while let Some(path) = above {

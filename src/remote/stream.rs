@@ -64,7 +64,7 @@ impl Ends {
 
 impl Traffic {
     /// For streams that fail when the other side stays silent longer than `timeout` (zero is for ever), or says nothing but
-    /// that it is alive, or next to nothing, for longer than `stall_time`.
+    /// that it is alive for longer than `stall_time`, or next to nothing for longer than twice that.
     pub fn new(timeout: Duration, stall_time: Option<Duration>) -> Traffic {
         Traffic {
             timeout,

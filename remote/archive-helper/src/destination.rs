@@ -448,7 +448,7 @@ fn is_unusual(mtime: Time) -> bool {
     !(0..=i32::MAX.into()).contains(&mtime.seconds())
 }
 
-// What became of an item, by its attributes and by its mtime, where that was looked at.
+// The outcome for an item, by its attributes, and by its mtime where that was read back.
 fn made(entry: &Entry, dressed: Result<(), Errno>, found: Option<&Metadata>) -> Outcome {
     match dressed {
         Err(errno) => Outcome::Bare(errno.raw_os_error()),

@@ -308,7 +308,7 @@ pub enum Reply {
     Entries(Entries),
     /// Something could not be listed.
     Problem(Problem),
-    /// A directory was not entered; it counts as empty, but for the file that caused it. Or a file was left out.
+    /// A file was left out, or a directory was not entered: it counts as empty, except for the file that caused it.
     Skipped(Skipped),
     /// The walk is over and every wanted entry was sent.
     End,

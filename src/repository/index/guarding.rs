@@ -75,7 +75,7 @@ impl Index {
 
     /// Notes what a run was stopped for.
     pub fn note_stop(&mut self, source: SourceId, run: i64, stop: &Stop, reason: &str) -> Result<()> {
-        // What was accepted and did not suffice stays accepted together with the rest.
+        // An acceptance that did not suffice is added to the new stop.
         let mut stop = stop.clone();
         if let Some(before) = self.stop_of(source)?.filter(|before| before.is_accepted) {
             let is_new = |paths: &[AbsPath], before: &[AbsPath]| !paths.iter().any(|path| before.contains(path));
