@@ -131,10 +131,10 @@ struct Notes {
 
 impl Notes {
     fn keep_records(&mut self, index: &mut Index) -> Result<()> {
-        let mut records = std::mem::take(&mut self.records);
+        let records = std::mem::take(&mut self.records);
         self.keep(|| {
             let write = index.write()?;
-            write.set_inodes(&mut records)?;
+            write.set_inodes(records)?;
             write.commit()
         })
     }

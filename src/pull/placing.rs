@@ -19,7 +19,7 @@ use crate::remote::helper::nonsense;
 use crate::repository::archive::Archive;
 use crate::repository::dirs::{Dir, Metadata, OpenTree};
 use crate::repository::evidence::{Age, Evidence};
-use crate::repository::index::Record;
+use crate::repository::index::{Record, is_recorded};
 use crate::repository::journal::{At, Batch, Deed, Known, Looks, New, Old, Row};
 use crate::repository::staging::{StagedName, Staging};
 use crate::source::ArchiveWhat;
@@ -325,9 +325,9 @@ impl<'a> Placing<'a> {
         Ok(record.map(|record| (found, record)))
     }
 
-    fn know(&mut self, at: At, hash: Hash, Origin { read, shared }: Origin) {
+    fn know(&mut self, at: At, size: u64, hash: Hash, Origin { read, shared }: Origin) {
         let inode = shared.map(|(inode, _)| inode);
-        self.batch.known.push(Known { at, hash, read, inode });
+        self.batch.known.extend(is_recorded(size).then_some(Known { at, hash, read, inode }));
     }
 
     // What is at a name of the snapshot; nothing, too, where the directory is yet to be made.
@@ -361,7 +361,7 @@ impl<'a> Placing<'a> {
         let directory = self.number(directory);
         self.batch.deeds.push(Deed::Keep { directory, staged, name: archived.clone() });
         if origin.shared.is_some() {
-            self.know(At::Archive(directory, archived.clone()), hash, origin);
+            self.know(At::Archive(directory, archived.clone()), entry.size, hash, origin);
         }
         Ok(archived)
     }

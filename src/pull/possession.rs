@@ -29,7 +29,7 @@ pub fn proven(run: &Run<'_>, index: &Index, task: &FileTask, claim: Claim) -> Re
             let opened = place.open_directory(run.repository).and_then(|dir| dir.open_file_with_metadata(&place.name));
             let Ok((file, found)) = opened else { continue };
             // A record says that the content was read and had this hash.
-            let known = index.inode(found.inode.1)?.filter(|record| record.fits(&found));
+            let known = index.record(&found)?;
             let is_known = known.is_some_and(|record| record.hash == claim.hash);
             match read(run, &file, &found) {
                 Some(keyed) if keyed == proof && (is_known || has_hash(&file, &claim.hash)) => {

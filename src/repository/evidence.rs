@@ -87,7 +87,7 @@ impl Evidence {
         let number = found.inode.1;
         let known = match self.found.get(&number) {
             Some(record) => Some(*record),
-            None => index.inode(number)?,
+            None => index.record(found)?,
         };
         let is_young = |record: &Record| match age {
             Age::Any => true,
@@ -204,7 +204,7 @@ mod tests {
         fn new() -> Fixture {
             let place = tempfile::tempdir().unwrap();
             let index = Index::open(place.path()).unwrap();
-            std::fs::write(place.path().join("f"), "first").unwrap();
+            std::fs::write(place.path().join("f"), "the first").unwrap();
             Fixture { place, index, name: Name::new("f").unwrap() }
         }
 
@@ -218,12 +218,12 @@ mod tests {
         // Writes other bytes of the same size, and has the record claim that the inode is as it was.
         fn decay(&mut self, evidence: &mut Evidence) {
             let path = self.place.path().join("f");
-            std::fs::write(path, "worst").unwrap();
+            std::fs::write(path, "the worst").unwrap();
             let found = Dir::open_base(self.place.path()).unwrap().metadata(&self.name).unwrap();
             let mut records = evidence.take();
             records[0].1 = Record::of(&found, records[0].1.hash, records[0].1.read - 2_000_000_000);
             let write = self.index.write().unwrap();
-            write.set_inodes(&mut records).unwrap();
+            write.set_inodes(records).unwrap();
             write.commit().unwrap();
         }
     }
@@ -241,30 +241,30 @@ mod tests {
     #[test]
     fn content_is_proved_by_reading_and_never_by_size() {
         let fixture = Fixture::new();
-        assert!(fixture.proves(&mut Evidence::new(), "first", Age::Any));
-        assert!(!fixture.proves(&mut Evidence::new(), "other", Age::Any));
+        assert!(fixture.proves(&mut Evidence::new(), "the first", Age::Any));
+        assert!(!fixture.proves(&mut Evidence::new(), "the other", Age::Any));
     }
 
     #[test]
     fn file_that_was_replaced_under_its_name_is_read_again() {
         let fixture = Fixture::new();
         let mut evidence = Evidence::new();
-        assert!(fixture.proves(&mut evidence, "first", Age::Any));
-        std::fs::write(fixture.place.path().join("new"), "other").unwrap();
+        assert!(fixture.proves(&mut evidence, "the first", Age::Any));
+        std::fs::write(fixture.place.path().join("new"), "the other").unwrap();
         std::fs::rename(fixture.place.path().join("new"), fixture.place.path().join("f")).unwrap();
-        assert!(!fixture.proves(&mut evidence, "first", Age::Any));
-        assert!(fixture.proves(&mut evidence, "other", Age::Any));
+        assert!(!fixture.proves(&mut evidence, "the first", Age::Any));
+        assert!(fixture.proves(&mut evidence, "the other", Age::Any));
     }
 
     #[test]
     fn record_counts_until_it_is_too_old() {
         let mut fixture = Fixture::new();
         let mut evidence = Evidence::new();
-        assert!(fixture.proves(&mut evidence, "first", Age::Any));
+        assert!(fixture.proves(&mut evidence, "the first", Age::Any));
         fixture.decay(&mut evidence);
-        assert!(fixture.proves(&mut evidence, "first", Age::Any));
-        assert!(fixture.proves(&mut evidence, "first", Age::AtMost(Duration::from_secs(3600))));
-        assert!(!fixture.proves(&mut evidence, "first", Age::AtMost(Duration::from_secs(1))));
-        assert!(!fixture.proves(&mut evidence, "first", Age::Any), "what was read last counts");
+        assert!(fixture.proves(&mut evidence, "the first", Age::Any));
+        assert!(fixture.proves(&mut evidence, "the first", Age::AtMost(Duration::from_secs(3600))));
+        assert!(!fixture.proves(&mut evidence, "the first", Age::AtMost(Duration::from_secs(1))));
+        assert!(!fixture.proves(&mut evidence, "the first", Age::Any), "what was read last counts");
     }
 }

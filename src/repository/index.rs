@@ -33,7 +33,7 @@ mod write;
 pub use attributes::encode as attributes_text;
 pub use facts::{Located, Newest, RunRow, Stats, finished, misdated};
 pub use guarding::{Stop, Stopped};
-pub use inodes::Record;
+pub use inodes::{Record, is_recorded};
 pub use reading::Copied;
 pub(super) use reading::open as open_to_read;
 pub use reconcile::{Scope, Unfound};

@@ -277,7 +277,7 @@ impl Done {
         records.extend(self.records(index)?);
         let write = index.write()?;
         self.batch.settle(&write, self.source)?;
-        write.set_inodes(&mut records)?;
+        write.set_inodes(records)?;
         let gone = self.touched.iter().filter(|touched| touched.after.links == 0);
         gone.into_iter().try_for_each(|touched| write.drop_inode(touched.after.inode.1))?;
         also(&write)?;
@@ -293,7 +293,7 @@ impl Done {
     fn records(&self, index: &Index) -> Result<Vec<(u64, Record)>> {
         let mut records = Vec::with_capacity(self.batch.known.len());
         for Touched { before, after } in self.touched.iter().filter(|touched| touched.after.links > 0) {
-            let known = index.inode(before.inode.1)?.filter(|record| record.fits(before));
+            let known = index.record(before)?;
             records.extend(known.map(|known| (after.inode.1, Record::of(after, known.hash, known.read))));
         }
         let mut open = HashMap::new();

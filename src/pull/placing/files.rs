@@ -193,9 +193,9 @@ impl Placing<'_> {
     // A row with which a version of a file begins, and what is known of its plain file.
     fn begin_with(&mut self, file: &NewFile<'_>, row: Row, origin: Origin) {
         self.row(file.directory, row);
-        if file.entry.size > 0 && file.flags & flags::INCONSISTENT == 0 {
+        if file.flags & flags::INCONSISTENT == 0 {
             let at = At::Row(self.batch.rows.len() - 1);
-            self.know(at, file.hash, origin);
+            self.know(at, file.entry.size, file.hash, origin);
         }
     }
 

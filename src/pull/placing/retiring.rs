@@ -65,7 +65,7 @@ impl Placing<'_> {
         let archived = self.free_name(directory, name, old.entry.mtime)?;
         if let (Some(record), Some(hash)) = (record, old.hash) {
             let at = At::Archive(self.number(directory), archived.clone());
-            self.know(at, hash, Origin::shared(inode, record));
+            self.know(at, old.entry.size, hash, Origin::shared(inode, record));
         }
         let gone = Old::Archive { name: archived.clone(), inode };
         Ok(Retired { gone, archive_name: Some(archived), is_lost: false })

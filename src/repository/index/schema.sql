@@ -52,7 +52,7 @@ CREATE TABLE pending (
     format  INTEGER NOT NULL,           -- of the batch
     batch   BLOB NOT NULL               -- changes to the trees that are under way, or were cut off
 );
-CREATE TABLE inode (                    -- plain files, as they were after the last change that the program made to them
+CREATE TABLE inode (                    -- plain files of 16 KiB or more, after the last change that the program made to them
     number  INTEGER PRIMARY KEY,        -- of the inode, on the server
     size    INTEGER NOT NULL,
     mtime   INTEGER NOT NULL,           -- nanoseconds since 1970 UTC
