@@ -36,7 +36,7 @@ use crate::repository::index::{Index, SourceId, Stop as Stopped, finished};
 use crate::repository::journal::recover;
 use crate::repository::lock::Lock;
 use crate::repository::room::Room;
-use crate::repository::staging::Tray;
+use crate::repository::staging::{Staging, Tray};
 use crate::repository::{Repository, random_key};
 use crate::source::{RemoteKind, Source};
 
@@ -59,6 +59,7 @@ mod mending;
 mod merging;
 mod moved;
 mod parents;
+mod path_set;
 mod pipeline;
 mod placing;
 mod possession;
@@ -220,9 +221,9 @@ impl Run<'_> {
         Before { index, source_id: self.source_id, run: Some(self.number) }
     }
 
-    fn remembered<'i>(&'i self, index: &'i Index) -> Remembered<'i> {
+    fn remembered<'i>(&'i self, index: &'i Index, staging: &'i Staging) -> Remembered<'i> {
         let (index, distrust) = (Some((index, self.source_id)), self.options.checksum);
-        Remembered { index, distrust, consent: self.consent }
+        Remembered { index, distrust, consent: self.consent, staging: Some(staging) }
     }
 }
 

@@ -1,32 +1,35 @@
 //! Which directories a listing has announced: each may come once.
 
-use std::collections::HashSet;
-
-use super::parents::digest;
+use super::path_set::PathSet;
 use crate::entry::DirectoryId;
 use crate::error::Result;
 use crate::path::AbsPath;
 use crate::remote::helper::nonsense;
+use crate::repository::staging::Staging;
 
 /// The bits of more directories would take 128 MiB; a damaged index can say any number.
 const MAX_NUMBER: usize = 1 << 30;
 
-/// The directories that were announced: one bit for each that the index knows, for others the digests of their paths.
-#[derive(Debug, Default)]
-pub struct Announcements {
+/// The directories that were announced: one bit for each that the index knows, for others their paths.
+pub struct Announcements<'a> {
     // A bit for each number below `MAX_NUMBER`; the index gives them without large gaps.
     known: Vec<u64>,
-    new: HashSet<u128>,
+    new: PathSet<'a>,
 }
 
-impl Announcements {
+impl<'a> Announcements<'a> {
+    /// None yet.
+    pub fn new(staging: Option<&'a Staging>) -> Announcements<'a> {
+        Announcements { known: Vec::new(), new: PathSet::new(staging) }
+    }
+
     /// Adds a directory, which the index knows by this number if at all; refuses one that was announced before. The index may
     /// have come to know it since.
     pub fn add(&mut self, path: &AbsPath, known: Option<DirectoryId>) -> Result<()> {
         let number = known.and_then(|DirectoryId(id)| usize::try_from(id).ok()).filter(|number| *number < MAX_NUMBER);
         let is_first = match number {
-            Some(number) => self.add_known(number) && !self.new.contains(&digest(path)),
-            None => self.new.insert(digest(path)),
+            Some(number) => self.add_known(number) && !self.new.contains(path)?,
+            None => self.new.insert(path)?,
         };
         if is_first { Ok(()) } else { Err(nonsense("a directory was announced twice")) }
     }
@@ -49,7 +52,7 @@ mod tests {
 
     #[test]
     fn directory_is_announced_once() {
-        let mut announced = Announcements::default();
+        let mut announced = Announcements::new(None);
         let path = |number: i64| AbsPath::new(format!("/d{number}")).unwrap();
         for id in [1, 63, 64, 1000, i64::MAX, -1] {
             announced.add(&path(id), Some(DirectoryId(id))).unwrap();

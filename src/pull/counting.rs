@@ -45,7 +45,7 @@ fn decide_by(run: &Run<'_>, conversation: Conversation, index: &Index, staging: 
     let tally = Tally { progress: Progress::default(), report: &silent, first_error: OnceLock::new() };
     let removals = Removals::new(Some(staging));
     let mut counting = Counting { run, guard: RemovalGuard::new(run.before(index), run.source, removals) };
-    let remembered = run.remembered(index);
+    let remembered = run.remembered(index, staging);
     let roots = list(conversation, run.source, run.repository.id(), &remembered, &tally, &mut counting)?;
     counting.guard.decide(&roots, run.consent)?;
     run.gate.open();

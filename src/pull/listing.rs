@@ -22,6 +22,7 @@ use crate::plan::{Step, in_order, plan};
 use crate::remote::helper::{Conversation, Replies, Requests, gone, nonsense};
 use crate::report::Change;
 use crate::repository::index::{Index, ListedDirectory, SourceId};
+use crate::repository::staging::Staging;
 use crate::source::Source;
 
 mod mounts;
@@ -85,6 +86,8 @@ pub struct Remembered<'a> {
     pub distrust: bool,
     /// What may be removed.
     pub consent: &'a Consent,
+    /// Where what is too much for memory is kept; `None` for a dry run.
+    pub staging: Option<&'a Staging>,
 }
 
 impl Remembered<'_> {
@@ -121,9 +124,9 @@ pub fn list(
         verdict_bytes: 0,
         awaited: HashMap::new(),
         awaited_bytes: 0,
-        announced: Announcements::default(),
+        announced: Announcements::new(remembered.staging),
         mounts: mounts.into_iter().map(|(id, _)| id).collect(),
-        parents: Parents::default(),
+        parents: Parents::new(remembered.staging),
         moved: Moved::default(),
         deferred: Deferred::default(),
         next: 0,
@@ -148,10 +151,10 @@ struct Listing<'a> {
     verdict_bytes: usize,
     awaited: HashMap<u64, Awaited>,
     awaited_bytes: usize,
-    announced: Announcements,
+    announced: Announcements<'a>,
     // Directories on which file systems were mounted.
     mounts: HashSet<DirectoryId>,
-    parents: Parents,
+    parents: Parents<'a>,
     moved: Moved,
     deferred: Deferred,
     next: u64,
@@ -202,7 +205,7 @@ impl Listing<'_> {
         self.steps.begin(&found.iter().map(|(path, _)| path.clone()).collect::<Vec<_>>())?;
         for (path, entry) in found {
             if entry.as_ref().is_none_or(|entry| entry.kind == Kind::Dir) {
-                self.parents.list_root(&path);
+                self.parents.list_root(&path)?;
             }
             self.begin_root(path, entry)?;
         }
@@ -384,7 +387,7 @@ impl Listing<'_> {
         directory.settle_on(digests);
         directory.steps.store(versions.len() as u64, Ordering::Relaxed);
         for Version { entry, hash, .. } in versions {
-            self.parents.list(&directory.path, &entry);
+            self.parents.list(&directory.path, &entry)?;
             self.steps.moved(&directory, entry, hash)?;
         }
         self.tally.report.progress(&self.tally.progress);

@@ -133,7 +133,7 @@ fn tell_of_metadata(run: &Run<'_>, staging: &Staging) {
 // The first two stages: list, and send every step on its way.
 fn lead(run: &Run<'_>, lister: Conversation, ways: Ways<'_>) -> Result<()> {
     let index = run.repository.index()?;
-    let remembered = run.remembered(&index);
+    let remembered = run.remembered(&index, ways.onward.fetch.staging);
     let mut dispatch = Dispatch::new(run, &index, ways);
     let roots = list(lister, run.source, run.repository.id(), &remembered, run.tally, &mut dispatch)?;
     dispatch.finish(&roots)
