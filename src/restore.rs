@@ -50,6 +50,9 @@ const QUEUE: usize = 16;
 // More ways than this rarely write faster, and sshd allows no more than ten.
 const MOST_WAYS: usize = 4;
 
+// Why something is not made.
+const IN_REPOSITORY: &str = "it would be written into the repository";
+
 /// What a restore did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Restored {
@@ -245,12 +248,18 @@ impl Shared<'_> {
             }
             Outcome::Failed(errno) => self.failed(task, Errno::from_raw(*errno).desc()),
             Outcome::Wanted => self.failed(task, "it was not made"),
+            Outcome::IsRepository => self.leave_out_repository(task),
+            Outcome::InRepository => self.failed(task, IN_REPOSITORY),
         }
         let is_there = matches!(outcome, Outcome::Made | Outcome::Bare(_) | Outcome::OtherTime | Outcome::There);
         if is_there && version.entry.inode.is_some() && task.link.is_none() {
             self.first_names().extend(task.to.join(&version.entry.name));
         }
         is_there
+    }
+
+    fn leave_out_repository(&self, task: &Task) {
+        self.report.notice(format_args!("`{}` is where the repository is, and was left out", task.path));
     }
 
     fn first_names(&self) -> std::sync::MutexGuard<'_, HashSet<AbsPath>> {
@@ -397,9 +406,9 @@ impl Walk<'_> {
         let Some(to) = task.to.join(&task.version.entry.name).filter(|_| !self.own.is_empty()) else { return false };
         let is_own = self.own.iter().any(|own| to.starts_with(own));
         if is_own && self.own.contains(&to) && task.version.entry.kind == Kind::Dir {
-            self.shared.report.notice(format_args!("`{}` is where the repository is, and was left out", task.path));
+            self.shared.leave_out_repository(task);
         } else if is_own {
-            self.shared.failed(task, "it would be written into the repository");
+            self.shared.failed(task, IN_REPOSITORY);
         }
         is_own
     }

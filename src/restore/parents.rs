@@ -25,6 +25,7 @@ impl Walk<'_> {
             match looking.offer(vec![item])?.as_slice() {
                 [Outcome::Made] => self.make_parent(to, &name, directories)?,
                 [Outcome::There | Outcome::Differs] => {}
+                [Outcome::IsRepository | Outcome::InRepository] => return Ok(()),
                 outcomes => return Err(self.not_a_directory(&to, &name, outcomes)),
             }
         }

@@ -721,3 +721,40 @@ fn restore_to_the_repository_through_its_own_sshd_is_refused() {
     assert_eq!(fs::read_to_string(kept.join("f")).unwrap(), "kept");
     assert!(!kept.join("new").exists());
 }
+
+#[test]
+fn restore_to_a_host_leaves_out_the_repository_below_the_destination() {
+    let (sshd, program) = (Sshd::new(), Program::new());
+    let client =
+        Tree::new([("f", file("f")), ("repo", dir([("snapshot", dir([("s", file("s"))])), ("new", file("n"))]))]);
+    program.pull_local(&client.root(), &["--name", "laptop"]);
+    program.pull_local(&client.path("repo/snapshot"), &["--name", "other"]);
+    let fingerprint = || program.fingerprint().split_once('\n').unwrap().1.to_owned();
+    let before = fingerprint();
+    let restore = |what: &str, place: &Path, flags: &[&str]| {
+        let to = format!("client:{}", place.display());
+        let always =
+            ["restore", "-F", sshd.config().to_str().unwrap(), "--overwrite", "always", what, &to].map(str::to_owned);
+        program.run(always.into_iter().chain(flags.iter().map(|flag| (*flag).to_owned())))
+    };
+    let above = program.path("");
+    let what = format!("laptop:{}", client.path("repo").display());
+    for flags in [&["-n"][..], &[]] {
+        let ran = restore(&what, &above, flags);
+        ran.refused(0, &["is where the repository is"]);
+        assert_eq!(fingerprint(), before);
+    }
+    // `repo` leads to a root, and is no entry of its own.
+    let what = format!("other:{}", client.path("repo").display());
+    let ran = restore(&what, &above, &[]);
+    ran.refused(3, &["can't restore", "it would be written into the repository"]);
+    assert_eq!(fingerprint(), before);
+    let own = program.snapshot("laptop", &client.path("repo/snapshot"));
+    program.pull_local(&own, &["--name", "inner"]);
+    let before = fingerprint();
+    for flags in [&["--in-place", "-n"][..], &["--in-place"]] {
+        let ran = restore(&format!("inner:{}", own.display()), Path::new("/"), flags);
+        ran.refused(3, &["can't restore", "it would be written into the repository"]);
+        assert_eq!(fingerprint(), before);
+    }
+}

@@ -1,7 +1,7 @@
 //! Putting things back below a directory: for a server that restores to this machine, be it through ssh or at home.
 //!
-//! What is made gets its name when it is complete. Nothing outside of the directory is touched, no symlink in it is
-//! followed, and what is there is overwritten only if that was asked for.
+//! What is made gets its name when it is complete. Nothing outside of the directory is touched, nor anything in the repository;
+//! no symlink in it is followed, and what is there is overwritten only if that was asked for.
 
 use std::os::fd::OwnedFd;
 
@@ -21,6 +21,8 @@ pub struct Destination {
     own_ids: (u32, u32),
     // The directory that was used last.
     parent: Option<Parent>,
+    // The one that was found last to be outside of the repository, and with it all above it.
+    outside: AbsPath,
     filling: Option<Filling>,
 }
 
@@ -51,13 +53,15 @@ struct Filling {
     item: Item,
     partial: Vec<u8>,
     // What became of it so far.
-    file: Result<OwnedFd, Errno>,
+    file: Result<OwnedFd, Trouble>,
 }
 
 /// Why something was not made.
 enum Trouble {
     System(Errno),
     NotEmpty,
+    IsRepository,
+    InRepository,
 }
 
 impl From<Errno> for Trouble {
@@ -72,6 +76,8 @@ impl Trouble {
             Trouble::System(Errno::EXIST) => Outcome::Exists,
             Trouble::System(errno) => Outcome::Failed(errno.raw_os_error()),
             Trouble::NotEmpty => Outcome::NotEmpty,
+            Trouble::IsRepository => Outcome::IsRepository,
+            Trouble::InRepository => Outcome::InRepository,
         }
     }
 }
@@ -96,7 +102,8 @@ impl Destination {
             opened => Some(opened?),
         };
         let (privileged, own_ids) = (folder::is_privileged(), folder::own_ids());
-        Ok(Destination { base, options, privileged, own_ids, parent: None, filling: None })
+        let outside = AbsPath::root();
+        Ok(Destination { base, options, privileged, own_ids, parent: None, outside, filling: None })
     }
 
     /// Makes something, unless it is a file with content, which is to come.
@@ -109,9 +116,12 @@ impl Destination {
         let name = entry.name.as_bytes();
         let found = match self.look(&item.directory, name) {
             // What is in the way of a directory above would have made room for it.
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if self.options.dry_run => None,
+            Err(Trouble::System(Errno::NOENT | Errno::NOTDIR | Errno::LOOP)) if self.options.dry_run => None,
             found => found?,
         };
+        if entry.kind == Kind::Dir && found.is_some() {
+            self.check_itself(item)?;
+        }
         if let Some(found) = &found {
             let likeness = self.likeness(item, found)?;
             let is_older = self.options.overwrite == Overwrite::Always || found.mtime < entry.mtime;
@@ -211,7 +221,7 @@ impl Destination {
         let partial = partial_name(item.entry.name.as_bytes());
         let file = self.parent(&item.directory).and_then(|parent| {
             parent.clear(&partial)?;
-            parent.folder.create_file(&partial)
+            Ok(parent.folder.create_file(&partial)?)
         });
         self.filling = Some(Filling { item, partial, file });
     }
@@ -232,7 +242,7 @@ impl Destination {
         if let Ok(file) = &filling.file
             && let Err(errno) = work(file)
         {
-            filling.file = Err(errno);
+            filling.file = Err(errno.into());
         }
     }
 
@@ -244,7 +254,7 @@ impl Destination {
         let ended = match file {
             Ok(file) if keep => self.complete(&item, &partial, &file),
             Ok(_) => Err(Trouble::System(Errno::CANCELED)),
-            Err(errno) => Err(errno.into()),
+            Err(trouble) => Err(trouble),
         };
         if ended.is_err()
             && let Ok(parent) = self.parent(&item.directory)
@@ -270,12 +280,12 @@ impl Destination {
         if self.options.dry_run {
             return Outcome::Made;
         }
-        let path = item.directory.join(&item.entry.name).ok_or(Errno::NAMETOOLONG);
-        let dressed = path.and_then(|path| self.folder(&path)).and_then(|folder| {
+        let dressed = self.check_itself(item).and_then(|path| {
+            let folder = self.folder(&path)?;
             self.undress(&folder, &item.entry);
-            self.dress(&folder, &item.entry)
+            Ok(self.dress(&folder, &item.entry)?)
         });
-        dressed.unwrap_or_else(|errno| Trouble::from(errno).outcome())
+        dressed.unwrap_or_else(Trouble::outcome)
     }
 
     // Takes from a directory what attributes it was born with, or has been given, that it should not have.
@@ -385,11 +395,43 @@ impl Destination {
         Ok(Outcome::There)
     }
 
-    fn look(&mut self, directory: &AbsPath, name: &[u8]) -> Result<Option<Metadata>, Errno> {
+    fn look(&mut self, directory: &AbsPath, name: &[u8]) -> Result<Option<Metadata>, Trouble> {
         if self.options.dry_run {
-            return self.folder(directory)?.metadata(name);
+            self.check_outside(directory)?;
+            return Ok(self.folder(directory)?.metadata(name)?);
         }
-        self.parent(directory)?.folder.metadata(name)
+        Ok(self.parent(directory)?.folder.metadata(name)?)
+    }
+
+    // Refuses a directory that is the repository, or is in it. Returns its path.
+    fn check_itself(&mut self, item: &Item) -> Result<AbsPath, Trouble> {
+        let path = item.directory.join(&item.entry.name).ok_or(Errno::NAMETOOLONG)?;
+        self.check_outside(&item.directory)?;
+        match self.check_outside(&path) {
+            Err(Trouble::InRepository) => Err(Trouble::IsRepository),
+            checked => checked.map(|()| path),
+        }
+    }
+
+    // Refuses what is below a directory that is the repository. Those above the destination were looked at when it was opened.
+    fn check_outside(&mut self, path: &AbsPath) -> Result<(), Trouble> {
+        let mut unchecked = Vec::new();
+        let mut next = Some(path.clone());
+        while let Some(above) = next.filter(|above| !self.outside.starts_with(above)) {
+            next = above.split().map(|(parent, _)| parent);
+            unchecked.push(above);
+        }
+        for path in unchecked.into_iter().rev() {
+            match self.folder(&path) {
+                Ok(folder) if folder.is_repository(self.options.repository.as_bytes()) => {
+                    return Err(Trouble::InRepository);
+                }
+                Ok(_) => self.outside = path,
+                // There is nothing yet, or no directory.
+                Err(_) => break,
+            }
+        }
+        Ok(())
     }
 
     // A directory that is there.
@@ -398,8 +440,9 @@ impl Destination {
     }
 
     // A directory, made if it is not there, and kept open.
-    fn parent(&mut self, path: &AbsPath) -> Result<&Parent, Errno> {
+    fn parent(&mut self, path: &AbsPath) -> Result<&Parent, Trouble> {
         if self.parent.as_ref().is_none_or(|open| open.path != *path) {
+            self.check_outside(path)?;
             let folder = match self.folder(path) {
                 Err(Errno::NOENT) => self.create(path)?,
                 opened => opened?,
@@ -407,7 +450,7 @@ impl Destination {
             let hands_on_acl = folder.hands_on_acl();
             self.parent = Some(Parent { path: path.clone(), folder, hands_on_acl });
         }
-        self.parent.as_ref().ok_or(Errno::NOENT)
+        Ok(self.parent.as_ref().ok_or(Errno::NOENT)?)
     }
 
     fn create(&self, path: &AbsPath) -> Result<Folder, Errno> {

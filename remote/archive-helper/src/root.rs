@@ -47,6 +47,12 @@ pub fn path_here(written: &[u8]) -> Vec<u8> {
     path[..end].to_vec()
 }
 
+/// True when the head of a file of the name [`FORMAT`] says that its directory is the repository with this id; never for an
+/// empty one.
+pub fn is_repository(head: &[u8], id: &[u8]) -> bool {
+    !id.is_empty() && head.windows(id.len()).any(|window| window == id)
+}
+
 /// True when a directory, or the nearest above it that exists, is in the repository with this id.
 pub fn is_in_repository(path: &[u8], id: &[u8]) -> bool {
     let path = Path::new(OsStr::from_bytes(path));
@@ -60,9 +66,9 @@ pub fn is_in_repository(path: &[u8], id: &[u8]) -> bool {
         let mut head = Vec::new();
         let opened = std::fs::File::open(&format);
         let read = opened.and_then(|file| file.take(FORMAT_HEAD as u64).read_to_end(&mut head));
-        read.is_ok() && head.windows(id.len()).any(|window| window == id)
+        read.is_ok() && is_repository(&head, id)
     };
-    !id.is_empty() && place.ancestors().any(holds)
+    place.ancestors().any(holds)
 }
 
 /// The directory that this program was installed in by a server, which names it by its content.

@@ -201,8 +201,8 @@ impl<'a> Visit<'a> {
 
     fn is_repository(&self) -> bool {
         let id = &self.options.repository;
-        let holds = |head: Vec<u8>| head.windows(id.len()).any(|window| window == id);
-        !id.is_empty() && self.directory.head(root::FORMAT, root::FORMAT_HEAD).is_some_and(holds)
+        let head = || self.directory.head(root::FORMAT, root::FORMAT_HEAD);
+        !id.is_empty() && head().is_some_and(|head| root::is_repository(&head, id))
     }
 
     fn is_cache(&self) -> bool {

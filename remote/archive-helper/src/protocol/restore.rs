@@ -15,7 +15,8 @@ pub struct Restore {
     pub owners: bool,
     /// Make nothing.
     pub dry_run: bool,
-    /// The repository's id: a destination in a directory whose file `format` holds it is refused as busy (EBUSY).
+    /// The repository's id: nothing is made in a directory whose file `format` holds it, nor below one. A destination there
+    /// is refused as busy (EBUSY).
     pub repository: String,
 }
 
@@ -87,4 +88,8 @@ pub enum Outcome {
     Failed(i32),
     /// It was made, but with the nearest mtime that the file system can hold.
     OtherTime,
+    /// The directory there is the repository, and stays as it is.
+    IsRepository,
+    /// It would be made in the repository.
+    InRepository,
 }

@@ -11,6 +11,7 @@ use rustix::fs::{
 use super::{BELOW, DIRECTORY, Directory, Errno, Metadata};
 use crate::attributes::read_xattrs;
 use crate::protocol::{ACCESS_ACL, DEFAULT_ACL, Kind, MAX_PATH, Time, Xattr};
+use crate::root;
 
 /// An open directory, to be written to.
 pub struct Folder(OwnedFd);
@@ -82,6 +83,15 @@ impl Folder {
     /// True when a directory in it has no entries.
     pub fn is_empty_below(&self, name: &[u8]) -> Result<bool, Errno> {
         Directory(self.open_below(name)?.0).is_empty()
+    }
+
+    /// True when it is the repository with this id, by the file that holds it.
+    pub fn is_repository(&self, id: &[u8]) -> bool {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let Ok(file) = fs::openat(&self.0, root::FORMAT, flags, Mode::empty()) else { return false };
+        let mut head = [0; root::FORMAT_HEAD];
+        let length = rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut head)).unwrap_or(0);
+        root::is_repository(&head[..length], id)
     }
 
     /// Makes a directory.
