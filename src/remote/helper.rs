@@ -8,7 +8,6 @@ use archive_helper::protocol::{MAGIC, MAX_CHATTER, Reply, Request, VERSION, read
 
 use super::packing::{Line, LineSpeed, Unpacker};
 use super::stall::Stalled;
-use super::stop::shown;
 use super::stream::{Input, Output};
 use crate::error::{Error, Kind, Result};
 use crate::source::CompressWhen;
@@ -151,18 +150,13 @@ pub fn nonsense(what: impl std::fmt::Display) -> Error {
 }
 
 fn stalled(stalled: Stalled) -> Error {
-    let what = match stalled {
-        Stalled::Silent(time) => {
-            format!("the client said for {} that it is at work, and sent nothing (stall_time)", shown(time))
-        }
-        Stalled::Slow(time, bytes) => {
-            format!("the client sent, received and hashed only {bytes} bytes in {} (stall_time)", shown(time))
-        }
-    };
-    Error::new(Kind::Unreachable, what).hint("if it is as slow as that, or reads files as large, raise `--stall-time`")
+    Error::new(Kind::Unreachable, stalled).hint("if it is as slow as that, or reads files as large, raise `stall_time`")
 }
 
 fn lost(error: std::io::Error) -> Error {
+    if let Some(why) = error.get_ref().and_then(|why| why.downcast_ref::<Stalled>()) {
+        return stalled(*why);
+    }
     match error.kind() {
         std::io::ErrorKind::InvalidData | std::io::ErrorKind::InvalidInput => nonsense(error),
         std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut => {

@@ -1,19 +1,30 @@
 //! Notices a client that is at work for ever: one that says only that it is alive, or that sends next to nothing.
 
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+use super::stop::shown;
 
 /// The least work of a client in an hour, in bytes that pass in either direction or that the client hashes. A list of 160
 /// entries, or of 400 unchanged directories, is that long: the slowest honest client does more.
 const MIN_BYTES_PER_HOUR: u64 = 16 * 1024;
 
 /// Why a client counts as stalled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Stalled {
     /// It sent nothing but signs of life for so long.
+    #[error("the client said for {} that it is at work, and sent nothing (stall_time)", shown(*.0))]
     Silent(Duration),
     /// It did no more than so many bytes of work in so long.
+    #[error("the client sent, received and hashed only {bytes} bytes in {time} (stall_time)", time = shown(*.0), bytes = .1)]
     Slow(Duration, u64),
+}
+
+impl From<Stalled> for io::Error {
+    fn from(stalled: Stalled) -> io::Error {
+        io::Error::new(io::ErrorKind::TimedOut, stalled)
+    }
 }
 
 /// The progress of all streams of one client.

@@ -76,7 +76,7 @@ impl Traffic {
         }
     }
 
-    /// Notes that work goes on: so many bytes were hashed by the client, or read by the server for what it has received.
+    /// Notes that work goes on: so many bytes were hashed by the client, or read by the server for what it receives or sends.
     pub fn progress(&self, bytes: u64) {
         self.progress.add(bytes);
     }
@@ -178,13 +178,15 @@ impl Read for Input {
             return Err(io::ErrorKind::TimedOut.into());
         }
         let count = self.socket.read(buffer)?;
+        // The reader notes nothing of a message that trickles in, for it never has all of it.
+        let is_within_message = self.noted.is_some_and(|noted| noted < self.received);
         self.received += count as u64;
         self.traffic.received.fetch_add(count as u64, Ordering::Relaxed);
         if self.noted.is_none() {
             self.traffic.progress(count as u64);
-            if self.traffic.progress.check().is_some() {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
+        }
+        if self.noted.is_none() || is_within_message {
+            self.traffic.progress.check().map_or(Ok(()), Err)?;
         }
         Ok(count)
     }
@@ -195,6 +197,7 @@ impl Write for Output {
         let count = self.socket.write(bytes)?;
         self.traffic.sent.fetch_add(count as u64, Ordering::Relaxed);
         self.traffic.progress(count as u64);
+        self.traffic.progress.check().map_or(Ok(()), Err)?;
         Ok(count)
     }
 
@@ -225,6 +228,39 @@ mod tests {
         assert_eq!(input.read(&mut byte).unwrap_err().kind(), io::ErrorKind::TimedOut);
         input.greeted();
         assert_eq!(input.read(&mut byte).unwrap(), 1);
+    }
+
+    #[test]
+    fn message_that_trickles_in_is_cut_off() {
+        let traffic = Arc::new(Traffic::new(Duration::ZERO, Some(Duration::from_millis(100))));
+        let (ends, _stdin, stdout) = Ends::new().unwrap();
+        let (mut input, _output) = ends.counted(traffic.clone()).unwrap();
+        input.expect_alive();
+        let mut client = UnixStream::from(stdout);
+        let mut read = || {
+            client.write_all(b"x").unwrap();
+            input.read(&mut [0])
+        };
+        assert_eq!(read().unwrap(), 1);
+        assert_eq!(read().unwrap(), 1);
+        std::thread::sleep(Duration::from_millis(200));
+        assert_eq!(read().unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!(traffic.has_stalled());
+    }
+
+    #[test]
+    fn client_that_takes_next_to_nothing_is_given_up() {
+        let traffic = Arc::new(Traffic::new(Duration::ZERO, Some(Duration::from_secs(1))));
+        let (ends, stdin, _stdout) = Ends::new().unwrap();
+        let (_input, mut output) = ends.counted(traffic.clone()).unwrap();
+        // Five bytes in two seconds, of at least nine.
+        let error = (0..9).find_map(|_| {
+            std::thread::sleep(Duration::from_millis(400));
+            output.write(b"x").err()
+        });
+        assert_eq!(error.unwrap().kind(), io::ErrorKind::TimedOut);
+        assert!(traffic.has_stalled());
+        drop(stdin);
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub enum To {
     Key = 2,
     /// Small files.
     Read = 4,
+    /// Things to put back.
+    Restore = 5,
     /// The chunks of a large file, and then its pieces.
     Chunk = 9,
 }
@@ -59,7 +61,7 @@ impl Hostile {
              case \"$SSH_ORIGINAL_COMMAND\" in\n\
              \"exec '\"*archive-helper-*) cd {says}; printf '\\033]0;x\\007' >&2; cat greeting; ask; reply=reply-$((v)); cat $reply; \
              [ -e $reply-then ] && ask && cat $reply-then; \
-             while [ -e alive ]; do cat alive || exit; sleep 0.2; done; \
+             while [ -e alive ]; do cat alive || exit; sleep $(cat pause); done; \
              [ -e flood ] && exec cat /dev/zero; [ -e end ] || exec cat >/dev/null;;\n\
              *) exec sh -c \"$SSH_ORIGINAL_COMMAND\";;\nesac\n",
             says = says.display()
@@ -105,7 +107,13 @@ impl Hostile {
 
     /// The helper says after each answer that it is at work, again and again.
     pub fn stays_busy(&self) {
-        fs::write(self.says("alive"), frames([&Reply::Alive])).unwrap();
+        self.trickles(frames([&Reply::Alive]), "0.2");
+    }
+
+    /// The helper says this after each answer, again and again, with so many seconds between.
+    pub fn trickles(&self, bytes: impl AsRef<[u8]>, seconds: &str) {
+        fs::write(self.says("pause"), seconds).unwrap();
+        fs::write(self.says("alive"), bytes).unwrap();
     }
 
     /// The helper ends after each answer.

@@ -28,6 +28,38 @@ fn client_that_is_only_alive_is_given_up_and_later_sources_are_pulled() {
     assert_same(&other.root(), &hostile.program.snapshot("other", &other.root()));
 }
 
+/// Pulls a client that says this after it has listed its root, again and again; the time in which it has to do something.
+#[track_caller]
+fn assert_trickle_is_given_up(says: &[u8], seconds: &str, stall_time: &str, words: &[&str]) {
+    let hostile = busy();
+    hostile.trickles(says, seconds);
+    let begun = Instant::now();
+    let ran = hostile.pull(&["-q", "--stall-time", stall_time]);
+    assert_eq!(ran.status, 6, "{}", ran.stderr);
+    let end = ran.stderr.lines().last().unwrap();
+    words.iter().for_each(|word| assert!(end.contains(word), "`{word}` is missing in: {}", ran.stderr));
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn client_that_trickles_less_than_the_least_is_given_up() {
+    // Eight bytes in two seconds and a half, where 36 in eight seconds are the least: no single wait is too long.
+    let problem = frames(&[Reply::Problem(Problem { path: AbsPath::root(), errno: 2 })]);
+    assert_eq!(problem.len(), 8);
+    let words = ["sent, received and hashed only", "bytes in 8s (stall_time)"];
+    assert_trickle_is_given_up(&problem, "2.5", "4s", &words);
+}
+
+#[test]
+fn client_that_never_ends_a_message_is_given_up() {
+    let begun = [&1000_u32.to_le_bytes()[..], &[1]].concat();
+    let hostile = busy();
+    hostile.answers(To::Walk, [frames(&[root(), directory(0, "/root/data")]), begun].concat());
+    hostile.trickles([1], "0.2");
+    let ran = hostile.pull(&["-q", "--stall-time", "1s"]);
+    ran.refused(6, &["said for 1s that it is at work", "stall_time"]);
+}
+
 #[test]
 fn max_time_bounds_a_busy_client() {
     let hostile = busy();
