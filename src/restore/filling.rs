@@ -8,12 +8,13 @@ use archive_helper::protocol::Item;
 use nix::errno::Errno;
 
 use super::Shared;
-use super::target::{Target, TargetPaths};
+use super::target::{Target, TargetPaths, To};
 use crate::entry::{Extent, Hash, Version};
 use crate::error::Result;
 use crate::history::{Past, content_hash};
 use crate::path::{AbsPath, Escaped};
 use crate::remote::Stop;
+use crate::remote::stream::Traffic;
 use crate::report::Report;
 use crate::repository::archive::open_directory;
 use crate::repository::dirs::{Dir, OpenTree};
@@ -30,13 +31,19 @@ pub(super) struct Filler<'a> {
     paths: &'a TargetPaths,
     report: &'a dyn Report,
     stop: &'a Stop,
+    // The connection to a host.
+    line: Option<&'a Traffic>,
     buffer: Vec<u8>,
 }
 
 impl<'a> Filler<'a> {
     /// A reader of a source's contents.
     pub(super) fn open(shared: &Shared<'a>) -> Result<Filler<'a>> {
-        let Shared { repository, source, paths, report, options, .. } = *shared;
+        let Shared { repository, source, to, paths, report, options, .. } = *shared;
+        let line = match to {
+            To::Here(_) => None,
+            To::There { client, .. } => Some(&**client.line()),
+        };
         Ok(Filler {
             past: Rc::new(Past::open(repository, source)?),
             snapshot: repository.tree_to_read(Tree::Snapshot, source)?.map(OpenTree::new),
@@ -44,6 +51,7 @@ impl<'a> Filler<'a> {
             paths,
             report,
             stop: &options.stop,
+            line,
             buffer: vec![0; BUFFER],
         })
     }
@@ -115,6 +123,8 @@ impl<'a> Filler<'a> {
                 }
             };
             self.stop.asked().map_or(Ok(()), Err)?;
+            // A large hole is read, but not sent.
+            self.line.iter().for_each(|line| line.progress(count as u64));
             let bytes = &self.buffer[..count];
             hasher.update(bytes);
             write_between_holes(data, offset, bytes, target)?;
