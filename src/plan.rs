@@ -40,6 +40,19 @@ pub enum Step {
     },
 }
 
+impl Step {
+    /// The version that is removed with everything below it, and what replaces it: nothing, or what is no directory.
+    pub fn removed(&self) -> Option<(&Version, Option<&Entry>)> {
+        match self {
+            Step::Removed { old } => Some((old, None)),
+            Step::Changed { entry, old } if old.entry.kind == Kind::Dir && entry.kind != Kind::Dir => {
+                Some((old, Some(entry)))
+            }
+            _ => None,
+        }
+    }
+}
+
 /// Compares entries with current versions; both come sorted by name. Every name yields one step, in order.
 pub fn plan(listed: Vec<Entry>, remembered: Vec<Version>, distrust: bool) -> Vec<Step> {
     let mut steps = Vec::with_capacity(listed.len().max(remembered.len()));

@@ -218,7 +218,7 @@ impl Directory {
 
 impl Run<'_> {
     fn before<'i>(&self, index: &'i Index) -> Before<'i> {
-        Before { index, source_id: self.source_id, run: Some(self.number) }
+        Before { index, source_id: self.source_id, run: Some(self.number), is_empty: self.begins_anew }
     }
 
     fn remembered<'i>(&'i self, index: &'i Index, staging: &'i Staging) -> Remembered<'i> {

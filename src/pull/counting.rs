@@ -8,9 +8,9 @@ use std::sync::{Arc, OnceLock};
 use super::change::aborted;
 use super::guard::RemovalGuard;
 use super::listing::{Steps, list};
-use super::removals::{Removal, Removals};
+use super::removals::Removals;
 use super::{Directory, Run, Tally, how};
-use crate::entry::{Entry, Hash, Kind, Version};
+use crate::entry::{Entry, Hash};
 use crate::error::Result;
 use crate::plan::Step;
 use crate::remote::helper::Conversation;
@@ -43,7 +43,7 @@ fn decide_on_another_connection(run: &Run<'_>, index: &Index, staging: &Staging)
 fn decide_by(run: &Run<'_>, conversation: Conversation, index: &Index, staging: &Staging) -> Result<()> {
     let silent = Tee(Vec::new());
     let tally = Tally { progress: Progress::default(), report: &silent, first_error: OnceLock::new() };
-    let removals = Removals::new(Some(staging));
+    let removals = Removals::to_count(Some(staging));
     let mut counting = Counting { run, guard: RemovalGuard::new(run.before(index), run.source, removals) };
     let remembered = run.remembered(index, staging);
     let roots = list(conversation, run.source, run.repository.id(), &remembered, &tally, &mut counting)?;
@@ -57,27 +57,13 @@ struct Counting<'a> {
     guard: RemovalGuard<'a>,
 }
 
-impl Counting<'_> {
-    fn remove(&mut self, directory: &Directory, old: &Version, replacement: Option<Entry>) -> Result<()> {
-        self.guard.remove(&directory.path, old, Removal { version: old.id, directory: None, replacement })
-    }
-}
-
 impl Steps for Counting<'_> {
     fn step(&mut self, directory: &Arc<Directory>, step: Step) -> Result<()> {
         // Another connection does not end with the one of the run.
         if self.run.client.line().is_shut_down() {
             return Err(aborted(()));
         }
-        match step {
-            Step::New { entry } => self.guard.note_new(&entry),
-            Step::Changed { entry, old } if old.entry.kind == Kind::Dir && entry.kind != Kind::Dir => {
-                return self.remove(directory, &old, Some(entry));
-            }
-            Step::Removed { old } => return self.remove(directory, &old, None),
-            Step::Same | Step::Changed { .. } | Step::Touched { .. } | Step::Restated { .. } => {}
-        }
-        Ok(())
+        self.guard.note(directory, &step).map(drop)
     }
 
     fn moved(&mut self, _: &Arc<Directory>, entry: Entry, _: Option<Hash>) -> Result<()> {

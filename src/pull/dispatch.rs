@@ -164,26 +164,18 @@ impl Steps for Dispatch<'_> {
         if !self.ways.onward.contents.wait_for_room() {
             return Err(aborted(()));
         }
+        if self.guard.note(directory, &step)? {
+            return Ok(());
+        }
         let task = |entry, old| FileTask::new(directory.clone(), entry, old);
         match step {
-            Step::Same => Ok(()),
-            Step::New { entry } => {
-                // In a first pull nothing can be removed that a new file could stand for.
-                if !self.run.begins_anew {
-                    self.guard.note_new(&entry);
-                }
-                self.enter(task(entry, None))
-            }
-            Step::Touched { entry, old } => self.enter(task(entry, Some(old))),
-            Step::Changed { entry, old } if old.entry.kind == Kind::Dir && entry.kind != Kind::Dir => {
-                self.remove(directory, &old, Some(entry))
-            }
-            Step::Changed { entry, old } => self.enter(task(entry, Some(old))),
+            Step::Same | Step::Removed { .. } => Ok(()),
+            Step::New { entry } => self.enter(task(entry, None)),
+            Step::Touched { entry, old } | Step::Changed { entry, old } => self.enter(task(entry, Some(old))),
             Step::Restated { entry, old } => {
                 self.ways.onward.contents.begin();
                 self.ways.onward.change(Change::Restated(task(entry, Some(old))))
             }
-            Step::Removed { old } => self.remove(directory, &old, None),
         }
     }
 
@@ -229,7 +221,7 @@ impl Steps for Dispatch<'_> {
 impl<'a> Dispatch<'a> {
     /// A dispatcher over these ways.
     pub fn new(run: &'a Run<'a>, index: &'a Index, ways: Ways<'a>) -> Dispatch<'a> {
-        let removals = Removals::new(Some(ways.onward.fetch.staging));
+        let removals = Removals::new(ways.onward.fetch.staging);
         let guard = RemovalGuard::new(run.before(index), run.source, removals);
         Dispatch { run, index, ways, guard }
     }
@@ -246,11 +238,6 @@ impl<'a> Dispatch<'a> {
 
     fn enter(&self, task: FileTask) -> Result<()> {
         enter(self.run, self.index, &self.ways, task)
-    }
-
-    fn remove(&mut self, directory: &Arc<Directory>, old: &Version, replacement: Option<Entry>) -> Result<()> {
-        let removal = Removal { version: old.id, directory: Some(directory.clone()), replacement };
-        self.guard.remove(&directory.path, old, removal)
     }
 }
 

@@ -5,17 +5,18 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use archive_helper::exclude::Excludes;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::Options;
 use super::dispatch::{each_current, each_directory_below};
-use super::removals::{Removal, Removals};
+use super::removals::Removals;
+use super::{Directory, Options};
 use crate::entry::{Entry, Kind, Version};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::path::AbsPath;
+use crate::plan::Step;
 use crate::repository::index::{Index, SourceId, Stop};
 use crate::source::Source;
 
@@ -34,6 +35,8 @@ pub struct Before<'a> {
     pub source_id: SourceId,
     /// The run's number; `None` for a dry run.
     pub run: Option<i64>,
+    /// True when it knew nothing of the source.
+    pub is_empty: bool,
 }
 
 impl Before<'_> {
@@ -248,24 +251,30 @@ impl<'a> RemovalGuard<'a> {
         RemovalGuard { before, source, removals, removed_files: 0, new_files, mounts: None, vanished_mounts }
     }
 
-    /// Notes an entry that is new at its path.
-    pub fn note_new(&mut self, entry: &Entry) {
-        self.new_files.add(entry);
-    }
-
-    /// Adds a version that goes, with everything below it.
-    pub fn remove(&mut self, directory: &AbsPath, old: &Version, removal: Removal) -> Result<()> {
-        self.removed_files += match path_of_directory(directory, old) {
+    /// Notes what a step adds and removes. True when it removes something: then it waits for the decision.
+    pub fn note(&mut self, directory: &Arc<Directory>, step: &Step) -> Result<bool> {
+        if let Step::New { entry } = step {
+            self.note_new(entry);
+        }
+        let Some((old, replacement)) = step.removed() else { return Ok(false) };
+        self.removed_files += match path_of_directory(&directory.path, old) {
             Some(path) => {
                 self.note_vanished_mounts(&path)?;
                 self.before.index.count_files_below(self.before.source_id, &path, None)?
             }
             None => u64::from(old.entry.kind == Kind::File),
         };
-        if let Some(replacement) = &removal.replacement {
-            self.note_new(replacement);
+        replacement.into_iter().for_each(|entry| self.note_new(entry));
+        self.removals.add(old.id, directory, replacement.cloned())?;
+        Ok(true)
+    }
+
+    /// Notes an entry that is new at its path.
+    pub fn note_new(&mut self, entry: &Entry) {
+        // In a first pull nothing can be removed that a new file could stand for.
+        if !self.before.is_empty {
+            self.new_files.add(entry);
         }
-        self.removals.add(removal)
     }
 
     // A disk that is unplugged may take its mount point along, as those below /media do.

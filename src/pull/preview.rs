@@ -9,7 +9,7 @@ use super::arriving::unreadable;
 use super::dispatch::{each_current, each_directory_below};
 use super::guard::{Before, Consent, RemovalGuard};
 use super::listing::{Remembered, Steps, list};
-use super::removals::{Removal, Removals};
+use super::removals::Removals;
 use super::{Directory, Facts, Options, Tally, how, refuse_without_index, with_client};
 use crate::entry::{Entry, Hash, Kind, Version};
 use crate::error::Result;
@@ -48,8 +48,8 @@ pub(super) fn preview(
     with_client(source, options, &how, facts, |client| {
         let hashes = source.settings.hash == HashWhere::Client;
         let (doubtful, conversation) = (Vec::new(), None);
-        let before = known.map(|(index, source_id)| Before { index, source_id, run: None });
-        let guard = before.map(|before| RemovalGuard::new(before, source, Removals::new(None)));
+        let before = known.map(|(index, source_id)| Before { index, source_id, run: None, is_empty: false });
+        let guard = before.map(|before| RemovalGuard::new(before, source, Removals::to_count(None)));
         let mut preview = Preview { tally, index: known, client, conversation, doubtful, hashes, guard };
         let consent = Consent::read(known, options)?;
         let remembered = Remembered { index: known, distrust: options.checksum, consent: &consent, staging: None };
@@ -73,25 +73,22 @@ struct Preview<'a> {
 
 impl Steps for Preview<'_> {
     fn step(&mut self, directory: &Arc<Directory>, step: Step) -> Result<()> {
+        if let Some(guard) = &mut self.guard {
+            guard.note(directory, &step)?;
+        }
+        if let Some((old, _)) = step.removed() {
+            self.removed_below(directory, old)?;
+        }
         match step {
             Step::Same => {}
             Step::Restated { .. } => self.tally.progress.unchanged.add(1),
-            Step::New { entry } => {
-                self.guard.iter_mut().for_each(|guard| guard.note_new(&entry));
-                self.tell(Change::New, directory, &entry.name);
-            }
-            Step::Changed { entry, old } => {
-                if old.entry.kind == Kind::Dir && entry.kind != Kind::Dir {
-                    self.count(directory, &old, Some(entry.clone()))?;
-                    self.removed_below(directory, &old)?;
-                }
-                self.tell(Change::Changed, directory, &entry.name);
-            }
+            Step::New { entry } => self.tell(Change::New, directory, &entry.name),
+            Step::Changed { entry, .. } => self.tell(Change::Changed, directory, &entry.name),
             Step::Touched { entry, old } if entry.kind == Kind::File && self.hashes => {
                 self.ask(directory, &entry, &old)?
             }
             Step::Touched { entry, .. } => self.tell(Change::Touched, directory, &entry.name),
-            Step::Removed { old } => self.removed(directory, &old)?,
+            Step::Removed { old } => self.tell(Change::Removed, directory, &old.entry.name),
         }
         Ok(())
     }
@@ -119,18 +116,6 @@ impl Preview<'_> {
         let (id, &Entry { size, mtime, uid, .. }) = (self.doubtful.len() as u64, entry);
         self.doubtful.push((HashRequest { id, path, size, mtime, uid, wants: Wants::Hash }, old.hash));
         if self.doubtful.len() < most_changes(MAX_DOUBTFUL) { Ok(()) } else { self.hash() }
-    }
-
-    fn removed(&mut self, directory: &Directory, old: &Version) -> Result<()> {
-        self.count(directory, old, None)?;
-        self.removed_below(directory, old)?;
-        self.tell(Change::Removed, directory, &old.entry.name);
-        Ok(())
-    }
-
-    fn count(&mut self, directory: &Directory, old: &Version, replacement: Option<Entry>) -> Result<()> {
-        let removal = Removal { version: old.id, directory: None, replacement };
-        self.guard.as_mut().map_or(Ok(()), |guard| guard.remove(&directory.path, old, removal))
     }
 
     fn removed_below(&mut self, directory: &Directory, old: &Version) -> Result<()> {

@@ -50,6 +50,8 @@ impl Removal {
 pub struct Removals<'a> {
     // Where the file is made; a dry run has none, and forgets what is beyond the limit.
     staging: Option<&'a Staging>,
+    // They are carried out, which directories have to know of.
+    keeps_directories: bool,
     kept: Vec<Removal>,
     bytes: usize,
     max_bytes: usize,
@@ -57,15 +59,22 @@ pub struct Removals<'a> {
 }
 
 impl<'a> Removals<'a> {
-    /// None yet.
-    pub fn new(staging: Option<&'a Staging>) -> Removals<'a> {
-        // A test build with small batches keeps few in memory as well.
-        let max_bytes = most_changes(MAX_BYTES / WITH_DIRECTORY_BYTES) * WITH_DIRECTORY_BYTES;
-        Removals { staging, kept: Vec::new(), bytes: 0, max_bytes, spool: None }
+    /// None yet; they will be carried out.
+    pub fn new(staging: &'a Staging) -> Removals<'a> {
+        Removals { keeps_directories: true, ..Removals::to_count(Some(staging)) }
     }
 
-    /// Adds one.
-    pub fn add(&mut self, removal: Removal) -> Result<()> {
+    /// None yet; they will only be counted. Without staging, those beyond the limit are forgotten.
+    pub fn to_count(staging: Option<&'a Staging>) -> Removals<'a> {
+        // A test build with small batches keeps few in memory as well.
+        let max_bytes = most_changes(MAX_BYTES / WITH_DIRECTORY_BYTES) * WITH_DIRECTORY_BYTES;
+        Removals { staging, keeps_directories: false, kept: Vec::new(), bytes: 0, max_bytes, spool: None }
+    }
+
+    /// Adds a version that is removed from a directory.
+    pub fn add(&mut self, version: i64, directory: &Arc<Directory>, replacement: Option<Entry>) -> Result<()> {
+        let directory = self.keeps_directories.then(|| Arc::clone(directory));
+        let removal = Removal { version, directory, replacement };
         self.bytes += removal.bytes();
         if self.bytes <= self.max_bytes {
             self.kept.push(removal);
@@ -141,12 +150,11 @@ mod tests {
     fn removals_beyond_the_limit_come_back_in_order_with_their_replacements() {
         let place = tempfile::tempdir().unwrap();
         let staging = Staging::open(Dir::open_base(place.path()).unwrap()).unwrap();
-        let mut removals = Removals { max_bytes: 4 * WITH_DIRECTORY_BYTES, ..Removals::new(Some(&staging)) };
+        let mut removals = Removals { max_bytes: 4 * WITH_DIRECTORY_BYTES, ..Removals::new(&staging) };
         let directory = Arc::new(Directory::new(AbsPath::new("/d").unwrap()));
         let replacement = |version: i64| (version % 3 == 0).then(|| testing::file(&format!("f{version}")));
         for version in 0..1000 {
-            let removal = Removal { version, directory: Some(directory.clone()), replacement: replacement(version) };
-            removals.add(removal).unwrap();
+            removals.add(version, &directory, replacement(version)).unwrap();
         }
         assert_eq!(removals.kept.len() + 1, Arc::strong_count(&directory), "the others hold no directory");
         assert!((1..4).contains(&removals.kept.len()));
