@@ -64,6 +64,8 @@ pub struct Client {
     senders: AtomicUsize,
     // Why SFTP can't be used, once that is known.
     without_sftp: OnceLock<String>,
+    // Another connection of the same run counts its bytes on this line, too.
+    shares_line: bool,
 }
 
 enum Way {
@@ -117,6 +119,17 @@ impl Client {
     pub fn connect(ssh: Option<&Ssh>, options: &Options) -> Result<Client> {
         let traffic = Arc::new(Traffic::new(options.timeout, options.stall_time));
         options.stop.watch(&traffic);
+        Client::connect_on(traffic, ssh, options)
+    }
+
+    /// Connects once more, for one conversation: bytes, progress and the end of the line are those of this client.
+    pub fn connect_again(&self, ssh: Option<&Ssh>) -> Result<Client> {
+        let options = Options { channels: Some(1), reads: false, ..self.options.clone() };
+        let client = Client::connect_on(Arc::clone(&self.traffic), ssh, &options)?;
+        Ok(Client { shares_line: true, ..client })
+    }
+
+    fn connect_on(traffic: Arc<Traffic>, ssh: Option<&Ssh>, options: &Options) -> Result<Client> {
         check_way(ssh, options.remote)?;
         let (way, running) = match ssh {
             None => (Way::Local { helper: child::Helper::install(options.readers)? }, Vec::new()),
@@ -133,6 +146,7 @@ impl Client {
             line_speed: Arc::new(packing::LineSpeed::new(options.compress)),
             senders: AtomicUsize::new(0),
             without_sftp: OnceLock::new(),
+            shares_line: false,
         };
         if !client.streams() {
             client.dismiss_spare();
@@ -294,7 +308,9 @@ impl Client {
             let taken_back = probe::take_back(session, helper);
             taken_back.unwrap_or_else(|error| tracing::warn!(%error, "the helper stays on the client"));
         }
-        self.hang_up();
+        if !self.shares_line {
+            self.hang_up();
+        }
         match self.way {
             Way::Ssh { session, .. } => session.close(is_broken),
             Way::Local { helper } => helper.close(),
@@ -536,5 +552,36 @@ impl ReadError {
 
     fn irregular() -> ReadError {
         ReadError::Refused("is no longer a regular file".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_connection_counts_on_the_line_of_the_first() {
+        let options = Options {
+            remote: None,
+            helper_dir: None,
+            bytes_per_second: None,
+            copy: CopyBy::Auto,
+            compress: CompressWhen::Auto,
+            timeout: Duration::from_secs(30),
+            stall_time: None,
+            channels: None,
+            reads: false,
+            keeps_helper: true,
+            readers: None,
+            stop: Stop::default(),
+        };
+        let client = Client::connect(None, &options).unwrap();
+        let again = client.connect_again(None).unwrap();
+        drop(again.converse().unwrap());
+        again.close();
+        assert!(client.line().totals().1 > 0, "a greeting was received");
+        assert!(!client.line().is_shut_down());
+        client.converse().unwrap();
+        client.close();
     }
 }

@@ -5,16 +5,14 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::change::aborted;
 use super::guard::RemovalGuard;
 use super::listing::{Steps, list};
 use super::removals::Removals;
-use super::{Directory, Run, Tally, how};
+use super::{Directory, Run, Tally};
 use crate::entry::{Entry, Hash};
 use crate::error::Result;
 use crate::plan::Step;
 use crate::remote::helper::Conversation;
-use crate::remote::{self, Client};
 use crate::report::{Progress, Tee};
 use crate::repository::index::Index;
 use crate::repository::staging::Staging;
@@ -33,8 +31,7 @@ pub fn decide_ahead(run: &Run<'_>, index: &Index, staging: &Staging) -> Result<(
 
 // The server allows no more sessions on one connection (MaxSessions), and the other stages use those that there are.
 fn decide_on_another_connection(run: &Run<'_>, index: &Index, staging: &Staging) -> Result<()> {
-    let how = remote::Options { channels: Some(1), ..how(run.source, run.options) };
-    let client = Client::connect(run.source.ssh.as_ref(), &how)?;
+    let client = run.client.connect_again(run.source.ssh.as_ref())?;
     let decided = client.converse().and_then(|conversation| decide_by(run, conversation, index, staging));
     client.close();
     decided
@@ -44,7 +41,7 @@ fn decide_by(run: &Run<'_>, conversation: Conversation, index: &Index, staging: 
     let silent = Tee(Vec::new());
     let tally = Tally { progress: Progress::default(), report: &silent, first_error: OnceLock::new() };
     let removals = Removals::to_count(Some(staging));
-    let mut counting = Counting { run, guard: RemovalGuard::new(run.before(index), run.source, removals) };
+    let mut counting = Counting { guard: RemovalGuard::new(run.before(index), run.source, removals) };
     let remembered = run.remembered(index, staging);
     let roots = list(conversation, run.source, run.repository.id(), &remembered, &tally, &mut counting)?;
     counting.guard.decide(&roots, run.consent)?;
@@ -53,16 +50,11 @@ fn decide_by(run: &Run<'_>, conversation: Conversation, index: &Index, staging: 
 }
 
 struct Counting<'a> {
-    run: &'a Run<'a>,
     guard: RemovalGuard<'a>,
 }
 
 impl Steps for Counting<'_> {
     fn step(&mut self, directory: &Arc<Directory>, step: Step) -> Result<()> {
-        // Another connection does not end with the one of the run.
-        if self.run.client.line().is_shut_down() {
-            return Err(aborted(()));
-        }
         self.guard.note(directory, &step).map(drop)
     }
 
