@@ -378,7 +378,7 @@ pub struct Announced {
     pub entries: u64,
     /// False when some entries could not be read: then a missing name says nothing.
     pub complete: bool,
-    /// True for a directory on which a file system is mounted whose files last: no tmpfs, overlay or squashfs.
+    /// True for a directory on which a file system is mounted whose files last: no tmpfs, overlay, squashfs or FUSE of a user.
     pub border: bool,
 }
 

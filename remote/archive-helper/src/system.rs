@@ -13,6 +13,7 @@ use rustix::process::{self, Resource, Rlimit};
 use crate::protocol::{AbsPath, Entry, Extent, Inode, Kind, MAX_PATH, Name, Time};
 
 pub mod folder;
+mod mounted;
 
 /// An error number of the system.
 pub type Errno = rustix::io::Errno;
@@ -225,17 +226,6 @@ impl Directory {
     /// Whether the kernel makes this directory's file system up.
     pub fn is_made_up(&self) -> bool {
         is_made_up(&self.0)
-    }
-
-    /// Whether a file system is mounted on it.
-    pub fn is_mount_point(&self) -> bool {
-        let above = fs::statat(&self.0, c"..", AtFlags::empty());
-        fs::fstat(&self.0).is_ok_and(|own| above.is_ok_and(|above| above.st_dev != own.st_dev))
-    }
-
-    /// Whether the files of its file system are kept when it is unmounted, and may be changed at all.
-    pub fn lasts(&self) -> bool {
-        fs::fstatfs(&self.0).is_ok_and(|system| !PASSING.contains(&(system.f_type as u32)))
     }
 
     /// Whether it has no entries.
@@ -477,14 +467,6 @@ const MADE_UP: [u32; 24] = [
     0x5a3c_69f0, // apparmorfs
     0x6c6f_6f70, // binderfs
     0x0765_5821, // resctrl
-];
-
-// The `f_type`s of file systems that come and go with a session, a container or a package; see statfs(2).
-const PASSING: [u32; 4] = [
-    0x0102_1994, // tmpfs
-    0x8584_58f6, // ramfs
-    0x794c_7630, // overlay
-    0x7371_7368, // squashfs
 ];
 
 #[cfg(test)]
