@@ -11,6 +11,7 @@ use super::removals::Removals;
 use super::{Directory, Run, Tally};
 use crate::entry::{Entry, Hash};
 use crate::error::Result;
+use crate::path::AbsPath;
 use crate::plan::Step;
 use crate::remote::helper::Conversation;
 use crate::report::{Progress, Tee};
@@ -58,8 +59,12 @@ impl Steps for Counting<'_> {
         self.guard.note(directory, &step).map(drop)
     }
 
-    fn moved(&mut self, _: &Arc<Directory>, entry: Entry, _: Option<Hash>) -> Result<()> {
-        self.guard.note_new(&entry);
+    fn moved(&mut self, directory: &Arc<Directory>, entry: Entry, _: Option<Hash>) -> Result<()> {
+        self.guard.note_moved(directory, &entry);
         Ok(())
+    }
+
+    fn unmounted(&mut self, path: &AbsPath) {
+        self.guard.note_unmounted(path);
     }
 }

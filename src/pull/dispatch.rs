@@ -183,7 +183,7 @@ impl Steps for Dispatch<'_> {
         if !self.ways.onward.contents.wait_for_room() {
             return Err(aborted(()));
         }
-        self.guard.note_new(&entry);
+        self.guard.note_moved(directory, &entry);
         let task = FileTask::new(directory.clone(), entry, None);
         match hash {
             Some(hash) => {
@@ -200,6 +200,10 @@ impl Steps for Dispatch<'_> {
 
     fn mount(&mut self) {
         self.run.gate.note_mount();
+    }
+
+    fn unmounted(&mut self, path: &AbsPath) {
+        self.guard.note_unmounted(path);
     }
 
     fn planned(&mut self, directory: Arc<Directory>) -> Result<()> {

@@ -7,9 +7,9 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use archive_helper::exclude::Excludes;
 use xxhash_rust::xxh3::xxh3_64;
 
+use self::mounts::Mounts;
 use super::dispatch::{each_current, each_directory_below};
 use super::removals::Removals;
 use super::{Directory, Options};
@@ -19,6 +19,8 @@ use crate::path::AbsPath;
 use crate::plan::Step;
 use crate::repository::index::{Index, SourceId, Stop};
 use crate::source::Source;
+
+mod mounts;
 
 // Fewer removed files than this are never refused.
 const MIN_GUARDED_FILES: u64 = 100;
@@ -68,9 +70,9 @@ impl Consent {
         Ok(Consent { all_missing, is_dry_run, accepted, stop: Mutex::default(), listed: Mutex::default() })
     }
 
-    /// True when a missing or empty path may lose everything.
+    /// True when a missing or empty path may lose everything, as what is below an accepted one may.
     pub fn allows_missing(&self, path: &AbsPath) -> bool {
-        self.all_missing || self.accepted.paths.contains(path)
+        self.all_missing || self.accepted.paths.iter().any(|accepted| path.starts_with(accepted))
     }
 
     // A tenth more, and what is never refused, may have gone meanwhile.
@@ -238,17 +240,14 @@ pub struct RemovalGuard<'a> {
     removals: Removals<'a>,
     removed_files: u64,
     new_files: NewFiles,
-    // Those that are remembered, once a directory is gone.
-    mounts: Option<Vec<AbsPath>>,
-    // Those of them that went with a directory.
-    vanished_mounts: Vec<AbsPath>,
+    mounts: Mounts,
 }
 
 impl<'a> RemovalGuard<'a> {
     /// Nothing is removed yet.
     pub fn new(before: Before<'a>, source: &'a Source, removals: Removals<'a>) -> RemovalGuard<'a> {
-        let (new_files, vanished_mounts) = (NewFiles::default(), Vec::new());
-        RemovalGuard { before, source, removals, removed_files: 0, new_files, mounts: None, vanished_mounts }
+        let (new_files, mounts) = (NewFiles::default(), Mounts::default());
+        RemovalGuard { before, source, removals, removed_files: 0, new_files, mounts }
     }
 
     /// Notes what a step adds and removes. True when it removes something: then it waits for the decision.
@@ -257,58 +256,41 @@ impl<'a> RemovalGuard<'a> {
             self.note_new(entry);
         }
         let Some((old, replacement)) = step.removed() else { return Ok(false) };
-        self.removed_files += match path_of_directory(&directory.path, old) {
+        let files = match path_of_directory(&directory.path, old) {
             Some(path) => {
-                self.note_vanished_mounts(&path)?;
+                self.mounts.note_removed_directory(&path, self.before, self.source)?;
                 self.before.index.count_files_below(self.before.source_id, &path, None)?
             }
             None => u64::from(old.entry.kind == Kind::File),
         };
+        self.mounts.note_removed(&directory.path, &old.entry.name, files);
+        self.removed_files += files;
         replacement.into_iter().for_each(|entry| self.note_new(entry));
         self.removals.add(old.id, directory, replacement.cloned())?;
         Ok(true)
     }
 
-    /// Notes an entry that is new at its path.
-    pub fn note_new(&mut self, entry: &Entry) {
+    /// Notes an entry of a directory that had another path before.
+    pub fn note_moved(&mut self, directory: &Directory, entry: &Entry) {
+        self.mounts.note_moved(directory);
+        self.note_new(entry);
+    }
+
+    /// Notes that nothing is mounted any more on a mount point; what is removed below it may have gone with the file system.
+    pub fn note_unmounted(&mut self, path: &AbsPath) {
+        self.mounts.note_unmounted(path);
+    }
+
+    fn note_new(&mut self, entry: &Entry) {
         // In a first pull nothing can be removed that a new file could stand for.
         if !self.before.is_empty {
             self.new_files.add(entry);
         }
     }
 
-    // A disk that is unplugged may take its mount point along, as those below /media do.
-    fn note_vanished_mounts(&mut self, removed: &AbsPath) -> Result<()> {
-        let mounts = match &self.mounts {
-            Some(mounts) => mounts,
-            None => {
-                let mounts = self.before.index.mounts(self.before.source_id)?.into_iter().map(|(_, path)| path);
-                let excludes = Excludes::new(&self.source.settings.exclude);
-                self.mounts.insert(mounts.filter(|path| !is_excluded(&excludes, path)).collect())
-            }
-        };
-        self.vanished_mounts.extend(mounts.iter().filter(|path| path.starts_with(removed)).cloned());
-        Ok(())
-    }
-
-    fn refuse_vanished_mounts(&mut self, consent: &Consent) -> Result<()> {
-        let mut paths = std::mem::take(&mut self.vanished_mounts);
-        paths.retain(|path| !consent.allows_missing(path));
-        if paths.is_empty() {
-            return Ok(());
-        }
-        let Before { index, source_id, .. } = self.before;
-        let files = paths.iter().map(|path| index.count_files_below(source_id, path, None));
-        let removed = files.sum::<Result<u64>>()?;
-        let named = paths.iter().map(|path| format!("`{path}`")).collect::<Vec<_>>().join(", ");
-        let what = if paths.len() == 1 { "was a mount point and does" } else { "were mount points and do" };
-        consent.note(Stop { removed, paths, roots: Vec::new() });
-        Err(consent.missing(self.source, format_args!("{named} {what} not exist on the client")))
-    }
-
     /// Returns the removals if they may be carried out.
     pub fn decide(mut self, roots: &[AbsPath], consent: &Consent) -> Result<Removals<'a>> {
-        self.refuse_vanished_mounts(consent)?;
+        std::mem::take(&mut self.mounts).check(self.before, self.source, consent)?;
         // The files need not be counted where no number of them matters.
         if is_within(self.removed_files, 0, self.source) {
             return Ok(self.removals);
@@ -346,18 +328,6 @@ impl<'a> RemovalGuard<'a> {
         })?;
         Ok(moved.min(most))
     }
-}
-
-// What is excluded since the last pull is gone because a person wants that.
-fn is_excluded(excludes: &Excludes, path: &AbsPath) -> bool {
-    let mut next = path.split();
-    while let Some((parent, name)) = next {
-        if excludes.within(&parent).excludes(name.as_bytes(), true) {
-            return true;
-        }
-        next = parent.split();
-    }
-    false
 }
 
 fn path_of_directory(directory: &AbsPath, version: &Version) -> Option<AbsPath> {

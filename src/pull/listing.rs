@@ -27,8 +27,6 @@ use crate::source::Source;
 
 mod mounts;
 
-use mounts::Remaining;
-
 // How much memory directories may take whose entries were asked for and have not come, by the length of their paths.
 const MOST_AWAITED: usize = 128 << 20;
 const AWAITED: usize = 256;
@@ -61,6 +59,9 @@ pub trait Steps {
 
     /// One more of the mount points that are remembered was listed again.
     fn mount(&mut self) {}
+
+    /// Nothing is mounted any more on one that is remembered; what is below it follows.
+    fn unmounted(&mut self, _path: &AbsPath) {}
 
     /// All entries of a directory have been handed over.
     fn planned(&mut self, _directory: Arc<Directory>) -> Result<()> {
@@ -177,8 +178,6 @@ struct Awaited {
     announced: u64,
     // Of what is remembered, when only the changes were asked for.
     kept: Option<Digests>,
-    // The count for a directory on which no file system is mounted any more.
-    remaining: Option<Remaining>,
 }
 
 impl Awaited {
@@ -310,12 +309,11 @@ impl Listing<'_> {
         // Another directory has come to this path. The times of what is in it may be those of what was there: a rename of a
         // directory changes none of them.
         let is_other = remembered.and_then(|known| known.inode).is_some_and(|known| known != 0 && known != *inode);
-        let (was_mount, remaining) = self.check_mount(&announced, remembered.map(|known| known.id))?;
+        let was_mount = self.check_mount(&announced, remembered.map(|known| known.id))?;
         let is_other = is_other || is_mount && !was_mount;
         let trusted = self.remembered.index.filter(|_| complete && !self.wants_all && !is_other);
         let kept_fingerprint = remembered.and_then(|known| known.fingerprint);
         if trusted.is_some() && kept_fingerprint == Some(fingerprint) {
-            remaining.iter().for_each(|_| self.steps.mount());
             self.unchanged(number, entries);
             return Ok(());
         }
@@ -331,7 +329,8 @@ impl Listing<'_> {
             (Some((index, _)), Some(id)) => index.current_after(id, None, 1)?.is_empty(),
             _ => true,
         };
-        let moved = match trusted.filter(|_| is_new) {
+        // What it held before, if it was there, does not matter: nothing of that is left.
+        let moved = match self.remembered.index.filter(|_| complete && !self.wants_all && is_new) {
             Some(index) => self.moved.find(index, &announced)?,
             None => None,
         };
@@ -359,7 +358,7 @@ impl Listing<'_> {
                 let announced = entries;
                 self.await_entries(
                     number,
-                    Awaited { directory, remembered, is_other, last, fingerprint, digests, announced, kept, remaining },
+                    Awaited { directory, remembered, is_other, last, fingerprint, digests, announced, kept },
                 )
             }
         }
@@ -419,7 +418,7 @@ impl Listing<'_> {
         let awaited = self.awaited.remove(&number).filter(|awaited| awaited.last.is_none());
         let awaited = awaited.ok_or_else(|| nonsense("changes came that nobody asked for"))?;
         self.awaited_bytes -= awaited.weight();
-        let Awaited { directory, remembered, fingerprint, kept, mut remaining, .. } = awaited;
+        let Awaited { directory, remembered, fingerprint, kept, .. } = awaited;
         let (Some((index, _)), Some(id), Some(kept)) = (self.remembered.index, remembered, kept) else {
             return Err(nonsense("changes came that nobody asked for"));
         };
@@ -448,12 +447,7 @@ impl Listing<'_> {
         self.steps.present(unchanged);
         directory.settle_on(now);
         let steps = plan(entries, gone, self.remembered.distrust);
-        if let Some(remaining) = &mut remaining {
-            remaining.present += unchanged;
-            remaining.count(&steps);
-        }
         self.do_steps(&directory, steps)?;
-        self.check_unmounted(&directory, remaining)?;
         self.tally.report.progress(&self.tally.progress);
         let path = directory.path.clone();
         self.steps.planned(directory)?;
@@ -494,16 +488,12 @@ impl Listing<'_> {
         let order = if self.steps.read_content() { &order[..] } else { &[] };
         let steps = in_order(plan(entries, remembered, distrust), order);
         let steps = steps.ok_or_else(|| nonsense("an order of entries is none"))?;
-        let remaining = self.awaited.get_mut(&number).and_then(|awaited| awaited.remaining.as_mut());
-        remaining.into_iter().for_each(|remaining| remaining.count(&steps));
         self.do_steps(&directory, steps)?;
         self.tally.report.progress(&self.tally.progress);
         if last {
             let awaited = self.awaited.remove(&number);
             self.awaited_bytes -= awaited.as_ref().map_or(0, Awaited::weight);
-            let mut remaining = awaited.and_then(|awaited| awaited.remaining);
-            self.rest(&directory, known, until, &mut remaining)?;
-            self.check_unmounted(&directory, remaining)?;
+            self.rest(&directory, known, until)?;
             let path = directory.path.clone();
             self.steps.planned(directory)?;
             self.take_deferred(&path)?;
@@ -512,20 +502,13 @@ impl Listing<'_> {
     }
 
     // What is remembered behind the last name that was listed is no longer there.
-    fn rest(
-        &mut self,
-        directory: &Arc<Directory>,
-        known: Option<DirectoryId>,
-        mut after: Option<Name>,
-        remaining: &mut Option<Remaining>,
-    ) -> Result<()> {
+    fn rest(&mut self, directory: &Arc<Directory>, known: Option<DirectoryId>, mut after: Option<Name>) -> Result<()> {
         let (Some((index, _)), Some(id)) = (self.remembered.index, known) else { return Ok(()) };
         loop {
             let page = index.current_after(id, after.as_ref(), PAGE)?;
             let Some(last) = page.last() else { return Ok(()) };
             after = Some(last.entry.name.clone());
             let steps = plan(Vec::new(), page, self.remembered.distrust);
-            remaining.iter_mut().for_each(|remaining| remaining.count(&steps));
             self.do_steps(directory, steps)?;
         }
     }

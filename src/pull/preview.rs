@@ -14,6 +14,7 @@ use super::{Directory, Facts, Options, Tally, how, refuse_without_index, with_cl
 use crate::entry::{Entry, Hash, Kind, Version};
 use crate::error::Result;
 use crate::fault::most_changes;
+use crate::path::AbsPath;
 use crate::plan::Step;
 use crate::remote::helper::{Conversation, gone, nonsense};
 use crate::remote::{self, Client};
@@ -94,9 +95,13 @@ impl Steps for Preview<'_> {
     }
 
     fn moved(&mut self, directory: &Arc<Directory>, entry: Entry, _: Option<Hash>) -> Result<()> {
-        self.guard.iter_mut().for_each(|guard| guard.note_new(&entry));
+        self.guard.iter_mut().for_each(|guard| guard.note_moved(directory, &entry));
         self.tell(Change::New, directory, &entry.name);
         Ok(())
+    }
+
+    fn unmounted(&mut self, path: &AbsPath) {
+        self.guard.iter_mut().for_each(|guard| guard.note_unmounted(path));
     }
 }
 

@@ -107,8 +107,8 @@ impl Judge<'_> {
         Err(self.missing(format_args!("{} are missing or empty on the client", named.join(", "))))
     }
 
-    /// Refuses a directory on which a file system was mounted, if it held something.
-    pub fn unmounted(&self, path: &AbsPath, what: &str) -> Result<()> {
+    /// Refuses an empty directory on which a file system was mounted that held something.
+    pub fn refuse_empty_mount(&self, path: &AbsPath) -> Result<()> {
         if self.remembered.consent.allows_missing(path) || !self.holds_below(path)? {
             return Ok(());
         }
@@ -117,7 +117,7 @@ impl Judge<'_> {
             paths: vec![path.clone()],
             roots: Vec::new(),
         });
-        Err(self.missing(format_args!("`{path}` was a mount point and {what} now on the client")))
+        Err(self.missing(format_args!("`{path}` was a mount point and is empty now on the client")))
     }
 
     fn count_files(&self, path: &AbsPath) -> Result<u64> {

@@ -498,6 +498,84 @@ fn mount_point_that_vanishes_with_its_directory_stops_the_pull() {
 }
 
 #[test]
+fn nested_mount_points_are_accepted_together() {
+    if !is_root() {
+        return eprintln!("needs root, for it mounts file systems");
+    }
+    let (program, client) = (Program::new(), Tree::new([("f", file("f")), ("m", dir::<&str>([]))]));
+    let path = client.root();
+    let pull = || program.run(["pull", path.to_str().unwrap(), "-q"]);
+    let outer = Mount::disk(&client.path("m"));
+    client.put("m/inner", dir::<&str>([]));
+    let inner = Mount::disk(&client.path("m/inner"));
+    fs::write(client.path("m/inner/one"), "on the inner disk").unwrap();
+    pull().well();
+    drop(inner);
+    drop(outer);
+    pull().refused(4, &["m` was a mount point and is empty now"]);
+    program.run(["accept", "localhost"]).well();
+    pull().well();
+    assert_same(&path, &program.snapshot("localhost", &path));
+    program.assert_index_is_right();
+}
+
+#[test]
+fn disk_that_is_mounted_elsewhere_stops_no_pull() {
+    if !is_root() {
+        return eprintln!("needs root, for it mounts a file system");
+    }
+    let (program, client) = (Program::new(), Tree::new([("f", file("f")), ("media", dir::<&str>([]))]));
+    let path = client.root();
+    let (image, before, after) =
+        (program.repo().with_extension("image"), client.path("media/A"), client.path("media/B"));
+    let disk = Disk::ext4(&image, &before, 8 << 20);
+    (0..150).for_each(|n| fs::write(before.join(format!("f{n}")), format!("file {n}")).unwrap());
+    program.pull_local(&path, &[]);
+    fs::create_dir(&after).unwrap();
+    let disk = disk.again_at(&after);
+    fs::remove_dir(&before).unwrap();
+    for dry in [&["-n"][..], &[]] {
+        program.run([&["pull", path.to_str().unwrap(), "-q"], dry].concat()).well();
+    }
+    assert_eq!(names(&program.snapshot("localhost", &client.path("media"))), ["B"]);
+    // It is guarded at its new path.
+    drop(disk);
+    program.run(["pull", path.to_str().unwrap(), "-q"]).refused(4, &["media/B` was a mount point and is empty now"]);
+    program.assert_index_is_right();
+}
+
+#[test]
+fn stale_copy_below_an_unmounted_file_system_does_not_hide_that() {
+    if !is_root() {
+        return eprintln!("needs root, for it mounts a file system");
+    }
+    for batch in ["1", "1000"] {
+        // A directory of the disk's name is on the file system above, too, with most of its files.
+        let hidden = dir([("data", dir([("one", file("old")), ("two", file("old")), ("new", file("new"))]))]);
+        let (program, client) = (Program::new(), Tree::new([("f", file("f")), ("m", hidden)]));
+        let path = client.root();
+        let pull = |flags: &[&str]| {
+            let arguments = [&["pull", path.to_str().unwrap(), "-q"], flags].concat();
+            Ran::of(program.command(arguments).env("ARCHIVE_BATCH", batch).output().unwrap())
+        };
+        let disk = Mount::disk(&client.path("m"));
+        client.put("m/data", dir(["one", "two", "three"].map(|name| (name, file(name)))));
+        pull(&[]).well();
+        drop(disk);
+        let before = everything(&program);
+        for flags in [&["-n"][..], &["--max-delete", "100"], &["--checksum"], &[]] {
+            pull(flags).refused(4, &["m` was a mount point and holds other files now", "is it mounted there?"]);
+            assert!(everything(&program) == before, "the trees have changed");
+        }
+        let accepted = program.run(["accept", "localhost"]);
+        assert!(accepted.stdout.contains("may remove 1 file, with all of `"), "{}", accepted.stdout);
+        pull(&[]).well();
+        assert_same(&path, &program.snapshot("localhost", &path));
+        program.assert_index_is_right();
+    }
+}
+
+#[test]
 fn excluded_mount_point_is_removed() {
     if !is_root() {
         return eprintln!("needs root, for it mounts a file system");

@@ -94,11 +94,17 @@ impl Disk {
 
     /// Mounts it again, as after a start of the machine. Nobody may use it any more.
     pub fn again(self) -> Disk {
-        let (image, point) = (self.image.clone(), self.mount.point.clone());
-        assert!(unmounts(&point), "{} stays busy", point.display());
+        let point = self.mount.point.clone();
+        self.again_at(&point)
+    }
+
+    /// Mounts it on another directory instead. Nobody may use it any more.
+    pub fn again_at(self, point: &Path) -> Disk {
+        let image = self.image.clone();
+        assert!(unmounts(&self.mount.point), "{} stays busy", self.mount.point.display());
         // The old mount is gone already.
         std::mem::forget(self);
-        Disk { mount: Disk::mount(&image, &point), image }
+        Disk { mount: Disk::mount(&image, point), image }
     }
 }
 
