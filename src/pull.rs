@@ -32,7 +32,7 @@ use crate::error::{Error, Kind, Result};
 use crate::path::{AbsPath, SourceName};
 use crate::remote::{self, Client, MachineId, Stop};
 use crate::report::{Change, Level, Outcome, Progress, Report, Summary, counted};
-use crate::repository::index::{Index, SourceId, Stop as Stopped, finished};
+use crate::repository::index::{Index, SourceId, finished};
 use crate::repository::journal::recover;
 use crate::repository::lock::Lock;
 use crate::repository::room::Room;
@@ -69,7 +69,7 @@ mod removals;
 mod roots;
 mod sizes;
 
-use guard::{Before, Consent, Gate};
+use guard::{Before, Consent, Gate, GoneFiles};
 use listing::Remembered;
 
 // How long to wait before connecting again.
@@ -391,7 +391,7 @@ fn run(
     });
     facts.run = begun.get().map(|(_, number)| number);
     if let Some(begun) = begun.get() {
-        note_outcome(index, begun, (&pulled, consent.into_stop()))?;
+        note_outcome(index, begun, &pulled, consent.into_outcome())?;
     }
     pulled?;
     if let (Some(id), Some((source_id, _))) = (machine.get(), begun.get())
@@ -411,11 +411,15 @@ fn run(
 fn note_outcome(
     index: &mut Index,
     (source, run): (SourceId, i64),
-    (pulled, (stop, listed)): (&Result<()>, (Option<Stopped>, Vec<AbsPath>)),
+    pulled: &Result<()>,
+    guard::Outcome { stop, gone, listed }: guard::Outcome,
 ) -> Result<()> {
     match (pulled, stop) {
         (Ok(()), _) => index.clear_stop(source, &listed),
-        (Err(error), Some(stop)) => index.note_stop(source, run, &stop, &error.to_string()),
+        (Err(error), Some(stop)) => {
+            let files = gone.map(GoneFiles::into_versions).transpose()?;
+            index.note_stop(source, run, &stop, &error.to_string(), files.into_iter().flatten())
+        }
         // The removals that the guard let pass may have begun: an acceptance of them is used up.
         (Err(_), None) if !listed.is_empty() => index.clear_stop(source, &listed),
         (Err(_), None) => Ok(()),

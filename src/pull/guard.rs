@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use xxhash_rust::xxh3::xxh3_64;
 
+pub use self::gone::GoneFiles;
 use self::mounts::Mounts;
 use super::dispatch::{each_current, each_directory_below};
 use super::removals::Removals;
@@ -20,6 +21,7 @@ use crate::plan::Step;
 use crate::repository::index::{Index, SourceId, Stop};
 use crate::source::Source;
 
+mod gone;
 mod mounts;
 
 // Fewer removed files than this are never refused.
@@ -47,6 +49,17 @@ impl Before<'_> {
     }
 }
 
+/// What the guards of a run have found.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What they stopped it for.
+    pub stop: Option<Stop>,
+    /// The files that are gone, besides those in and below missing paths.
+    pub gone: Option<GoneFiles>,
+    /// The roots that were listed to the end.
+    pub listed: Vec<AbsPath>,
+}
+
 /// What a person has allowed a run to remove, and what a guard stops it for.
 #[derive(Debug)]
 pub struct Consent {
@@ -55,8 +68,10 @@ pub struct Consent {
     // Nothing is noted for `archive accept`.
     is_dry_run: bool,
     // What `archive accept` has allowed.
-    accepted: Stop,
+    accepted: Option<Stop>,
     stop: Mutex<Option<Stop>>,
+    // The files that the stop is for, besides those in its paths.
+    gone: Mutex<Option<GoneFiles>>,
     // The roots that were listed to the end.
     listed: Mutex<Vec<AbsPath>>,
 }
@@ -65,21 +80,29 @@ impl Consent {
     /// What the user of a pull, and `archive accept` before it, have allowed.
     pub fn read(known: Option<(&Index, SourceId)>, options: &Options) -> Result<Consent> {
         let stopped = known.map(|(index, source)| index.stop_of(source)).transpose()?.flatten();
-        let accepted = stopped.filter(|stopped| stopped.is_accepted).map(|stopped| stopped.stop).unwrap_or_default();
+        let accepted = stopped.filter(|stopped| stopped.is_accepted).map(|stopped| stopped.stop);
         let Options { allow_missing: all_missing, dry_run: is_dry_run, .. } = *options;
-        Ok(Consent { all_missing, is_dry_run, accepted, stop: Mutex::default(), listed: Mutex::default() })
+        let (stop, gone, listed) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Ok(Consent { all_missing, is_dry_run, accepted, stop, gone, listed })
     }
 
     /// True when a missing or empty path may lose everything, as what is below an accepted one may.
     pub fn allows_missing(&self, path: &AbsPath) -> bool {
-        self.all_missing || self.accepted.paths.iter().any(|accepted| path.starts_with(accepted))
+        self.all_missing || self.has_accepted_path(path)
     }
 
-    // A tenth more, and what is never refused, may have gone meanwhile.
-    fn covers(&self, removed: u64, roots: &[AbsPath]) -> bool {
-        let Stop { removed: accepted, .. } = self.accepted;
-        let is_enough = accepted > 0 && removed <= accepted + accepted / 10 + MIN_GUARDED_FILES;
-        is_enough && self.accepted.concerns(roots)
+    fn has_accepted_path(&self, path: &AbsPath) -> bool {
+        let mut accepted = self.accepted.iter().flat_map(|stop| &stop.paths);
+        accepted.any(|accepted| path.starts_with(accepted))
+    }
+
+    // True when `archive accept` has allowed the removal of this file.
+    fn has_accepted(&self, index: &Index, directory: &AbsPath, file: &Version) -> Result<bool> {
+        if self.accepted.is_none() {
+            return Ok(false);
+        }
+        let is_below = directory.join(&file.entry.name).is_some_and(|path| self.has_accepted_path(&path));
+        Ok(is_below || index.is_stopped_file(file.id)?)
     }
 
     /// Notes what would have to be accepted.
@@ -92,10 +115,17 @@ impl Consent {
         *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = roots.to_vec();
     }
 
+    fn note_gone(&self, gone: Option<GoneFiles>) {
+        *self.gone.lock().unwrap_or_else(PoisonError::into_inner) = gone;
+    }
+
     /// What the run was stopped for, and the roots that it has listed.
-    pub fn into_stop(self) -> (Option<Stop>, Vec<AbsPath>) {
-        let stop = self.stop.into_inner().unwrap_or_else(PoisonError::into_inner);
-        (stop, self.listed.into_inner().unwrap_or_else(PoisonError::into_inner))
+    pub fn into_outcome(self) -> Outcome {
+        Outcome {
+            stop: self.stop.into_inner().unwrap_or_else(PoisonError::into_inner),
+            gone: self.gone.into_inner().unwrap_or_else(PoisonError::into_inner),
+            listed: self.listed.into_inner().unwrap_or_else(PoisonError::into_inner),
+        }
     }
 
     /// The error for paths that are missing on the client, or empty.
@@ -296,38 +326,65 @@ impl<'a> RemovalGuard<'a> {
             return Ok(self.removals);
         }
         let files = self.before.count_files(roots)?;
-        let mut removed = self.removed_files;
-        if !is_within(removed, files, self.source) {
-            removed -= self.count_moved()?;
+        if is_within(self.removed_files, files, self.source) {
+            return Ok(self.removals);
         }
-        if is_within(removed, files, self.source) || consent.covers(removed, roots) {
+        let Excused { moved, accepted, gone } = self.excuse(consent)?;
+        // Files whose removal was accepted count as if they had been removed before.
+        let (removed, files) = (self.removed_files - moved - accepted, files.saturating_sub(accepted));
+        if is_within(removed, files, self.source) {
             return Ok(self.removals);
         }
         consent.note(Stop { removed, paths: Vec::new(), roots: roots.to_vec() });
+        consent.note_gone(gone);
+        let besides = match accepted {
+            0 => String::new(),
+            accepted => format!(" besides the {accepted} that were accepted"),
+        };
         let max_percent = self.source.settings.max_delete;
-        let what =
-            format_args!("{removed} of {files} files are gone on the client, more than {max_percent} % (max_delete)");
+        let what = format_args!(
+            "{removed} of {files} files are gone on the client{besides}, more than {max_percent} % (max_delete)"
+        );
         Err(Error::new(ErrorKind::Guard, what).hint(consent.hint(self.source, "--max-delete 100")))
     }
 
-    fn count_moved(&mut self) -> Result<u64> {
+    fn excuse(&mut self, consent: &Consent) -> Result<Excused> {
         let (Before { index, source_id, .. }, new_files) = (self.before, &mut self.new_files);
-        let (mut moved, most) = (0, new_files.files);
-        let mut count = |entry: &Entry| moved += u64::from(entry.kind == Kind::File && new_files.take(entry));
+        let gone = self.removals.staging().map(GoneFiles::new).transpose()?;
+        let mut excused = Excused { moved: 0, accepted: 0, gone };
+        let max_moved = new_files.files;
+        let mut judge = |directory: &AbsPath, version: &Version| {
+            if version.entry.kind != Kind::File {
+                return Ok(());
+            }
+            if consent.has_accepted(index, directory, version)? {
+                excused.accepted += 1;
+            } else if excused.moved < max_moved && new_files.take(&version.entry) {
+                excused.moved += 1;
+            } else if let Some(gone) = &mut excused.gone {
+                gone.add(version.id)?;
+            }
+            Ok(())
+        };
         self.removals.each(|removal| {
             let old = index.version(removal.version)?;
-            count(&old.entry);
             let directory = index.path_of_directory(old.directory)?;
+            judge(&directory, &old)?;
             let Some(path) = path_of_directory(&directory, &old) else { return Ok(()) };
-            each_directory_below(index, source_id, &path, |id, _| {
-                each_current(index, id, |version| {
-                    count(&version.entry);
-                    Ok(())
-                })
+            each_directory_below(index, source_id, &path, |id, path| {
+                each_current(index, id, |version| judge(&path, &version))
             })
         })?;
-        Ok(moved.min(most))
+        Ok(excused)
     }
+}
+
+/// Removed files that don't count, and the others.
+struct Excused {
+    moved: u64,
+    accepted: u64,
+    // A dry run leaves nothing to accept.
+    gone: Option<GoneFiles>,
 }
 
 fn path_of_directory(directory: &AbsPath, version: &Version) -> Option<AbsPath> {

@@ -71,6 +71,11 @@ impl<'a> Removals<'a> {
         Removals { staging, keeps_directories: false, kept: Vec::new(), bytes: 0, max_bytes, spool: None }
     }
 
+    /// Where what is too much for memory is kept; `None` for a dry run.
+    pub fn staging(&self) -> Option<&'a Staging> {
+        self.staging
+    }
+
     /// Adds a version that is removed from a directory.
     pub fn add(&mut self, version: i64, directory: &Arc<Directory>, replacement: Option<Entry>) -> Result<()> {
         let directory = self.keeps_directories.then(|| Arc::clone(directory));

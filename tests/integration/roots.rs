@@ -290,8 +290,80 @@ fn acceptance_covers_only_what_was_reported() {
     pull().refused(4, &["120 of 501"]);
     program.run(["accept", "localhost"]).well();
     client.remove("photos");
-    pull().refused(4, &["500 of 501"]);
+    pull().refused(4, &["380 of 381 files are gone on the client besides the 120 that were accepted"]);
     assert_eq!(names(&program.snapshot("localhost", &path.join("photos"))).len(), 500);
+    let accepted = program.run(["accept", "localhost"]);
+    assert_eq!(accepted.stdout, "the next pull of localhost may remove 500 files\n");
+    pull().well();
+    assert!(!program.snapshot("localhost", &path.join("photos")).exists());
+}
+
+#[test]
+fn acceptance_is_for_these_files() {
+    for batch in ["3", "1000"] {
+        let program = Program::new();
+        let many = || dir((0..150).map(|n| (format!("f{n}"), file(format!("file {n}")))));
+        let client = Tree::new([("a", many()), ("b", many()), ("c", many())]);
+        let path = client.root();
+        let pull = |flags: &[&str]| {
+            let given = [&["pull", path.to_str().unwrap(), "-q", "--max-delete", "10"], flags].concat();
+            // A dry run forgets the removals that are too many for its memory.
+            let batch = if flags.is_empty() { batch } else { "1000" };
+            Ran::of(program.command(given).env("ARCHIVE_BATCH", batch).output().unwrap())
+        };
+        pull(&[]).well();
+        let before = everything(&program);
+        client.remove("a");
+        pull(&[]).refused(4, &["150 of 450 files are gone"]);
+        program.run(["accept", "localhost"]).well();
+        // As many other files.
+        client.put("a", many());
+        client.remove("b");
+        for dry in [&["-n"][..], &[]] {
+            pull(dry).refused(4, &["150 of 450 files are gone"]);
+            assert!(everything(&program) == before, "the trees have changed");
+        }
+        // Others besides the accepted ones, and too many.
+        client.put("b", many());
+        client.remove("a");
+        client.remove("b");
+        pull(&[]).refused(4, &["300 of 450 files are gone"]);
+        program.run(["accept", "localhost"]).well();
+        (0..120).for_each(|n| client.remove(format!("c/f{n}")));
+        pull(&[]).refused(4, &["120 of 150 files are gone on the client besides the 300 that were accepted"]);
+        (0..40).for_each(|n| client.put(format!("c/f{n}"), file(format!("file {n}"))));
+        // Fewer of them.
+        client.put("a", dir((0..50).map(|n| (format!("f{n}"), file(format!("file {n}"))))));
+        program.run(["accept", "localhost"]).well();
+        pull(&["-n"]).well();
+        pull(&[]).well();
+        let kept = ["a", "c"].map(|name| names(&program.snapshot("localhost", &path.join(name))).len());
+        assert_eq!((kept, program.snapshot("localhost", &path.join("b")).exists()), ([50, 70], false));
+        program.run(["accept", "localhost"]).refused(1, &["no guard has stopped a pull"]);
+        program.assert_index_is_right();
+    }
+}
+
+#[test]
+fn files_that_moved_are_not_accepted_as_removed() {
+    let program = Program::new();
+    let client = photos(400);
+    let path = client.root();
+    let pull = || program.run(["pull", path.to_str().unwrap(), "-q", "--max-delete", "10"]);
+    pull().well();
+    // Some were moved: these were not accepted, and count when they are gone from there as well.
+    client.put("new", dir((0..200).map(|n| (format!("p{n}"), file(format!("photo number {n}"))))));
+    (0..350).for_each(|n| client.remove(format!("photos/p{n}")));
+    pull().refused(4, &["150 of 401 files are gone"]);
+    program.run(["accept", "localhost"]).well();
+    client.remove("new");
+    pull().refused(4, &["200 of 251 files are gone on the client besides the 150 that were accepted"]);
+    client.put("new", dir((0..200).map(|n| (format!("p{n}"), file(format!("photo number {n}"))))));
+    program.run(["accept", "localhost"]).well();
+    pull().well();
+    let kept = ["photos", "new"].map(|name| names(&program.snapshot("localhost", &path.join(name))).len());
+    assert_eq!(kept, [50, 200]);
+    program.assert_index_is_right();
 }
 
 #[test]
@@ -311,9 +383,6 @@ fn stop_remains_until_a_pull_of_what_was_stopped() {
     pull("b").refused(4, &["110 of 150 files are gone"]);
     program.run(["accept", "x"]).well();
     pull("a").well();
-    // How much of the acceptance is left, nobody knows.
-    pull("b").refused(4, &["110 of 150 files are gone"]);
-    program.run(["accept", "x"]).well();
     pull("b").well();
     program.run(["accept", "x"]).refused(1, &["no guard has stopped a pull of `x`"]);
     client.remove("c");

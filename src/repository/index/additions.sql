@@ -25,7 +25,12 @@ CREATE TABLE IF NOT EXISTS stopped (
     reason   TEXT NOT NULL,             -- the error's line
     removed  INTEGER NOT NULL,          -- files that would have gone
     paths    BLOB NOT NULL,             -- missing and empty roots, each with a NUL behind it
-    accepted INTEGER NOT NULL           -- 1 when the next pull may remove as much
+    accepted INTEGER NOT NULL           -- 1 when the next pull may remove that
+);
+-- The files that would have gone, besides those in and below missing paths.
+CREATE TABLE IF NOT EXISTS stopped_file (
+    version INTEGER PRIMARY KEY,        -- which was current then
+    source  INTEGER NOT NULL REFERENCES source
 );
 -- Below which roots a guard counted the files that would have gone: only a pull of these ends the stop.
 CREATE TABLE IF NOT EXISTS stopped_root (

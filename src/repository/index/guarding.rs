@@ -22,12 +22,6 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// True when a pull of these roots lists some of what was missing.
-    pub fn concerns(&self, roots: &[AbsPath]) -> bool {
-        let mut listed = self.paths.iter().chain(&self.roots).peekable();
-        listed.peek().is_none() || listed.any(|path| is_below(path, roots))
-    }
-
     // What is left of it after a pull of these roots.
     fn without(self, roots: &[AbsPath]) -> Stop {
         let rest = |paths: Vec<AbsPath>| paths.into_iter().filter(|path| !is_below(path, roots)).collect();
@@ -48,7 +42,7 @@ pub struct Stopped {
     pub reason: String,
     /// What it was about to remove.
     pub stop: Stop,
-    /// The next pull may remove as much.
+    /// The next pull may remove that.
     pub is_accepted: bool,
 }
 
@@ -73,23 +67,51 @@ impl Index {
         })
     }
 
-    /// Notes what a run was stopped for.
-    pub fn note_stop(&mut self, source: SourceId, run: i64, stop: &Stop, reason: &str) -> Result<()> {
-        // An acceptance that did not suffice is added to the new stop.
+    /// True when a version is one of the files whose removal the newest pull of its source was stopped for.
+    pub fn is_stopped_file(&self, version: i64) -> Result<bool> {
+        // An index that can only be read may be older.
+        if !self.has_table("stopped_file")? {
+            return Ok(false);
+        }
+        let sql = "SELECT 1 FROM stopped_file WHERE version = ?1";
+        self.one(sql, params![version], |_| Ok(())).map(|found| found.is_some())
+    }
+
+    /// Notes what a run was stopped for: besides missing paths, these versions of files.
+    pub fn note_stop(
+        &mut self,
+        source: SourceId,
+        run: i64,
+        stop: &Stop,
+        reason: &str,
+        files: impl Iterator<Item = Result<i64>>,
+    ) -> Result<()> {
         let mut stop = stop.clone();
-        if let Some(before) = self.stop_of(source)?.filter(|before| before.is_accepted) {
-            let is_new = |paths: &[AbsPath], before: &[AbsPath]| !paths.iter().any(|path| before.contains(path));
-            let is_named = !stop.paths.is_empty() || !stop.roots.is_empty();
-            let is_more =
-                is_named && is_new(&stop.paths, &before.stop.paths) && is_new(&stop.roots, &before.stop.roots);
-            stop.removed =
-                if is_more { stop.removed + before.stop.removed } else { stop.removed.max(before.stop.removed) };
+        let accepted = self.stop_of(source)?.filter(|before| before.is_accepted);
+        if accepted.is_none() {
+            self.forget_stop(source)?;
+        }
+        // An acceptance that did not suffice is added to the new stop.
+        if let Some(before) = accepted {
+            stop.removed += before.stop.removed;
             for (paths, before) in [(&mut stop.paths, before.stop.paths), (&mut stop.roots, before.stop.roots)] {
                 let more: Vec<_> = before.into_iter().filter(|path| !paths.contains(path)).collect();
                 paths.extend(more);
             }
         }
-        self.write_stop(source, &Stopped { run, reason: reason.to_owned(), stop, is_accepted: false })
+        self.write_stop(source, &Stopped { run, reason: reason.to_owned(), stop, is_accepted: false })?;
+        self.add_stopped_files(source, files)
+    }
+
+    fn add_stopped_files(&mut self, source: SourceId, files: impl Iterator<Item = Result<i64>>) -> Result<()> {
+        let transaction = self.connection.transaction().on_index(WHAT)?;
+        let sql = "INSERT OR IGNORE INTO stopped_file (version, source) VALUES (?1, ?2)";
+        let mut insert = transaction.prepare(sql).on_index(WHAT)?;
+        for version in files {
+            insert.execute(params![version?, source.0]).on_index(WHAT)?;
+        }
+        drop(insert);
+        transaction.commit().on_index(WHAT)
     }
 
     fn write_stop(&mut self, source: SourceId, stopped: &Stopped) -> Result<()> {
@@ -118,17 +140,32 @@ impl Index {
     /// Forgets what a pull of these roots has listed and went through with; a stop of other roots remains.
     pub fn clear_stop(&mut self, source: SourceId, roots: &[AbsPath]) -> Result<()> {
         let Some(stopped) = self.stop_of(source)? else { return Ok(()) };
-        let stop = stopped.stop.clone().without(roots);
-        if !stop.paths.is_empty() || !stop.roots.is_empty() {
-            // Nobody knows how much is left of an acceptance that was used in part.
-            let is_accepted = stopped.is_accepted && stop == stopped.stop;
-            return self.write_stop(source, &Stopped { stop, is_accepted, ..stopped });
+        let mut stop = stopped.stop.clone().without(roots);
+        if stop.paths.is_empty() && stop.roots.is_empty() {
+            return self.forget_stop(source);
         }
-        self.forget_stop(source)
+        for root in roots {
+            stop.removed = stop.removed.saturating_sub(self.forget_stopped_files(source, root)?);
+        }
+        self.write_stop(source, &Stopped { stop, ..stopped })
+    }
+
+    // Those at and below a path; returns how many.
+    fn forget_stopped_files(&self, source: SourceId, path: &AbsPath) -> Result<u64> {
+        let (from, until) = range_below(path);
+        let (parent, name) =
+            path.split().map(|(parent, name)| (parent.as_bytes().to_vec(), name.as_bytes().to_vec())).unzip();
+        let sql = "DELETE FROM stopped_file WHERE source = ?1 AND EXISTS \
+                   (SELECT 1 FROM version JOIN directory ON directory.id = version.directory \
+                   WHERE version.id = stopped_file.version \
+                   AND (path = ?2 OR (path > ?3 AND path < ?4) OR (path = ?5 AND name = ?6)))";
+        let row = params![source.0, path.as_bytes(), from, until, parent, name];
+        self.connection.execute(sql, row).map(|rows| rows as u64).on_index(WHAT)
     }
 
     fn forget_stop(&mut self, source: SourceId) -> Result<()> {
-        let tables = ["stopped", "stopped_root"].map(|table| format!("DELETE FROM {table} WHERE source = ?1"));
+        let tables = ["stopped", "stopped_root", "stopped_file"];
+        let tables = tables.map(|table| format!("DELETE FROM {table} WHERE source = ?1"));
         let forget = |sql: &String| self.connection.execute(sql, params![source.0]).map(drop).on_index(WHAT);
         tables.iter().try_for_each(forget)
     }
@@ -170,26 +207,33 @@ mod tests {
     use super::*;
     use crate::path::SourceName;
 
+    fn files(versions: &[i64]) -> impl Iterator<Item = Result<i64>> {
+        versions.iter().map(|version| Ok(*version))
+    }
+
     #[test]
     fn only_the_stop_that_was_shown_is_accepted_and_adds_up() {
         let place = tempfile::tempdir().unwrap();
         let mut index = Index::open(place.path()).unwrap();
         let source = index.enter_source(&SourceName::new("laptop").unwrap()).unwrap();
         let stop = |removed, path: &str| Stop { removed, paths: vec![AbsPath::new(path).unwrap()], roots: Vec::new() };
-        index.note_stop(source, 7, &stop(60, "/m1"), "unmounted").unwrap();
+        index.note_stop(source, 7, &stop(60, "/m1"), "unmounted", files(&[1, 2])).unwrap();
         assert!(!index.accept_stop(source, 6).unwrap());
         assert!(!index.stop_of(source).unwrap().unwrap().is_accepted);
         // What nobody accepted is replaced.
-        index.note_stop(source, 8, &stop(60, "/m2"), "unmounted").unwrap();
+        index.note_stop(source, 8, &stop(60, "/m2"), "unmounted", files(&[3])).unwrap();
+        assert_eq!([1, 2, 3].map(|file| index.is_stopped_file(file).unwrap()), [false, false, true]);
         assert_eq!(index.stop_of(source).unwrap().unwrap().stop, stop(60, "/m2"));
         assert!(index.accept_stop(source, 8).unwrap());
-        index.note_stop(source, 9, &stop(50, "/m1"), "unmounted").unwrap();
+        index.note_stop(source, 9, &stop(50, "/m1"), "unmounted", files(&[4])).unwrap();
+        assert_eq!([3, 4].map(|file| index.is_stopped_file(file).unwrap()), [true; 2]);
         let stopped = index.stop_of(source).unwrap().unwrap();
         assert!(!stopped.is_accepted);
         assert_eq!(stopped.stop.removed, 110);
         assert_eq!(stopped.stop.paths.len(), 2);
         index.clear_stop(source, &[AbsPath::root()]).unwrap();
         assert_eq!(index.stop_of(source).unwrap(), None);
+        assert!(!index.is_stopped_file(3).unwrap());
     }
 
     #[test]
@@ -199,7 +243,7 @@ mod tests {
         let source = index.enter_source(&SourceName::new("laptop").unwrap()).unwrap();
         let paths = |paths: &[&str]| paths.iter().map(|path| AbsPath::new(*path).unwrap()).collect::<Vec<_>>();
         let stop = Stop { removed: 60, paths: paths(&["/a/m"]), roots: paths(&["/b", "/c"]) };
-        index.note_stop(source, 7, &stop, "gone").unwrap();
+        index.note_stop(source, 7, &stop, "gone", files(&[])).unwrap();
         let mut left = |roots: &[&str]| {
             index.clear_stop(source, &paths(roots)).unwrap();
             index.stop_of(source).unwrap().map(|stopped| (stopped.stop.paths, stopped.stop.roots))
@@ -208,17 +252,18 @@ mod tests {
         assert_eq!(left(&["/b"]), Some((paths(&["/a/m"]), paths(&["/c"]))));
         assert_eq!(left(&["/a"]), Some((vec![], paths(&["/c"]))));
         assert_eq!(left(&["/"]), None);
-        // An acceptance that was used in part is none of the rest.
-        index.note_stop(source, 7, &stop, "gone").unwrap();
+        // An acceptance that was used in part remains for the rest.
+        index.note_stop(source, 7, &stop, "gone", files(&[])).unwrap();
         assert!(index.accept_stop(source, 7).unwrap());
         let mut is_accepted = |root: &str| {
             index.clear_stop(source, &paths(&[root])).unwrap();
             index.stop_of(source).unwrap().unwrap().is_accepted
         };
         assert!(is_accepted("/d"));
-        assert!(!is_accepted("/b"));
+        assert!(is_accepted("/b"));
         // One that an older program noted.
-        index.note_stop(source, 8, &Stop { removed: 60, ..Stop::default() }, "gone").unwrap();
+        index.clear_stop(source, &paths(&["/"])).unwrap();
+        index.note_stop(source, 8, &Stop { removed: 60, ..Stop::default() }, "gone", files(&[])).unwrap();
         index.clear_stop(source, &paths(&["/b"])).unwrap();
         assert_eq!(index.stop_of(source).unwrap(), None);
     }

@@ -25,6 +25,7 @@ impl Write<'_> {
             "DELETE FROM pending WHERE source = ?1",
             "DELETE FROM stopped WHERE source = ?1",
             "DELETE FROM stopped_root WHERE source = ?1",
+            "DELETE FROM stopped_file WHERE source = ?1",
             "DELETE FROM machine WHERE source = ?1",
             "DELETE FROM run WHERE source = ?1",
             "DELETE FROM source WHERE id = ?1",

@@ -332,7 +332,9 @@ impl Write<'_> {
     /// Forgets a version. Its plain file in the archive is left to the newest of those that rely on it, if there are any.
     pub fn delete(&self, id: i64) -> Result<()> {
         self.hand_over(id)?;
+        // Another version may get the number.
         self.execute("DELETE FROM examined WHERE version = ?1", params![id])?;
+        self.execute("DELETE FROM stopped_file WHERE version = ?1", params![id])?;
         self.leave_content(id)?;
         self.execute("DELETE FROM version WHERE id = ?1", params![id])
     }
