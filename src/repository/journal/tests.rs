@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use tempfile::TempDir;
 
 use super::*;
-use crate::entry::testing;
+use crate::entry::{Attributes, Extent, Inode, Kind, Xattr, testing};
 use crate::repository::dirs::Dir;
 use crate::repository::staging::Tray;
 
@@ -191,4 +191,81 @@ fn after_the_last_batch_nothing_is_pending() {
         repo.carry_out(repo.batch(name), then);
         assert_eq!(repo.index.pending(repo.source).unwrap().is_some(), pending);
     }
+}
+
+// A batch with every kind of deed and row, and every kind of value in them.
+fn batch_of_everything() -> Batch {
+    let name = |name: &str| Name::new(name).unwrap();
+    let path = |path: &str| AbsPath::new(path).unwrap();
+    let (looks, inode) = (Looks { mode: 0o644, owner: Some((1000, 100)) }, (0xfe01, 131_074));
+    let change = |old, new| Deed::Change { directory: 1, name: name("n"), old, new };
+    let staged = |tray: Option<&str>| StagedName { tray: tray.map(name), name: name("7") };
+    let entry = |kind| {
+        let xattrs = vec![Xattr { name: b"user.a".to_vec(), value: vec![0, 255] }];
+        let attributes = Attributes { xattrs, data: Some(vec![Extent { offset: 4096, length: 10 }]) };
+        let is_file = kind == Kind::File;
+        Box::new(Entry {
+            kind,
+            size: if is_file { 1 << 40 } else { 0 },
+            mtime: if is_file { Time::new(32_503_680_000, 1) } else { Time::new(-1, 999_999_999) },
+            ctime: -2,
+            mode: 0o4755,
+            uid: 1000,
+            gid: u32::MAX,
+            inode: is_file.then_some(Inode { device: 2049, number: 77 }),
+            device: if kind == Kind::Block { 0x0801 } else { 0 },
+            target: if kind == Kind::Symlink { b"to".to_vec() } else { Vec::new() },
+            attributes: is_file.then(|| Box::new(attributes)),
+            ..testing::file("e")
+        })
+    };
+    let deeds = vec![
+        Deed::Fill { directory: 0, tray: name("t1") },
+        change(Old::None, New::Staged(staged(None))),
+        change(Old::Archive { name: name("n.20240102T030405Z"), inode }, New::Staged(staged(Some("t1")))),
+        change(Old::Remove { inode }, New::Directory(Some(looks))),
+        change(Old::Clear, New::Directory(None)),
+        change(Old::None, New::Restated { looks: Looks { owner: None, ..looks }, mtime: Time::from(5) }),
+        change(Old::Clear, New::None),
+        Deed::Keep { directory: 1, staged: name("8"), name: name("n.20240102T030405Z-2") },
+        Deed::Drop { directory: path("/d"), name: name("gone"), inode },
+    ];
+    let kinds = [Kind::File, Kind::Dir, Kind::Symlink, Kind::Fifo, Kind::Socket, Kind::Char, Kind::Block];
+    let mut rows: Vec<Row> = kinds
+        .into_iter()
+        .map(|kind| Row::Begin {
+            directory: 1,
+            entry: entry(kind),
+            hash: Some([7; 32]),
+            archive_name: Some(name("a")),
+            flags: 1,
+        })
+        .collect();
+    rows.extend([
+        Row::End { id: 300, archive_name: None },
+        Row::Stray { directory: path("/"), entry: entry(Kind::Dir), hash: None, archive_name: name("s") },
+        Row::Refresh { id: 1, entry: entry(Kind::Fifo), hash: None, flags: 4 },
+        Row::Flag { id: 2 },
+        Row::Gone { directory: path("/d") },
+        Row::Forget { id: 3 },
+        Row::Continue {
+            id: 4,
+            directory: 0,
+            entry: entry(Kind::Symlink),
+            hash: Some([8; 32]),
+            archive_name: None,
+            flags: 0,
+        },
+    ]);
+    Batch { run: 9, directories: vec![path("/d"), path("/d/e")], deeds, rows, ..Batch::default() }
+}
+
+#[test]
+fn batch_is_stored_in_the_bytes_of_its_format() {
+    // A change of these bytes, by whatever type they are made of, needs a new number of the format.
+    let golden: String = include_str!("format_3.hex").split_whitespace().collect();
+    let stored = postcard::to_stdvec(&batch_of_everything()).unwrap();
+    let hex: String = stored.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(hex, golden);
+    assert_eq!(postcard::from_bytes(&stored), Ok(batch_of_everything()));
 }
