@@ -18,6 +18,8 @@ mod by_hand;
 mod client;
 #[path = "histories/damage.rs"]
 mod damage;
+#[path = "histories/guards.rs"]
+mod guards;
 #[path = "histories/index.rs"]
 mod index;
 #[path = "histories/liar.rs"]

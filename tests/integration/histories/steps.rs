@@ -1,14 +1,17 @@
 //! What is done to a repository: pulls of every kind, and everything else that a user, an accident or a disk does.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use archive::prune;
 use archive::pull::{self, Options};
+use archive::remote::{self, Client};
 use archive::report::Summary;
 use archive::repository::Repository;
+use archive::restore::{self, To, restore};
 use archive::retention::Keep;
 use archive::source::{ArchiveWhat, HashWhere, LinkWhen, MinFree, Settings, Source};
 use jiff::ToSpan;
@@ -38,10 +41,12 @@ pub enum Step {
     ReuseInodes,
     Update,
     Unknown,
+    Stop,
+    DryRun,
 }
 
 /// How often each occurs, beside changes of the client.
-pub const STEPS: [(Step, u64); 16] = [
+pub const STEPS: [(Step, u64); 18] = [
     (Step::Pull, 24),
     (Step::PullSeveral, 5),
     (Step::Crowd, 2),
@@ -58,12 +63,14 @@ pub const STEPS: [(Step, u64); 16] = [
     (Step::ReuseInodes, 2),
     (Step::Update, 2),
     (Step::Unknown, 2),
+    (Step::Stop, 4),
+    (Step::DryRun, 3),
 ];
 
 const FILES_OF_A_CROWD: u64 = 60;
 
 /// How a pull is made.
-struct How {
+pub(super) struct How {
     link: usize,
     hash: usize,
     archive: usize,
@@ -91,13 +98,13 @@ impl How {
         flags
     }
 
-    fn settings(&self) -> Settings {
+    fn settings(&self, is_guarded: bool) -> Settings {
         Settings {
             link: [LinkWhen::Content, LinkWhen::Exact, LinkWhen::Never][self.link],
             hash: [HashWhere::Client, HashWhere::Server][self.hash],
             archive: [ArchiveWhat::Replaced, ArchiveWhat::All][self.archive],
             gather: self.gather,
-            max_delete: 100,
+            max_delete: if is_guarded { Settings::default().max_delete } else { 100 },
             min_free: MinFree::Bytes(0),
             retries: 0,
             ..Settings::default()
@@ -111,8 +118,11 @@ type Goes = Box<dyn Fn(&[u8]) -> bool>;
 /// One pull that is to be made.
 pub(super) struct Planned {
     pub(super) source: &'static str,
-    roots: Vec<PathBuf>,
-    how: How,
+    pub(super) roots: Vec<PathBuf>,
+    pub(super) how: How,
+    /// With the guards that others are made without.
+    pub(super) is_guarded: bool,
+    pub(super) is_dry: bool,
 }
 
 impl Planned {
@@ -129,12 +139,13 @@ impl Planned {
         if roots.is_empty() {
             roots.push(all[0].clone());
         }
-        Planned { source, roots, how: How::throw(dice) }
+        Planned { source, roots, how: How::throw(dice), is_guarded: false, is_dry: false }
     }
 
-    fn words(&self) -> String {
+    pub(super) fn words(&self) -> String {
         let roots: Vec<_> = self.roots.iter().map(|root| root.file_name().unwrap().to_string_lossy()).collect();
-        format!("pull {} {} {}", self.source, roots.join(","), self.how.flags().join(" "))
+        let guards = if self.is_guarded { " with guards" } else { "" };
+        format!("pull {} {} {}{guards}", self.source, roots.join(","), self.how.flags().join(" "))
     }
 
     /// Carries it out with a repository of its own, for a thread among others.
@@ -145,12 +156,12 @@ impl Planned {
     }
 
     pub(super) fn carry_out(&self, repository: &Repository, report: &Listener) -> Summary {
-        use std::os::unix::ffi::OsStrExt;
         let paths = self.roots.iter().map(|root| root.as_os_str().as_bytes().to_vec()).collect();
-        let source = Source { name: name(self.source), ssh: None, paths, settings: self.how.settings() };
+        let source = Source { name: name(self.source), ssh: None, paths, settings: self.how.settings(self.is_guarded) };
         let options = Options {
             checksum: self.how.checksum,
-            allow_missing: true,
+            allow_missing: !self.is_guarded,
+            dry_run: self.is_dry,
             lock_wait: Duration::from_secs(10),
             ..Options::default()
         };
@@ -163,6 +174,24 @@ impl Planned {
         command.args(["--min-free", "0"]).args(self.how.flags()).args(&self.roots);
         command.stdout(Stdio::null()).stderr(Stdio::piped());
         command
+    }
+}
+
+fn no_ssh() -> remote::Options {
+    let Settings { copy, compress, timeout, stall_time, .. } = Settings::default();
+    remote::Options {
+        remote: None,
+        helper_dir: None,
+        bytes_per_second: None,
+        copy,
+        compress,
+        timeout,
+        stall_time,
+        channels: Some(1),
+        reads: false,
+        keeps_helper: true,
+        readers: None,
+        stop: Default::default(),
     }
 }
 
@@ -202,6 +231,8 @@ impl World {
             Step::ReuseInodes => self.reuse_inodes(dice),
             Step::Update => self.update(dice),
             Step::Unknown => self.unknown(dice),
+            Step::Stop => self.stop(dice),
+            Step::DryRun => self.dry_run(dice),
         }
         self.check(dice);
     }
@@ -513,19 +544,31 @@ impl World {
         let _ = fs::remove_dir_all(&to);
         fs::create_dir(&to).unwrap();
         let path = if whole { Path::new("/") } else { &root };
-        self.tell(format!("restore {source} {} --at {run}", path.display()));
+        let is_host = dice.below(3) == 0;
+        let there = if is_host { " to a host" } else { "" };
+        self.tell(format!("restore {source} {} --at {run}{there}", path.display()));
         let listener = Listener::default();
-        let options = archive::restore::Options {
+        let options = restore::Options {
             run,
             dry_run: false,
             in_place: false,
-            overwrite: archive::restore::Overwrite::Never,
+            overwrite: restore::Overwrite::Never,
             owners: None,
             privileged: true,
             stop: Default::default(),
         };
-        let to_here = archive::restore::To::Here(&to);
-        match archive::restore::restore(&repository, &name(source), &abs(path), to_here, &options, &listener) {
+        // A host of which the helper runs here, without ssh.
+        let host = is_host.then(|| Client::connect(None, &no_ssh()).unwrap());
+        let place = match &host {
+            Some(client) => {
+                let directory = to.as_os_str().as_bytes();
+                To::There { client, directory, written: directory }
+            }
+            None => To::Here(&to),
+        };
+        let restored = restore(&repository, &name(source), &abs(path), place, &options, &listener);
+        host.into_iter().for_each(Client::close);
+        match restored {
             Ok(restored) if restored.errors == 0 && listener.errors().is_empty() => {}
             Ok(restored) => self.find(format!("restore of run {run}: {restored:?} {:?}", listener.errors())),
             Err(error) => self.find(format!("restore of run {run} fails: {error}")),
