@@ -9,7 +9,7 @@ BINARY = $(TARGET)/release/archive
 SHARE = $(DESTDIR)$(PREFIX)/share
 PAGES = $(wildcard man/*.[15])
 TEST_NEEDS = ssh:openssh-client sshd:openssh-server rsync:rsync setfattr:attr setfacl:acl setcap:libcap2-bin mkfs.ext4:e2fsprogs \
-  mkfs.xfs:xfsprogs
+  mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs
 # Tests wait for ssh and disks most of the time.
 THREADS = $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$((n > 4 ? n : 4)))
 RUNNER = $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo nextest run || echo test)

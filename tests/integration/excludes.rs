@@ -141,3 +141,38 @@ fn file_whose_content_the_kernel_makes_up_is_skipped() {
     assert_eq!(names(&program.snapshot("client", &client.root())), ["empty"]);
     program.assert_index_is_right();
 }
+
+#[test]
+fn subvolume_is_skipped_as_another_file_system_and_is_no_mount_point() {
+    let knows_btrfs = std::fs::read_to_string("/proc/filesystems").is_ok_and(|known| known.contains("btrfs"));
+    if !is_root() || !knows_btrfs || !std::path::Path::new("/usr/sbin/mkfs.btrfs").exists() {
+        return eprintln!("needs root, btrfs and btrfs-progs, for it mounts one");
+    }
+    let program = Program::new();
+    let point = program.path("mounted");
+    let _disk = Disk::btrfs(&program.path("disk"), &point);
+    let subvolume = |what: &str, name: &str| {
+        let mut command = std::process::Command::new("btrfs");
+        let command = command.args(["-q", "subvolume", what]).arg(point.join(name)).env("PATH", "/usr/sbin:/sbin:/bin");
+        assert!(command.output().unwrap().status.success(), "{what} {name}");
+    };
+    subvolume("create", "home");
+    subvolume("create", "snapshot");
+    ["f", "home/f", "snapshot/f"].iter().for_each(|name| std::fs::write(point.join(name), name).unwrap());
+    let pull = |flags: &[&str]| {
+        let ran = program.run([&["pull", "-v", point.to_str().unwrap()], flags].concat());
+        ran.well();
+        ran.stdout
+    };
+    let told = pull(&["-x"]);
+    assert!(told.contains(", 2 skipped"), "{told}");
+    assert!(told.contains(&format!("skipped  {}/home\n", point.display())), "{told}");
+    assert_eq!(names(&program.snapshot("localhost", &point.join("home"))), Vec::<String>::new());
+    pull(&[]);
+    assert_eq!(names(&program.snapshot("localhost", &point.join("home"))), ["f"]);
+    // As tools that make snapshots do all the time.
+    subvolume("delete", "snapshot");
+    pull(&[]);
+    assert!(!program.snapshot("localhost", &point.join("snapshot")).exists());
+    program.assert_index_is_right();
+}

@@ -1,6 +1,6 @@
 //! File systems that are mounted, and whether they come and go.
 
-use rustix::fs::{self, AtFlags};
+use rustix::fs::{self, AtFlags, StatxAttributes, StatxFlags};
 
 use super::Directory;
 
@@ -18,7 +18,15 @@ impl Directory {
     /// Whether a file system is mounted on it.
     pub fn is_mount_point(&self) -> bool {
         let above = fs::statat(&self.0, c"..", AtFlags::empty());
-        fs::fstat(&self.0).is_ok_and(|own| above.is_ok_and(|above| above.st_dev != own.st_dev))
+        let is_other = fs::fstat(&self.0).is_ok_and(|own| above.is_ok_and(|above| above.st_dev != own.st_dev));
+        is_other && self.is_mount_root().unwrap_or(true)
+    }
+
+    // A subvolume of btrfs has another device than the directory above, too. `None` before Linux 5.8, which can't tell.
+    fn is_mount_root(&self) -> Option<bool> {
+        let told = fs::statx(&self.0, c"", AtFlags::EMPTY_PATH, StatxFlags::empty()).ok()?;
+        let is_known = told.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT);
+        is_known.then(|| told.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
     }
 
     /// Whether the files of its file system are kept when it is unmounted, and may be changed at all, and it is not a user's
