@@ -87,6 +87,8 @@ pub struct Options {
     pub checksum: bool,
     /// Take a root that is missing or empty for removed.
     pub allow_missing: bool,
+    /// Have the client name what it excludes, and not only count it.
+    pub names_excluded: bool,
     /// How long to wait for another pull of the same source to end.
     pub lock_wait: Duration,
     /// Where helpers for other machine types are.
@@ -222,8 +224,8 @@ impl Run<'_> {
     }
 
     fn remembered<'i>(&'i self, index: &'i Index, staging: &'i Staging) -> Remembered<'i> {
-        let (index, distrust) = (Some((index, self.source_id)), self.options.checksum);
-        Remembered { index, distrust, consent: self.consent, staging: Some(staging) }
+        let (index, Options { checksum: distrust, names_excluded, .. }) = ((index, self.source_id), *self.options);
+        Remembered { index: Some(index), distrust, names_excluded, consent: self.consent, staging: Some(staging) }
     }
 }
 
@@ -273,6 +275,7 @@ impl Tally<'_> {
             Change::Touched => &self.progress.touched,
             Change::Removed => &self.progress.removed,
             Change::Skipped => &self.progress.skipped,
+            Change::Excluded => &self.progress.excluded,
         };
         counter.add(1);
         self.report.change(change, path);
@@ -503,6 +506,7 @@ fn with_retries(
         tally.notice(format_args!("{error}; connects again"));
         tally.progress.listed.reset();
         tally.progress.unchanged.reset();
+        tally.progress.excluded.reset();
         std::thread::sleep(PAUSE);
     };
     if left < source.settings.retries {

@@ -34,6 +34,8 @@ pub enum Change {
     Removed,
     /// Is left out by a rule or an option; what is remembered of it stays.
     Skipped,
+    /// Is left out by an exclude, as if it were not there.
+    Excluded,
 }
 
 impl Change {
@@ -45,6 +47,7 @@ impl Change {
             Change::Touched => "touched",
             Change::Removed => "removed",
             Change::Skipped => "skipped",
+            Change::Excluded => "excluded",
         }
     }
 }
@@ -171,6 +174,8 @@ pub struct Progress {
     pub archived: Counter,
     /// Entries that could not be read, or were left out on the way.
     pub skipped: Counter,
+    /// Entries that an exclude matches; what is below such a directory is not counted.
+    pub excluded: Counter,
     /// Bytes of content copied from the client.
     pub bytes_copied: Counter,
     /// Bytes of content that did not have to be copied.
@@ -228,7 +233,7 @@ pub struct Summary {
 }
 
 /// The names of [`Summary::counts`].
-pub const COUNT_NAMES: [&str; 16] = [
+pub const COUNT_NAMES: [&str; 17] = [
     "listed",
     "unchanged",
     "new",
@@ -239,6 +244,7 @@ pub const COUNT_NAMES: [&str; 16] = [
     "linked",
     "archived",
     "skipped",
+    "excluded",
     "bytes_copied",
     "bytes_linked",
     "bytes_sent",
@@ -269,6 +275,7 @@ impl Progress {
             self.linked.get(),
             self.archived.get(),
             self.skipped.get(),
+            self.excluded.get(),
             self.bytes_copied.get(),
             self.bytes_linked.get(),
             bytes_sent,

@@ -172,6 +172,7 @@ fn every_message_stands_in_archive_helper_5_under_its_number() {
         entries: 0,
         complete: true,
         border: false,
+        excluded: 0,
     };
     let replies = [
         (Reply::Root(Root::Invalid), "Root"),

@@ -198,6 +198,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
         dry_run: args.dry_run,
         checksum: args.checksum,
         allow_missing: args.allow_missing,
+        names_excluded: args.dry_run || context.global.verbose > 0,
         lock_wait: args.lock_wait,
         helper_dir: args.reach.helper_dir(&config),
         stop: heed_signals()?,

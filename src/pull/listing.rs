@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use archive_helper::protocol::{
-    Announced, Changes, Entries, MAX_ENTRIES, Problem, Reply, Request, SkipReason, Skipped, Verdict, Wish,
+    Announced, Changes, Entries, MAX_ENTRIES, Problem, Reply, Request, SkipReason, Skipped, Verdict, Walk, Wish,
 };
 use nix::errno::Errno;
 
@@ -85,6 +85,8 @@ pub struct Remembered<'a> {
     pub index: Option<(&'a Index, SourceId)>,
     /// Trust neither fingerprints nor times.
     pub distrust: bool,
+    /// Have the client name what it excludes.
+    pub names_excluded: bool,
     /// What may be removed.
     pub consent: &'a Consent,
     /// Where what is too much for memory is kept; `None` for a dry run.
@@ -110,7 +112,10 @@ pub fn list(
     let mounts = remembered.index.map_or(Ok(Vec::new()), |(index, id)| index.mounts(id))?;
     // Who would ask for all of each directory need not be asked, which is a round trip.
     let wants_all = remembered.distrust || !remembered.knows_directories()?;
-    requests.send(&Request::Walk(walk(source, repository_id, wants_all)?))?;
+    requests.send(&Request::Walk(Walk {
+        names_excluded: remembered.names_excluded,
+        ..walk(source, repository_id, wants_all)?
+    }))?;
     requests.flush()?;
     let listing = Listing {
         replies,
@@ -295,12 +300,13 @@ impl Listing<'_> {
     }
 
     fn announced(&mut self, announced: Announced) -> Result<()> {
-        let Announced { directory: number, ref path, fingerprint, entries, complete, ref inode, border: is_mount } =
-            announced;
+        let Announced { directory: number, ref path, fingerprint, entries, complete, ref inode, .. } = announced;
+        let is_mount = announced.border;
         if number != self.next || !self.roots.iter().any(|root| path.starts_with(root)) {
             return Err(nonsense("a directory was announced out of turn or outside of the roots"));
         }
         self.next += 1;
+        self.tally.progress.excluded.add(announced.excluded);
         let remembered = match self.remembered.index {
             Some((index, source)) => index.listed_directory(source, path)?,
             None => None,
@@ -554,6 +560,10 @@ impl Listing<'_> {
 
     fn skipped(&mut self, skipped: &Skipped) {
         let path = &skipped.path;
+        // Its directory counts it.
+        if skipped.reason == SkipReason::Excluded {
+            return self.tally.report.change(Change::Excluded, path);
+        }
         self.tally.changed(Change::Skipped, path);
         match skipped.reason {
             SkipReason::KernelFileSystem if self.kernel_file_system_told => {}
@@ -564,7 +574,7 @@ impl Listing<'_> {
             SkipReason::Repository => {
                 self.tally.notice(format_args!("`{path}` is the repository itself, and was left out"));
             }
-            SkipReason::OtherFileSystem | SkipReason::Cache | SkipReason::Marker => {}
+            SkipReason::OtherFileSystem | SkipReason::Cache | SkipReason::Marker | SkipReason::Excluded => {}
         }
     }
 }

@@ -53,7 +53,13 @@ pub(super) fn preview(
         let guard = before.map(|before| RemovalGuard::new(before, source, Removals::to_count(None)));
         let mut preview = Preview { tally, index: known, client, conversation, doubtful, hashes, guard };
         let consent = Consent::read(known, options)?;
-        let remembered = Remembered { index: known, distrust: options.checksum, consent: &consent, staging: None };
+        let remembered = Remembered {
+            index: known,
+            distrust: options.checksum,
+            names_excluded: options.names_excluded,
+            consent: &consent,
+            staging: None,
+        };
         let roots = list(client.converse()?, source, id, &remembered, tally, &mut preview)?;
         preview.hash()?;
         preview.guard.map_or(Ok(()), |guard| guard.decide(&roots, &consent).map(drop))

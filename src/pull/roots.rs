@@ -28,6 +28,7 @@ pub fn walk(source: &Source, repository_id: &str, all: bool) -> Result<Walk> {
         one_file_system: settings.one_file_system,
         repository: repository_id.to_owned(),
         all,
+        names_excluded: false,
     })
 }
 

@@ -139,7 +139,7 @@ mod tests {
             seconds: 0.12345,
             dry_run: false,
         };
-        insta::assert_snapshot!(summary_line(&summary), @r#"{"type":"summary","source":"laptop","run":null,"outcome":"failed","exit":6,"remote":null,"listed":0,"unchanged":0,"new":0,"changed":0,"touched":0,"removed":0,"copied":0,"linked":0,"archived":0,"skipped":0,"bytes_copied":0,"bytes_linked":0,"bytes_sent":0,"bytes_received":0,"warnings":0,"errors":0,"seconds":0.123}"#);
+        insta::assert_snapshot!(summary_line(&summary), @r#"{"type":"summary","source":"laptop","run":null,"outcome":"failed","exit":6,"remote":null,"listed":0,"unchanged":0,"new":0,"changed":0,"touched":0,"removed":0,"copied":0,"linked":0,"archived":0,"skipped":0,"excluded":0,"bytes_copied":0,"bytes_linked":0,"bytes_sent":0,"bytes_received":0,"warnings":0,"errors":0,"seconds":0.123}"#);
     }
 
     #[test]

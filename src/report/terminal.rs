@@ -131,7 +131,7 @@ impl Report for Terminal {
             Change::Changed => "33",
             Change::Touched => "36",
             Change::Removed => "31",
-            Change::Skipped => "35",
+            Change::Skipped | Change::Excluded => "35",
         };
         let word = self.paint(color, &format!("{:<8}", change.word()));
         self.write(|| drop(writeln!(std::io::stdout(), "{word} {path}")));
@@ -214,12 +214,13 @@ fn summary_text(summary: &Summary, paint: impl Fn(&str) -> String) -> String {
     // A run that failed before it did anything has nothing to count.
     let has = |names: &[&str]| summary.outcome == Outcome::Ok || names.iter().any(|name| summary.count(name) > 0);
     if has(&["listed", "new", "changed", "touched", "removed"]) {
-        let skipped = match summary.count("skipped") {
+        let left_out = |name| match summary.count(name) {
             0 => String::new(),
-            skipped => format!(", {} skipped", grouped(skipped)),
+            entries => format!(", {} {name}", grouped(entries)),
         };
+        let (skipped, excluded) = (left_out("skipped"), left_out("excluded"));
         text += &format!(
-            "  {} of {} {} unchanged: {} new, {} changed, {} touched, {} removed{skipped}\n",
+            "  {} of {} {} unchanged: {} new, {} changed, {} touched, {} removed{skipped}{excluded}\n",
             count("unchanged"),
             count("listed"),
             noun(summary.count("listed"), "entry"),
@@ -268,7 +269,8 @@ mod tests {
     #[test]
     fn a_summary_has_three_lines() {
         let mut counts = [0; COUNT_NAMES.len()];
-        counts.copy_from_slice(&[100_000, 99_982, 12, 3, 1, 2, 14, 1, 5, 0, 2_411_725, 12_288, 1229, 2_516_582, 0, 0]);
+        counts
+            .copy_from_slice(&[100_000, 99_982, 12, 3, 1, 2, 14, 1, 5, 0, 7, 2_411_725, 12_288, 1229, 2_516_582, 0, 0]);
         let summary = Summary {
             source: "laptop".to_owned(),
             run: Some(12),
@@ -281,7 +283,7 @@ mod tests {
         };
         insta::assert_snapshot!(summary_text(&summary, str::to_owned), @r"
         laptop: ok, run 12 in 4.2 s (helper)
-          99,982 of 100,000 entries unchanged: 12 new, 3 changed, 1 touched, 2 removed
+          99,982 of 100,000 entries unchanged: 12 new, 3 changed, 1 touched, 2 removed, 7 excluded
           copied 14 files (2.3 MiB), linked 1 (12.0 KiB), archived 5; sent 1.2 KiB, received 2.4 MiB
         ");
     }

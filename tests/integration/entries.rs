@@ -40,6 +40,7 @@ fn listing(root: &std::path::Path, files: &[(&str, u64)]) -> Vec<u8> {
             entries: files.len() as u64,
             complete: true,
             border: false,
+            excluded: 0,
         }),
         Reply::Entries(Entries { directory: 0, entries, last: true, order: Vec::new() }),
         Reply::End,

@@ -143,6 +143,36 @@ fn file_whose_content_the_kernel_makes_up_is_skipped() {
 }
 
 #[test]
+fn excluded_entries_are_counted_and_listed_in_verbose_pulls() {
+    let (program, sshd) = (Program::new(), Sshd::new());
+    let client = Tree::new([
+        ("keep", file("k")),
+        ("a.tmp", file("a")),
+        ("cache", dir([("x", file("x")), ("y.tmp", file("y"))])),
+        ("sub", dir([("b\x1b.tmp", file("b"))])),
+    ]);
+    let (path, config) = (client.root(), sshd.config());
+    let target = format!("client:{}", path.display());
+    let given = ["pull", "-F", config.to_str().unwrap(), "--exclude", "*.tmp", "--exclude", "cache/", &target];
+    let pull = |flags: &[&str]| {
+        let ran = program.run([&given[..], flags].concat());
+        ran.well();
+        ran
+    };
+    // Also where nothing has changed since.
+    for flags in [&["-v"][..], &["-n"], &["-v"], &[]] {
+        let ran = pull(flags);
+        assert!(ran.stdout.contains(", 3 excluded"), "{}", ran.stdout);
+        for name in ["a.tmp", "cache", "sub/b\\x1b.tmp"] {
+            let line = format!("excluded {}/{name}", path.display());
+            assert_eq!(ran.stdout.lines().any(|found| found == line), !flags.is_empty(), "{line}: {}", ran.stdout);
+        }
+        assert!(!ran.stdout.contains("y.tmp"), "{}", ran.stdout);
+    }
+    assert_eq!(pull(&["--json"]).summary()["excluded"], 3);
+}
+
+#[test]
 fn subvolume_is_skipped_as_another_file_system_and_is_no_mount_point() {
     let knows_btrfs = std::fs::read_to_string("/proc/filesystems").is_ok_and(|known| known.contains("btrfs"));
     if !is_root() || !knows_btrfs || !std::path::Path::new("/usr/sbin/mkfs.btrfs").exists() {

@@ -266,7 +266,7 @@ fn its_directory_is_not_backed_up() {
     fs::create_dir(sshd.home().join(".cache")).unwrap();
     fs::write(sshd.home().join(".cache/other"), "other").unwrap();
     for _ in 0..2 {
-        program.pull_well(&sshd, &sshd.home(), &[]);
+        assert_eq!(program.pull_well(&sshd, &sshd.home(), &[])["excluded"], 1);
         assert_eq!(names(&program.snapshot("client", &sshd.home().join(".cache"))), ["other"]);
     }
     let tag = fs::read_to_string(sshd.home().join(".cache/archive/CACHEDIR.TAG")).unwrap();

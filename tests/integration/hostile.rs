@@ -74,6 +74,7 @@ fn directory(number: u64, at: impl AsRef<[u8]>) -> Reply {
         entries: 9,
         complete: true,
         border: false,
+        excluded: 0,
     })
 }
 

@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-const FIELDS: [&str; 23] = [
+const FIELDS: [&str; 24] = [
     "type",
     "source",
     "run",
@@ -26,6 +26,7 @@ const FIELDS: [&str; 23] = [
     "linked",
     "archived",
     "skipped",
+    "excluded",
     "bytes_copied",
     "bytes_linked",
     "bytes_sent",

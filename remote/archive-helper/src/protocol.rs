@@ -52,6 +52,9 @@ pub const MAX_ENTRIES: usize = 4096;
 /// How many hash requests may be unanswered at a time.
 pub const MAX_HASHES: usize = 4096;
 
+/// The most entries of a directory that are excluded by name, where that was asked for.
+pub const MAX_EXCLUDED_NAMED: u64 = 1024;
+
 /// The largest file that is sent whole in a frame, in bytes; larger ones are sent in pieces, or through SFTP.
 pub const MAX_BUNDLED: u64 = 128 * 1024;
 
@@ -226,6 +229,8 @@ pub struct Walk {
     pub repository: String,
     /// Send all entries of every directory: there will be no verdicts.
     pub all: bool,
+    /// Name what is excluded, a [`Skipped`] for each of the first [`MAX_EXCLUDED_NAMED`] entries of a directory.
+    pub names_excluded: bool,
 }
 
 /// The server's answer to one [`Announced`] directory, unless [`Walk::all`] was asked for.
@@ -380,6 +385,8 @@ pub struct Announced {
     pub complete: bool,
     /// True for a directory on which a file system is mounted whose files last: no tmpfs, overlay, squashfs or FUSE of a user.
     pub border: bool,
+    /// How many more entries there are that an exclude matches, or that are the helper's own directory.
+    pub excluded: u64,
 }
 
 /// Some or all entries of a directory.
@@ -413,7 +420,7 @@ pub struct Skipped {
     pub reason: SkipReason,
 }
 
-/// Why a directory was not entered, or a file was left out.
+/// Why a directory was not entered, or an entry was left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SkipReason {
     /// The kernel makes its content up: proc, sysfs, cgroup, devpts and their like.
@@ -426,6 +433,8 @@ pub enum SkipReason {
     Marker,
     /// It is the repository that this pull writes to.
     Repository,
+    /// An exclude matches it, or it is the helper's own directory.
+    Excluded,
 }
 
 /// What became of a hash request.

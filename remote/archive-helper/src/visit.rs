@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::exclude::{Excludes, Filter};
 use crate::listing::{Listing, Unsorted};
-use crate::protocol::{AbsPath, Entry, Kind, MAX_PATH, Name, SkipReason};
+use crate::protocol::{AbsPath, Entry, Kind, MAX_EXCLUDED_NAMED, MAX_PATH, Name, SkipReason, Skipped};
 use crate::root;
 use crate::stack::{Names, Place, Siblings};
 use crate::system::{Directory, Errno, Listed, Metadata};
@@ -32,6 +32,8 @@ pub struct Options {
     pub repository: Vec<u8>,
     /// The directory that the helper itself was installed in, which is left out as if an exclude matched it.
     pub own: Option<Metadata>,
+    /// Name what is excluded.
+    pub names_excluded: bool,
 }
 
 /// What a visit found.
@@ -45,8 +47,10 @@ pub struct Found {
     pub complete: bool,
     /// Why the directory was not entered, if it was not.
     pub skipped: Option<SkipReason>,
-    /// Files whose content the kernel makes up; they are not listed.
-    pub made_up: Vec<AbsPath>,
+    /// Entries that are not listed: files whose content the kernel makes up, and some of those that are excluded.
+    pub left_out: Vec<Skipped>,
+    /// How many entries are excluded.
+    pub excluded: u64,
     /// Whether a file system is mounted on the directory whose files last.
     pub is_mount: bool,
     /// Its subdirectories.
@@ -87,10 +91,11 @@ impl<'a> Visitor<'a> {
             visit.add(item, self.items.name(item), &mut self.entries);
         }
         self.items.clear();
-        let (complete, made_up) = (visit.complete, std::mem::take(&mut visit.made_up));
+        let (complete, excluded) = (visit.complete, visit.excluded);
+        let left_out = std::mem::take(&mut visit.left_out);
         let below = if skipped.is_some() { Vec::new() } else { visit.below() };
         let listing = self.entries.sort();
-        Ok(Found { inode: directory.inode()?, listing, complete, skipped, made_up, is_mount, below })
+        Ok(Found { inode: directory.inode()?, listing, complete, skipped, left_out, excluded, is_mount, below })
     }
 
     // What keeps out of a directory before it is opened, for that alone could mount something.
@@ -164,7 +169,8 @@ struct Visit<'a> {
     report: &'a dyn Fn(AbsPath, Errno),
     filter: Filter<'a>,
     complete: bool,
-    made_up: Vec<AbsPath>,
+    left_out: Vec<Skipped>,
+    excluded: u64,
     below: Names,
     borders: Vec<(Name, u64)>,
 }
@@ -173,8 +179,8 @@ impl<'a> Visit<'a> {
     fn new(visitor: &Visitor<'a>, place: &'a Place, directory: &'a Directory) -> Visit<'a> {
         let Visitor { options, report, .. } = *visitor;
         let filter = options.excludes.within(&place.path);
-        let (made_up, below, borders) = (Vec::new(), Names::default(), Vec::new());
-        Visit { place, directory, options, report, filter, complete: true, made_up, below, borders }
+        let (left_out, below, borders) = (Vec::new(), Names::default(), Vec::new());
+        Visit { place, directory, options, report, filter, complete: true, left_out, excluded: 0, below, borders }
     }
 
     fn read(&mut self, buffer: &mut Vec<u8>, items: &mut Items) {
@@ -215,7 +221,7 @@ impl<'a> Visit<'a> {
 
     fn add(&mut self, item: &Item, bytes: &[u8], entries: &mut Unsorted) {
         if item.kind.is_some_and(|kind| self.filter.excludes(bytes, kind == Kind::Dir)) {
-            return;
+            return self.exclude(bytes);
         }
         // Some file systems of others have names of more than 255 bytes.
         let Some(name) = Name::new(bytes) else { return self.problem(None, Errno::NAMETOOLONG) };
@@ -223,10 +229,10 @@ impl<'a> Visit<'a> {
             return self.problem(None, Errno::NAMETOOLONG);
         }
         match self.describe(&name) {
-            Ok((entry, _)) if item.kind != Some(entry.kind) && self.is_excluded(&entry) => {}
-            Ok((_, metadata)) if self.options.own.as_ref().is_some_and(|own| own.is_same_inode(&metadata)) => {}
+            Ok((entry, _)) if item.kind != Some(entry.kind) && self.is_excluded(&entry) => self.exclude(bytes),
+            Ok((_, metadata)) if self.is_own(&metadata) => self.exclude(bytes),
             Ok((entry, metadata)) if self.is_made_up(&entry, &metadata) => {
-                self.made_up.extend(self.place.path.join(&entry.name));
+                self.leave_out(&entry.name, SkipReason::KernelFileSystem);
             }
             Ok((entry, metadata)) => self.keep(entry, &metadata, entries),
             Err(Errno::NOENT) => {}
@@ -242,6 +248,24 @@ impl<'a> Visit<'a> {
             _ => Vec::new(),
         };
         Ok((metadata.entry(name.clone(), kind, target), metadata))
+    }
+
+    fn exclude(&mut self, name: &[u8]) {
+        self.excluded += 1;
+        if self.options.names_excluded
+            && self.excluded <= MAX_EXCLUDED_NAMED
+            && let Some(name) = Name::new(name)
+        {
+            self.leave_out(&name, SkipReason::Excluded);
+        }
+    }
+
+    fn leave_out(&mut self, name: &Name, reason: SkipReason) {
+        self.left_out.extend(self.place.path.join(name).map(|path| Skipped { path, reason }));
+    }
+
+    fn is_own(&self, metadata: &Metadata) -> bool {
+        self.options.own.as_ref().is_some_and(|own| own.is_same_inode(metadata))
     }
 
     // True for a file that is mounted there from proc or its like: it has a size of 0, whatever it holds.

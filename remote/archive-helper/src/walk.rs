@@ -10,7 +10,7 @@ use crate::attributes::Reading;
 use crate::exclude::Excludes;
 use crate::held::{Held, Listed};
 use crate::outgoing::Outgoing;
-use crate::protocol::{self, AbsPath, Announced, Problem, Reply, SkipReason, Skipped, Verdict, Wish};
+use crate::protocol::{self, AbsPath, Announced, Problem, Reply, Skipped, Verdict, Wish};
 use crate::root;
 use crate::stack::{Place, Stack};
 use crate::system::Errno;
@@ -55,6 +55,7 @@ impl Walking {
             one_file_system: walk.one_file_system,
             repository: walk.repository.into_bytes(),
             own: root::own_directory(),
+            names_excluded: walk.names_excluded,
         };
         thread::scope(|scope| {
             let send = || {
@@ -105,17 +106,15 @@ impl Walking {
     }
 
     fn announce(&self, place: Place, found: Found, stack: &Stack) {
-        let Found { inode, listing, complete, skipped, made_up, is_mount, below } = found;
+        let Found { inode, listing, complete, skipped, left_out, excluded, is_mount, below } = found;
         if let Some(reason) = skipped {
             self.outgoing.send(&Reply::Skipped(Skipped { path: place.path.clone(), reason }));
         }
-        for path in made_up {
-            self.outgoing.send(&Reply::Skipped(Skipped { path, reason: SkipReason::KernelFileSystem }));
-        }
+        left_out.into_iter().for_each(|skipped| self.outgoing.send(&Reply::Skipped(skipped)));
         let (fingerprint, entries) = (listing.digests().fingerprint(), listing.entries());
         let (path, border) = (place.path.clone(), is_mount);
         self.held.announce(Listed { place, listing }, |directory| {
-            let announced = Announced { directory, path, inode, fingerprint, entries, complete, border };
+            let announced = Announced { directory, path, inode, fingerprint, entries, complete, border, excluded };
             self.outgoing.send(&Reply::Directory(announced));
         });
         // Only now, so that a parent is announced before its children.

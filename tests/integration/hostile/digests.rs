@@ -17,6 +17,7 @@ fn announced(number: u64, holds: &[Entry]) -> Reply {
         entries,
         complete: true,
         border: false,
+        excluded: 0,
     })
 }
 

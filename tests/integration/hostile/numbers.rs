@@ -26,6 +26,7 @@ fn counts_that_can_not_be_break_nothing() {
             entries: u64::MAX,
             complete: true,
             border: false,
+            excluded: 0,
         })
     };
     hostile.answers(To::Walk, frames(&[root(), known(0), known(1), known(2), Reply::End]));

@@ -31,6 +31,25 @@ fn excluded_entries_are_neither_listed_nor_walked() {
 }
 
 #[test]
+fn excluded_entries_are_counted_and_some_are_named() {
+    let (_temp, top) = temp();
+    make(&top, &["a", "sub/b"]);
+    (0..1500).for_each(|n| fs::write(top.join(format!("{n}.tmp")), "").unwrap());
+    fs::write(top.join("sub/c.tmp"), "").unwrap();
+    for names_excluded in [false, true] {
+        let walked = walk(&top, |walk| {
+            walk.exclude = vec![b"*.tmp".to_vec()];
+            walk.names_excluded = names_excluded;
+        });
+        let excluded = |path: &Path| walked.directory(path).excluded;
+        assert_eq!((excluded(&top), excluded(&top.join("sub"))), (1500, 1));
+        let named = walked.skipped.iter().filter(|skipped| skipped.reason == SkipReason::Excluded).count();
+        assert_eq!(named as u64, if names_excluded { MAX_EXCLUDED_NAMED + 1 } else { 0 });
+        assert_eq!(walked.names(&top), ["a", "sub", "sub/b"]);
+    }
+}
+
+#[test]
 fn a_root_is_never_excluded() {
     let (_temp, top) = temp();
     make(&top, &["cache/x", "cache/a.tmp"]);
