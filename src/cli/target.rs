@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
+use super::named::{split, without_brackets};
 use crate::config::{Config, Keys};
 use crate::error::{Error, Result};
 use crate::path::{Escaped, SourceName};
@@ -38,6 +39,7 @@ impl Target {
         if matches!(bytes[0], b'/' | b'.' | b'~') {
             return local(Path::new(text)).map(Target::Local);
         }
+        refuse_bad_address(bytes)?;
         match host_and_path(bytes) {
             Some((host, path)) => remote(host, path),
             None if bytes.contains(&b'/') => local(Path::new(text)).map(Target::Local),
@@ -49,7 +51,9 @@ impl Target {
     pub fn source(self, config: &Config, name: Option<&str>) -> Result<Source> {
         match self {
             Target::Source(known) => {
-                let mut source = config.source(&known)?.ok_or_else(|| unknown(&known, config))?;
+                // A user before the address would count for nothing.
+                let name_known = if known.starts_with('[') { without_brackets(&known) } else { known.clone() };
+                let mut source = config.source(&name_known)?.ok_or_else(|| unknown(&known, config))?;
                 if source.paths.is_empty() {
                     return Err(Error::usage(format_args!("source `{known}` has no `paths`"))
                         .hint("list them in the configuration"));
@@ -91,14 +95,47 @@ fn keys(config: &Config, name: &str) -> Keys {
 }
 
 fn host_and_path(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let bracket = bytes.iter().position(|&byte| byte == b'[').filter(|&at| at == 0 || bytes[at - 1] == b'@');
-    let colon =
-        match bracket.and_then(|at| bytes[at..].windows(2).position(|pair| pair == b"]:").map(|end| at + end + 1)) {
-            Some(colon) => colon,
-            None => bytes.iter().position(|&byte| byte == b':')?,
+    let (host, path) = split(bytes);
+    path.filter(|_| is_in_brackets(host) || !host.contains(&b'/')).map(|path| (host, path))
+}
+
+fn without_user(host: &[u8]) -> &[u8] {
+    host.iter().position(|&byte| byte == b'@').map_or(host, |at| &host[at + 1..])
+}
+
+fn is_in_brackets(host: &[u8]) -> bool {
+    without_user(host).starts_with(b"[")
+}
+
+// An IPv6 address has colons, so that it needs brackets, and those need a colon and a path behind them.
+fn refuse_bad_address(bytes: &[u8]) -> Result<()> {
+    let text = String::from_utf8_lossy(bytes);
+    let host = text.split_once(":/").map_or(&*text, |(host, _)| host).trim_end_matches('/');
+    let (user, bare) = host.rsplit_once('@').map_or(("", host), |(user, _)| host.split_at(user.len() + 1));
+    let shown = Escaped(bytes);
+    if is_address(bare) {
+        return Err(Error::usage(format_args!("`{shown}` has an IPv6 address without brackets"))
+            .hint(format_args!("write `{}`", Escaped(format!("{user}[{bare}]:/PATH").as_bytes()))));
+    }
+    let Some((address, rest)) = bare.strip_prefix('[').and_then(|bare| bare.split_once(']')) else {
+        let is_open = without_user(bytes).starts_with(b"[");
+        return if is_open {
+            Err(Error::usage(format_args!("`{shown}` has no `]` behind its address"))
+                .hint("write an IPv6 address as in `[::1]:/PATH`"))
+        } else {
+            Ok(())
         };
-    let (host, path) = (&bytes[..colon], &bytes[colon + 1..]);
-    (bracket.is_some() || !host.contains(&b'/')).then_some((host, path))
+    };
+    if rest.is_empty() || rest.starts_with(':') || !is_address(address) {
+        return Ok(());
+    }
+    Err(Error::usage(format_args!("`{shown}` has no colon between address and path"))
+        .hint(format_args!("write `{}`", Escaped(format!("{user}[{address}]:/PATH").as_bytes()))))
+}
+
+// With or without a zone, as in `fe80::1%eth0`.
+fn is_address(text: &str) -> bool {
+    text.split('%').next().is_some_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok())
 }
 
 fn remote(host: &[u8], path: &[u8]) -> Result<Target> {
@@ -129,11 +166,9 @@ fn local(path: &Path) -> Result<Vec<u8>> {
 
 fn unknown(name: &str, config: &Config) -> Error {
     let known: Vec<_> = config.source_names().collect();
-    let error = Error::usage(format_args!("there is no source `{name}` in the configuration"));
-    match known.is_empty() {
-        true => error.hint(format_args!("write `{name}:/PATH` for a host, or `./{name}` for a directory")),
-        false => error.hint(format_args!("it has `{}`; for a directory write `./{name}`", known.join("`, `"))),
-    }
+    let has = if known.is_empty() { String::new() } else { format!("it has `{}`; ", known.join("`, `")) };
+    Error::usage(format_args!("there is no source `{name}` in the configuration"))
+        .hint(format_args!("{has}write `{name}:/PATH` for a host, or `./{name}` for a directory"))
 }
 
 #[cfg(test)]
@@ -155,6 +190,9 @@ mod tests {
         assert_eq!(parsed("anna@laptop:docs").unwrap(), far("anna@laptop", "docs"));
         assert_eq!(parsed("[::1]:/x").unwrap(), far("::1", "/x"));
         assert_eq!(parsed("anna@[fe80::1]:/x:y").unwrap(), far("anna@fe80::1", "/x:y"));
+        assert_eq!(parsed("[fe80::1%eth0]:/x").unwrap(), far("fe80::1%eth0", "/x"));
+        assert_eq!(parsed("[laptop]:x").unwrap(), far("laptop", "x"));
+        assert_eq!(parsed("a[b]/c").unwrap_or_else(|error| panic!("{error}")), parsed("./a[b]/c").unwrap());
         assert_eq!(parsed("/srv/a:b").unwrap(), Target::Local(b"/srv/a:b".to_vec()));
         assert_eq!(parsed("/srv/./x/").unwrap(), Target::Local(b"/srv/x".to_vec()));
     }
@@ -167,9 +205,30 @@ mod tests {
             ("-oProxyCommand=x:/y", "is no host"),
             ("anna@-oProxyCommand=x:/y", "is no host"),
             ("", "empty"),
+            ("[::1]:", "`[::1]:` names no path: write `[::1]:/` "),
+            ("::1", "`::1` has an IPv6 address without brackets: write `[::1]:/PATH`"),
+            ("fe80::1:/x", "without brackets: write `[fe80::1]:/PATH`"),
+            ("anna@fe80::1%eth0", "write `anna@[fe80::1%eth0]:/PATH`"),
+            ("[::1", "`[::1` has no `]` behind its address"),
+            ("anna@[::1:/x", "has no `]`"),
+            ("[::1]/x", "has no colon between address and path: write `[::1]:/PATH`"),
+            ("anna@[::1]x", "write `anna@[::1]:/PATH`"),
+            ("[]:/x", "is no host"),
         ] {
             let error = parsed(text).unwrap_err().to_string();
             assert!(error.contains(says), "{text}: {error}");
         }
+    }
+    #[test]
+    fn address_in_brackets_without_a_path_names_its_source() {
+        let config = Config::parse(Path::new("archive.toml"), "[source.0--1]\nhost = '::1'\npaths = ['/x']\n").unwrap();
+        let source = |text: &str| parsed(text)?.source(&config, None);
+        assert_eq!(source("[::1]").unwrap().name.as_str(), "0--1");
+        assert!(source("anna@[::1]").unwrap_err().to_string().contains("write `anna@[::1]:/PATH` for a host"));
+        assert_eq!(
+            source("[::2]").unwrap_err().to_string(),
+            "there is no source `[::2]` in the configuration: it has `0--1`; write `[::2]:/PATH` for a host, or `./[::2]` \
+             for a directory"
+        );
     }
 }
