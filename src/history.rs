@@ -315,9 +315,12 @@ fn known(index: &Index, source: &SourceName) -> Result<SourceId> {
 
 /// The error for a name that is no source's in the repository.
 pub fn unknown_source(index: &Index, name: &str) -> Error {
-    let known = index.source_names().unwrap_or_default().join("`, `");
-    Error::usage(format_args!("there is no source `{}` in the repository", Escaped(name.as_bytes())))
-        .hint(format_args!("it has `{known}`"))
+    let error = Error::usage(format_args!("there is no source `{}` in the repository", Escaped(name.as_bytes())));
+    match index.source_names() {
+        Ok(known) if known.is_empty() => error.hint("it holds no source yet: `archive pull` adds one"),
+        Ok(known) => error.hint(format_args!("it has `{}`", known.join("`, `"))),
+        Err(_) => error,
+    }
 }
 
 /// Calls `each` with every version that the index holds.

@@ -76,8 +76,9 @@ fn names(repository: &Repository, config: &Config, args: &Args) -> Result<Vec<St
     if !names.contains(&name) {
         let wanted = Escaped(source.as_bytes());
         let error = format_args!("there is no source `{wanted}` in the repository or in the configuration");
-        let known = if names.is_empty() { "no source".to_owned() } else { format!("`{}`", names.join("`, `")) };
-        return Err(Error::usage(error).hint(format_args!("there is {known}")));
+        let known =
+            if names.is_empty() { "neither has one".to_owned() } else { format!("they have `{}`", names.join("`, `")) };
+        return Err(Error::usage(error).hint(known));
     }
     Ok(vec![name])
 }

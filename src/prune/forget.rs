@@ -9,6 +9,7 @@ use super::removal::remove_source;
 use super::{Dropping, Going, PATIENCE, Pruned, SMALL_BATCH, look, report_other};
 use crate::entry::{DirectoryId, Kind, Version};
 use crate::error::{Error, Kind as ErrorKind, Result};
+use crate::history::unknown_source;
 use crate::path::{AbsPath, Escaped, Name, SourceName};
 use crate::report::Report;
 use crate::repository::Repository;
@@ -47,10 +48,7 @@ pub fn forget(
         false => index.expect_little_room()?,
     }
     let most = if has_room { BATCH } else { SMALL_BATCH };
-    let id = index.source_id(source)?.ok_or_else(|| {
-        Error::usage(format_args!("there is no source `{source}` in the repository"))
-            .hint("`archive status` lists them")
-    })?;
+    let id = index.source_id(source)?.ok_or_else(|| unknown_source(&index, source.as_str()))?;
     repository.check_index_is_newest(&index)?;
     let mut dropping = None;
     if !dry_run {

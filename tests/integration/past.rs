@@ -42,6 +42,18 @@ fn a_file_is_printed_as_it_was() {
 }
 
 #[test]
+fn repository_without_sources_says_so() {
+    let program = Program::new();
+    program.run(["index", "rebuild"]).well();
+    let none = "there is no source `nobody` in the repository: it holds no source yet: `archive pull` adds one\n";
+    for command in [&["ls", "nobody"][..], &["log", "nobody"], &["verify", "nobody"], &["forget", "--yes", "nobody:/"]]
+    {
+        program.run(command).refused(2, &[none]);
+    }
+    program.run(["status", "nobody"]).refused(2, &["in the repository or in the configuration: neither has one"]);
+}
+
+#[test]
 fn a_content_that_rotted_is_said() {
     let (program, client) = three_runs();
     let plain = program.snapshot("laptop", &client.path("a"));
@@ -116,7 +128,7 @@ fn the_state_of_each_source_is_told_and_can_be_watched() {
     assert!(laptop[3].ends_with(" s ago") && laptop[4] == "2" && laptop[6].starts_with("20"), "{laptop:?}");
     assert_eq!(program.run(["--config", config, "status", "laptop"]).stdout.lines().count(), 2);
     let unknown = program.run(["--config", config, "status", "nobody"]);
-    unknown.refused(2, &["there is no source `nobody`", "there is `forgotten`, `laptop`"]);
+    unknown.refused(2, &["there is no source `nobody`", "they have `forgotten`, `laptop`"]);
     let due = &program.run(["--config", config, "--json", "status", "forgotten"]).lines()[0]["due"];
     assert!(due.is_string(), "a source that never ran is due");
     program.run(["status", "--max-age", "1h"]).well();
