@@ -60,11 +60,12 @@ impl Repository {
 
     /// Creates a repository in an empty directory, or as a new directory in one that exists, and opens it.
     pub fn create(path: &Path) -> Result<Repository> {
-        if !create::create(path)? {
-            let what = format_args!("can't create the repository `{}`: it exists already", path.display()).to_string();
-            return Err(Error::new(Kind::Failed, what));
-        }
-        Repository::open(path)
+        if create::create(path)? { Repository::open(path) } else { Err(create::exists(path)) }
+    }
+
+    /// Creates the directories that lead to a repository, where the user named none.
+    pub fn create_above(path: &Path) -> Result<()> {
+        create::create_above(path)
     }
 
     /// Opens a repository, and creates it first where there is none, as [`create`](Self::create) does.

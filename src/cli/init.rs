@@ -36,11 +36,10 @@ pub(super) fn open_or_create(place: &Where) -> Result<Repository> {
 
 // Above the default repository of a user there may be nothing yet.
 fn create_above(place: &Where) -> Result<()> {
-    if let (Where::Default(path), Some(parent)) = (place, place.path().parent()) {
-        let failed = format_args!("can't create the repository `{}`", path.display()).to_string();
-        fs_err::create_dir_all(parent).on_server(failed)?;
+    match place {
+        Where::Default(path) => Repository::create_above(path),
+        Where::Named(_) | Where::Configured(_) => Ok(()),
     }
-    Ok(())
 }
 
 /// True when a pull may create the repository: the user asks for it by `--init`, or says so on a terminal. Nobody is asked

@@ -53,7 +53,6 @@ pub(super) fn state(path: &Path) -> Result<State> {
 /// Creates a repository in an empty directory, or as a new directory in one that exists; finishes one whose creation was
 /// cut off. Returns false when there is one already, which another process may be creating at this moment.
 pub(super) fn create(path: &Path) -> Result<bool> {
-    let failed = format!("can't create the repository `{}`", path.display());
     if state(path)? == State::Present {
         return Ok(false);
     }
@@ -67,12 +66,26 @@ pub(super) fn create(path: &Path) -> Result<bool> {
         // The place may be a disk that is not mounted.
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             let parent = path.parent().unwrap_or(path).display();
-            return Err(Error::new(Kind::Failed, format_args!("{failed}: `{parent}` is no directory"))
+            return Err(Error::new(Kind::Failed, format_args!("{}: `{parent}` is no directory", failed(path)))
                 .hint("mount the disk, or create the directory first"));
         }
-        Err(error) => return Err(Error::server(failed, error)),
+        Err(error) => return Err(Error::server(failed(path), error)),
     }
     fill(path)
+}
+
+/// Creates the directories that lead to a repository.
+pub(super) fn create_above(path: &Path) -> Result<()> {
+    path.parent().map_or(Ok(()), std::fs::create_dir_all).on_server(failed(path))
+}
+
+/// The error for a repository that exists.
+pub(super) fn exists(path: &Path) -> Error {
+    Error::new(Kind::Failed, format_args!("{}: it exists already", failed(path)))
+}
+
+fn failed(path: &Path) -> String {
+    format!("can't create the repository `{}`", path.display())
 }
 
 fn begin_in(path: &Path) -> Result<()> {
