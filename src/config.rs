@@ -51,15 +51,37 @@ struct File {
     source: BTreeMap<toml::Spanned<String>, Keys>,
 }
 
+impl File {
+    // Also returns the text to which positions in the file refer.
+    fn parse<'a>(path: &Path, text: &'a str) -> Result<(File, &'a str)> {
+        let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
+        let file = toml::from_str(text).map_err(|error| mistakes::describe(path, text, &error))?;
+        Ok((file, text))
+    }
+
+    // A key of the main file only: a source must not be pulled without what another file says of it, even if that file
+    // can't be read.
+    fn key_for_all(&self) -> Option<&'static str> {
+        let keys = [
+            ("repository", self.repository.is_some()),
+            ("helper_dir", self.helper_dir.is_some()),
+            ("[defaults]", self.defaults.is_some()),
+        ];
+        keys.into_iter().find_map(|(key, is_said)| is_said.then_some(key))
+    }
+}
+
 impl Config {
     /// Reads the file that was named, or else the first that exists of the usual paths; none is a configuration too.
     pub fn load(explicit: Option<&Path>) -> Result<Config> {
         let named = explicit.map(Path::to_owned).or_else(|| std::env::var_os("ARCHIVE_CONFIG").map(PathBuf::from));
-        let Some(main) = named.or_else(|| files::usual_places().into_iter().find(|path| path.is_file())) else {
+        let Some(main) = named.or_else(files::usual) else {
             return Ok(Config::default());
         };
         let mut config = Config::default();
-        config.add(&main, &files::read(&main)?)?;
+        let text = files::read(&main)?;
+        let (file, text) = File::parse(&main, &text)?;
+        config.add(&main, file, text)?;
         let beside = files::beside(&main)?;
         for path in beside.read {
             config.add_beside(&path)?;
@@ -77,11 +99,18 @@ impl Config {
                 return Ok(());
             }
         };
-        let added = match std::str::from_utf8(&bytes) {
-            Ok(text) => self.add(path, text),
+        let parsed = match std::str::from_utf8(&bytes) {
+            Ok(text) => File::parse(path, text),
             Err(error) => Err(Error::usage(format_args!("`{}` is not UTF-8: {error}", path.display()))),
         };
-        match added {
+        if let Ok((file, _)) = &parsed
+            && let Some(key) = file.key_for_all()
+        {
+            let main = self.files.first().map_or("archive.toml".into(), |main| main.display().to_string());
+            return Err(Error::usage(format_args!("`{}` says `{key}`, which counts for every source", path.display()))
+                .hint(format_args!("move it to the main file, `{main}`")));
+        }
+        match parsed.and_then(|(file, text)| self.add(path, file, text)) {
             Err(error) if files::may_count_for_all(&bytes) => Err(error),
             Err(error) => {
                 self.mistakes.push(error.to_string());
@@ -94,23 +123,13 @@ impl Config {
     /// Reads a configuration from text; `path` is where it stands.
     pub fn parse(path: &Path, text: &str) -> Result<Config> {
         let mut config = Config::default();
-        config.add(path, text)?;
+        let (file, text) = File::parse(path, text)?;
+        config.add(path, file, text)?;
         Ok(config)
     }
 
     // Nothing of a file with a mistake counts, nor does a source that another file has too.
-    fn add(&mut self, path: &Path, text: &str) -> Result<()> {
-        let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
-        let file: File = toml::from_str(text).map_err(|error| mistakes::describe(path, text, &error))?;
-        for (what, is_said_again) in [
-            ("repository", file.repository.is_some() && self.repository.is_some()),
-            ("helper_dir", file.helper_dir.is_some() && self.helper_dir.is_some()),
-            ("[defaults]", file.defaults.is_some() && self.defaults != Keys::default()),
-        ] {
-            if is_said_again {
-                return Err(self.twice(path, what));
-            }
-        }
+    fn add(&mut self, path: &Path, file: File, text: &str) -> Result<()> {
         let mut sources = BTreeMap::new();
         for (name, keys) in file.source {
             let position = mistakes::position(path, text, name.span());

@@ -1,6 +1,7 @@
 //! The files of a configuration: where they are, and which of those in `conf.d` are read.
 
 use std::ffi::OsStr;
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -18,8 +19,12 @@ pub(super) struct Beside {
     pub(super) ignored: Vec<PathBuf>,
 }
 
-/// The main files that are looked for, the first that exists counts.
-pub(super) fn usual_places() -> Vec<PathBuf> {
+/// The main file that counts: the first that exists. A symlink to nowhere does, so that an error reports it.
+pub(super) fn usual() -> Option<PathBuf> {
+    usual_places().into_iter().find(|path| path.is_file() || path.is_symlink())
+}
+
+fn usual_places() -> Vec<PathBuf> {
     let own = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     let own = own.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config")));
     own.into_iter().chain([PathBuf::from("/etc")]).map(|place| place.join("archive/archive.toml")).collect()
@@ -28,12 +33,13 @@ pub(super) fn usual_places() -> Vec<PathBuf> {
 /// The files in the `conf.d` beside the main file.
 pub(super) fn beside(main: &Path) -> Result<Beside> {
     let directory = main.parent().unwrap_or(Path::new(".")).join("conf.d");
-    if !directory.is_dir() {
+    // A symlink to nowhere is no missing directory: sources would go unnoticed.
+    if std::fs::symlink_metadata(&directory).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
         return Ok(Beside::default());
     }
     let failed = format!("can't list the configuration in `{}`", directory.display());
-    let listing = fs_err::read_dir(&directory).and_then(|entries| entries.collect::<std::io::Result<Vec<_>>>());
-    let mut paths: Vec<_> = listing.on_server(failed)?.iter().map(fs_err::DirEntry::path).collect();
+    let listing = std::fs::read_dir(&directory).and_then(|entries| entries.collect::<std::io::Result<Vec<_>>>());
+    let mut paths: Vec<_> = listing.on_server(failed)?.iter().map(std::fs::DirEntry::path).collect();
     paths.retain(|path| !is_leftover(path.file_name().unwrap_or_default()));
     paths.sort();
     let (read, ignored) =
@@ -68,8 +74,8 @@ fn unreadable(path: &Path, error: &std::io::Error) -> Error {
     Error::usage(format_args!("can't read the configuration `{}`: {cause}", path.display()))
 }
 
-/// True when a file may say what counts for every source: then the others must not run without it. The file need not be
-/// TOML.
+/// True when a file with a mistake seems to say what counts for every source. The main file alone may, but who wrote that
+/// does not want the other sources to be pulled without it. The file need not be TOML.
 pub(super) fn may_count_for_all(bytes: &[u8]) -> bool {
     const KEYS: [&[u8]; 4] = [b"repository", b"helper_dir", b"defaults", b"[defaults"];
     let bytes = bytes.strip_prefix(BYTE_ORDER_MARK.as_bytes()).unwrap_or(bytes);

@@ -102,6 +102,45 @@ fn file_of_conf_d_that_cannot_be_read_stops_no_other_source_but_prune() {
 }
 
 #[test]
+fn file_of_conf_d_says_nothing_that_counts_for_every_source() {
+    let program = Program::new();
+    let (config, _client) = configured(&program, "");
+    let elsewhere = program.path("elsewhere");
+    for (key, text) in [
+        ("[defaults]", "[defaults]\nexclude = ['a']\n".to_owned()),
+        ("[defaults]", "[\"\\u0064efaults\"]\n".to_owned()),
+        ("repository", format!("repository = '{}'\n", elsewhere.display())),
+        ("helper_dir", "helper_dir = '/tmp'\n[source.more]\npaths = ['/more']\n".to_owned()),
+    ] {
+        put(&program, "all.toml", &text);
+        for command in [&["pull", "--all"][..], &["pull", "good"], &["status"], &["config", "check"]] {
+            let says =
+                format!("all.toml` says `{key}`, which counts for every source: move it to the main file, `{config}`");
+            program.run([&["--config", &config], command].concat()).refused(2, &[&says]);
+        }
+    }
+    assert!(!program.repo().join("snapshot/good").exists());
+}
+
+#[test]
+fn conf_d_that_leads_nowhere_is_reported() {
+    let program = Program::new();
+    let config = program.configured("[source.a]\npaths = ['/etc/hostname']\n");
+    for target in ["nowhere", "archive.toml"] {
+        symlink(target, program.path("conf.d")).unwrap();
+        program
+            .run(["--config", &config, "pull", "--all"])
+            .refused(1, &["can't list the configuration in ", "conf.d`: "]);
+        fs::remove_file(program.path("conf.d")).unwrap();
+    }
+    program.run(["--config", &config, "pull", "--all"]).well();
+    let home = program.path("home/.config/archive");
+    fs::create_dir_all(&home).unwrap();
+    symlink("nowhere", home.join("archive.toml")).unwrap();
+    program.run(["config", "check"]).refused(2, &["archive.toml`: No such file or directory"]);
+}
+
+#[test]
 fn byte_order_mark_begins_a_configuration() {
     let program = Program::new();
     let (config, _client) = configured(&program, "\u{feff}[defaults]\nkeep = { last = 1 }\n");

@@ -87,12 +87,9 @@ fn files_are_found_where_they_belong_and_add_up() {
     let program = Program::new();
     let home = program.path("home");
     fs::create_dir_all(home.join(".config/archive/conf.d")).unwrap();
-    fs::write(home.join(".config/archive/archive.toml"), "[source.one]\npaths = ['/one']\n").unwrap();
-    fs::write(
-        home.join(".config/archive/conf.d/more.toml"),
-        "[defaults]\nhash = 'server'\n[source.two]\npaths = ['/two']\n",
-    )
-    .unwrap();
+    let main = "[defaults]\nhash = 'server'\n[source.one]\npaths = ['/one']\n";
+    fs::write(home.join(".config/archive/archive.toml"), main).unwrap();
+    fs::write(home.join(".config/archive/conf.d/more.toml"), "[source.two]\npaths = ['/two']\n").unwrap();
     let shown = program.run(["config", "show"]).stdout;
     assert!(
         shown.contains("[source.one]")
