@@ -354,6 +354,7 @@ fn run(
     let consent = Consent::read(known.map(|id| (&*index, id)), options)?;
     let room = Room::new(repository, source.settings.min_free);
     room.check()?;
+    repository.keep_reserve();
     let knows_directories = known.map(|id| index.knows_directories(id)).transpose()?.unwrap_or(false);
     let how = remote::Options { reads: !knows_directories, ..how(source, options) };
     let known_machine = known.map(|id| index.machine(id)).transpose()?.flatten();

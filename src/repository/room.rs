@@ -1,7 +1,11 @@
 //! The room that a pull leaves free on the repository's file system.
 
+use std::fs::File;
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::statvfs::{Statvfs, fstatvfs};
 
 use super::Repository;
@@ -19,13 +23,49 @@ const FILE: u64 = 64 << 10;
 const SPARE: u64 = 1 << 20;
 const MAX_SPARE: u64 = 64 << 20;
 
+// A file that takes room while there is enough, so that something can still be removed when there is none: the index logs a
+// change before it makes one. Removal in small batches takes about one MiB.
+const RESERVE: &str = "reserve";
+const RESERVE_BYTES: u64 = 4 << 20;
+
+// It is not worth having where it would take a larger share of what is free.
+const MIN_FREE_PER_RESERVE_BYTE: u64 = 16;
+
 impl Repository {
-    /// Makes room for what the index needs to write before anything can be removed: where there is too little, its dated
-    /// copies are removed, the oldest first; the next pull keeps another one. False when it is still too little.
+    /// Keeps some room for a later [`make_room`](Repository::make_room), if there is enough. Without it everything works until
+    /// the disk is full.
+    pub fn keep_reserve(&self) {
+        let name = reserve();
+        let is_kept = self.base().metadata(&name).is_ok_and(|found| found.size >= RESERVE_BYTES);
+        let has_room =
+            || fstatvfs(self.base()).is_ok_and(|found| free(&found) / MIN_FREE_PER_RESERVE_BYTE >= RESERVE_BYTES);
+        if is_kept || !has_room() {
+            return;
+        }
+        // Of one that another process is making at this moment, the larger part may be lost: the next pull makes it again.
+        let _ = self.base().unlink(&name);
+        if let Ok(file) = self.base().create_file(&name)
+            && fill(file).is_err()
+        {
+            let _ = self.base().unlink(&name);
+        }
+    }
+
+    /// Makes room for what the index needs to write before anything can be removed: where there is too little, the reserve is
+    /// removed, and then the index's dated copies, the oldest first; later pulls make them again. False when it is still too
+    /// little.
     pub fn make_room(&self) -> Result<bool> {
         const WHAT: &str = "can't tell how much room is free";
         let index = Name::new(index::FILE_NAME).expect("it is a name");
         let needed = self.base().metadata(&index).map_or(0, |found| found.size).saturating_add(SPARE).min(MAX_SPARE);
+        if free(&fstatvfs(self.base()).on_server(WHAT)?) < needed {
+            match self.base().unlink(&reserve()) {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(errno) => {
+                    return Err(errno).on_server(format_args!("can't remove `{RESERVE}` from the repository"));
+                }
+            }
+        }
         let mut copies = self.index_copies()?;
         copies.sort();
         for copy in &copies {
@@ -78,6 +118,24 @@ impl Room {
             }
         }
     }
+}
+
+fn reserve() -> Name {
+    Name::new(RESERVE).expect("it is a name")
+}
+
+// Bytes that nothing compresses, where the file system can't set room aside without them.
+fn fill(mut file: File) -> io::Result<()> {
+    if fallocate(&file, FallocateFlags::empty(), 0, RESERVE_BYTES as i64).is_ok() {
+        return Ok(());
+    }
+    let mut noise = blake3::Hasher::new().finalize_xof();
+    let mut block = vec![0; 64 << 10];
+    for _ in 0..RESERVE_BYTES / block.len() as u64 {
+        noise.fill(&mut block);
+        file.write_all(&block)?;
+    }
+    Ok(())
 }
 
 fn free(found: &Statvfs) -> u64 {

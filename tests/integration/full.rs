@@ -79,6 +79,55 @@ fn prune_makes_room_on_a_full_disk() {
     drop(mounted);
 }
 
+/// A disk that is full to the last byte, without a copy of the index that could be removed.
+fn full_disk_without_copies() -> (Program, Tree, Disk) {
+    let program = Program::without_repository();
+    let disk = Disk::ext4(&program.path("image"), &program.repo(), 100 << 20);
+    program.init();
+    let client = Tree::new((0..40).map(|n| (format!("d{n}"), dir::<&str>([]))));
+    for run in 0..4 {
+        client.put("changes", at(1_000_000_000 + i64::from(run), 0, file(vec![run; 50_000])));
+        for n in 0..3000 {
+            client.put(format!("d{}/f{n}", n % 40), file(format!("{run} {n}")));
+        }
+        program.pull_local(&client.root(), &["--name", "laptop"]);
+    }
+    for name in names(&program.repo()).iter().filter(|name| name.starts_with("index-")) {
+        fs::remove_file(program.repo().join(name)).unwrap();
+    }
+    fill(&program);
+    (program, client, disk)
+}
+
+#[test]
+fn reserve_lets_a_full_disk_be_pruned_without_a_copy_of_the_index() {
+    if !is_root() {
+        return eprintln!("needs root, for it mounts a file system");
+    }
+    let (program, client, _disk) = full_disk_without_copies();
+    let reserve = program.repo().join("reserve");
+    assert_eq!(fs::metadata(&reserve).unwrap().len(), 4 << 20);
+    program.run(["prune", "laptop", "--keep-last", "1"]).well();
+    assert!(!reserve.exists());
+    program.assert_index_is_right();
+    fs::remove_file(program.repo().join("ballast")).unwrap();
+    program.pull_local(&client.root(), &["--name", "laptop"]);
+    assert!(reserve.exists(), "the next pull makes it again");
+    let (program, _client, _disk) = full_disk_without_copies();
+    program.run(["forget", "--yes", "laptop:/"]).well();
+    program.assert_index_is_right();
+    assert!(!program.repo().join("snapshot/laptop").exists());
+}
+
+#[test]
+fn reserve_is_made_only_where_there_is_room() {
+    if !is_root() {
+        return eprintln!("needs root, for it mounts a file system");
+    }
+    let (program, _client, _mounted) = full_disk();
+    assert!(!program.repo().join("reserve").exists());
+}
+
 #[test]
 fn forget_makes_room_on_a_full_disk() {
     if !is_root() {
