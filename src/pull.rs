@@ -491,7 +491,7 @@ fn with_retries(
     let mut most_listed = 0;
     let result = loop {
         let reached = facts.remote.is_some();
-        let error = match with_client(source, options, &how, facts, work) {
+        let error = match with_client(source, options, &how, facts, tally.report, work) {
             Ok(()) => break Ok(()),
             Err(error) => error,
         };
@@ -540,9 +540,10 @@ fn with_client(
     options: &Options,
     how: &remote::Options,
     facts: &mut Facts,
+    report: &dyn Report,
     work: impl FnOnce(&Client) -> Result<()>,
 ) -> Result<()> {
-    let client = Client::connect(source.ssh.as_ref(), how)?;
+    let client = Client::connect(source.ssh.as_ref(), how, report)?;
     facts.remote = Some(client.kind());
     let result = work(&client);
     facts.has_stalled = client.line().has_stalled();

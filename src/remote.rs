@@ -14,6 +14,7 @@ use crate::entry::{Extent, Hash, Time};
 use crate::error::{Error, OnServer, Result};
 use crate::path::AbsPath;
 use crate::queue::{Receiver, Sender};
+use crate::report::Report;
 use crate::source::{CompressWhen, CopyBy, RemoteKind, Ssh};
 
 mod attempt;
@@ -115,26 +116,26 @@ impl Options {
 }
 
 impl Client {
-    /// Connects to a client through ssh, or to this machine.
-    pub fn connect(ssh: Option<&Ssh>, options: &Options) -> Result<Client> {
+    /// Connects to a client through ssh, or to this machine. Reports what it waits for.
+    pub fn connect(ssh: Option<&Ssh>, options: &Options, report: &dyn Report) -> Result<Client> {
         let traffic = Arc::new(Traffic::new(options.timeout, options.stall_time));
         options.stop.watch(&traffic);
-        Client::connect_on(traffic, ssh, options)
+        Client::connect_on(traffic, ssh, options, report)
     }
 
     /// Connects once more, for one conversation: bytes, progress and the end of the line are those of this client.
-    pub fn connect_again(&self, ssh: Option<&Ssh>) -> Result<Client> {
+    pub fn connect_again(&self, ssh: Option<&Ssh>, report: &dyn Report) -> Result<Client> {
         let options = Options { channels: Some(1), reads: false, ..self.options.clone() };
-        let client = Client::connect_on(Arc::clone(&self.traffic), ssh, &options)?;
+        let client = Client::connect_on(Arc::clone(&self.traffic), ssh, &options, report)?;
         Ok(Client { shares_line: true, ..client })
     }
 
-    fn connect_on(traffic: Arc<Traffic>, ssh: Option<&Ssh>, options: &Options) -> Result<Client> {
+    fn connect_on(traffic: Arc<Traffic>, ssh: Option<&Ssh>, options: &Options, report: &dyn Report) -> Result<Client> {
         check_way(ssh, options.remote)?;
         let (way, running) = match ssh {
             None => (Way::Local { helper: child::Helper::install(options.readers)? }, Vec::new()),
             Some(ssh) => {
-                let connected = connect_ssh(ssh, options, traffic.clone());
+                let connected = connect_ssh(ssh, options, traffic.clone(), report);
                 connected.map_err(|error| options.stop.asked().unwrap_or(error))?
             }
         };
@@ -318,13 +319,18 @@ impl Client {
     }
 }
 
-fn connect_ssh(ssh: &Ssh, options: &Options, traffic: Arc<Traffic>) -> Result<(Way, Vec<(Input, Output)>)> {
+fn connect_ssh(
+    ssh: &Ssh,
+    options: &Options,
+    traffic: Arc<Traffic>,
+    report: &dyn Report,
+) -> Result<(Way, Vec<(Input, Output)>)> {
     let session = ssh::Session::connect(ssh, traffic, options.readers)?;
     let files = HelperFiles::new(options.helper_dir.as_deref());
     // One is there for reading anyway, beside the one that lists.
     let more = |round_trip| if options.reads && options.streams() { options.channels(round_trip) - 1 } else { 0 };
     let stays = if options.keeps_helper { Stays::Always } else { Stays::WhileConnected };
-    match probe::find_and_start(&session, &files, stays, more) {
+    match probe::find_and_start(&session, &files, stays, more, report) {
         Ok((helper, running)) => Ok((Way::Ssh { session: Box::new(session), helper }, running)),
         Err(error) => {
             session.close(true);

@@ -71,6 +71,9 @@ pub trait Report: Send + Sync {
     /// A message for a person, one line, without a full stop.
     fn message(&self, level: Level, text: &dyn Display);
 
+    /// Something may take long before any other message comes: only a person who watches needs to know.
+    fn waits(&self, _: &dyn Display) {}
+
     /// Something was done, or in a dry run would be done, to this path of the client.
     fn change(&self, change: Change, path: &AbsPath);
 
@@ -111,6 +114,10 @@ impl Report for Tee<'_> {
 
     fn message(&self, level: Level, text: &dyn Display) {
         self.0.iter().for_each(|report| report.message(level, text));
+    }
+
+    fn waits(&self, what: &dyn Display) {
+        self.0.iter().for_each(|report| report.waits(what));
     }
 
     fn change(&self, change: Change, path: &AbsPath) {

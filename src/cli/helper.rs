@@ -52,7 +52,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
 
 fn status(context: &Context, host: &Host) -> Result<u8> {
     let (ssh, helper_dir) = host.resolve(context)?;
-    let status = helper_status(&ssh, helper_dir.as_deref(), &heed_signals()?)?;
+    let status = helper_status(&ssh, helper_dir.as_deref(), &heed_signals()?, &context.terminal())?;
     if context.global.json {
         let machine = format!("{} {}", status.os, status.arch);
         return told(&[
@@ -72,7 +72,7 @@ fn status(context: &Context, host: &Host) -> Result<u8> {
 
 fn install(context: &Context, host: &Host) -> Result<u8> {
     let (ssh, helper_dir) = host.resolve(context)?;
-    let path = helper_install(&ssh, helper_dir.as_deref(), &heed_signals()?)?;
+    let path = helper_install(&ssh, helper_dir.as_deref(), &heed_signals()?, &context.terminal())?;
     if context.global.json {
         return told(&[("installed", json!(path))]);
     }
@@ -81,7 +81,7 @@ fn install(context: &Context, host: &Host) -> Result<u8> {
 
 fn remove(context: &Context, host: &Host) -> Result<u8> {
     let (ssh, _) = host.resolve(context)?;
-    let count = helper_remove(&ssh, &heed_signals()?)?;
+    let count = helper_remove(&ssh, &heed_signals()?, &context.terminal())?;
     if context.global.json {
         return told(&[("removed", json!(count))]);
     }

@@ -149,7 +149,7 @@ fn restore_to_host(
         readers: None,
         stop: stop.clone(),
     };
-    let client = Client::connect(host.ssh.as_ref(), &how)?;
+    let client = Client::connect(host.ssh.as_ref(), &how, &context.terminal())?;
     let directory = host.paths.first().map_or(&b"."[..], Vec::as_slice);
     let to = To::There { client: &client, directory, written: args.destination.as_bytes() };
     let accounts = match args.owner {

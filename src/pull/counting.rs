@@ -32,7 +32,7 @@ pub fn decide_ahead(run: &Run<'_>, index: &Index, staging: &Staging) -> Result<(
 
 // The server allows no more sessions on one connection (MaxSessions), and the other stages use those that there are.
 fn decide_on_another_connection(run: &Run<'_>, index: &Index, staging: &Staging) -> Result<()> {
-    let client = run.client.connect_again(run.source.ssh.as_ref())?;
+    let client = run.client.connect_again(run.source.ssh.as_ref(), run.tally.report)?;
     let decided = client.converse().and_then(|conversation| decide_by(run, conversation, index, staging));
     client.close();
     decided

@@ -46,7 +46,7 @@ pub(super) fn preview(
     }
     let id = repository.map(Repository::id).unwrap_or_default();
     let how = remote::Options { channels: Some(1), ..how(source, options) };
-    with_client(source, options, &how, facts, |client| {
+    with_client(source, options, &how, facts, tally.report, |client| {
         let hashes = source.settings.hash == HashWhere::Client;
         let (doubtful, conversation) = (Vec::new(), None);
         let before = known.map(|(index, source_id)| Before { index, source_id, run: None, is_empty: false });

@@ -150,7 +150,13 @@ pub fn nonsense(what: impl std::fmt::Display) -> Error {
 }
 
 fn stalled(stalled: Stalled) -> Error {
-    Error::new(Kind::Unreachable, stalled).hint("if it is as slow as that, or reads files as large, raise `stall_time`")
+    let hint = match stalled {
+        Stalled::Silent(_) => {
+            "if it hashes a file for longer than that, raise `stall_time`; else look for a disk of the client that hangs"
+        }
+        Stalled::Slow(..) => "if its connection or its disk is as slow as that, raise `stall_time`",
+    };
+    Error::new(Kind::Unreachable, stalled).hint(hint)
 }
 
 fn lost(error: std::io::Error) -> Error {

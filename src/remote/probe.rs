@@ -16,6 +16,7 @@ use super::stop::Stop;
 use super::stream::{Input, Output, Traffic};
 use crate::error::{Error, Kind, Result};
 use crate::path::Escaped;
+use crate::report::Report;
 use crate::source::Ssh;
 
 static EMBEDDED: &[u8] = include_bytes!(env!("ARCHIVE_HELPER"));
@@ -55,6 +56,9 @@ const MACHINE: &str = "ARCHIVE-MACHINE ";
 // What the line starts with that a probe ends with.
 const PROBED: &str = "ARCHIVE-PROBE ";
 
+// What the line starts with that tells how many helpers were removed.
+const REMOVED: &str = "ARCHIVE-REMOVED ";
+
 // Has the shell become the helper that the script before it found, and tell no more.
 const START: &str = r#"[ -z "$found" ] || exec "$found"; "#;
 
@@ -66,6 +70,9 @@ const SECOND_START: Duration = Duration::from_millis(1);
 
 // How long a client may take to answer when it is only looked at.
 const TIMEOUT: Duration = Duration::from_secs(60);
+
+// Silence of the first shell after which a person hears what is waited for.
+const NOTICED_SILENCE: Duration = Duration::from_secs(3);
 
 // Longest silence of the first shell before another one is tried.
 const MAX_FIRST_SILENCE: Duration = Duration::from_secs(8);
@@ -187,8 +194,8 @@ pub(super) fn file_name(bytes: &[u8]) -> String {
 }
 
 /// Finds our helper on a client, or brings it there.
-pub fn find_or_install(session: &Session, files: &HelperFiles) -> Result<Installed> {
-    bring(session, files, probe(session, &HelperFiles::embedded().name)?, Stays::Always)
+pub fn find_or_install(session: &Session, files: &HelperFiles, report: &dyn Report) -> Result<Installed> {
+    bring(session, files, first_probe(session, report)?, Stays::Always)
 }
 
 // Brings what a look for our own helper has not found there.
@@ -215,6 +222,7 @@ pub fn find_and_start(
     files: &HelperFiles,
     stays: Stays,
     more: impl Fn(Duration) -> usize,
+    report: &dyn Report,
 ) -> Result<(Installed, Vec<(Input, Output)>)> {
     let name = HelperFiles::embedded().name;
     let (mut first, second) = std::thread::scope(|scope| {
@@ -238,7 +246,7 @@ pub fn find_and_start(
     let (said, mut others) = std::thread::scope(|scope| {
         let count = if second.is_some() { more(session.round_trip()) } else { 0 };
         let threads: Vec<_> = (0..count).map(|_| scope.spawn(|| session.run_if_let(WAIT))).collect();
-        let said = first_answer(session, &mut first.0)?;
+        let said = first_answer(session, &mut first.0, &[FOUND, PROBED], report)?;
         Ok((said, threads.into_iter().filter_map(|thread| thread.join().ok()?.ok()).collect::<Vec<_>>()))
     })?;
     let (mut installed, first) = match found(&said) {
@@ -262,16 +270,24 @@ pub fn find_and_start(
     Ok((installed, running))
 }
 
-// What the first shell prints until it has probed. One that is silent for long may be none: an account may run another
-// command than it is asked for.
-fn first_answer(session: &Session, input: &mut Input) -> Result<String> {
+// What the first shell prints until a line begins with one of `marks`. One that is silent for long may be none: an account may
+// run another command than it is asked for.
+fn first_answer(session: &Session, input: &mut Input, marks: &[&str], report: &dyn Report) -> Result<String> {
     let mut said = Vec::new();
-    input.expect_within(MAX_FIRST_SILENCE)?;
-    let is_probed = until_probed(input, &mut said)?;
+    let timeout = Some(session.timeout()).filter(|timeout| !timeout.is_zero());
+    let is_noticed = timeout.is_none_or(|timeout| timeout > NOTICED_SILENCE);
+    input.expect_within(if is_noticed { NOTICED_SILENCE } else { MAX_FIRST_SILENCE })?;
+    let mut has_answered = until_marked(input, marks, &mut said)?;
+    if !has_answered && is_noticed {
+        let limit = timeout.map_or(String::new(), |limit| format!(" for at most {}", super::stop::shown(limit)));
+        report.waits(&format_args!("the client let us in, but no shell has answered yet; waiting{limit}"));
+        input.expect_within(MAX_FIRST_SILENCE - NOTICED_SILENCE)?;
+        has_answered = until_marked(input, marks, &mut said)?;
+    }
     input.expect_within(Duration::MAX)?;
-    if !is_probed {
+    if !has_answered {
         check_shell(session)?;
-        if !until_probed(input, &mut said)? {
+        if !until_marked(input, marks, &mut said)? {
             return Err(no_answer(session));
         }
     }
@@ -279,7 +295,7 @@ fn first_answer(session: &Session, input: &mut Input) -> Result<String> {
 }
 
 // False when nothing comes any more in time. Not a byte of what follows is taken: the helper says it.
-fn until_probed(input: &mut Input, said: &mut Vec<u8>) -> Result<bool> {
+fn until_marked(input: &mut Input, marks: &[&str], said: &mut Vec<u8>) -> Result<bool> {
     let mut byte = [0];
     while (said.len() as u64) < MOST_OUTPUT {
         match input.read(&mut byte) {
@@ -289,7 +305,7 @@ fn until_probed(input: &mut Input, said: &mut Vec<u8>) -> Result<bool> {
             Err(_) => return Err(super::helper::gone()),
         }
         let line = said.strip_suffix(b"\n").map(|text| text.rsplit(|byte| *byte == b'\n').next().unwrap_or_default());
-        if line.is_some_and(|line| [FOUND, PROBED].iter().any(|mark| line.starts_with(mark.as_bytes()))) {
+        if line.is_some_and(|line| marks.iter().any(|mark| line.starts_with(mark.as_bytes()))) {
             break;
         }
     }
@@ -318,9 +334,9 @@ fn check_shell(session: &Session) -> Result<()> {
 }
 
 /// Tells of the helper on a client.
-pub fn helper_status(ssh: &Ssh, helper_dir: Option<&Path>, stop: &Stop) -> Result<HelperStatus> {
+pub fn helper_status(ssh: &Ssh, helper_dir: Option<&Path>, stop: &Stop, report: &dyn Report) -> Result<HelperStatus> {
     with_session(ssh, stop, |session| {
-        let mut probed = probe(session, &HelperFiles::embedded().name)?;
+        let mut probed = first_probe(session, report)?;
         let helper = HelperFiles::new(helper_dir).of_type(&probed.os, &probed.arch);
         if let Some(other) = helper.as_ref().filter(|helper| helper.bytes != EMBEDDED) {
             probed = probe(session, &other.name)?;
@@ -330,21 +346,22 @@ pub fn helper_status(ssh: &Ssh, helper_dir: Option<&Path>, stop: &Stop) -> Resul
 }
 
 /// Brings the helper to a client, if it is not there; returns its path there.
-pub fn helper_install(ssh: &Ssh, helper_dir: Option<&Path>, stop: &Stop) -> Result<String> {
-    with_session(ssh, stop, |session| find_or_install(session, &HelperFiles::new(helper_dir)))
+pub fn helper_install(ssh: &Ssh, helper_dir: Option<&Path>, stop: &Stop, report: &dyn Report) -> Result<String> {
+    with_session(ssh, stop, |session| find_or_install(session, &HelperFiles::new(helper_dir), report))
         .map(|installed| installed.path)
 }
 
 /// Removes every build of the helper from a client; returns how many there were.
-pub fn helper_remove(ssh: &Ssh, stop: &Stop) -> Result<u64> {
+pub fn helper_remove(ssh: &Ssh, stop: &Stop, report: &dyn Report) -> Result<u64> {
     let script = format!(
         "{OURS} {CLEAR} {ACCOUNT} n=0; for d in {PLACES}; do ours \"$d\" || continue; for f in \"$d\"/archive-helper-*; do \
          if [ -f \"$f\" ] && rm -f \"$f\"; then n=$((n+1)); fi; done; clear \"$d\"; done; \
-         printf \"\\nARCHIVE-REMOVED %s\\n\" $n"
+         printf \"\\n{REMOVED}%s\\n\" $n"
     );
     with_session(ssh, stop, |session| {
-        let removed = run(session, &script, "", &[])?;
-        let count = marked(&removed, "ARCHIVE-REMOVED ").and_then(|count| count.trim().parse().ok());
+        let (mut input, _output) = run_script(session, &script, "")?;
+        let removed = first_answer(session, &mut input, &[REMOVED], report)?;
+        let count = marked(&removed, REMOVED).and_then(|count| count.trim().parse().ok());
         count.ok_or_else(|| no_shell(&removed))
     })
 }
@@ -384,6 +401,12 @@ fn with_session<T>(ssh: &Ssh, stop: &Stop, work: impl FnOnce(&Session) -> Result
         done
     });
     done.map_err(|error| stop.asked().unwrap_or(error))
+}
+
+// The first look at a client.
+fn first_probe(session: &Session, report: &dyn Report) -> Result<Probed> {
+    let (mut input, _output) = run_script(session, &probe_script(""), &HelperFiles::embedded().name)?;
+    probed(&first_answer(session, &mut input, &[PROBED], report)?)
 }
 
 fn probe(session: &Session, name: &str) -> Result<Probed> {

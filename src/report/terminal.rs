@@ -122,6 +122,12 @@ impl Report for Terminal {
         }
     }
 
+    fn waits(&self, what: &dyn Display) {
+        if std::io::stderr().is_terminal() {
+            self.message(Level::Notice, what);
+        }
+    }
+
     fn change(&self, change: Change, path: &AbsPath) {
         if !self.lists() {
             return;

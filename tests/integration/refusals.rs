@@ -3,6 +3,7 @@
 use crate::support::*;
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// An sshd, and a repository that holds a pull from it.
@@ -134,6 +135,18 @@ fn forced_command_of_another_kind_is_recognized() {
     fs::write(sshd.path("authorized_keys"), format!("command=\"sleep 60\" {}", sshd.public("key"))).unwrap();
     let ran = program.pull(&sshd, [target.as_str(), "--retries", "0", "--timeout", "2s"]);
     ran.refused(6, &["let us in", "no shell answered within 2s", "SSH_ORIGINAL_COMMAND"]);
+    // Only who watches hears what is waited for.
+    let pull = format!("pull -F {} {target} --retries 0 --timeout 4s", sshd.config().display());
+    for (command, is_helper) in [(pull, false), (format!("helper status -F {} client", sshd.config().display()), true)]
+    {
+        let line =
+            format!("timeout 8 '{}' --repo '{}' {command}", env!("CARGO_BIN_EXE_archive"), program.repo().display());
+        let shown = Command::new("script").args(["-qec", &line, "/dev/null"]).stdin(Stdio::null()).output().unwrap();
+        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+        let limit = if is_helper { "1m" } else { "4s" };
+        let says = format!("notice: the client let us in, but no shell has answered yet; waiting for at most {limit}");
+        assert!(shown.contains(&says), "{shown}");
+    }
 }
 
 #[test]
