@@ -21,6 +21,7 @@ use crate::repository::index::{Index, NewVersion, Record, SourceId, Unfound, Wri
 use crate::repository::journal::{recover, update_layout};
 use crate::repository::lock::Lock;
 use crate::repository::place::Tree;
+use crate::time::clamped_nanoseconds;
 
 mod update;
 
@@ -326,7 +327,7 @@ impl Entering<'_> {
             return Ok(());
         }
         if let Some(hash) = found.hash.filter(|_| found.metadata.size > 0) {
-            let record = Record::of(&found.metadata, hash, Timestamp::now().as_nanosecond() as i64);
+            let record = Record::of(&found.metadata, hash, clamped_nanoseconds(Timestamp::now()));
             self.write.set_inode(found.metadata.inode.1, &record)?;
         }
         let directory = self.write.enter_directory(self.source, &found.directory)?;

@@ -37,6 +37,11 @@ pub fn log_time() -> String {
     Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
+/// A moment as the index has it: nanoseconds since 1970 UTC, or the nearest number that 64 bits can hold.
+pub fn clamped_nanoseconds(time: Timestamp) -> i64 {
+    Time::new(time.as_second(), time.subsec_nanosecond().into()).clamped()
+}
+
 /// Reads a duration as people write it: `90s`, `10m`, `1d12h`, `2w`. A day has 24 hours here.
 pub fn parse_duration(text: &str) -> Result<Duration> {
     let wrong = || {
@@ -140,6 +145,15 @@ pub fn show_seconds(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn moment_beyond_64_bits_is_the_nearest() {
+        let at = |text: &str| clamped_nanoseconds(text.parse().unwrap());
+        assert_eq!(at("1970-01-01T00:00:01.5Z"), 1_500_000_000);
+        assert_eq!(at("1969-12-31T23:59:59.5Z"), -500_000_000);
+        assert_eq!((at("2262-04-12T00:00:00Z"), at("9000-01-01T00:00:00Z")), (i64::MAX, i64::MAX));
+        assert_eq!(at("1677-09-20T00:00:00Z"), i64::MIN);
+    }
 
     #[test]
     fn stamps_are_utc_to_the_second() {

@@ -23,6 +23,7 @@ use crate::repository::journal::recover;
 use crate::repository::lock::Lock;
 use crate::repository::place::Place;
 use crate::source::LinkWhen;
+use crate::time::clamped_nanoseconds;
 
 mod orphans;
 mod repair;
@@ -280,7 +281,7 @@ impl Reading<'_> {
                     done.verified.bytes += copy.metadata.size;
                 }
                 if let (true, Ok(hash)) = (outcome.first && copy.metadata.size > 0, &outcome.hash) {
-                    let read = Timestamp::now().as_nanosecond() as i64;
+                    let read = clamped_nanoseconds(Timestamp::now());
                     notes.records.push((copy.metadata.inode.1, Record::of(&copy.metadata, *hash, read)));
                     if notes.records.len() >= RECORDS {
                         notes.keep_records(index)?;

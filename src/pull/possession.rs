@@ -17,6 +17,7 @@ use crate::path::Escaped;
 use crate::repository::dirs::{Metadata, file_metadata};
 use crate::repository::index::{Index, Record};
 use crate::repository::place::Place;
+use crate::time::clamped_nanoseconds;
 
 // Places of a content that are looked at before it counts as lost.
 const MAX_PLACES: u32 = 16;
@@ -33,7 +34,7 @@ pub fn proven(run: &Run<'_>, index: &Index, task: &FileTask, claim: Claim) -> Re
             let is_known = known.is_some_and(|record| record.hash == claim.hash);
             match read(run, &file, &found) {
                 Some(keyed) if keyed == proof && (is_known || has_hash(&file, &claim.hash)) => {
-                    let record = Record::of(&found, claim.hash, Timestamp::now().as_nanosecond() as i64);
+                    let record = Record::of(&found, claim.hash, clamped_nanoseconds(Timestamp::now()));
                     return Ok(Some(Possession { proof, inode: found.inode.1, record }));
                 }
                 Some(_) => {

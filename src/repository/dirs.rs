@@ -547,8 +547,8 @@ fn metadata_of(stat: &FileStat) -> Metadata {
         // In this unit, whatever the file system's own are: see stat(2).
         bytes_on_disk: stat.st_blocks.max(0) as u64 * 512,
         mtime: Time::new(stat.st_mtime, nanoseconds(stat.st_mtime_nsec)),
-        // The server's own clock sets it, and only whether it changed counts.
-        ctime: Time::new(stat.st_ctime, nanoseconds(stat.st_ctime_nsec)).clamped(),
+        // Only whether it changed counts.
+        ctime: Time::new(stat.st_ctime, nanoseconds(stat.st_ctime_nsec)).wrapped(),
         mode: stat.st_mode & 0o7777,
         uid: stat.st_uid,
         gid: stat.st_gid,

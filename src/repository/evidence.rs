@@ -19,6 +19,7 @@ use super::place::Place;
 use crate::entry::{Hash, Kind, Version, hash_content};
 use crate::error::Result;
 use crate::path::Name;
+use crate::time::clamped_nanoseconds;
 
 /// How old the last reading of a plain file may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,7 +188,7 @@ fn read(mut file: &File) -> io::Result<Record> {
 }
 
 fn now() -> i64 {
-    Timestamp::now().as_nanosecond() as i64
+    clamped_nanoseconds(Timestamp::now())
 }
 
 #[cfg(test)]

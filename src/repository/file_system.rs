@@ -13,6 +13,7 @@ use super::dirs::{Dir, PROBE_PREFIX, Unfit};
 use super::{Repository, random_key};
 use crate::error::{Error, Kind, Result};
 use crate::path::Name;
+use crate::time::clamped_nanoseconds;
 
 /// The record's name in the repository.
 pub(super) const FILE_NAME: &[u8] = b"file-system";
@@ -64,7 +65,7 @@ pub(super) fn probe(path: &Path, base: &Dir) -> Result<()> {
 
 // Removes the directories of probes that were killed. What can't be removed is in nobody's way.
 fn remove_stale(staging: &Dir) {
-    let oldest = Timestamp::now().as_nanosecond() as i64 - STALE_NANOSECONDS;
+    let oldest = clamped_nanoseconds(Timestamp::now()).saturating_sub(STALE_NANOSECONDS);
     for name in staging.names().unwrap_or_default().iter().filter(|name| is_probe(name)) {
         if staging.metadata(name).is_ok_and(|found| found.mtime.clamped() < oldest)
             && let Ok(probe) = staging.open(name.as_bytes())

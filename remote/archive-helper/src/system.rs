@@ -133,8 +133,8 @@ impl From<Stat> for Metadata {
             kind: kind_of(FileType::from_raw_mode(stat.st_mode)),
             size: u64::try_from(stat.st_size).unwrap_or(0),
             mtime: Time::new(stat.st_mtime as i64, stat.st_mtime_nsec as i64),
-            // The kernel's clock sets it, and only whether it changed counts.
-            ctime: Time::new(stat.st_ctime as i64, stat.st_ctime_nsec as i64).clamped(),
+            // Only whether it changed counts.
+            ctime: Time::new(stat.st_ctime as i64, stat.st_ctime_nsec as i64).wrapped(),
             mode: (stat.st_mode & 0o7777) as u32,
             uid: stat.st_uid,
             gid: stat.st_gid,

@@ -5,6 +5,7 @@ use rusqlite::params;
 
 use super::{Index, SourceId, Write};
 use crate::error::Result;
+use crate::time::clamped_nanoseconds;
 
 // The versions of a source that have a plain file with content.
 const WITH_PLAIN_FILE: &str = "FROM version JOIN directory ON directory.id = version.directory WHERE source = ?1 \
@@ -27,7 +28,7 @@ impl Index {
     pub fn longest_unverified(&self, source: SourceId, percent: u8, now: Timestamp) -> Result<Vec<i64>> {
         let share = (self.plain_files(source)? * u64::from(percent)).div_ceil(100);
         let oldest = "ORDER BY (SELECT ended FROM examined WHERE examined.version = version.id AND ended <= ?3), version.id LIMIT ?2";
-        let params = params![source.0, share as i64, now.as_nanosecond() as i64];
+        let params = params![source.0, share as i64, clamped_nanoseconds(now)];
         self.all(&format!("SELECT version.id {WITH_PLAIN_FILE} {oldest}"), params, |row| row.get(0))
     }
 
@@ -41,7 +42,7 @@ impl Index {
     pub fn examined_at(&self, source: SourceId, ended: Timestamp) -> Result<u64> {
         let of_then = "AND EXISTS (SELECT 1 FROM examined WHERE examined.version = version.id AND ended = ?2)";
         let sql = format!("SELECT count(*) {WITH_PLAIN_FILE} {of_then}");
-        let params = params![source.0, ended.as_nanosecond() as i64];
+        let params = params![source.0, clamped_nanoseconds(ended)];
         self.one(&sql, params, |row| row.get::<_, i64>(0)).map(|count| count.unwrap_or(0) as u64)
     }
 
@@ -68,13 +69,13 @@ impl Write<'_> {
     /// Keeps that the plain files of a version were read, and whether one was not what it should be.
     pub fn set_examined(&self, version: i64, ended: Timestamp, bad: bool) -> Result<()> {
         let sql = "INSERT OR REPLACE INTO examined (version, ended, bad) VALUES (?1, ?2, ?3)";
-        self.execute(sql, params![version, ended.as_nanosecond() as i64, bad])
+        self.execute(sql, params![version, clamped_nanoseconds(ended), bad])
     }
 
     /// Keeps how the verification of a source ended.
     pub fn end_verification(&self, source: SourceId, verification: &Verification) -> Result<()> {
         let Verification { ended, files, bad } = *verification;
         let sql = "INSERT OR REPLACE INTO verification (source, ended, files, bad) VALUES (?1, ?2, ?3, ?4)";
-        self.execute(sql, params![source.0, ended.as_nanosecond() as i64, files as i64, bad as i64])
+        self.execute(sql, params![source.0, clamped_nanoseconds(ended), files as i64, bad as i64])
     }
 }

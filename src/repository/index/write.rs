@@ -14,6 +14,7 @@ use crate::error::{OnServer, Result};
 use crate::fault;
 use crate::path::{AbsPath, Name, SourceName};
 use crate::report::Summary;
+use crate::time::clamped_nanoseconds;
 
 pub(super) const WHAT: &str = "can't write the index";
 
@@ -79,7 +80,7 @@ impl Index {
 
     /// Begins a run and returns its number.
     pub fn begin_run(&mut self, source: SourceId, started: Timestamp) -> Result<i64> {
-        self.execute(BEGIN_RUN, params![source.0, started.as_nanosecond() as i64])?;
+        self.execute(BEGIN_RUN, params![source.0, clamped_nanoseconds(started)])?;
         Ok(self.connection.last_insert_rowid())
     }
 
@@ -104,7 +105,7 @@ impl Index {
         }
         let counts = serde_json::Value::Object(counts).to_string();
         let sql = "UPDATE run SET ended = ?2, outcome = ?3, summary = ?4 WHERE id = ?1";
-        self.execute(sql, params![run, ended.as_nanosecond() as i64, summary.outcome.word(), counts])
+        self.execute(sql, params![run, clamped_nanoseconds(ended), summary.outcome.word(), counts])
     }
 
     /// Writes a copy of the whole index, without its free pages, to a file that must not exist; fails if a page can't be
@@ -142,7 +143,7 @@ impl Write<'_> {
 
     /// Begins a run that is no pull but a look at what is on the disk, and returns its number.
     pub fn begin_rebuild(&self, source: SourceId, started: Timestamp) -> Result<i64> {
-        self.execute(BEGIN_RUN, params![source.0, started.as_nanosecond() as i64])?;
+        self.execute(BEGIN_RUN, params![source.0, clamped_nanoseconds(started)])?;
         Ok(self.transaction.last_insert_rowid())
     }
 
@@ -309,7 +310,7 @@ impl Write<'_> {
     /// Ends a run that was no pull but a look at what is on the disk.
     pub fn end_rebuild(&self, run: i64, ended: Timestamp) -> Result<()> {
         let sql = "UPDATE run SET ended = ?2, outcome = 'rebuild' WHERE id = ?1";
-        self.execute(sql, params![run, ended.as_nanosecond() as i64])
+        self.execute(sql, params![run, clamped_nanoseconds(ended)])
     }
 
     /// Keeps what a source is about to do, which takes the next number of a batch.

@@ -40,6 +40,18 @@ impl Time {
         i64::try_from(total).unwrap_or(if total < 0 { i64::MIN } else { i64::MAX })
     }
 
+    /// The lowest 64 bits of the number of nanoseconds since 1970: that number itself, unless the time is
+    /// [far](Time::is_far). For times that are only compared with each other, such as a ctime.
+    pub fn wrapped(self) -> i64 {
+        i128::from(self) as i64
+    }
+
+    /// True if a file system that has no finer unit than two seconds, as FAT has, may have made this of `exact` by rounding
+    /// it down.
+    pub fn rounds(self, exact: Time) -> bool {
+        (0..2 * i128::from(NANOSECONDS)).contains(&(i128::from(exact) - i128::from(self)))
+    }
+
     /// True for a time of which [`clamped`](Time::clamped) gives another one.
     pub fn is_far(self) -> bool {
         i64::try_from(i128::from(self)).is_err()
@@ -125,6 +137,27 @@ mod tests {
             assert_eq!((time.seconds(), i64::from(time.nanoseconds())), (seconds, nanoseconds));
             assert_eq!((time.clamped(), time.is_far()), (if seconds < 0 { i64::MIN } else { i64::MAX }, true));
         }
+    }
+
+    #[test]
+    fn wrapped_times_differ_where_clamped_ones_do_not() {
+        for time in [Time::new(YEAR_3000, 1), Time::new(-20_000_000_000, 5), Time::from(7)] {
+            let later = Time::new(time.seconds() + 1, time.nanoseconds().into());
+            assert_eq!(later.wrapped().wrapping_sub(time.wrapped()), NANOSECONDS);
+        }
+        assert_eq!(Time::from(-7).wrapped(), -7);
+    }
+
+    #[test]
+    fn time_is_rounded_down_by_less_than_two_seconds() {
+        let exact = Time::new(101, 5);
+        for rounded in [exact, Time::new(101, 0), Time::new(100, 0)] {
+            assert!(rounded.rounds(exact), "{rounded}");
+        }
+        for other in [Time::new(99, 0), Time::new(102, 0), Time::new(99, 5), Time::new(i64::MIN, 0)] {
+            assert!(!other.rounds(exact), "{other}");
+        }
+        assert!(Time::new(-102, 0).rounds(Time::new(-101, 999_999_999)));
     }
 
     #[test]
