@@ -31,7 +31,7 @@ test: ## every test but the longest; installs what they need
 	tests/needs.sh $(TEST_NEEDS)
 	NEXTEST_TEST_THREADS=$(THREADS) RUST_TEST_THREADS=$(THREADS) $(CARGO) $(RUNNER) --workspace --locked
 
-test-fs: build ## pulls onto real GlusterFS, MooseFS, sshfs and NFS, as root; installs what they need; FS="sshfs nfs" says which
+test-fs: build ## pulls onto real GlusterFS, MooseFS, sshfs, NFS and exFAT, as root; installs what they need; FS="sshfs nfs" says which
 	tests/needs.sh rsync:rsync
 	tests/file-systems.sh $(BINARY) $(FS)
 

@@ -29,7 +29,7 @@ pub fn most_changes(usual: usize) -> usize {
 /// `renameat2` (EINVAL for flags), `refusal` (`RENAME_NOREPLACE` is ignored), `links`, `link-count` (ENOSPC at the fifth
 /// name), `symlink-links`, `symlink-times`, `symlink-targets` (times of a symlink are set on its target), `syncfs`, `nanoseconds`,
 /// `owners`, `modes`, `inodes` (another number at every look), `holes`, `xattrs`, `flock`, `record-locks`, `exclusion` (locks are
-/// granted to everyone), `local` (shared memory).
+/// granted to everyone), `local` (shared memory), `case` (names that differ in it are the same), `symlinks`.
 #[cfg(not(debug_assertions))]
 #[inline(always)]
 pub fn lacks(_what: &str) -> bool {

@@ -6,7 +6,7 @@ PATH=$PATH:/usr/sbin:/sbin
 
 program=$(realpath "$1")
 shift
-[ $# -gt 0 ] || set -- sshfs glusterfs moosefs nfs
+[ $# -gt 0 ] || set -- sshfs glusterfs moosefs nfs exfat
 [ "$(id -u)" -eq 0 ] || { echo "file-systems.sh mounts file systems: run it as root" >&2; exit 1; }
 
 here=$(dirname "$0")
@@ -147,6 +147,16 @@ cycle() {
     "$program" --repo "$repo" index check >"$work/out" 2>&1 || { say "index check failed:"; cat "$work/out"; return 1; }
 }
 
+# Files of which the names differ in case alone would share a plain file there.
+cycle_exfat() {
+    if "$program" --repo "$1/repo" pull --init -q --name client "$root" >"$work/out" 2>"$work/err"; then
+        say "a repository was created"
+        return 1
+    fi
+    grep -q "can't keep a repository in .*: its file system " "$work/err" || { say "it is refused in other words:"; cat "$work/err"; return 1; }
+    [ ! -e "$1/repo/format" ] || { say "a repository was created"; return 1; }
+}
+
 # Each of these mounts a file system on $point, or fails with a word on why it had to be skipped in $why.
 mount_sshfs() {
     "$here/needs.sh" ssh:openssh-client sshd:openssh-server sshfs:sshfs || { why="sshfs can't be installed"; return 1; }
@@ -248,6 +258,17 @@ mount_nfs() {
     within 20 mount -t nfs4 "127.0.0.1:$work/export" "$point" || { why="NFS can't be mounted"; return 1; }
 }
 
+mount_exfat() {
+    "$here/needs.sh" mkfs.exfat:exfatprogs mount.exfat-fuse:exfat-fuse || { why="exfat-fuse can't be installed"; return 1; }
+    [ -e /dev/fuse ] || { why="there is no /dev/fuse"; return 1; }
+    truncate -s 64M "$work/exfat-image"
+    mkfs.exfat "$work/exfat-image" >/dev/null 2>&1
+    device=$(losetup -f --show "$work/exfat-image") || { why="there is no loop device"; return 1; }
+    mount.exfat-fuse "$device" "$point" >"$work/out" 2>&1 || { why="exFAT can't be mounted: $(cat "$work/out")"; losetup -d "$device"; return 1; }
+    # The device is given up when it is unmounted.
+    losetup -d "$device"
+}
+
 failed=0
 for name; do
     point=$work/$name-mounted
@@ -256,7 +277,9 @@ for name; do
     client "$name"
     if command -v "mount_$name" >/dev/null && "mount_$name"; then
         case " $mounted " in *" $point "*) ;; *) mounted="$point $mounted" ;; esac
-        if cycle "$point"; then
+        if command -v "cycle_$name" >/dev/null; then
+            if "cycle_$name" "$point"; then say "$name: ok (refused)"; else say "$name: FAILED"; failed=1; fi
+        elif cycle "$point"; then
             lacks=$(sed -n 's/ no$//p; s/^mtime-unit \(.*\)/mtimes in units of \1 ns/p' "$point/repo/file-system" | tr '\n' ',')
             say "$name: ok (does without: ${lacks%,})"
         else

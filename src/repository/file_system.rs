@@ -22,7 +22,7 @@ pub(super) const FILE_NAME: &[u8] = b"file-system";
 const STALE_NANOSECONDS: i64 = 60_000_000_000;
 
 // The first line of a record; one of a program that looked for other things is not understood.
-const HEADER: &str = "probe 1\n";
+const HEADER: &str = "probe 2\n";
 
 // A record is a good deal shorter.
 const MAX_BYTES: u64 = 4096;
@@ -53,10 +53,9 @@ pub(super) fn probe(path: &Path, base: &Dir) -> Result<()> {
             let _ = record(base);
             Ok(())
         }
-        Err(Unfit::Locks(why)) => {
+        Err(Unfit::Lacks(why, hint)) => {
             let what = format_args!("can't keep a repository in `{}`: its file system {why}", path.display());
-            Err(Error::new(Kind::Failed, what)
-                .hint("keep it on another file system, or mount this one with locks that all its users share"))
+            Err(Error::new(Kind::Failed, what).hint(hint))
         }
         // A full disk, for example: what is usual for its type counts, and what is to be done next reports the error.
         Err(Unfit::Failed(_)) => Ok(()),

@@ -215,6 +215,50 @@ fn file_system_without_locks_is_refused_before_anything_is_fetched() {
 }
 
 #[test]
+fn file_system_that_confuses_names_or_has_no_symlinks_is_refused_before_anything_is_fetched() {
+    let client = Tree::new([("a", file("small")), ("A", file("large"))]);
+    for (lacks, why) in
+        [("case", "takes names for the same that differ in case alone"), ("symlinks", "has no symlinks")]
+    {
+        for command in [&["init"][..], &["pull", "--init", client.root().to_str().unwrap()]] {
+            let program = Program::lacking_without_repository(lacks);
+            program.run(command).refused(1, &["can't keep a repository in", why, "on another file system"]);
+            assert!(!program.repo().join("format").exists(), "a repository was created");
+            assert_eq!(names(&program.repo().join("staging")), [""; 0]);
+        }
+        // One that was copied there, with the record of a program that did not ask.
+        let here = Program::new();
+        here.pull_local(&client.root(), &[]);
+        let there = Program::lacking_without_repository(lacks);
+        assert!(
+            std::process::Command::new("cp").arg("-a").arg(here.repo()).arg(there.repo()).status().unwrap().success()
+        );
+        let record = fs::read_to_string(there.repo().join("file-system")).unwrap();
+        fs::write(there.repo().join("file-system"), record.replace("probe 2\n", "probe 1\n")).unwrap();
+        there.run(["pull", "-q", client.root().to_str().unwrap()]).refused(1, &["can't keep a repository in", why]);
+        there.run(["ls", "localhost"]).well();
+    }
+}
+
+fn ignoring_case(program: &Program) -> Option<Disk> {
+    let disk = is_root().then(|| Disk::ignoring_case(&program.path("image"), &program.path("disk"))).flatten();
+    if disk.is_none() {
+        eprintln!("needs root, and a kernel with FAT or the packages exfatprogs and exfat-fuse");
+    }
+    disk
+}
+
+#[test]
+fn repository_on_a_file_system_that_ignores_case_is_refused() {
+    let program = Program::without_repository();
+    let Some(_disk) = ignoring_case(&program) else { return };
+    let repo = program.path("disk/repo");
+    let mut command = program.command(["pull", "--init", "/etc/hostname", "--repo"]);
+    Ran::of(command.arg(&repo).output().unwrap()).refused(1, &["can't keep a repository in", "its file system "]);
+    assert!(!repo.join("format").exists());
+}
+
+#[test]
 fn write_ahead_log_is_left_where_memory_is_not_shared() {
     let client = Tree::new([("f", file("content"))]);
     let header = |program: &Program| fs::read(program.repo().join("index.sqlite")).unwrap()[18..20].to_vec();

@@ -69,6 +69,30 @@ impl Disk {
         Disk::made(&["mkfs.btrfs", "-q"], image, point, 128 << 20)
     }
 
+    /// A FAT, or an exFAT by FUSE, which take `a` and `A` for the same name and have no symlinks; `None` where neither can be
+    /// mounted.
+    pub fn ignoring_case(image: &Path, point: &Path) -> Option<Disk> {
+        let run = |program: &str, arguments: &[&std::ffi::OsStr]| {
+            let path = "/usr/sbin:/sbin:/usr/bin:/bin";
+            let output = Command::new("/usr/bin/env").arg(program).args(arguments).env("PATH", path).output().unwrap();
+            output.status.success().then(|| String::from_utf8(output.stdout).unwrap().trim().to_owned())
+        };
+        let (image_name, point_name) = (image.as_os_str(), point.as_os_str());
+        std::fs::File::create(image).unwrap().set_len(32 << 20).unwrap();
+        std::fs::create_dir_all(point).unwrap();
+        let made = run("mkfs.vfat", &[image_name])
+            .and_then(|_| run("mount", &["-o".as_ref(), "loop".as_ref(), image_name, point_name]));
+        made.or_else(|| {
+            run("mkfs.exfat", &[image_name])?;
+            let device = run("losetup", &["-f".as_ref(), "--show".as_ref(), image_name])?;
+            let mounted = run("mount.exfat-fuse", &[device.as_ref(), point_name]);
+            // A device in use is given up when it is unmounted.
+            run("losetup", &["-d".as_ref(), device.as_ref()]);
+            mounted
+        })?;
+        Some(Disk { image: image.to_owned(), mount: Mount { point: point.to_owned() } })
+    }
+
     fn made(make: &[&str], image: &Path, point: &Path, bytes: u64) -> Disk {
         std::fs::File::create(image).unwrap().set_len(bytes).unwrap();
         let mut command = Command::new(make[0]);

@@ -37,11 +37,14 @@ const OTHER: FileTime = FileTime::from_unix_time(1_100_000_000, 0);
 /// Why a file system can't hold a repository.
 #[derive(Debug)]
 pub enum Unfit {
-    /// A lock can't be taken, or is granted to two holders.
-    Locks(&'static str),
+    /// What it does or lacks, and what helps.
+    Lacks(&'static str, &'static str),
     /// A step of the probe failed.
     Failed(Errno),
 }
+
+const OTHER_LOCKS: &str = "keep it on another file system, or mount this one with locks that all its users share";
+const OTHER_FILE_SYSTEM: &str = "keep it on another file system, such as ext4, XFS or btrfs";
 
 impl From<Errno> for Unfit {
     fn from(errno: Errno) -> Unfit {
@@ -110,6 +113,8 @@ struct Probe<'a> {
 impl Probe<'_> {
     fn all(&self) -> Result<Abilities, Unfit> {
         self.locks()?;
+        self.names()?;
+        self.symlinks()?;
         let file = self.create("file")?;
         let (links, inodes) = self.links(&file)?;
         Ok(Abilities {
@@ -131,6 +136,35 @@ impl Probe<'_> {
         let mut file = self.dir.create_file(&name(text))?;
         file.write_all(text.as_bytes())?;
         Ok(file)
+    }
+
+    // Names of a client that differ in case alone, or in how an accent is encoded, must not share a file.
+    fn names(&self) -> Result<(), Unfit> {
+        const PAIRS: [(&str, &str, &str); 2] = [
+            ("case", "CASE", "takes names for the same that differ in case alone"),
+            ("\u{e9}", "e\u{301}", "takes names for the same that differ in the encoding of an accent alone"),
+        ];
+        for (one, other, why) in PAIRS {
+            match self.create(one) {
+                Ok(_) if self.dir.stat(&name(other)).is_ok() || lacks(one) => {
+                    return Err(Unfit::Lacks(why, OTHER_FILE_SYSTEM));
+                }
+                // One that takes no such names takes none for another.
+                Ok(_) | Err(Unfit::Failed(Errno::EILSEQ | Errno::EINVAL)) => {}
+                Err(unfit) => return Err(unfit),
+            }
+        }
+        Ok(())
+    }
+
+    fn symlinks(&self) -> Result<(), Unfit> {
+        let made = nix::unistd::symlinkat("target", self.dir, name("any-symlink").as_bytes());
+        match if lacks("symlinks") { Err(Errno::EPERM) } else { made } {
+            Err(Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL) => {
+                Err(Unfit::Lacks("has no symlinks", OTHER_FILE_SYSTEM))
+            }
+            other => Ok(other?),
+        }
     }
 
     // Without its flag some FUSE clients carry out the rename: what counts is that both names remain.
@@ -239,8 +273,8 @@ impl Probe<'_> {
         let both = (lock(&first), lock(&second));
         match both {
             (Ok(()), Err(Errno::EAGAIN | Errno::EACCES)) => {}
-            (Ok(()), Ok(())) => return Err(Unfit::Locks("grants one lock to two holders")),
-            _ => return Err(Unfit::Locks("has no record locks, which the index needs")),
+            (Ok(()), Ok(())) => return Err(Unfit::Lacks("grants one lock to two holders", OTHER_LOCKS)),
+            _ => return Err(Unfit::Lacks("has no record locks, which the index needs", OTHER_LOCKS)),
         }
         drop((first, second));
         let open = || self.dir.open_file_to_write(&name("lock"));
@@ -248,7 +282,7 @@ impl Probe<'_> {
         match first {
             Ok(_held) => match lock_file(second) {
                 Err(Errno::EWOULDBLOCK) => Ok(()),
-                Ok(_) => Err(Unfit::Locks("grants one lock to two holders")),
+                Ok(_) => Err(Unfit::Lacks("grants one lock to two holders", OTHER_LOCKS)),
                 Err(errno) => Err(errno.into()),
             },
             // Record locks take its place: see `FileLock`.
