@@ -31,7 +31,7 @@ use crate::entry::{Digests, Fingerprint, Hash, Listed};
 use crate::error::{Error, Kind, Result};
 use crate::path::{AbsPath, SourceName};
 use crate::remote::{self, Client, MachineId, Stop};
-use crate::report::{Change, Level, Outcome, Progress, Report, Summary, counted};
+use crate::report::{Change, Level, Outcome, Progress, Report, Summary, counted, grouped};
 use crate::repository::index::{Index, SourceId, finished};
 use crate::repository::journal::recover;
 use crate::repository::lock::Lock;
@@ -114,6 +114,7 @@ pub fn pull(repository: Option<&Repository>, source: &Source, options: &Options,
     if let Err(error) = &result {
         tally.error(error);
     }
+    report_inexact_mtimes(repository, report);
     let mut summary = tally.summary(source, options, &facts, result.as_ref().err(), started);
     if let (Some(mut index), Some(run)) = (index, facts.run)
         && let Err(error) =
@@ -124,6 +125,15 @@ pub fn pull(repository: Option<&Repository>, source: &Source, options: &Options,
     }
     report.summary(&summary);
     summary
+}
+
+fn report_inexact_mtimes(repository: Option<&Repository>, report: &dyn Report) {
+    let count = repository.map_or(0, |repository| repository.base().take_inexact_mtimes());
+    if count > 0 {
+        let are_kept = if count == 1 { "mtime is kept" } else { "mtimes are kept" };
+        let what = "by the index alone: the repository's file system has the nearest of them";
+        report.notice(format_args!("{} {are_kept} {what}", grouped(count)));
+    }
 }
 
 /// When the runs of a source began that finished, be it with files unread, and whose dates can be right; oldest first.

@@ -334,7 +334,7 @@ impl Dir {
     pub fn set_file_metadata(&self, file: &File, mtime: Time, owner: Option<(u32, u32)>) -> io::Result<bool> {
         fault::step()?;
         let given = owner.map_or(Ok(true), |(uid, gid)| owner_given(change_owner(file, uid, gid)))?;
-        set_file_mtime(file, self.abilities().nearest(mtime))?;
+        set_file_mtime(file, self.file_system.mtime_to_set(mtime))?;
         Ok(given)
     }
 
@@ -347,7 +347,12 @@ impl Dir {
             true => UtimensatFlags::FollowSymlink,
             false => UtimensatFlags::NoFollowSymlink,
         };
-        utimensat(self, name.as_bytes(), &TimeSpec::UTIME_OMIT, &time_spec(self.abilities().nearest(mtime)), flags)
+        utimensat(self, name.as_bytes(), &TimeSpec::UTIME_OMIT, &time_spec(self.file_system.mtime_to_set(mtime)), flags)
+    }
+
+    /// How many mtimes were set of which the file system has kept other ones, since this was asked last.
+    pub fn take_inexact_mtimes(&self) -> u64 {
+        self.file_system.take_inexact_mtimes()
     }
 
     /// Sets the owner of this directory.

@@ -204,6 +204,27 @@ fn restore_reports_mtimes_that_the_file_system_can_not_hold() {
 }
 
 #[test]
+fn pull_reports_mtimes_that_the_repository_has_rounded() {
+    if !is_root() {
+        return eprintln!("needs root, for it mounts a file system");
+    }
+    let program = Program::without_repository();
+    let _disk = Disk::with_small_inodes(&program.path("image"), &program.repo(), 32 << 20);
+    program.init();
+    let client = Tree::new([("a", at(1_000_000_001, 5, file("a"))), ("b", at(1_000_000_001, 0, file("b")))]);
+    client.add([("far", file("far"))]);
+    set(&client.path("far"), YEAR_3000, 0);
+    let pull = || program.run(["pull", client.root().to_str().unwrap()]);
+    let ran = pull();
+    ran.well();
+    let says = "2 mtimes are kept by the index alone: the repository's file system has the nearest of them\n";
+    assert!(ran.stderr.contains(says), "{}", ran.stderr);
+    let again = pull();
+    again.well();
+    assert!(!again.stderr.contains("mtimes are kept"), "{}", again.stderr);
+}
+
+#[test]
 fn mtime_that_an_older_program_replaced_is_corrected() {
     let (place, repo) = (in_memory(), in_memory());
     let (root, program) = (client(&place), program(&repo));

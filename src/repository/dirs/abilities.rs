@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use nix::errno::Errno;
@@ -83,6 +84,12 @@ impl Abilities {
         mtime.clamp(Time::new(self.oldest_mtime, 0), Time::new(self.newest_mtime, 999_999_999))
     }
 
+    /// True for an mtime that the file system keeps unchanged.
+    pub fn keeps_exactly(&self, mtime: Time) -> bool {
+        let is_edge = [self.oldest_mtime, self.newest_mtime].contains(&mtime.seconds()) && mtime.nanoseconds() > 0;
+        self.nearest(mtime) == mtime && i128::from(mtime).rem_euclid(self.mtime_unit.into()) == 0 && !is_edge
+    }
+
     /// True when `found` is what the file system makes of the mtime `wanted`.
     pub fn keeps(&self, found: Time, wanted: Time) -> bool {
         let kept = self.nearest(wanted);
@@ -127,6 +134,8 @@ pub(super) struct FileSystem {
     assumed: Abilities,
     // Directories that changed since the last sync, by their descriptors; only where `syncfs` does not suffice.
     unsynced: Mutex<HashMap<i32, Arc<OwnedFd>>>,
+    // Mtimes that were set, of which it has kept other ones.
+    inexact_mtimes: AtomicU64,
 }
 
 // Directories that are held open to be synced later.
@@ -135,7 +144,7 @@ const MAX_UNSYNCED: usize = 64;
 impl FileSystem {
     pub(super) fn of(directory: &OwnedFd) -> FileSystem {
         let assumed = Abilities::assumed(fstatfs(directory.as_fd()).map_or(0, |found| number(found.filesystem_type())));
-        FileSystem { known: OnceLock::new(), assumed, unsynced: Mutex::default() }
+        FileSystem { known: OnceLock::new(), assumed, unsynced: Mutex::default(), inexact_mtimes: AtomicU64::new(0) }
     }
 
     pub(super) fn abilities(&self) -> &Abilities {
@@ -149,6 +158,20 @@ impl FileSystem {
     pub(super) fn learn(&self, abilities: Abilities) {
         // Two threads that probe at once find the same.
         let _ = self.known.set(abilities);
+    }
+
+    /// Returns the mtime to set, and counts it if it is not kept exactly.
+    pub(super) fn mtime_to_set(&self, mtime: Time) -> Time {
+        let abilities = self.abilities();
+        if !abilities.keeps_exactly(mtime) {
+            self.inexact_mtimes.fetch_add(1, Ordering::Relaxed);
+        }
+        abilities.nearest(mtime)
+    }
+
+    /// How many mtimes were not kept exactly since this was asked last.
+    pub(super) fn take_inexact_mtimes(&self) -> u64 {
+        self.inexact_mtimes.swap(0, Ordering::Relaxed)
     }
 
     /// Notes that a directory has changed, so that the next [`sync`](FileSystem::sync) waits for it.
@@ -281,6 +304,11 @@ mod tests {
         assert!(ext4.keeps(Time::new(newest, 0), Time::new(newest, 7)));
         assert!(!ext4.keeps(year_3000, year_3000) && !ext4.keeps(Time::new(newest - 1, 0), year_3000));
         assert!(!ext4.keeps(Time::new(5, 0), Time::new(5, 1)));
+        assert!(ext4.keeps_exactly(Time::new(5, 1)) && ext4.keeps_exactly(Time::new(newest, 0)));
+        assert!(!ext4.keeps_exactly(Time::new(newest, 7)) && !ext4.keeps_exactly(year_3000));
+        let fat = Abilities { mtime_unit: 2_000_000_000, ..ext4 };
+        assert!(fat.keeps_exactly(Time::new(4, 0)) && fat.keeps_exactly(Time::new(-4, 0)));
+        assert!(!fat.keeps_exactly(Time::new(5, 0)) && !fat.keeps_exactly(Time::new(4, 1)));
         assert_eq!(ext4.nearest(Time::new(5, 1)), Time::new(5, 1));
         assert!(Abilities::assumed(0).keeps(year_3000, year_3000));
         assert!(!Abilities::assumed(0).keeps(year_3000, Time::new(32_503_680_000, 6)));
