@@ -21,13 +21,11 @@
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use archive_helper::protocol::Announced;
 use jiff::Timestamp;
 
-use crate::entry::{Digests, Fingerprint, Hash, Listed};
+use crate::entry::Hash;
 use crate::error::{Error, Kind, Result};
 use crate::path::{AbsPath, SourceName};
 use crate::remote::{self, Client, MachineId, Stop};
@@ -36,7 +34,7 @@ use crate::repository::index::{Index, SourceId, finished};
 use crate::repository::journal::recover;
 use crate::repository::lock::Lock;
 use crate::repository::room::Room;
-use crate::repository::staging::{Staging, Tray};
+use crate::repository::staging::Staging;
 use crate::repository::{Repository, random_key};
 use crate::source::{RemoteKind, Source};
 
@@ -48,6 +46,7 @@ mod comparing;
 mod content_locator;
 mod contents;
 mod counting;
+mod directory;
 mod dispatch;
 mod failure;
 mod fetching;
@@ -69,14 +68,12 @@ mod removals;
 mod roots;
 mod sizes;
 
+use directory::Directory;
 use guard::{Before, Consent, Gate, GoneFiles};
 use listing::Remembered;
 
 // How long to wait before connecting again.
 const PAUSE: Duration = Duration::from_secs(1);
-
-// From how many entries on it costs less to move the files of a new directory together. What tests pull is small.
-const WORTH_A_TRAY: u64 = if cfg!(debug_assertions) { 2 } else { 8 };
 
 /// How to pull, beyond what the source says.
 #[derive(Clone, Debug, Default)]
@@ -180,62 +177,15 @@ struct Run<'a> {
     gate: &'a Gate,
 }
 
-/// A client's directory while its entries are on their way through the pipeline. Whoever holds the last reference
-/// knows that all of it is done.
-#[derive(Debug)]
-struct Directory {
-    path: AbsPath,
-    /// Its inode number on the client, when it was listed.
-    inode: u64,
-    /// Whether its fingerprint is to be kept once all of it is done.
-    listed_whole: bool,
-    /// Whether a file system is mounted there on the client, below a root.
-    is_mount: bool,
-    /// Where it was before, if it is known to have moved, and the fingerprint that it has there.
-    origin: Option<(AbsPath, Fingerprint)>,
-    /// Of what was listed, once that is complete.
-    content: OnceLock<Listed>,
-    /// What the listing asks for, and how much of that was done just as listed.
-    steps: AtomicU64,
-    done: AtomicU64,
-    /// Where its files gather, when it is new here.
-    tray: Tray,
-}
-
-impl Directory {
-    /// One that is not listed itself.
-    fn new(path: AbsPath) -> Directory {
-        let (steps, done) = (AtomicU64::new(0), AtomicU64::new(0));
-        let (content, tray) = (OnceLock::new(), Tray::closed());
-        Directory { path, inode: 0, listed_whole: false, is_mount: false, origin: None, content, steps, done, tray }
-    }
-
-    /// One whose files are to gather, when they are many enough.
-    fn listed(Announced { path, inode, entries, complete, .. }: Announced, is_mount: bool, gathers: bool) -> Directory {
-        let tray = if gathers && entries >= WORTH_A_TRAY { Tray::default() } else { Tray::closed() };
-        Directory { inode, listed_whole: complete, is_mount, tray, ..Directory::new(path) }
-    }
-
-    /// These are the digests of all that is in it, which come to be known once.
-    fn settle_on(&self, digests: Digests) {
-        let _ = self.content.set(digests.into());
-    }
-
-    /// What was listed, if the index holds exactly that by now.
-    fn settled(&self) -> Option<&Listed> {
-        let all_done = self.done.load(Ordering::Relaxed) == self.steps.load(Ordering::Relaxed);
-        self.content.get().filter(|_| all_done)
-    }
-}
-
 impl Run<'_> {
     fn before<'i>(&self, index: &'i Index) -> Before<'i> {
         Before { index, source_id: self.source_id, run: Some(self.number), is_empty: self.begins_anew }
     }
 
     fn remembered<'i>(&'i self, index: &'i Index, staging: &'i Staging) -> Remembered<'i> {
-        let (index, Options { checksum: distrust, names_excluded, .. }) = ((index, self.source_id), *self.options);
-        Remembered { index: Some(index), distrust, names_excluded, consent: self.consent, staging: Some(staging) }
+        let Options { checksum: distrust, names_excluded, .. } = *self.options;
+        let (index, staging) = (Some((index, self.source_id)), Some(staging));
+        Remembered { index, distrust, names_excluded, consent: self.consent, staging }
     }
 }
 

@@ -581,8 +581,9 @@ mod tests {
             readers: None,
             stop: Stop::default(),
         };
-        let client = Client::connect(None, &options).unwrap();
-        let again = client.connect_again(None).unwrap();
+        let report = crate::report::Tee(Vec::new());
+        let client = Client::connect(None, &options, &report).unwrap();
+        let again = client.connect_again(None, &report).unwrap();
         drop(again.converse().unwrap());
         again.close();
         assert!(client.line().totals().1 > 0, "a greeting was received");

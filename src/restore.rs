@@ -18,9 +18,8 @@ use crate::error::{Error, Result};
 use crate::history::{Child, Past};
 use crate::path::{AbsPath, Escaped, Name, SourceName};
 use crate::remote::Stop;
-use crate::report::{Report, Restoration};
+use crate::report::{Report, Restoration, grouped};
 use crate::repository::Repository;
-use crate::time::show_file_time;
 
 mod filling;
 mod inside;
@@ -66,8 +65,26 @@ pub struct Restored {
     pub bytes: u64,
     /// Entries that could not be restored.
     pub errors: u64,
+    /// Entries whose mtimes the destination's file system has rounded, by less than two seconds.
+    pub rounded_mtimes: u64,
+    /// Entries whose mtimes it can't hold, so that they have other ones; they count as errors, too.
+    pub other_mtimes: u64,
     /// What was left out, for it could give rights on this machine.
     pub left_out: LeftOut,
+}
+
+impl Restored {
+    fn tell_mtimes(&mut self, report: &dyn Report) {
+        let times =
+            |count: u64| if count == 1 { "1 mtime was".to_owned() } else { format!("{} mtimes were", grouped(count)) };
+        if self.rounded_mtimes > 0 {
+            report.warn(format_args!("{} rounded by the destination's file system", times(self.rounded_mtimes)));
+        }
+        if self.other_mtimes > 0 {
+            self.errors += self.other_mtimes;
+            report.error(format_args!("{} not kept by the destination's file system", times(self.other_mtimes)));
+        }
+    }
 }
 
 /// How to restore.
@@ -131,8 +148,9 @@ pub fn restore(
             };
             workers.into_iter().map(join).collect::<Result<Vec<()>>>().map(drop)
         });
-        let done = *shared.done();
+        let mut done = *shared.done();
         done.left_out.tell(report);
+        done.tell_mtimes(report);
         options.stop.asked().map_or(walked, Err).map(|()| done)
     })
 }
@@ -213,7 +231,11 @@ impl Shared<'_> {
     fn note(&self, task: &Task, outcome: &Outcome) -> bool {
         let version = &task.version;
         match outcome {
-            Outcome::Made | Outcome::Bare(_) | Outcome::OtherTime => {
+            Outcome::Made
+            | Outcome::Bare(_)
+            | Outcome::OtherRights(_)
+            | Outcome::OtherTime
+            | Outcome::RoundedTime => {
                 let bytes = if task.link.is_none() { version.entry.size } else { 0 };
                 let mut done = self.done();
                 done.restored += 1;
@@ -221,17 +243,13 @@ impl Shared<'_> {
                 drop(done);
                 let target = &self.target_path(&task.to, &version.entry.name);
                 self.report.restored(&Restoration { path: &task.path, target, bytes });
-                if let Outcome::Bare(errno) = outcome {
-                    let why = Errno::from_raw(*errno).desc();
-                    self.failed(task, format_args!("it is there, but without all of its extended attributes: {why}"));
-                }
-                if *outcome == Outcome::OtherTime {
-                    let wanted = show_file_time(version.entry.mtime);
-                    let why = "the file system there can't hold its mtime";
-                    self.failed(task, format_args!("restored, but not with its mtime {wanted}: {why}"));
-                }
+                self.note_lacks(task, outcome);
             }
             Outcome::There => self.done().unchanged += 1,
+            Outcome::ThereRounded => {
+                self.done().unchanged += 1;
+                self.note_lacks(task, outcome);
+            }
             Outcome::Left => self.done().left += 1,
             Outcome::Differs if self.options.overwrite != Overwrite::Refuse => self.done().left += 1,
             Outcome::Differs => self.failed(
@@ -242,6 +260,10 @@ impl Shared<'_> {
                 task,
                 "something else is there: `--overwrite older` replaces what is older, `--overwrite always` all",
             ),
+            Outcome::OtherName => self.failed(
+                task,
+                "the file system there takes the name of something else for the same: restore this by itself to another directory",
+            ),
             Outcome::NotEmpty => self.failed(task, "a directory is there that is not empty"),
             Outcome::Failed(errno) if is_in_the_way(*errno) => {
                 self.failed(task, "a directory above it is no directory there, and symlinks are not followed");
@@ -251,7 +273,16 @@ impl Shared<'_> {
             Outcome::IsRepository => self.leave_out_repository(task),
             Outcome::InRepository => self.failed(task, IN_REPOSITORY),
         }
-        let is_there = matches!(outcome, Outcome::Made | Outcome::Bare(_) | Outcome::OtherTime | Outcome::There);
+        let is_there = matches!(
+            outcome,
+            Outcome::Made
+                | Outcome::Bare(_)
+                | Outcome::OtherRights(_)
+                | Outcome::OtherTime
+                | Outcome::RoundedTime
+                | Outcome::There
+                | Outcome::ThereRounded
+        );
         if is_there && version.entry.inode.is_some() && task.link.is_none() {
             self.first_names().extend(task.to.join(&version.entry.name));
         }
@@ -260,6 +291,22 @@ impl Shared<'_> {
 
     fn leave_out_repository(&self, task: &Task) {
         self.report.notice(format_args!("`{}` is where the repository is, and was left out", task.path));
+    }
+
+    // What something that is there lacks. Mtimes are counted and reported together, for there may be as many as files.
+    fn note_lacks(&self, task: &Task, outcome: &Outcome) {
+        if let Outcome::Bare(errno) | Outcome::OtherRights(errno) = outcome {
+            let what = if matches!(outcome, Outcome::Bare(_)) {
+                "all of its extended attributes"
+            } else {
+                "its owner or mode"
+            };
+            let why = Errno::from_raw(*errno).desc();
+            self.failed(task, format_args!("it is there, but without {what}: {why}"));
+        }
+        let mut done = self.done();
+        done.rounded_mtimes += u64::from(matches!(outcome, Outcome::RoundedTime | Outcome::ThereRounded));
+        done.other_mtimes += u64::from(*outcome == Outcome::OtherTime);
     }
 
     fn first_names(&self) -> std::sync::MutexGuard<'_, HashSet<AbsPath>> {
@@ -316,8 +363,13 @@ impl Walk<'_> {
         for batch in batches(finish) {
             let items = batch.iter().map(|task| self.shared.item(task)).collect();
             for (task, outcome) in batch.iter().zip(self.target.finish(items)?) {
-                if outcome != Outcome::Made {
-                    self.shared.note(task, &outcome);
+                match outcome {
+                    Outcome::Made
+                    | Outcome::Bare(_)
+                    | Outcome::OtherRights(_)
+                    | Outcome::OtherTime
+                    | Outcome::RoundedTime => self.shared.note_lacks(task, &outcome),
+                    _ => drop(self.shared.note(task, &outcome)),
                 }
             }
         }

@@ -258,6 +258,55 @@ fn repository_on_a_file_system_that_ignores_case_is_refused() {
     assert!(!repo.join("format").exists());
 }
 
+/// Asserts that everything in a directory has what the client has under exactly this name.
+fn assert_is_of_client(restored: &Path, client: &Path) {
+    for name in names(restored) {
+        let (restored, client) = (restored.join(&name), client.join(&name));
+        match restored.is_dir() {
+            true => assert_is_of_client(&restored, &client),
+            false => assert_eq!(fs::read(restored).unwrap(), fs::read(&client).unwrap(), "{}", client.display()),
+        }
+    }
+}
+
+#[test]
+fn restore_replaces_no_file_by_one_whose_name_differs_in_case() {
+    let program = Program::new();
+    let Some(_disk) = ignoring_case(&program) else { return };
+    let even = |content: &str| at(1_000_000_000, 0, file(content));
+    let client = Tree::new([
+        ("a", file("small")),
+        ("A", file("large one")),
+        ("d", dir([("x", even("1"))])),
+        ("D", dir([("x", even("2"))])),
+    ]);
+    client.add([("e", even("3")), ("E", even("4")), ("other", even("5"))]);
+    program.pull_local(&client.root(), &["--name", "client"]);
+    let (target, to) = (format!("client:{}", client.root().display()), program.path("disk/to"));
+    for flags in [&[][..], &[], &["--overwrite", "older"], &["--overwrite", "always"]] {
+        let ran = program.run([&["restore", "--owner", "none", &target, to.to_str().unwrap()], flags].concat());
+        assert_eq!(ran.status, 3, "{}", ran.stderr);
+        assert_eq!(ran.stderr.matches("takes the name of something else for the same").count(), 3, "{}", ran.stderr);
+        let restored = to.join(client.root().file_name().unwrap());
+        assert_eq!(names(&restored).len(), 4);
+        assert_is_of_client(&restored, &client.root());
+    }
+}
+
+#[test]
+fn content_is_restored_where_owners_and_modes_are_not_kept() {
+    let program = Program::new();
+    let Some(_disk) = ignoring_case(&program) else { return };
+    let client = Tree::new([("f", file("content"))]);
+    std::os::unix::fs::chown(client.path("f"), Some(12345), Some(12345)).unwrap();
+    program.pull_local(&client.root(), &["--name", "client"]);
+    let (target, to) = (format!("client:{}", client.root().display()), program.path("disk/to"));
+    let ran = program.run(["restore", &target, to.to_str().unwrap()]);
+    assert_eq!(ran.status, 3, "{}", ran.stderr);
+    assert!(ran.stderr.contains("/f`: it is there, but without its owner or mode: "), "{}", ran.stderr);
+    assert_eq!(fs::read(to.join(client.root().file_name().unwrap()).join("f")).unwrap(), b"content");
+}
+
 #[test]
 fn write_ahead_log_is_left_where_memory_is_not_shared() {
     let client = Tree::new([("f", file("content"))]);

@@ -12,6 +12,11 @@ use crate::root;
 use crate::system::folder::{self, Folder};
 use crate::system::{Errno, Metadata};
 
+mod names;
+mod outside;
+
+use names::Listed;
+
 /// A directory that things are put back to.
 pub struct Destination {
     // `None` when it is not there, and nothing is to be made.
@@ -24,6 +29,10 @@ pub struct Destination {
     // The one that was found last to be outside of the repository, and with it all above it.
     outside: AbsPath,
     filling: Option<Filling>,
+    // A file to try mtimes on.
+    nameless: Option<OwnedFd>,
+    // The directory whose names were listed last.
+    listed: Option<Listed>,
 }
 
 /// A directory in which things are made.
@@ -38,6 +47,8 @@ struct Parent {
 #[derive(PartialEq)]
 enum Likeness {
     Same,
+    // The same, with an mtime that a file system has rounded.
+    Rounded,
     // Nothing but its owner, mode or extended attributes differ.
     Bare,
     // A directory that an earlier restore made and did not finish.
@@ -47,6 +58,13 @@ enum Likeness {
 
 // The mode of a directory in which not everything is yet: for its owner only, and with a bit that hardly any other has.
 const UNFINISHED: u32 = 0o1700;
+
+/// What became of the metadata of something that was made.
+struct Dressed {
+    // Its owner and its mode.
+    rights: Result<(), Errno>,
+    xattrs: Result<(), Errno>,
+}
 
 /// A file that gets its content.
 struct Filling {
@@ -62,6 +80,7 @@ enum Trouble {
     NotEmpty,
     IsRepository,
     InRepository,
+    OtherName,
 }
 
 impl From<Errno> for Trouble {
@@ -78,6 +97,7 @@ impl Trouble {
             Trouble::NotEmpty => Outcome::NotEmpty,
             Trouble::IsRepository => Outcome::IsRepository,
             Trouble::InRepository => Outcome::InRepository,
+            Trouble::OtherName => Outcome::OtherName,
         }
     }
 }
@@ -103,7 +123,17 @@ impl Destination {
         };
         let (privileged, own_ids) = (folder::is_privileged(), folder::own_ids());
         let outside = AbsPath::root();
-        Ok(Destination { base, options, privileged, own_ids, parent: None, outside, filling: None })
+        Ok(Destination {
+            base,
+            options,
+            privileged,
+            own_ids,
+            parent: None,
+            outside,
+            filling: None,
+            nameless: None,
+            listed: None,
+        })
     }
 
     /// Makes something, unless it is a file with content, which is to come.
@@ -123,10 +153,14 @@ impl Destination {
             self.check_itself(item)?;
         }
         if let Some(found) = &found {
+            if !self.has_exact_name(&item.directory, name)? {
+                return Err(Trouble::OtherName);
+            }
             let likeness = self.likeness(item, found)?;
             let is_older = self.options.overwrite == Overwrite::Always || found.mtime < entry.mtime;
             match (&likeness, self.options.overwrite) {
                 (Likeness::Same, _) => return self.open_up(item, found),
+                (Likeness::Rounded, _) => return Ok(Outcome::ThereRounded),
                 (Likeness::Unfinished, _) => return Ok(Outcome::Made),
                 (Likeness::Bare, Overwrite::Older | Overwrite::Always) if entry.kind == Kind::Dir && is_older => {
                     return Ok(Outcome::Made);
@@ -192,28 +226,40 @@ impl Destination {
             Kind::Symlink => parent.create_symlink(partial, &entry.target)?,
             kind => parent.create_node(partial, kind, entry.device)?,
         }
-        if gives_owner {
-            parent.set_owner(partial, entry.uid, entry.gid)?;
-        }
+        let owner = if gives_owner { kept(parent.set_owner(partial, entry.uid, entry.gid))? } else { Ok(()) };
+        let mut rights = owner;
         if entry.kind != Kind::Symlink {
             if *hands_on_acl {
                 parent.remove_acl(partial);
             }
-            parent.set_mode(partial, entry.kind, mode)?;
+            let mode = if owner.is_ok() { mode } else { mode & 0o1777 };
+            rights = rights.and(kept(parent.set_mode(partial, entry.kind, mode))?);
         }
-        let dressed = xattrs.iter().try_for_each(|xattr| parent.set_xattr(partial, xattr));
+        let mut xattrs = xattrs.iter().filter(|xattr| owner.is_ok() || is_users(xattr));
+        let xattrs = xattrs.try_for_each(|xattr| parent.set_xattr(partial, xattr));
         parent.set_mtime(partial, entry.mtime)?;
-        let found = if is_unusual(entry.mtime) { parent.metadata(partial)? } else { None };
-        Ok(made(entry, dressed, found.as_ref()))
+        Ok(made(entry, Dressed { rights, xattrs }, parent.metadata(partial)?.as_ref()))
     }
 
     fn name(&mut self, item: &Item, partial: &[u8]) -> Result<(), Trouble> {
         let replace = matches!(self.options.overwrite, Overwrite::Older | Overwrite::Always);
-        let (parent, name) = (&self.parent(&item.directory)?.folder, item.entry.name.as_bytes());
-        if replace && parent.metadata(name)?.is_some_and(|found| found.kind == Some(Kind::Dir)) {
+        let name = item.entry.name.as_bytes();
+        let found = if replace { self.parent(&item.directory)?.folder.metadata(name)? } else { None };
+        if found.is_some() && !self.has_exact_name(&item.directory, name)? {
+            return Err(Trouble::OtherName);
+        }
+        let parent = &self.parent(&item.directory)?.folder;
+        if found.as_ref().is_some_and(|found| found.kind == Some(Kind::Dir)) {
             parent.remove_dir(name)?;
         }
-        Ok(parent.rename(partial, name, replace)?)
+        // Another thread may make meanwhile what the file system takes for the same name.
+        match parent.rename(partial, name, found.is_some()) {
+            Err(Errno::EXIST) => match parent.metadata(name)? {
+                Some(_) if !self.has_exact_name(&item.directory, name)? => Err(Trouble::OtherName),
+                _ => Err(Errno::EXIST.into()),
+            },
+            renamed => Ok(renamed?),
+        }
     }
 
     /// Begins a file that was wanted.
@@ -271,8 +317,10 @@ impl Destination {
             folder::remove_acls(file);
         }
         let dressed = self.dress(file, &item.entry)?;
+        // By its name, for the open file may know better than the server of a network file system.
+        let found = self.parent(&item.directory)?.folder.metadata(partial)?;
         self.name(item, partial)?;
-        Ok(dressed)
+        Ok(made(&item.entry, dressed, found.as_ref()))
     }
 
     /// Gives a directory in which everything is its metadata.
@@ -283,7 +331,8 @@ impl Destination {
         let dressed = self.check_itself(item).and_then(|path| {
             let folder = self.folder(&path)?;
             self.undress(&folder, &item.entry);
-            Ok(self.dress(&folder, &item.entry)?)
+            let dressed = self.dress(&folder, &item.entry)?;
+            Ok(made(&item.entry, dressed, Some(&Metadata::of_open(&folder)?)))
         });
         dressed.unwrap_or_else(Trouble::outcome)
     }
@@ -298,16 +347,18 @@ impl Destination {
         }
     }
 
-    // Owner first, for giving something away takes setuid bits and capabilities from it; times last.
-    fn dress(&self, file: impl std::os::fd::AsFd, entry: &Entry) -> Result<Outcome, Errno> {
-        if self.gives_owners() {
-            folder::set_owner(&file, entry.uid, entry.gid)?;
-        }
-        folder::set_mode(&file, self.mode(entry))?;
-        let dressed = self.xattrs(entry).iter().try_for_each(|xattr| folder::set_xattr(&file, xattr));
+    // Owner first, for giving something away takes setuid bits and capabilities from it; times last. What can't be given its
+    // owner gets nothing that would give the owner's rights to who restores it.
+    fn dress(&self, file: impl std::os::fd::AsFd, entry: &Entry) -> Result<Dressed, Errno> {
+        let owner = if self.gives_owners() { kept(folder::set_owner(&file, entry.uid, entry.gid))? } else { Ok(()) };
+        let mode = self.mode(entry);
+        let mode = if owner.is_ok() || entry.kind == Kind::Dir { mode } else { mode & 0o1777 };
+        let rights = owner.and(kept(folder::set_mode(&file, mode))?);
+        let xattrs = self.xattrs(entry);
+        let mut xattrs = xattrs.iter().filter(|xattr| owner.is_ok() || is_users(xattr));
+        let xattrs = xattrs.try_for_each(|xattr| folder::set_xattr(&file, xattr));
         folder::set_mtime(&file, entry.mtime)?;
-        let found = if is_unusual(entry.mtime) { Some(Metadata::of_open(&file)?) } else { None };
-        Ok(made(entry, dressed, found.as_ref()))
+        Ok(Dressed { rights, xattrs })
     }
 
     fn gives_owners(&self) -> bool {
@@ -328,7 +379,7 @@ impl Destination {
 
     fn may_set(&self, xattr: &Xattr) -> bool {
         match &xattr.name[..] {
-            name if name.starts_with(b"user.") => true,
+            _ if is_users(xattr) => true,
             name if name.starts_with(b"trusted.") || name == b"security.capability" => self.gives_owners(),
             _ => self.options.owners,
         }
@@ -342,8 +393,10 @@ impl Destination {
         }
         match self.is_alike(item, found)? {
             false => Ok(Likeness::None),
-            true if item.link.is_some() || self.is_dressed(item, found)? => Ok(Likeness::Same),
-            true => Ok(Likeness::Bare),
+            true if item.link.is_some() => Ok(Likeness::Same),
+            true if !self.is_dressed(item, found)? => Ok(Likeness::Bare),
+            true if entry.kind == Kind::File && found.mtime != entry.mtime => Ok(Likeness::Rounded),
+            true => Ok(Likeness::Same),
         }
     }
 
@@ -368,11 +421,42 @@ impl Destination {
             return Ok(false);
         }
         Ok(match entry.kind {
-            Kind::File => (found.size, found.mtime) == (entry.size, entry.mtime),
+            Kind::File => found.size == entry.size && self.has_mtime(item, found),
             Kind::Symlink => self.folder(&item.directory)?.read_link(entry.name.as_bytes())? == entry.target,
             Kind::Char | Kind::Block => found.special() == entry.device,
             _ => true,
         })
+    }
+
+    // What an earlier restore gave this mtime is the same, also where the file system has no nanoseconds or only even seconds.
+    fn has_mtime(&mut self, item: &Item, found: &Metadata) -> bool {
+        let mtime = item.entry.mtime;
+        found.mtime == mtime
+            || found.mtime.rounds(mtime)
+                && if self.options.dry_run {
+                    found.mtime.nanoseconds() == 0
+                } else {
+                    self.kept_mtime(item).is_ok_and(|kept| kept == found.mtime)
+                }
+    }
+
+    // What the file system makes of an mtime, tried on a file that has no name any more.
+    fn kept_mtime(&mut self, item: &Item) -> Result<Time, Trouble> {
+        let file = match self.nameless.take() {
+            Some(file) => file,
+            None => {
+                let partial = partial_name(item.entry.name.as_bytes());
+                let parent = self.parent(&item.directory)?;
+                parent.clear(&partial)?;
+                let file = parent.folder.create_file(&partial)?;
+                parent.folder.unlink(&partial)?;
+                file
+            }
+        };
+        folder::set_mtime(&file, item.entry.mtime)?;
+        let kept = Metadata::of_open(&file)?.mtime;
+        self.nameless = Some(file);
+        Ok(kept)
     }
 
     fn is_dressed(&self, item: &Item, found: &Metadata) -> Result<bool, Errno> {
@@ -401,37 +485,6 @@ impl Destination {
             return Ok(self.folder(directory)?.metadata(name)?);
         }
         Ok(self.parent(directory)?.folder.metadata(name)?)
-    }
-
-    // Refuses a directory that is the repository, or is in it. Returns its path.
-    fn check_itself(&mut self, item: &Item) -> Result<AbsPath, Trouble> {
-        let path = item.directory.join(&item.entry.name).ok_or(Errno::NAMETOOLONG)?;
-        self.check_outside(&item.directory)?;
-        match self.check_outside(&path) {
-            Err(Trouble::InRepository) => Err(Trouble::IsRepository),
-            checked => checked.map(|()| path),
-        }
-    }
-
-    // Refuses what is below a directory that is the repository. Those above the destination were looked at when it was opened.
-    fn check_outside(&mut self, path: &AbsPath) -> Result<(), Trouble> {
-        let mut unchecked = Vec::new();
-        let mut next = Some(path.clone());
-        while let Some(above) = next.filter(|above| !self.outside.starts_with(above)) {
-            next = above.split().map(|(parent, _)| parent);
-            unchecked.push(above);
-        }
-        for path in unchecked.into_iter().rev() {
-            match self.folder(&path) {
-                Ok(folder) if folder.is_repository(self.options.repository.as_bytes()) => {
-                    return Err(Trouble::InRepository);
-                }
-                Ok(_) => self.outside = path,
-                // There is nothing yet, or no directory.
-                Err(_) => break,
-            }
-        }
-        Ok(())
     }
 
     // A directory that is there.
@@ -486,18 +539,31 @@ impl Drop for Destination {
     }
 }
 
-// Some file systems hold the seconds from 1970 to 2038 only, and the kernel sets the nearest time without an error.
-fn is_unusual(mtime: Time) -> bool {
-    !(0..=i32::MAX.into()).contains(&mtime.seconds())
+// The outcome for an item, by its attributes and by what the file system has made of its mtime: some have no nanoseconds or
+// only even seconds, or none before 1970 or after 2038, and the kernel sets the nearest time without an error.
+fn made(entry: &Entry, dressed: Dressed, found: Option<&Metadata>) -> Outcome {
+    match (dressed.rights, dressed.xattrs) {
+        (Err(errno), _) => Outcome::OtherRights(errno.raw_os_error()),
+        (Ok(()), Err(errno)) => Outcome::Bare(errno.raw_os_error()),
+        (Ok(()), Ok(())) => match found.map_or(entry.mtime, |found| found.mtime) {
+            mtime if mtime == entry.mtime => Outcome::Made,
+            mtime if mtime.rounds(entry.mtime) => Outcome::RoundedTime,
+            _ => Outcome::OtherTime,
+        },
+    }
 }
 
-// The outcome for an item, by its attributes, and by its mtime where that was read back.
-fn made(entry: &Entry, dressed: Result<(), Errno>, found: Option<&Metadata>) -> Outcome {
-    match dressed {
-        Err(errno) => Outcome::Bare(errno.raw_os_error()),
-        Ok(()) if found.is_some_and(|found| found.mtime.seconds() != entry.mtime.seconds()) => Outcome::OtherTime,
-        Ok(()) => Outcome::Made,
+// Takes it for no failure of the whole that a file system has no owners or modes, or a container not this owner.
+fn kept(given: Result<(), Errno>) -> Result<Result<(), Errno>, Errno> {
+    match given {
+        Err(Errno::PERM | Errno::ACCESS | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(given),
+        Err(errno) => Err(errno),
+        Ok(()) => Ok(given),
     }
+}
+
+fn is_users(xattr: &Xattr) -> bool {
+    xattr.name.starts_with(b"user.")
 }
 
 fn is_acl(xattr: &Xattr) -> bool {

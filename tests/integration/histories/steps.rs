@@ -9,7 +9,7 @@ use std::time::Duration;
 use archive::prune;
 use archive::pull::{self, Options};
 use archive::remote::{self, Client};
-use archive::report::Summary;
+use archive::report::{Summary, Tee};
 use archive::repository::Repository;
 use archive::restore::{self, To, restore};
 use archive::retention::Keep;
@@ -558,7 +558,7 @@ impl World {
             stop: Default::default(),
         };
         // A host of which the helper runs here, without ssh.
-        let host = is_host.then(|| Client::connect(None, &no_ssh()).unwrap());
+        let host = is_host.then(|| Client::connect(None, &no_ssh(), &Tee(Vec::new())).unwrap());
         let place = match &host {
             Some(client) => {
                 let directory = to.as_os_str().as_bytes();

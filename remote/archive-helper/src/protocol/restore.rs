@@ -86,10 +86,18 @@ pub enum Outcome {
     NotEmpty,
     /// It can't be made: the system's error number.
     Failed(i32),
-    /// It was made, but with the nearest mtime that the file system can hold.
+    /// It was made, but with another mtime, mostly the nearest that the file system can hold.
     OtherTime,
     /// The directory there is the repository, and stays as it is.
     IsRepository,
     /// It would be made in the repository.
     InRepository,
+    /// It was made, but with an mtime that the file system has rounded, by less than two seconds.
+    RoundedTime,
+    /// It was there with such an mtime, and otherwise as it should be.
+    ThereRounded,
+    /// What is there has another name, which the file system takes for the same, and stays.
+    OtherName,
+    /// It was made, but without its owner or its mode, which can't be set: the system's error number.
+    OtherRights(i32),
 }

@@ -1,5 +1,6 @@
 //! A directory that things are put into, one name at a time, following no symlink.
 
+use std::collections::HashSet;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -85,13 +86,27 @@ impl Folder {
         Directory(self.open_below(name)?.0).is_empty()
     }
 
-    /// True when it is the repository with this id, by the file that holds it.
-    pub fn is_repository(&self, id: &[u8]) -> bool {
+    /// True when it is the repository with this id, by the file that holds it. One that this user may not read is no file of a
+    /// repository that the user could write to.
+    pub fn is_repository(&self, id: &[u8]) -> Result<bool, Errno> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let Ok(file) = fs::openat(&self.0, root::FORMAT, flags, Mode::empty()) else { return false };
+        let file = match fs::openat(&self.0, root::FORMAT, flags, Mode::empty()) {
+            Ok(file) => file,
+            Err(Errno::NOENT | Errno::LOOP | Errno::ACCESS | Errno::NXIO) => return Ok(false),
+            Err(errno) => return Err(errno),
+        };
         let mut head = [0; root::FORMAT_HEAD];
-        let length = rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut head)).unwrap_or(0);
-        root::is_repository(&head[..length], id)
+        match rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut head)) {
+            Ok(length) => Ok(root::is_repository(&head[..length], id)),
+            Err(Errno::ISDIR | Errno::INVAL) => Ok(false),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// All names in it.
+    pub fn names(&self) -> Result<HashSet<Vec<u8>>, Errno> {
+        let entries = fs::Dir::read_from(&self.0)?;
+        entries.map(|entry| entry.map(|entry| entry.file_name().to_bytes().to_vec())).collect()
     }
 
     /// Makes a directory.
