@@ -100,7 +100,7 @@ pub fn pull(repository: Option<&Repository>, source: &Source, options: &Options,
     let started = Instant::now();
     report.begin(&source.name, None);
     let tally = Tally { progress: Progress::default(), report, first_error: OnceLock::new() };
-    let options = &Options { stop: options.stop.within(source.settings.max_time, "pull"), ..options.clone() };
+    let options = &Options { stop: options.stop.within(source.settings.max_time), ..options.clone() };
     // The last one that closes the index brings all of its log to the disk, so it stays open until the end is remembered.
     let (mut facts, mut index) = (Facts::default(), None);
     let result = match (repository, options.dry_run) {

@@ -94,7 +94,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     let mut listeners: Vec<&dyn Report> = vec![&terminal];
     listeners.extend(json.as_ref().map(|json| json as &dyn Report));
     let listeners = Tee(listeners);
-    let work = |to: To<'_>, accounts: &Accounts, stop: &Stop| {
+    let work = |to: To<'_>, accounts: &Accounts| {
         let Args { dry_run, in_place, privileged, .. } = *args;
         let options =
             Options { run, dry_run, in_place, overwrite, owners: names(accounts)?, privileged, stop: stop.clone() };
@@ -103,11 +103,9 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     let done = match destination {
         Some(target) => {
             let host = target.source(&context.config()?, None)?;
-            let stop = stop.within(host.settings.max_time, "restore");
-            // A connection that was cut off is not the reason.
-            restore_to_host(context, args, host, &stop, work).map_err(|error| stop.asked().unwrap_or(error))?
+            restore_to_host(context, args, host, &stop, work)?
         }
-        None => work(To::Here(Path::new(&args.destination)), &Accounts::Here, &stop)?,
+        None => work(To::Here(Path::new(&args.destination)), &Accounts::Here)?,
     };
     tell(context, args, &target_of(args.destination.as_bytes(), &path, args.in_place), &done)?;
     Ok(if done.errors == 0 { 0 } else { Kind::Partial.exit_status() })
@@ -130,7 +128,7 @@ fn restore_to_host(
     args: &Args,
     mut host: Source,
     stop: &Stop,
-    work: impl FnOnce(To<'_>, &Accounts, &Stop) -> Result<Restored>,
+    work: impl FnOnce(To<'_>, &Accounts) -> Result<Restored>,
 ) -> Result<Restored> {
     if let Some(ssh) = &mut host.ssh {
         args.reach.apply(ssh);
@@ -156,7 +154,7 @@ fn restore_to_host(
         Owner::Names => client.accounts().map(|(users, groups)| Accounts::there(&users, &groups)),
         Owner::Numeric | Owner::None => Ok(Accounts::Here),
     };
-    let done = accounts.and_then(|accounts| work(to, &accounts, stop));
+    let done = accounts.and_then(|accounts| work(to, &accounts));
     client.close();
     done
 }

@@ -237,6 +237,8 @@ impl Gathering<'_, '_> {
         }
         self.begun.get_or_insert_with(Instant::now);
         self.changes += 1;
+        // A client that waits while the server copies and reads has not stalled.
+        self.run.client.line().progress(bytes_of(&change));
         let Some((directory, name)) = changed_name(&change) else { return self.place(change) };
         // What this run has made itself is not blocked.
         if !self.run.begins_anew && self.blocked.is_blocked(&directory.path, &name) {
@@ -430,6 +432,13 @@ fn take_room(run: &Run<'_>, change: &Change) -> Result<()> {
         _ => return Ok(()),
     };
     run.room.take(known.saturating_add(if settings.archive == ArchiveWhat::All { archived } else { 0 }))
+}
+
+fn bytes_of(change: &Change) -> u64 {
+    match change {
+        Change::Known(task, _) | Change::Received(task, _) => task.entry.size,
+        _ => 0,
+    }
 }
 
 fn has_content(task: &FileTask, hash: &Hash) -> bool {

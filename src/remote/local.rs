@@ -11,23 +11,20 @@ use crate::entry::{Extent, Time};
 use crate::queue::{Closed, Receiver, Sender};
 use crate::remote::attempt::{Attempt, Found, Mtime, Verdict};
 use crate::remote::pace::Pace;
+use crate::remote::stream::Traffic;
 use crate::remote::{Arrived, ReadError, Wanted};
 
 const CHUNK: usize = 256 * 1024;
 
 /// Reads the files that come in through `wanted`, one after the other, until it is closed or nobody takes what arrives.
 ///
-/// `is_over` tells when to break off. `bytes_per_second` limits the reading; `None` and 0 do not.
-pub fn read_files(
-    wanted: &Receiver<Wanted>,
-    arrived: &Sender<Arrived>,
-    bytes_per_second: Option<u64>,
-    is_over: &dyn Fn() -> bool,
-) {
+/// Breaks off when the line is shut down; what is read is progress of the client. `bytes_per_second` limits the reading;
+/// `None` and 0 do not.
+pub fn read_files(wanted: &Receiver<Wanted>, arrived: &Sender<Arrived>, bytes_per_second: Option<u64>, line: &Traffic) {
     let mut pace = Pace::new(bytes_per_second, Instant::now());
     for wanted in wanted.iter() {
-        let mut reader = Reader { wanted: &wanted, arrived, pace: &mut pace, is_over };
-        if is_over() || reader.read().is_err() {
+        let mut reader = Reader { wanted: &wanted, arrived, pace: &mut pace, line };
+        if line.is_shut_down() || reader.read().is_err() {
             break;
         }
     }
@@ -38,7 +35,7 @@ struct Reader<'a> {
     wanted: &'a Wanted,
     arrived: &'a Sender<Arrived>,
     pace: &'a mut Pace,
-    is_over: &'a dyn Fn() -> bool,
+    line: &'a Traffic,
 }
 
 type Sent<T> = Result<T, Closed>;
@@ -102,13 +99,15 @@ impl Reader<'_> {
             return Ok(Err(errno));
         }
         while at < data.end() {
-            if (self.is_over)() {
+            if self.line.is_shut_down() {
                 return Err(Closed);
             }
             match self.next_bytes(file, data.end() - at) {
                 Ok(bytes) if bytes.is_empty() => break,
                 Ok(bytes) => {
                     at += bytes.len() as u64;
+                    // No stream of the helper brings them.
+                    self.line.progress(bytes.len() as u64);
                     self.arrived.send(Arrived::Data { id: self.wanted.id, bytes })?;
                 }
                 Err(errno) => return Ok(Err(errno)),
@@ -163,15 +162,22 @@ mod tests {
     use std::os::unix::fs::symlink;
     use std::os::unix::net::UnixListener;
     use std::path::Path;
+    use std::sync::Arc;
+    use std::time::Duration;
 
     use rustix::fs::CWD;
 
     use super::*;
     use crate::remote::FileState;
+    use crate::remote::stream::Ends;
     use crate::remote::testing::{Got, assert_read, collect, listed, noise, state};
 
+    fn line() -> Traffic {
+        Traffic::new(Duration::ZERO, None)
+    }
+
     fn read(files: Vec<Wanted>, see: impl FnMut(&Arrived)) -> HashMap<u64, Got> {
-        collect(files, see, |wanted, arrived| read_files(wanted, arrived, None, &|| false)).1
+        collect(files, see, |wanted, arrived| read_files(wanted, arrived, None, &line())).1
     }
 
     fn write(path: &Path, bytes: &[u8]) -> Wanted {
@@ -210,6 +216,20 @@ mod tests {
             assert!(got[&id].bytes == noise(300_000), "{id}");
         }
         assert!(matches!(&got[&3].end, Some(Err(ReadError::Refused(why))) if why.contains("owner")));
+    }
+
+    #[test]
+    fn reading_is_progress_of_the_client() {
+        let directory = tempfile::tempdir().unwrap();
+        let wanted = write(&directory.path().join("file"), &noise(100_000));
+        let line = Arc::new(Traffic::new(Duration::ZERO, Some(Duration::from_millis(300))));
+        let (mut idle, _output) = Ends::new().unwrap().0.counted(Arc::clone(&line)).unwrap();
+        thread::sleep(Duration::from_millis(400));
+        collect(vec![wanted], |_| (), |wanted, arrived| read_files(wanted, arrived, None, &line));
+        // A helper that waits for something to hash says that it is alive.
+        assert!(idle.note(0, false).is_ok());
+        thread::sleep(Duration::from_millis(400));
+        assert!(idle.note(0, false).is_err());
     }
 
     #[test]
@@ -252,7 +272,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let wanted = write(&directory.path().join("file"), &noise(2_000_000));
         let start = Instant::now();
-        collect(vec![wanted], |_| (), |wanted, arrived| read_files(wanted, arrived, Some(2_000_000), &|| false));
+        collect(vec![wanted], |_| (), |wanted, arrived| read_files(wanted, arrived, Some(2_000_000), &line()));
         let seconds = start.elapsed().as_secs_f64();
         // A busy machine may be late, never early.
         assert!((0.95..2.0).contains(&seconds), "{seconds} s");

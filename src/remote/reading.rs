@@ -18,8 +18,7 @@ impl Client {
             _ if !files.are_many && !files.wanted.is_fed() => Ok(()),
             Way::Ssh { session, .. } => self.read_whole(session, files.wanted, files.arrived),
             Way::Local { .. } => {
-                let is_shut_down = || self.traffic.is_shut_down();
-                local::read_files(files.wanted, files.arrived, self.options.bytes_per_second, &is_shut_down);
+                local::read_files(files.wanted, files.arrived, self.options.bytes_per_second, &self.traffic);
                 if self.traffic.is_shut_down() { Err(gone()) } else { Ok(()) }
             }
         }

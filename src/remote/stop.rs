@@ -29,8 +29,6 @@ struct State {
 struct Limit {
     until: Instant,
     length: Duration,
-    // The verb that is limited, as a noun.
-    verb: &'static str,
 }
 
 impl Stop {
@@ -41,11 +39,10 @@ impl Stop {
         state.lines.drain(..).filter_map(|line| line.upgrade()).for_each(|line| line.shut_down());
     }
 
-    /// The same way, which also ends by itself after `length` (`max_time`); `None` adds no limit. The verb is named as in
-    /// "pull".
-    pub fn within(&self, length: Option<Duration>, verb: &'static str) -> Stop {
+    /// The same way, which also ends by itself after `length` (`max_time`); `None` adds no limit.
+    pub fn within(&self, length: Option<Duration>) -> Stop {
         // A limit beyond what a clock can hold is none.
-        let limit = length.and_then(|length| Some(Limit { until: Instant::now().checked_add(length)?, length, verb }));
+        let limit = length.and_then(|length| Some(Limit { until: Instant::now().checked_add(length)?, length }));
         Stop { state: Arc::clone(&self.state), limit: limit.or(self.limit) }
     }
 
@@ -58,10 +55,10 @@ impl Stop {
                 let error = Error::new(kind, "stopped by a signal");
                 Some(error.hint("what was done stays; do the same again for the rest"))
             }
-            (None, Some(Limit { length, verb, .. })) => {
+            (None, Some(Limit { length, .. })) => {
                 let length = shown(length);
-                let error = Error::new(Kind::Guard, format_args!("the {verb} took longer than {length} (max_time)"));
-                Some(error.hint(format_args!("what was done stays; the next {verb} goes on")))
+                let error = Error::new(Kind::Guard, format_args!("the pull took longer than {length} (max_time)"));
+                Some(error.hint("what was received stays; the next pull goes on"))
             }
             (None, None) => None,
         }
@@ -109,7 +106,7 @@ mod tests {
     #[test]
     fn limit_of_time_shuts_the_connection_down() {
         let (stop, line) = (Stop::default(), Arc::new(Traffic::new(Duration::ZERO, None)));
-        let limited = stop.within(Some(Duration::from_millis(50)), "pull");
+        let limited = stop.within(Some(Duration::from_millis(50)));
         limited.watch(&line);
         assert!(limited.asked().is_none() && !line.is_shut_down());
         std::thread::sleep(Duration::from_millis(500));

@@ -61,32 +61,22 @@ fn client_that_never_ends_a_message_is_given_up() {
     ran.refused(6, &["said for 1s that it is at work", "stall_time"]);
 }
 
-/// Restores to a client that can be restored to, and then only says that it is alive.
-fn restore_to_busy(limit: &str) -> Ran {
+#[test]
+fn restore_to_a_client_that_is_only_alive_is_given_up() {
     let hostile = Hostile::new();
     hostile.answers(To::Restore, frames(&[Reply::Restoring(None)]));
     hostile.stays_busy();
     let client = Tree::new([("f", file("f"))]);
     hostile.program.pull_local(&client.root(), &["--name", "laptop"]);
-    let sshd_config = hostile.sshd.config();
-    let config = format!("[source.client]\nhost = \"client\"\nssh_config = \"{}\"\n{limit}\n", sshd_config.display());
+    let ssh_config = hostile.sshd.config();
+    let limit = "stall_time = \"1s\"";
+    let config = format!("[source.client]\nhost = \"client\"\nssh_config = \"{}\"\n{limit}\n", ssh_config.display());
     let config = hostile.program.configured(&config);
     let what = format!("laptop:{}", client.root().display());
     let begun = Instant::now();
     let ran = hostile.program.run(["--config", &config, "restore", &what, "client:/root/data"]);
+    ran.refused(6, &["said for 1s that it is at work", "raise `stall_time`"]);
     assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
-    ran
-}
-
-#[test]
-fn restore_to_a_client_that_is_only_alive_is_given_up() {
-    restore_to_busy("stall_time = \"1s\"").refused(6, &["said for 1s that it is at work", "raise `stall_time`"]);
-}
-
-#[test]
-fn max_time_bounds_a_restore_to_a_busy_client() {
-    restore_to_busy("max_time = \"2s\"")
-        .refused(4, &["the restore took longer than 2s", "max_time", "the next restore"]);
 }
 
 #[test]
