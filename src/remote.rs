@@ -269,8 +269,13 @@ impl Client {
     pub fn machine(&self) -> Option<MachineId> {
         match &self.way {
             Way::Ssh { helper, .. } => helper.machine,
-            Way::Local { .. } => probe::machine_id(&std::fs::read_to_string("/etc/machine-id").ok()?),
+            Way::Local { .. } => probe::own_machine(),
         }
+    }
+
+    /// True when it says that it is this machine.
+    pub fn is_this_machine(&self) -> bool {
+        self.machine().is_some_and(|machine| probe::own_machine() == Some(machine))
     }
 
     /// Bytes sent to and received from the client so far.

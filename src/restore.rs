@@ -5,7 +5,9 @@
 //! is left alone, so that a restore can be repeated. Each content is checked against its hash before it gets its name.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
@@ -157,10 +159,17 @@ pub fn restore(
 
 // Also returns where the repository is below the destination.
 fn open(repository: &Repository, to: To<'_>, asked: &Restore) -> Result<(Target, Vec<AbsPath>)> {
-    let To::Here(path) = to else { return Ok((Target::open(to, asked)?, Vec::new())) };
-    inside::refuse(repository, path)?;
+    let here = match to {
+        To::Here(path) => Some(path),
+        // The helper knows the repository by its own directory, and not a bind mount of what is in that.
+        To::There { client, directory, .. } if client.is_this_machine() && directory.starts_with(b"/") => {
+            Some(Path::new(OsStr::from_bytes(directory)))
+        }
+        To::There { .. } => None,
+    };
+    here.map_or(Ok(()), |path| inside::refuse(repository, path))?;
     let target = Target::open(to, asked)?;
-    Ok((target, inside::own_paths(repository, path)))
+    Ok((target, here.map_or_else(Vec::new, |path| inside::own_paths(repository, path))))
 }
 
 fn ask(repository: &Repository, to: &To<'_>, options: &Options) -> Restore {

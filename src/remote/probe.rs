@@ -375,6 +375,11 @@ pub fn take_back(session: &Session, installed: &Installed) -> Result<()> {
     run(session, &script, name, &[]).map(drop)
 }
 
+/// What tells this machine from others.
+pub(super) fn own_machine() -> Option<MachineId> {
+    machine_id(&std::fs::read_to_string("/etc/machine-id").ok()?)
+}
+
 /// The id of a machine by the text of its machine-id(5), which nobody else is to know.
 pub(super) fn machine_id(text: &str) -> Option<MachineId> {
     let is_id = text.trim().len() == 32 && text.trim().bytes().all(|byte| byte.is_ascii_hexdigit());

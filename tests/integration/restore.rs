@@ -718,6 +718,13 @@ fn restore_to_the_repository_through_its_own_sshd_is_refused() {
         let ran = program.run(["restore", "-F", sshd.config().to_str().unwrap(), "--overwrite", "always", &what, &to]);
         ran.refused(2, &["is in the repository", "name a directory outside of it"]);
     }
+    if is_root() {
+        let elsewhere = Tree::new([("bound", dir::<&str>([]))]);
+        let _mount = Mount::bind(&kept, &elsewhere.path("bound"));
+        let to = format!("client:{}", elsewhere.path("bound").display());
+        let ran = program.run(["restore", "-F", sshd.config().to_str().unwrap(), "--overwrite", "always", &what, &to]);
+        ran.refused(2, &["is in the repository", "name a directory outside of it"]);
+    }
     assert_eq!(fs::read_to_string(kept.join("f")).unwrap(), "kept");
     assert!(!kept.join("new").exists());
 }
