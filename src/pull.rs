@@ -355,7 +355,12 @@ fn run(
     });
     facts.run = begun.get().map(|(_, number)| number);
     if let Some(begun) = begun.get() {
-        note_outcome(index, begun, &pulled, consent.into_outcome())?;
+        let noted = note_outcome(index, begun, &pulled, consent.into_outcome());
+        match (&pulled, noted) {
+            // Why the guard stopped it matters more.
+            (Err(_), Err(error)) => tally.warn(format_args!("can't note what the pull was stopped for: {error}")),
+            (_, noted) => noted?,
+        }
     }
     pulled?;
     if let (Some(id), Some((source_id, _))) = (machine.get(), begun.get())

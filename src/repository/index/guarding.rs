@@ -1,7 +1,7 @@
 //! What the guards of a pull ask: what is remembered of mount points and entries, what they stopped the newest pull for, and
 //! whether a person has accepted that.
 
-use rusqlite::params;
+use rusqlite::{Connection, params};
 
 use super::{Index, OnIndex, SourceId, path_of, range_below};
 use crate::entry::DirectoryId;
@@ -88,47 +88,23 @@ impl Index {
     ) -> Result<()> {
         let mut stop = stop.clone();
         let accepted = self.stop_of(source)?.filter(|before| before.is_accepted);
-        if accepted.is_none() {
-            self.forget_stop(source)?;
-        }
-        // An acceptance that did not suffice is added to the new stop.
-        if let Some(before) = accepted {
-            stop.removed += before.stop.removed;
-            for (paths, before) in [(&mut stop.paths, before.stop.paths), (&mut stop.roots, before.stop.roots)] {
-                let more: Vec<_> = before.into_iter().filter(|path| !paths.contains(path)).collect();
-                paths.extend(more);
-            }
-        }
-        self.write_stop(source, &Stopped { run, reason: reason.to_owned(), stop, is_accepted: false })?;
-        self.add_stopped_files(source, files)
-    }
-
-    fn add_stopped_files(&mut self, source: SourceId, files: impl Iterator<Item = Result<i64>>) -> Result<()> {
         let transaction = self.connection.transaction().on_index(WHAT)?;
-        let sql = "INSERT OR IGNORE INTO stopped_file (version, source) VALUES (?1, ?2)";
-        let mut insert = transaction.prepare(sql).on_index(WHAT)?;
-        for version in files {
-            insert.execute(params![version?, source.0]).on_index(WHAT)?;
-        }
-        drop(insert);
-        transaction.commit().on_index(WHAT)
-    }
-
-    fn write_stop(&mut self, source: SourceId, stopped: &Stopped) -> Result<()> {
-        let Stopped { run, reason, stop, is_accepted } = stopped;
-        let paths: Vec<u8> = stop.paths.iter().flat_map(|path| [path.as_bytes(), b"\0"].concat()).collect();
-        let row = params![source.0, run, reason, stop.removed as i64, paths, is_accepted];
-        let mut write = || {
-            let transaction = self.connection.transaction()?;
-            transaction.execute("INSERT OR REPLACE INTO stopped VALUES (?1, ?2, ?3, ?4, ?5, ?6)", row)?;
-            transaction.execute("DELETE FROM stopped_root WHERE source = ?1", params![source.0])?;
-            for root in &stop.roots {
-                let row = params![source.0, root.as_bytes()];
-                transaction.execute("INSERT OR IGNORE INTO stopped_root VALUES (?1, ?2)", row)?;
+        match accepted {
+            None => forget_stop(&transaction, source)?,
+            // An acceptance that did not suffice is added to the new stop.
+            Some(before) => {
+                // An older program wrote down no files: it accepted a number, which counts no more.
+                let is_number = before.stop.paths.is_empty() && count_stopped_files(&transaction, source)? == 0;
+                stop.removed += if is_number { 0 } else { before.stop.removed };
+                for (paths, before) in [(&mut stop.paths, before.stop.paths), (&mut stop.roots, before.stop.roots)] {
+                    let more: Vec<_> = before.into_iter().filter(|path| !paths.contains(path)).collect();
+                    paths.extend(more);
+                }
             }
-            transaction.commit()
-        };
-        write().on_index(WHAT)
+        }
+        write_stop(&transaction, source, &Stopped { run, reason: reason.to_owned(), stop, is_accepted: false })?;
+        add_stopped_files(&transaction, source, files)?;
+        transaction.commit().on_index(WHAT)
     }
 
     /// Lets the next pull of a source remove what this run was stopped for; false when another stop has taken its place.
@@ -141,33 +117,16 @@ impl Index {
     pub fn clear_stop(&mut self, source: SourceId, roots: &[AbsPath]) -> Result<()> {
         let Some(stopped) = self.stop_of(source)? else { return Ok(()) };
         let mut stop = stopped.stop.clone().without(roots);
+        let transaction = self.connection.transaction().on_index(WHAT)?;
         if stop.paths.is_empty() && stop.roots.is_empty() {
-            return self.forget_stop(source);
+            forget_stop(&transaction, source)?;
+        } else {
+            for root in roots {
+                stop.removed = stop.removed.saturating_sub(forget_stopped_files(&transaction, source, root)?);
+            }
+            write_stop(&transaction, source, &Stopped { stop, ..stopped })?;
         }
-        for root in roots {
-            stop.removed = stop.removed.saturating_sub(self.forget_stopped_files(source, root)?);
-        }
-        self.write_stop(source, &Stopped { stop, ..stopped })
-    }
-
-    // Those at and below a path; returns how many.
-    fn forget_stopped_files(&self, source: SourceId, path: &AbsPath) -> Result<u64> {
-        let (from, until) = range_below(path);
-        let (parent, name) =
-            path.split().map(|(parent, name)| (parent.as_bytes().to_vec(), name.as_bytes().to_vec())).unzip();
-        let sql = "DELETE FROM stopped_file WHERE source = ?1 AND EXISTS \
-                   (SELECT 1 FROM version JOIN directory ON directory.id = version.directory \
-                   WHERE version.id = stopped_file.version \
-                   AND (path = ?2 OR (path > ?3 AND path < ?4) OR (path = ?5 AND name = ?6)))";
-        let row = params![source.0, path.as_bytes(), from, until, parent, name];
-        self.connection.execute(sql, row).map(|rows| rows as u64).on_index(WHAT)
-    }
-
-    fn forget_stop(&mut self, source: SourceId) -> Result<()> {
-        let tables = ["stopped", "stopped_root", "stopped_file"];
-        let tables = tables.map(|table| format!("DELETE FROM {table} WHERE source = ?1"));
-        let forget = |sql: &String| self.connection.execute(sql, params![source.0]).map(drop).on_index(WHAT);
-        tables.iter().try_for_each(forget)
+        transaction.commit().on_index(WHAT)
     }
 
     /// The directories of a source that hold something, and on which another file system was mounted as they were listed
@@ -200,6 +159,57 @@ impl Index {
         let sql = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?1";
         self.one(sql, params![name], |_| Ok(())).map(|found| found.is_some())
     }
+}
+
+fn write_stop(connection: &Connection, source: SourceId, stopped: &Stopped) -> Result<()> {
+    let Stopped { run, reason, stop, is_accepted } = stopped;
+    let paths: Vec<u8> = stop.paths.iter().flat_map(|path| [path.as_bytes(), b"\0"].concat()).collect();
+    let row = params![source.0, run, reason, stop.removed as i64, paths, is_accepted];
+    connection.execute("INSERT OR REPLACE INTO stopped VALUES (?1, ?2, ?3, ?4, ?5, ?6)", row).on_index(WHAT)?;
+    connection.execute("DELETE FROM stopped_root WHERE source = ?1", params![source.0]).on_index(WHAT)?;
+    for root in &stop.roots {
+        let row = params![source.0, root.as_bytes()];
+        connection.execute("INSERT OR IGNORE INTO stopped_root VALUES (?1, ?2)", row).on_index(WHAT)?;
+    }
+    Ok(())
+}
+
+fn add_stopped_files(
+    connection: &Connection,
+    source: SourceId,
+    files: impl Iterator<Item = Result<i64>>,
+) -> Result<()> {
+    let sql = "INSERT OR IGNORE INTO stopped_file (version, source) VALUES (?1, ?2)";
+    let mut insert = connection.prepare(sql).on_index(WHAT)?;
+    for version in files {
+        insert.execute(params![version?, source.0]).on_index(WHAT)?;
+    }
+    Ok(())
+}
+
+fn count_stopped_files(connection: &Connection, source: SourceId) -> Result<u64> {
+    let sql = "SELECT count(*) FROM stopped_file WHERE source = ?1";
+    connection.query_row(sql, params![source.0], |row| row.get::<_, i64>(0)).map(|count| count as u64).on_index(WHAT)
+}
+
+// Those at and below a path; returns how many.
+fn forget_stopped_files(connection: &Connection, source: SourceId, path: &AbsPath) -> Result<u64> {
+    let (from, until) = range_below(path);
+    let (parent, name) =
+        path.split().map(|(parent, name)| (parent.as_bytes().to_vec(), name.as_bytes().to_vec())).unzip();
+    let sql = "DELETE FROM stopped_file WHERE source = ?1 AND EXISTS \
+               (SELECT 1 FROM version JOIN directory ON directory.id = version.directory \
+               WHERE version.id = stopped_file.version \
+               AND (path = ?2 OR (path > ?3 AND path < ?4) OR (path = ?5 AND name = ?6)))";
+    let row = params![source.0, path.as_bytes(), from, until, parent, name];
+    connection.execute(sql, row).map(|rows| rows as u64).on_index(WHAT)
+}
+
+fn forget_stop(connection: &Connection, source: SourceId) -> Result<()> {
+    let tables = ["stopped", "stopped_root", "stopped_file"];
+    let tables = tables.map(|table| format!("DELETE FROM {table} WHERE source = ?1"));
+    let forget = |sql: &String| connection.execute(sql, params![source.0]).map(drop).on_index(WHAT);
+    tables.iter().try_for_each(forget)
 }
 
 #[cfg(test)]
@@ -261,6 +271,13 @@ mod tests {
         };
         assert!(is_accepted("/d"));
         assert!(is_accepted("/b"));
+        // What an older program accepted was a number.
+        index.clear_stop(source, &paths(&["/"])).unwrap();
+        index.note_stop(source, 7, &Stop { removed: 60, ..Stop::default() }, "gone", files(&[])).unwrap();
+        assert!(index.accept_stop(source, 7).unwrap());
+        let gone = Stop { removed: 50, paths: Vec::new(), roots: paths(&["/b"]) };
+        index.note_stop(source, 8, &gone, "gone", files(&[1])).unwrap();
+        assert_eq!(index.stop_of(source).unwrap().unwrap().stop, gone);
         // One that an older program noted.
         index.clear_stop(source, &paths(&["/"])).unwrap();
         index.note_stop(source, 8, &Stop { removed: 60, ..Stop::default() }, "gone", files(&[])).unwrap();
