@@ -71,6 +71,7 @@ mod sizes;
 use directory::Directory;
 use guard::{Before, Consent, Gate, GoneFiles};
 use listing::Remembered;
+use path_set::Spill;
 
 // How long to wait before connecting again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -184,8 +185,9 @@ impl Run<'_> {
 
     fn remembered<'i>(&'i self, index: &'i Index, staging: &'i Staging) -> Remembered<'i> {
         let Options { checksum: distrust, names_excluded, .. } = *self.options;
-        let (index, staging) = (Some((index, self.source_id)), Some(staging));
-        Remembered { index, distrust, names_excluded, consent: self.consent, staging }
+        let spill = Some(Spill { staging, room: self.room });
+        let index = Some((index, self.source_id));
+        Remembered { index, distrust, names_excluded, consent: self.consent, spill }
     }
 }
 

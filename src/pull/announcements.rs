@@ -1,11 +1,10 @@
 //! Which directories a listing has announced: each may come once.
 
-use super::path_set::PathSet;
+use super::path_set::{PathSet, Spill};
 use crate::entry::DirectoryId;
 use crate::error::Result;
 use crate::path::AbsPath;
 use crate::remote::helper::nonsense;
-use crate::repository::staging::Staging;
 
 /// The bits of more directories would take 128 MiB; a damaged index can say any number.
 const MAX_NUMBER: usize = 1 << 30;
@@ -19,8 +18,8 @@ pub struct Announcements<'a> {
 
 impl<'a> Announcements<'a> {
     /// None yet.
-    pub fn new(staging: Option<&'a Staging>) -> Announcements<'a> {
-        Announcements { known: Vec::new(), new: PathSet::new(staging) }
+    pub fn new(spill: Option<Spill<'a>>) -> Announcements<'a> {
+        Announcements { known: Vec::new(), new: PathSet::new(spill) }
     }
 
     /// Adds a directory, which the index knows by this number if at all; refuses one that was announced before. The index may

@@ -13,6 +13,7 @@ use super::announcements::Announcements;
 use super::guard::Consent;
 use super::moved::{Deferred, Found, Moved};
 use super::parents::{Parents, unlisted};
+use super::path_set::Spill;
 use super::roots::{errno_text, is_what_was_asked, made_up_file, refuse_overlap, walk};
 use super::{Directory, Tally, merging};
 use crate::entry::{Digests, DirectoryId, Entry, Fingerprint, Hash, Kind, Version};
@@ -22,7 +23,6 @@ use crate::plan::{Step, in_order, plan};
 use crate::remote::helper::{Conversation, Replies, Requests, gone, nonsense};
 use crate::report::Change;
 use crate::repository::index::{Index, ListedDirectory, SourceId};
-use crate::repository::staging::Staging;
 use crate::source::Source;
 
 mod mounts;
@@ -90,7 +90,7 @@ pub struct Remembered<'a> {
     /// What may be removed.
     pub consent: &'a Consent,
     /// Where what is too much for memory is kept; `None` for a dry run.
-    pub staging: Option<&'a Staging>,
+    pub spill: Option<Spill<'a>>,
 }
 
 impl Remembered<'_> {
@@ -130,9 +130,9 @@ pub fn list(
         verdict_bytes: 0,
         awaited: HashMap::new(),
         awaited_bytes: 0,
-        announced: Announcements::new(remembered.staging),
+        announced: Announcements::new(remembered.spill),
         mounts: mounts.into_iter().map(|(id, _)| id).collect(),
-        parents: Parents::new(remembered.staging),
+        parents: Parents::new(remembered.spill),
         moved: Moved::default(),
         deferred: Deferred::default(),
         next: 0,

@@ -2,14 +2,13 @@
 //!
 //! The entries of a directory come before those of the ones below it, for the helper sends them in the order of verdicts.
 
-use super::path_set::PathSet;
+use super::path_set::{PathSet, Spill};
 use crate::entry::{Entry, Kind};
 use crate::error::{Error, Result};
 use crate::path::AbsPath;
 use crate::plan::Step;
 use crate::remote::helper::nonsense;
 use crate::repository::index::{Index, SourceId};
-use crate::repository::staging::Staging;
 
 /// What a listing says of directories.
 pub struct Parents<'a> {
@@ -22,8 +21,8 @@ pub struct Parents<'a> {
 
 impl<'a> Parents<'a> {
     /// Nothing is listed yet.
-    pub fn new(staging: Option<&'a Staging>) -> Parents<'a> {
-        let [listed, dropped, believed] = [(); 3].map(|()| PathSet::new(staging));
+    pub fn new(spill: Option<Spill<'a>>) -> Parents<'a> {
+        let [listed, dropped, believed] = [(); 3].map(|()| PathSet::new(spill));
         Parents { listed, dropped, believed }
     }
 

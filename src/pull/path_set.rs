@@ -9,9 +9,10 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use crate::error::{OnServer, Result};
+use crate::error::{Error, Kind, OnServer, Result};
 use crate::fault::most_changes;
 use crate::path::AbsPath;
+use crate::repository::room::Room;
 use crate::repository::staging::Staging;
 
 // Digests in memory, at up to 35 bytes each.
@@ -24,12 +25,24 @@ const SLOT_BYTES: usize = size_of::<u128>();
 // The table grows when half of its slots are taken, so that a look-up seldom reads a second page.
 const MAX_DIGESTS_PER_PAGE: u64 = (PAGE_BYTES / SLOT_BYTES / 2) as u64;
 
+// A dry run's file may be in memory: 256 MiB, for at least four million paths.
+const MAX_TEMPORARY_PAGES: u64 = (256 << 20) / PAGE_BYTES as u64;
+
 const WHAT: &str = "can't keep the paths of directories in the staging area";
+
+/// Where paths are kept that are too many for memory.
+#[derive(Clone, Copy)]
+pub struct Spill<'a> {
+    /// Holds the file.
+    pub staging: &'a Staging,
+    /// What the file takes of it is watched.
+    pub room: &'a Room,
+}
 
 /// A set of paths.
 pub struct PathSet<'a> {
-    // Where the file is made; a dry run has a temporary one.
-    staging: Option<&'a Staging>,
+    // A dry run has a temporary file.
+    spill: Option<Spill<'a>>,
     in_memory: HashSet<u128>,
     max_in_memory: usize,
     table: Option<Table>,
@@ -37,9 +50,9 @@ pub struct PathSet<'a> {
 
 impl<'a> PathSet<'a> {
     /// An empty set.
-    pub fn new(staging: Option<&'a Staging>) -> PathSet<'a> {
+    pub fn new(spill: Option<Spill<'a>>) -> PathSet<'a> {
         // A test build with small batches keeps few in memory as well.
-        PathSet { staging, in_memory: HashSet::new(), max_in_memory: most_changes(MAX_IN_MEMORY), table: None }
+        PathSet { spill, in_memory: HashSet::new(), max_in_memory: most_changes(MAX_IN_MEMORY), table: None }
     }
 
     /// True if there is none.
@@ -66,12 +79,27 @@ impl<'a> PathSet<'a> {
         if self.in_memory.contains(&digest) {
             return Ok(false);
         }
-        let create = || self.staging.map_or_else(tempfile::tempfile, |staging| Ok(staging.create_unnamed()?));
+        let spill = self.spill;
         let table = match &mut self.table {
+            Some(table) if table.is_full() => table.grow(create(spill, table.pages * 2)?).on_server(WHAT)?,
             Some(table) => table,
-            None => self.table.insert(create().and_then(|file| Table::new(file, 1)).on_server(WHAT)?),
+            None => self.table.insert(Table::new(create(spill, 1)?, 1).on_server(WHAT)?),
         };
-        table.insert(digest, create).on_server(WHAT)
+        table.insert(digest).on_server(WHAT)
+    }
+}
+
+fn create(spill: Option<Spill<'_>>, pages: u64) -> Result<File> {
+    match spill {
+        Some(Spill { staging, room }) => {
+            room.take(pages * PAGE_BYTES as u64)?;
+            staging.create_unnamed().on_server(WHAT)
+        }
+        None if pages > MAX_TEMPORARY_PAGES => {
+            let hint = "pull without `-n`, or exclude some";
+            Err(Error::new(Kind::Failed, "the client has too many new directories for a dry run").hint(hint))
+        }
+        None => tempfile::tempfile().on_server("can't make a temporary file"),
     }
 }
 
@@ -118,25 +146,27 @@ impl Table {
         }
     }
 
-    fn insert(&mut self, digest: u128, create: impl FnOnce() -> io::Result<File>) -> io::Result<bool> {
-        if self.digests >= self.pages * MAX_DIGESTS_PER_PAGE {
-            self.grow(create()?)?;
-        }
+    fn is_full(&self) -> bool {
+        self.digests >= self.pages * MAX_DIGESTS_PER_PAGE
+    }
+
+    fn insert(&mut self, digest: u128) -> io::Result<bool> {
         let Slot::Free(offset) = self.find(digest)? else { return Ok(false) };
         self.file.write_all_at(&digest.to_le_bytes(), offset)?;
         self.digests += 1;
         Ok(true)
     }
 
-    fn grow(&mut self, file: File) -> io::Result<()> {
+    // Moves to a file of twice as many pages.
+    fn grow(&mut self, file: File) -> io::Result<&mut Table> {
         let mut larger = Table::new(file, self.pages * 2)?;
         for page in 0..self.pages {
             for digest in self.page(page)?.into_iter().filter(|digest| *digest != 0) {
-                larger.insert(digest, || unreachable!("it has room for twice as many"))?;
+                larger.insert(digest)?;
             }
         }
         *self = larger;
-        Ok(())
+        Ok(self)
     }
 
     fn page(&self, page: u64) -> io::Result<[u128; PAGE_BYTES / SLOT_BYTES]> {
@@ -150,7 +180,9 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::repository::Repository;
     use crate::repository::dirs::Dir;
+    use crate::source::MinFree;
 
     fn path(number: u32) -> AbsPath {
         AbsPath::new(format!("/d{number}")).unwrap()
@@ -172,7 +204,11 @@ mod tests {
     fn paths_beyond_the_limit_are_in_a_file_without_a_name() {
         let place = tempfile::tempdir().unwrap();
         let staging = Staging::open(Dir::open_base(place.path()).unwrap()).unwrap();
-        check(PathSet { max_in_memory: 10, ..PathSet::new(Some(&staging)) });
+        let elsewhere = tempfile::tempdir().unwrap();
+        let repository = Repository::create(&elsewhere.path().join("repo")).unwrap();
+        let room = Room::new(&repository, MinFree::Bytes(0));
+        let spill = Spill { staging: &staging, room: &room };
+        check(PathSet { max_in_memory: 10, ..PathSet::new(Some(spill)) });
         assert!(staging.dir().names().unwrap().is_empty());
     }
 
@@ -182,21 +218,35 @@ mod tests {
     }
 
     #[test]
+    fn table_of_paths_leaves_room() {
+        let place = tempfile::tempdir().unwrap();
+        let staging = Staging::open(Dir::open_base(place.path()).unwrap()).unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        let repository = Repository::create(&elsewhere.path().join("repo")).unwrap();
+        let room = Room::new(&repository, MinFree::Bytes(u64::MAX));
+        let spill = Spill { staging: &staging, room: &room };
+        let mut set = PathSet { max_in_memory: 10, ..PathSet::new(Some(spill)) };
+        let error = (0..1_000_000).find_map(|number| set.insert(&path(number)).err()).unwrap();
+        assert_eq!(error.kind(), Kind::Full);
+    }
+
+    #[test]
     fn full_page_goes_over_into_the_next() {
         let mut table = Table::new(tempfile::tempfile().unwrap(), 2).unwrap();
         // Half of two pages, all of which belong in the last one.
         let mut digests = (1..).filter(|digest| table.hashes.hash_one(digest) % 2 == 1);
         let digests: Vec<u128> = digests.by_ref().take(2 * MAX_DIGESTS_PER_PAGE as usize).collect();
         for digest in &digests {
-            assert!(table.insert(*digest, || unreachable!()).unwrap());
+            assert!(table.insert(*digest).unwrap());
         }
         let more: Vec<u128> =
             (1..).filter(|digest| table.hashes.hash_one(digest) % 2 == 1).skip(digests.len()).take(9).collect();
         table.digests = 0;
-        assert!(more.iter().all(|digest| table.insert(*digest, || unreachable!()).unwrap()));
+        assert!(more.iter().all(|digest| table.insert(*digest).unwrap()));
         assert!(digests.iter().chain(&more).all(|digest| table.find(*digest).unwrap() == Slot::Taken));
         table.digests = 2 * MAX_DIGESTS_PER_PAGE;
-        assert!(table.insert(u128::MAX, tempfile::tempfile).unwrap());
+        assert!(table.is_full());
+        assert!(table.grow(tempfile::tempfile().unwrap()).unwrap().insert(u128::MAX).unwrap());
         assert_eq!(table.digests as usize, digests.len() + more.len() + 1);
         assert!(digests.iter().chain(&more).all(|digest| table.find(*digest).unwrap() == Slot::Taken));
     }

@@ -58,7 +58,7 @@ pub(super) fn preview(
             distrust: options.checksum,
             names_excluded: options.names_excluded,
             consent: &consent,
-            staging: None,
+            spill: None,
         };
         let roots = list(client.converse()?, source, id, &remembered, tally, &mut preview)?;
         preview.hash()?;

@@ -1,5 +1,7 @@
 //! Mount points that are remembered and on which nothing is mounted any more: the files may be on a disk that is not there.
 
+use std::collections::{BTreeSet, HashMap, HashSet};
+
 use archive_helper::exclude::Excludes;
 
 use super::super::Directory;
@@ -9,39 +11,33 @@ use crate::path::{AbsPath, Name};
 use crate::repository::index::Stop;
 use crate::source::Source;
 
-/// What a run finds out about them.
+// Paths that an error names.
+const MAX_NAMED: usize = 10;
+
+/// What a run finds out about them; no more than the index remembers of each.
 #[derive(Debug, Default)]
 pub struct Mounts {
     // Those that are remembered, once a directory is gone.
-    remembered: Option<Vec<AbsPath>>,
+    remembered: Option<BTreeSet<AbsPath>>,
     // Those that are gone with a directory.
-    vanished: Vec<AbsPath>,
+    vanished: BTreeSet<AbsPath>,
     // Where file systems were mounted that are mounted at another path now.
-    moved: Vec<AbsPath>,
-    unmounted: Vec<Unmounted>,
-}
-
-/// One that is a directory of the file system above now.
-#[derive(Debug)]
-struct Unmounted {
-    path: AbsPath,
-    // Files that were removed below it; `None` while nothing was.
-    removed_files: Option<u64>,
+    moved: HashSet<AbsPath>,
+    // Those that are directories of the file system above now, with the number of files that were removed below each; `None`
+    // while nothing was.
+    unmounted: HashMap<AbsPath, Option<u64>>,
 }
 
 impl Mounts {
     /// Notes that nothing is mounted any more at a path.
     pub fn note_unmounted(&mut self, path: &AbsPath) {
-        self.unmounted.push(Unmounted { path: path.clone(), removed_files: None });
+        self.unmounted.insert(path.clone(), None);
     }
 
     /// Notes a directory that had another path before.
     pub fn note_moved(&mut self, directory: &Directory) {
-        let origin = directory.origin.iter().filter(|_| directory.is_mount).map(|(origin, _)| origin);
-        for origin in origin {
-            if self.moved.last() != Some(origin) {
-                self.moved.push(origin.clone());
-            }
+        if let Some((origin, _)) = directory.origin.as_ref().filter(|_| directory.is_mount) {
+            self.moved.insert(origin.clone());
         }
     }
 
@@ -50,9 +46,12 @@ impl Mounts {
         if self.unmounted.is_empty() {
             return;
         }
-        let Some(path) = directory.join(name) else { return };
-        for unmounted in self.unmounted.iter_mut().filter(|unmounted| path.starts_with(&unmounted.path)) {
-            *unmounted.removed_files.get_or_insert_default() += files;
+        let mut next = directory.join(name);
+        while let Some(path) = next {
+            if let Some(removed_files) = self.unmounted.get_mut(&path) {
+                *removed_files.get_or_insert_default() += files;
+            }
+            next = path.split().map(|(parent, _)| parent);
         }
     }
 
@@ -66,20 +65,22 @@ impl Mounts {
                 self.remembered.insert(mounts.filter(|path| !is_excluded(&excludes, path)).collect())
             }
         };
-        self.vanished.extend(remembered.iter().filter(|path| path.starts_with(removed)).cloned());
+        let begins = |path: &&AbsPath| path.as_bytes().starts_with(removed.as_bytes());
+        let below = remembered.range(removed.clone()..).take_while(begins).filter(|path| path.starts_with(removed));
+        self.vanished.extend(below.cloned());
         Ok(())
     }
 
     /// Stops the run if files have gone with a file system, and nobody has allowed that.
     pub fn check(self, before: Before<'_>, source: &Source, consent: &Consent) -> Result<()> {
         let Mounts { mut vanished, mut unmounted, moved, .. } = self;
-        unmounted.retain(|at| at.removed_files.is_some() && !consent.allows_missing(&at.path));
-        let is_below = |path: &AbsPath| unmounted.iter().any(|at| path.starts_with(&at.path));
+        unmounted.retain(|path, removed_files| removed_files.is_some() && !consent.allows_missing(path));
+        let is_below = |path: &AbsPath| unmounted.keys().any(|at| path.starts_with(at));
         vanished.retain(|path| !moved.contains(path) && !is_below(path) && !consent.allows_missing(path));
         if vanished.is_empty() && unmounted.is_empty() {
             return Ok(());
         }
-        let mut removed: u64 = unmounted.iter().filter_map(|at| at.removed_files).sum();
+        let mut removed: u64 = unmounted.values().flatten().sum();
         for path in &vanished {
             removed += before.index.count_files_below(before.source_id, path, None)?;
         }
@@ -90,8 +91,13 @@ impl Mounts {
             (0, _) => "were mount points and hold other files now",
             _ => "were mount points and do not exist, or hold other files now",
         };
-        let paths: Vec<_> = unmounted.into_iter().map(|at| at.path).chain(vanished).collect();
-        let named = paths.iter().map(|path| format!("`{path}`")).collect::<Vec<_>>().join(", ");
+        let mut paths: Vec<_> = unmounted.into_keys().collect();
+        paths.sort();
+        paths.extend(vanished);
+        let mut named = paths.iter().take(MAX_NAMED).map(|path| format!("`{path}`")).collect::<Vec<_>>().join(", ");
+        if let Some(more) = paths.len().checked_sub(MAX_NAMED).filter(|more| *more > 0) {
+            named.push_str(&format!(" and {more} more"));
+        }
         consent.note(Stop { removed, paths, roots: Vec::new() });
         Err(consent.missing(source, format_args!("{named} {what} on the client")))
     }

@@ -10,6 +10,9 @@ use crate::path::AbsPath;
 
 const WHAT: &str = "can't write the index";
 
+// Mount points of a source that are guarded: a hostile client could call every directory one.
+const MAX_MOUNTS: u32 = 4096;
+
 /// What a pull was about to remove.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stop {
@@ -130,14 +133,15 @@ impl Index {
     }
 
     /// The directories of a source that hold something, and on which another file system was mounted as they were listed
-    /// last.
+    /// last; the first ones, if they are too many.
     pub fn mounts(&self, source: SourceId) -> Result<Vec<(DirectoryId, AbsPath)>> {
         if !self.has_table("mount")? {
             return Ok(Vec::new());
         }
         let sql = "SELECT directory, path FROM mount JOIN directory ON directory.id = mount.directory WHERE source = ?1 \
-                   AND EXISTS (SELECT 1 FROM version WHERE version.directory = directory.id AND until_run IS NULL)";
-        self.all(sql, params![source.0], |row| Ok((DirectoryId(row.get(0)?), path_of(row.get_ref(1)?)?)))
+                   AND EXISTS (SELECT 1 FROM version WHERE version.directory = directory.id AND until_run IS NULL) \
+                   ORDER BY directory LIMIT ?2";
+        self.all(sql, params![source.0, MAX_MOUNTS], |row| Ok((DirectoryId(row.get(0)?), path_of(row.get_ref(1)?)?)))
     }
 
     /// How many entries are current in directories at and below paths.

@@ -14,6 +14,11 @@ const PASSING: [u32; 4] = [
 
 const FUSE: u32 = 0x6573_5546;
 
+// The types in FUSE that a desktop session or a package mounts and unmounts by itself. Encrypted directories and network file
+// systems, which a user mounts, last: their files are wanted when they are not mounted.
+const PASSING_FUSE: [&[u8]; 5] =
+    [b"fuse.gvfsd-fuse", b"fuse.portal", b"fuse.snapfuse", b"fuse.squashfuse", b"fuse.squashfuse_ll"];
+
 impl Directory {
     /// Whether a file system is mounted on it.
     pub fn is_mount_point(&self) -> bool {
@@ -29,32 +34,31 @@ impl Directory {
         is_known.then(|| told.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
     }
 
-    /// Whether the files of its file system are kept when it is unmounted, and may be changed at all, and it is not a user's
-    /// session that mounts it.
+    /// Whether the files of its file system are kept when it is unmounted, and may be changed at all.
     pub fn lasts(&self) -> bool {
         let Ok(system) = fs::fstatfs(&self.0) else { return false };
         match system.f_type as u32 {
-            FUSE => !self.is_of_a_user(),
+            FUSE => !self.is_passing_fuse(),
             other => !PASSING.contains(&other),
         }
     }
 
-    // What says nothing of its user is taken for one that lasts.
-    fn is_of_a_user(&self) -> bool {
+    // A mount that says nothing of its type is taken for one that lasts.
+    fn is_passing_fuse(&self) -> bool {
         let Ok(metadata) = fs::fstat(&self.0) else { return false };
         let device = format!("{}:{}", fs::major(metadata.st_dev), fs::minor(metadata.st_dev));
-        std::fs::read("/proc/self/mountinfo").is_ok_and(|mounts| is_mounted_by_a_user(&mounts, device.as_bytes()))
+        let Ok(mounts) = std::fs::read("/proc/self/mountinfo") else { return false };
+        type_of(&mounts, device.as_bytes())
+            .is_some_and(|kind| PASSING_FUSE.contains(&kind) || kind.ends_with(b".AppImage"))
     }
 }
 
-// The device is the third field of a line, and the options of FUSE are the last, such as `rw,user_id=1000,group_id=1000`: see
-// proc(5) and fuse(8).
-fn is_mounted_by_a_user(mounts: &[u8], device: &[u8]) -> bool {
-    mounts.split(|&byte| byte == b'\n').any(|line| {
+// The device is the third field of a line, and the type follows a field `-`: see proc(5).
+fn type_of<'a>(mounts: &'a [u8], device: &[u8]) -> Option<&'a [u8]> {
+    mounts.split(|&byte| byte == b'\n').find_map(|line| {
         let mut fields = line.split(|&byte| byte == b' ');
-        let mut options = fields.clone().next_back().into_iter().flat_map(|field| field.split(|&byte| byte == b','));
-        fields.nth(2) == Some(device)
-            && options.any(|option| option.strip_prefix(b"user_id=").is_some_and(|user| user != b"0"))
+        let is_its = fields.nth(2) == Some(device);
+        fields.skip_while(|field| *field != b"-").nth(1).filter(|_| is_its)
     })
 }
 
@@ -63,16 +67,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fuse_mounts_of_users_are_told_from_those_of_the_system() {
+    fn type_of_a_mount_is_found_by_its_device() {
         let mounts = b"36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n\
             81 30 0:51 / /run/user/1000/doc rw,nosuid shared:4 - fuse.portal portal rw,user_id=1000,group_id=1000\n\
-            82 30 0:52 / /srv/pool rw,relatime shared:5 - fuse.mergerfs a:b rw,user_id=0,group_id=0,allow_other\n\
-            83 30 8:17 / /mnt/user_id=7 rw shared:6 - fuseblk /dev/sdb1 rw,user_id=0,group_id=0,allow_other\n";
-        let is_of_a_user = |device: &str| is_mounted_by_a_user(mounts, device.as_bytes());
-        assert!(is_of_a_user("0:51"));
-        assert!(!is_of_a_user("0:52"));
-        assert!(!is_of_a_user("8:17"));
-        assert!(!is_of_a_user("98:0"));
-        assert!(!is_of_a_user("0:5"));
+            82 30 0:52 / /home/a/Private rw,relatime - fuse.gocryptfs /home/a/.p rw,user_id=1000,group_id=1000\n";
+        let type_of = |device: &str| type_of(mounts, device.as_bytes()).map(|kind| String::from_utf8_lossy(kind));
+        assert_eq!(type_of("0:51").unwrap(), "fuse.portal");
+        assert_eq!(type_of("0:52").unwrap(), "fuse.gocryptfs");
+        assert_eq!(type_of("98:0").unwrap(), "ext3");
+        assert_eq!(type_of("0:5"), None);
     }
 }
