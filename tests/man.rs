@@ -6,9 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use archive_helper::protocol::{
-    AbsPath, Announced, Bytes, Changes, ChunkRequest, Chunks, Differences, Entries, HashOutcome, Piece, Problem,
-    ReadOutcome, Reply, Request, Root, SkipReason, Skipped, StreamOutcome, StreamRequest, Streamed, Time, Walk,
-    write_frame,
+    AbsPath, Announced, Bytes, Changes, ChunkRequest, Chunks, Differences, Entries, HashOutcome, Mounted, Piece,
+    Problem, ReadOutcome, Reply, Request, Root, SkipReason, Skipped, StreamOutcome, StreamRequest, Streamed, Time,
+    Walk, write_frame,
 };
 use clap_mangen::Man;
 
@@ -171,7 +171,7 @@ fn every_message_stands_in_archive_helper_5_under_its_number() {
         fingerprint: [0; 16],
         entries: 0,
         complete: true,
-        border: false,
+        mounted: Mounted::Nothing,
         excluded: 0,
     };
     let replies = [

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use archive_helper::protocol::{
-    Announced, Changes, Entries, MAX_ENTRIES, Problem, Reply, Request, SkipReason, Skipped, Verdict, Walk, Wish,
+    Announced, Changes, Entries, MAX_ENTRIES, Mounted, Problem, Reply, Request, SkipReason, Skipped, Verdict, Walk,
+    Wish,
 };
 use nix::errno::Errno;
 
@@ -301,7 +302,7 @@ impl Listing<'_> {
 
     fn announced(&mut self, announced: Announced) -> Result<()> {
         let Announced { directory: number, ref path, fingerprint, entries, complete, ref inode, .. } = announced;
-        let is_mount = announced.border;
+        let is_mount = announced.mounted == Mounted::Lasting;
         if number != self.next || !self.roots.iter().any(|root| path.starts_with(root)) {
             return Err(nonsense("a directory was announced out of turn or outside of the roots"));
         }

@@ -4,7 +4,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use archive_helper::protocol::{AbsPath, Announced, Entries, Entry, Kind, Name, Reply, Root, Time};
+use archive_helper::protocol::{AbsPath, Announced, Entries, Entry, Kind, Mounted, Name, Reply, Root, Time};
 
 use crate::support::hostile::{Hostile, To, frames};
 use crate::support::*;
@@ -39,7 +39,7 @@ fn listing(root: &std::path::Path, files: &[(&str, u64)]) -> Vec<u8> {
             fingerprint: [1; 16],
             entries: files.len() as u64,
             complete: true,
-            border: false,
+            mounted: Mounted::Nothing,
             excluded: 0,
         }),
         Reply::Entries(Entries { directory: 0, entries, last: true, order: Vec::new() }),

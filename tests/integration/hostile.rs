@@ -73,7 +73,7 @@ fn directory(number: u64, at: impl AsRef<[u8]>) -> Reply {
         // Enough to be worth a tray, if it is new.
         entries: 9,
         complete: true,
-        border: false,
+        mounted: Mounted::Nothing,
         excluded: 0,
     })
 }

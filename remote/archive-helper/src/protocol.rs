@@ -368,6 +368,18 @@ pub enum Root {
     Invalid,
 }
 
+/// Whether a file system is mounted on a directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mounted {
+    /// None is.
+    #[default]
+    Nothing,
+    /// One whose files last.
+    Lasting,
+    /// One that comes and goes: tmpfs, overlay, squashfs, or what a desktop session has in FUSE.
+    Passing,
+}
+
 /// A listed directory.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Announced {
@@ -383,8 +395,8 @@ pub struct Announced {
     pub entries: u64,
     /// False when some entries could not be read: then a missing name says nothing.
     pub complete: bool,
-    /// True for a directory on which a file system is mounted whose files last: no tmpfs, overlay, squashfs or FUSE of a user.
-    pub border: bool,
+    /// What is mounted on it.
+    pub mounted: Mounted,
     /// How many more entries there are that an exclude matches, or that are the helper's own directory.
     pub excluded: u64,
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::exclude::{Excludes, Filter};
 use crate::listing::{Listing, Unsorted};
-use crate::protocol::{AbsPath, Entry, Kind, MAX_EXCLUDED_NAMED, MAX_PATH, Name, SkipReason, Skipped};
+use crate::protocol::{AbsPath, Entry, Kind, MAX_EXCLUDED_NAMED, MAX_PATH, Mounted, Name, SkipReason, Skipped};
 use crate::root;
 use crate::stack::{Names, Place, Siblings};
 use crate::system::{Directory, Errno, Listed, Metadata};
@@ -51,8 +51,8 @@ pub struct Found {
     pub left_out: Vec<Skipped>,
     /// How many entries are excluded.
     pub excluded: u64,
-    /// Whether a file system is mounted on the directory whose files last.
-    pub is_mount: bool,
+    /// What is mounted on the directory.
+    pub mounted: Mounted,
     /// Its subdirectories.
     pub below: Vec<Siblings>,
 }
@@ -76,11 +76,12 @@ impl<'a> Visitor<'a> {
     /// Visits a directory. An error is one of opening it.
     pub fn visit(&mut self, place: &Place) -> Result<Found, Errno> {
         if let Some(reason) = self.barrier(place)? {
-            let is_mount = reason == SkipReason::OtherFileSystem;
-            return Ok(Found { complete: true, skipped: Some(reason), is_mount, ..Found::default() });
+            let is_other = reason == SkipReason::OtherFileSystem;
+            let mounted = if is_other { Mounted::Lasting } else { Mounted::Nothing };
+            return Ok(Found { complete: true, skipped: Some(reason), mounted, ..Found::default() });
         }
         let directory = place.root.directory.open_below(place.relative())?;
-        let is_mount = place.border && directory.is_mount_point() && directory.lasts();
+        let mounted = if place.border { directory.mounted() } else { Mounted::Nothing };
         let mut visit = Visit::new(self, place, &directory);
         visit.read(&mut self.buffer, &mut self.items);
         let skipped = visit.mark(&mut self.items);
@@ -95,7 +96,7 @@ impl<'a> Visitor<'a> {
         let left_out = std::mem::take(&mut visit.left_out);
         let below = if skipped.is_some() { Vec::new() } else { visit.below() };
         let listing = self.entries.sort();
-        Ok(Found { inode: directory.inode()?, listing, complete, skipped, left_out, excluded, is_mount, below })
+        Ok(Found { inode: directory.inode()?, listing, complete, skipped, left_out, excluded, mounted, below })
     }
 
     // What keeps out of a directory before it is opened, for that alone could mount something.

@@ -106,15 +106,15 @@ impl Walking {
     }
 
     fn announce(&self, place: Place, found: Found, stack: &Stack) {
-        let Found { inode, listing, complete, skipped, left_out, excluded, is_mount, below } = found;
+        let Found { inode, listing, complete, skipped, left_out, excluded, mounted, below } = found;
         if let Some(reason) = skipped {
             self.outgoing.send(&Reply::Skipped(Skipped { path: place.path.clone(), reason }));
         }
         left_out.into_iter().for_each(|skipped| self.outgoing.send(&Reply::Skipped(skipped)));
         let (fingerprint, entries) = (listing.digests().fingerprint(), listing.entries());
-        let (path, border) = (place.path.clone(), is_mount);
+        let path = place.path.clone();
         self.held.announce(Listed { place, listing }, |directory| {
-            let announced = Announced { directory, path, inode, fingerprint, entries, complete, border, excluded };
+            let announced = Announced { directory, path, inode, fingerprint, entries, complete, mounted, excluded };
             self.outgoing.send(&Reply::Directory(announced));
         });
         // Only now, so that a parent is announced before its children.

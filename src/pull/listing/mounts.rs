@@ -1,6 +1,6 @@
 //! Mount points that are remembered: is what is listed there of the file system that was mounted?
 
-use archive_helper::protocol::Announced;
+use archive_helper::protocol::{Announced, Mounted};
 
 use super::super::roots::Judge;
 use super::Listing;
@@ -18,12 +18,18 @@ impl Listing<'_> {
         if known.is_none_or(|id| !self.mounts.contains(&id)) {
             return Ok(false);
         }
+        // Was remembered before it was known that such a file system comes and goes.
+        if announced.mounted == Mounted::Passing {
+            self.steps.mount();
+            return Ok(true);
+        }
+        let is_mount = announced.mounted == Mounted::Lasting;
         // An empty disk in the place of another one, or an automount that has expired. With `one_file_system` a person wants it.
         let is_empty = announced.entries == 0 && announced.complete;
-        if is_empty && !(announced.border && self.source.settings.one_file_system) {
+        if is_empty && !(is_mount && self.source.settings.one_file_system) {
             self.judge().refuse_empty_mount(&announced.path)?;
         }
-        if announced.border {
+        if is_mount {
             self.steps.mount();
         } else {
             self.steps.unmounted(&announced.path);

@@ -16,7 +16,7 @@ fn announced(number: u64, holds: &[Entry]) -> Reply {
         fingerprint,
         entries,
         complete: true,
-        border: false,
+        mounted: Mounted::Nothing,
         excluded: 0,
     })
 }

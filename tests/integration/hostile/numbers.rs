@@ -25,7 +25,7 @@ fn counts_that_can_not_be_break_nothing() {
             fingerprint,
             entries: u64::MAX,
             complete: true,
-            border: false,
+            mounted: Mounted::Nothing,
             excluded: 0,
         })
     };

@@ -3,6 +3,7 @@
 use rustix::fs::{self, AtFlags, StatxAttributes, StatxFlags};
 
 use super::Directory;
+use crate::protocol::Mounted;
 
 // The `f_type`s of file systems that come and go with a session, a container or a package; see statfs(2).
 const PASSING: [u32; 4] = [
@@ -20,8 +21,16 @@ const PASSING_FUSE: [&[u8]; 5] =
     [b"fuse.gvfsd-fuse", b"fuse.portal", b"fuse.snapfuse", b"fuse.squashfuse", b"fuse.squashfuse_ll"];
 
 impl Directory {
-    /// Whether a file system is mounted on it.
-    pub fn is_mount_point(&self) -> bool {
+    /// What is mounted on it.
+    pub fn mounted(&self) -> Mounted {
+        match (self.is_mount_point(), self.lasts()) {
+            (false, _) => Mounted::Nothing,
+            (true, true) => Mounted::Lasting,
+            (true, false) => Mounted::Passing,
+        }
+    }
+
+    fn is_mount_point(&self) -> bool {
         let above = fs::statat(&self.0, c"..", AtFlags::empty());
         let is_other = fs::fstat(&self.0).is_ok_and(|own| above.is_ok_and(|above| above.st_dev != own.st_dev));
         is_other && self.is_mount_root().unwrap_or(true)
@@ -34,8 +43,8 @@ impl Directory {
         is_known.then(|| told.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
     }
 
-    /// Whether the files of its file system are kept when it is unmounted, and may be changed at all.
-    pub fn lasts(&self) -> bool {
+    // Whether the files of its file system are kept when it is unmounted, and may be changed at all.
+    fn lasts(&self) -> bool {
         let Ok(system) = fs::fstatfs(&self.0) else { return false };
         match system.f_type as u32 {
             FUSE => !self.is_passing_fuse(),
