@@ -13,9 +13,10 @@ use crate::repository::index::{Index, NewVersion};
 /// Enters every directory at or below the roots that holds something and has no entry of its own.
 pub fn mend(run: &Run<'_>, roots: &[AbsPath]) -> Result<()> {
     let mut index = run.repository.index()?;
+    roots.iter().try_for_each(|root| forget_listings_above(run, &mut index, root))?;
     let mut missing = BTreeSet::new();
     for root in roots {
-        // A root that was listed before has an entry for each directory below it.
+        // A root of which a listing is kept has an entry for each directory below it.
         let is_listed = || -> Result<bool> {
             Ok(index.directory(run.source_id, root)?.is_some_and(|(_, fingerprint)| fingerprint.is_some()))
         };
@@ -31,6 +32,26 @@ pub fn mend(run: &Run<'_>, roots: &[AbsPath]) -> Result<()> {
         }
     }
     if missing.is_empty() { Ok(()) } else { enter(run, &mut index, missing) }
+}
+
+// Of directories between a new root and a listed one above it, that listing has no entries. So it must not count as one.
+fn forget_listings_above(run: &Run<'_>, index: &mut Index, root: &AbsPath) -> Result<()> {
+    if index.current_at(run.source_id, root)?.is_some() {
+        return Ok(());
+    }
+    let mut listed = Vec::new();
+    let mut next = root.split();
+    while let Some((above, _)) = next {
+        let known = index.directory(run.source_id, &above)?;
+        listed.extend(known.filter(|(_, fingerprint)| fingerprint.is_some()).map(|(id, _)| id));
+        next = above.split();
+    }
+    if listed.is_empty() {
+        return Ok(());
+    }
+    let write = index.write()?;
+    listed.into_iter().try_for_each(|id| write.forget_fingerprint(id))?;
+    write.commit()
 }
 
 // Goes up until something has an entry.

@@ -778,3 +778,20 @@ fn acceptances_add_up_until_the_pull_goes_through() {
     assert_eq!(names(&program.snapshot("localhost", &path.join("photos"))).len(), 100);
     program.assert_index_is_right();
 }
+
+#[test]
+fn root_below_a_listed_directory_is_missed_when_it_is_gone() {
+    let program = Program::new();
+    let client = Tree::new([("top", dir([("mid", dir([("f", file("f"))]))]))]);
+    let pull = |path: &str| program.pull_local(&client.path(path), &["--name", "laptop"]);
+    pull("top");
+    client.add([("top/mid/new", dir([("deep", dir([("g", file("g"))]))]))]);
+    pull("top/mid/new/deep");
+    // Nothing has told that `mid` holds `new`.
+    client.remove("top/mid/new");
+    pull("top");
+    program.assert_index_is_right();
+    assert_same(&client.path("top"), &program.snapshot("laptop", &client.path("top")));
+    let listed = program.run(["ls", "-R", "laptop"]);
+    assert!(!listed.stdout.contains("deep"), "{}", listed.stdout);
+}
