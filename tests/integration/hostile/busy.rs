@@ -23,7 +23,7 @@ fn client_that_is_only_alive_is_given_up_and_later_sources_are_pulled() {
     let ran = hostile.program.run(["--config", &config, "pull", "--all"]);
     assert_eq!(ran.status, 6, "{}", ran.stderr);
     assert!(ran.stderr.contains("said for 1s that it is at work"), "{}", ran.stderr);
-    assert!(ran.stderr.contains("if it hashes a file for longer than that, raise `--stall-time`"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("if it hashes a file for longer than that, raise `stall_time`"), "{}", ran.stderr);
     assert!(!ran.stderr.contains("connects again"), "it would stall again: {}", ran.stderr);
     assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
     assert_same(&other.root(), &hostile.program.snapshot("other", &other.root()));
