@@ -117,20 +117,15 @@ fn refuse_bad_address(bytes: &[u8]) -> Result<()> {
         return Err(Error::usage(format_args!("`{shown}` has an IPv6 address without brackets"))
             .hint(format_args!("write `{}`", Escaped(format!("{user}[{bare}]:/PATH").as_bytes()))));
     }
-    let Some((address, rest)) = bare.strip_prefix('[').and_then(|bare| bare.split_once(']')) else {
-        let is_open = without_user(bytes).starts_with(b"[");
-        return if is_open {
-            Err(Error::usage(format_args!("`{shown}` has no `]` behind its address"))
-                .hint("write an IPv6 address as in `[::1]:/PATH`"))
-        } else {
-            Ok(())
-        };
-    };
-    if rest.is_empty() || rest.starts_with(':') || !is_address(address) {
-        return Ok(());
+    match bare.strip_prefix('[').map(|bare| bare.split_once(']')) {
+        Some(Some((address, rest))) if is_address(address) && !rest.is_empty() && !rest.starts_with(':') => {
+            Err(Error::usage(format_args!("`{shown}` has no colon between address and path"))
+                .hint(format_args!("write `{}`", Escaped(format!("{user}[{address}]:/PATH").as_bytes()))))
+        }
+        Some(None) if bare.contains(':') => Err(Error::usage(format_args!("`{shown}` has no `]` behind its address"))
+            .hint("write an IPv6 address as in `[::1]:/PATH`")),
+        _ => Ok(()),
     }
-    Err(Error::usage(format_args!("`{shown}` has no colon between address and path"))
-        .hint(format_args!("write `{}`", Escaped(format!("{user}[{address}]:/PATH").as_bytes()))))
 }
 
 // With or without a zone, as in `fe80::1%eth0`.
@@ -192,6 +187,7 @@ mod tests {
         assert_eq!(parsed("anna@[fe80::1]:/x:y").unwrap(), far("anna@fe80::1", "/x:y"));
         assert_eq!(parsed("[fe80::1%eth0]:/x").unwrap(), far("fe80::1%eth0", "/x"));
         assert_eq!(parsed("[laptop]:x").unwrap(), far("laptop", "x"));
+        assert!(matches!(parsed("[a/c").unwrap(), Target::Local(_)));
         assert_eq!(parsed("a[b]/c").unwrap_or_else(|error| panic!("{error}")), parsed("./a[b]/c").unwrap());
         assert_eq!(parsed("/srv/a:b").unwrap(), Target::Local(b"/srv/a:b".to_vec()));
         assert_eq!(parsed("/srv/./x/").unwrap(), Target::Local(b"/srv/x".to_vec()));
