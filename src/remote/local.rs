@@ -151,7 +151,7 @@ fn examine(file: &OwnedFd) -> Result<Found, ReadError> {
 }
 
 fn refused(errno: Errno) -> ReadError {
-    ReadError::Refused(std::io::Error::from(errno).to_string())
+    ReadError::Refused(nix::errno::Errno::from_raw(errno.raw_os_error()).desc().to_owned())
 }
 
 #[cfg(test)]
