@@ -291,7 +291,12 @@ fn first_answer(session: &Session, input: &mut Input, marks: &[&str], report: &d
             return Err(no_answer(session));
         }
     }
-    Ok(String::from_utf8_lossy(&said).into_owned())
+    let said = String::from_utf8_lossy(&said).into_owned();
+    // What ended early may have ended with the connection: then no other command can be started either.
+    if !marks.iter().any(|mark| marked(&said, mark).is_some()) && session.run("true").is_err() {
+        return Err(super::helper::gone());
+    }
+    Ok(said)
 }
 
 // False when nothing comes any more in time. Not a byte of what follows is taken: the helper says it.

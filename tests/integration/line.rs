@@ -44,6 +44,14 @@ fn a_line_that_breaks_at_any_point_costs_nothing_that_came() {
 }
 
 #[test]
+fn line_that_breaks_before_the_helper_runs_is_lost_and_no_forced_command() {
+    for bytes in (2_500..6_500).step_by(400) {
+        let (ran, ..) = broken_after(bytes, Break::Cut, false, &["--retries", "0"]);
+        assert_eq!(ran.status, 6, "after {bytes} bytes: {}", ran.stderr);
+    }
+}
+
+#[test]
 fn after_a_break_the_same_run_goes_on() {
     let (ran, program, client, sshd) = broken_after(1_500_000, Break::Cut, true, &[]);
     ran.well();
