@@ -124,7 +124,8 @@ fn setuid_setgid_and_sticky_are_in_the_index_only() {
 #[test]
 fn files_without_any_mode_stay_readable_on_the_server() {
     let program = Program::new();
-    let client = Tree::new([("secret", mode(0, file("x"))), ("closed", mode(0o500, dir([("f", file("y"))])))]);
+    let client =
+        Tree::new([("secret", mode(least_mode(), file("x"))), ("closed", mode(0o500, dir([("f", file("y"))])))]);
     program.pull_local(&client.root(), &[]);
     let bits = |name: &str| {
         fs::metadata(program.snapshot("localhost", &client.path(name))).unwrap().permissions().mode() & 0o7777

@@ -38,7 +38,7 @@ fn ugly() -> Tree {
         ("same", at(1_100_000_000, 987, mode(0o640, file("content")))),
         ("empty", at(-1_000_000_000, 1, file(""))),
         ("setuid", mode(0o4755, file("runs as its owner"))),
-        ("unreadable", mode(0o000, file("by anyone"))),
+        ("unreadable", mode(least_mode(), file("by anyone"))),
         ("d", at(1_200_000_000, 5, mode(0o1750, dir([("inner", dir([("deep", file(vec![3; 300_000]))]))])))),
         ("dangling", at(1_300_000_000, 7, link("/no/such/place"))),
         ("pipe", at(1_400_000_000, 9, mode(0o620, fifo()))),

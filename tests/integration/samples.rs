@@ -2,6 +2,7 @@
 //! taken over, what can be repaired is, and the rest is reported.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -15,9 +16,13 @@ struct Sample {
 
 impl Sample {
     fn unpack(name: &str) -> Sample {
-        let dir = Path::new("/tmp/archive-samples").join(name);
+        let all = Path::new("/tmp/archive-samples");
+        let dir = all.join(name);
         let _ = fs::remove_dir_all(&dir);
-        fs::create_dir_all(&dir).unwrap();
+        fs::create_dir_all(all).unwrap();
+        // Another user may run the tests as well.
+        let _ = fs::set_permissions(all, fs::Permissions::from_mode(0o1777));
+        fs::create_dir(&dir).unwrap();
         let packed = format!("{}/tests/samples/{name}.tar.gz", env!("CARGO_MANIFEST_DIR"));
         let xattrs = if is_root() { "--xattrs" } else { "--no-xattrs" };
         let done = Command::new("tar").args([xattrs, "-xzf", &packed, "-C"]).arg(&dir).status().unwrap();

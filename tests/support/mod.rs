@@ -16,6 +16,11 @@ pub use program::{Program, Ran};
 pub use sshd::{Break, Sshd};
 pub use tree::*;
 
+/// The least mode of a file that the tests' user can read: root needs none.
+pub fn least_mode() -> u32 {
+    if is_root() { 0 } else { 0o400 }
+}
+
 /// True when the tests run as root, as some things can only be tested so.
 pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
