@@ -49,13 +49,13 @@ struct Global {
     /// The repository; else ARCHIVE_REPO, the configuration's `repository`, or a default place
     #[arg(long, global = true, value_name = "DIR", env = "ARCHIVE_REPO", hide_env_values = true)]
     repo: Option<PathBuf>,
-    /// The configuration file; else ARCHIVE_CONFIG, or the first that is there of the usual places
+    /// The configuration file; else ARCHIVE_CONFIG, or the first of the usual files that exists
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Tell of every changed path; twice, of every step as well
+    /// List every changed path; twice, every step as well
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
-    /// Tell of warnings and errors only
+    /// Print warnings and errors only
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
     /// Print JSON, one object a line
@@ -128,6 +128,7 @@ pub fn run() -> ExitCode {
     };
     match status {
         Ok(status) => ExitCode::from(status),
+        Err(error) if error.kind() == Kind::OutputClosed => ExitCode::SUCCESS,
         Err(error) => {
             let terminal = context.terminal();
             Report::message(&terminal, Level::Error, &error);
@@ -161,6 +162,8 @@ fn begin_tracing(verbose: u8) {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
+        // Reporting an error of standard error on standard error panics.
+        .log_internal_errors(false)
         .init();
 }
 
@@ -244,12 +247,24 @@ fn data_home() -> PathBuf {
     set.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".local/share"))
 }
 
-// A reader that has enough, such as `head`, is no failure.
+// A reader that has enough, such as `head`, is no failure: the error unwinds the command, and `run` reports none.
 fn print_line(line: &str) -> Result<()> {
     use std::io::Write;
-    match writeln!(std::io::stdout(), "{line}") {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
-        Err(error) => Err(Error::server("can't write to standard output", error)),
-        Ok(()) => Ok(()),
+    const WHAT: &str = "can't write to standard output";
+    writeln!(std::io::stdout(), "{line}").map_err(|error| match error.kind() {
+        std::io::ErrorKind::BrokenPipe => Error::new(Kind::OutputClosed, WHAT),
+        _ => Error::server(WHAT, error),
+    })
+}
+
+// For commands that do more than list: they go on when nobody reads their output.
+fn print_result(line: &str) -> Result<()> {
+    unless_closed(print_line(line))
+}
+
+fn unless_closed(printed: Result<()>) -> Result<()> {
+    match printed {
+        Err(error) if error.kind() == Kind::OutputClosed => Ok(()),
+        other => other,
     }
 }

@@ -30,12 +30,15 @@ pub enum Kind {
     Interrupted,
     /// The system, or a person, asked to end.
     Terminated,
+    /// Standard output is a pipe that its reader has closed: a list that nobody reads ends, and nothing is wrong.
+    OutputClosed,
 }
 
 impl Kind {
     /// The process's exit status.
     pub fn exit_status(self) -> u8 {
         match self {
+            Kind::OutputClosed => 0,
             Kind::Failed | Kind::BrokenOff => 1,
             Kind::Usage => 2,
             Kind::Partial => 3,
@@ -130,7 +133,13 @@ impl Display for Error {
 
 impl std::error::Error for Error {}
 
-// The number of an error means nothing to those who read its text.
+/// What went wrong, in the system's words and without its number: that means nothing to those who read the text.
+pub fn cause(error: &io::Error) -> String {
+    let number =
+        error.raw_os_error().or_else(|| error.get_ref()?.source()?.downcast_ref::<io::Error>()?.raw_os_error());
+    number.map_or_else(|| without_number(&error.to_string()), |number| Errno::from_raw(number).desc().to_owned())
+}
+
 fn without_number(text: &str) -> String {
     match text.rsplit_once(" (os error ") {
         Some((plain, number)) if number.trim_end_matches(')').parse::<i32>().is_ok() => plain.to_owned(),

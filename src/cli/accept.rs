@@ -1,7 +1,7 @@
 //! `archive accept`.
 
 use super::named::source_named;
-use super::{Context, print_line};
+use super::{Context, print_result};
 use crate::error::{Error, Kind, Result};
 use crate::history::unknown_source;
 use crate::path::AbsPath;
@@ -40,12 +40,12 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
         line.insert("removed".to_owned(), stopped.stop.removed.into());
         let paths: Vec<_> = stopped.stop.paths.iter().map(AbsPath::to_string).collect();
         line.insert("paths".to_owned(), paths.into());
-        print_line(&text(line))?;
+        print_result(&text(line))?;
     } else if !context.global.quiet {
         let paths = stopped.stop.paths.iter().map(|path| format!("`{path}`")).collect::<Vec<_>>();
         let which = if paths.is_empty() { String::new() } else { format!(", with all of {}", paths.join(", ")) };
         let files = counted(stopped.stop.removed, "file");
-        print_line(&format!("the next pull of {source} may remove {files}{which}"))?;
+        print_result(&format!("the next pull of {source} may remove {files}{which}"))?;
     }
     Ok(0)
 }

@@ -6,7 +6,7 @@ use clap::Command;
 use clap_complete::engine::{ArgValueCandidates, CompletionCandidate};
 use clap_complete::env::{CompleteEnv, Shells};
 
-use super::{Context, Global};
+use super::{Context, Global, print_line};
 use crate::error::{Error, OnServer, Result};
 
 // A shell sets it for a question to the program.
@@ -30,8 +30,8 @@ pub(super) fn run(args: &Args) -> Result<u8> {
         // A file that zsh loads for the first question has to answer that, too.
         text.extend(b"[ \"${funcstack[1]}\" != _archive ] || _clap_dynamic_completer_archive \"$@\"\n");
     }
-    std::io::Write::write_all(&mut std::io::stdout(), &text).on_server("can't write to standard output")?;
-    Ok(0)
+    let text = String::from_utf8_lossy(&text).into_owned();
+    print_line(text.trim_end()).map(|()| 0)
 }
 
 /// Answers a shell, and ends the process; returns if none asks.
@@ -44,7 +44,7 @@ fn with_sources(command: Command) -> Command {
     let command = command.mut_args(|arg| {
         let wanted = arg.get_value_names().unwrap_or_default().first().map_or("", |name| name.as_str()).to_owned();
         match (wanted.as_str(), arg.get_id().as_str()) {
-            (_, "source") | ("SOURCE" | "SOURCE[:PATH]" | "TARGET", _) => {
+            (_, "source") | ("SOURCE" | "SOURCE[:PATH]" | "TARGET" | "HOST", _) => {
                 arg.add(ArgValueCandidates::new(|| sources("")))
             }
             ("SOURCE:PATH", _) => arg.add(ArgValueCandidates::new(|| sources(":"))),

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::named::{Named, is_plain_path, source_named, split};
 use super::prune::{insert_counts, show};
-use super::{Context, print_line};
+use super::{Context, print_result, unless_closed};
 use crate::error::{Error, Kind, OnServer, Result};
 use crate::history::Past;
 use crate::path::{AbsPath, Escaped, SourceName};
@@ -16,13 +16,13 @@ use crate::report::counted;
 use crate::report::json::{object, text};
 use crate::repository::Repository;
 
-/// Drop a path, all below it and all that it ever was, for all time; with `SOURCE:/`, the source itself
+/// Drop every version of a path and of all below it; with `SOURCE:/`, the source itself
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A source, and a path on the client or a pattern as for `--exclude`
     #[arg(value_name = "SOURCE:PATH")]
     what: OsString,
-    /// Only list what would go, and tell how many bytes that would free
+    /// Only list what would be dropped, and how many bytes that would free
     #[arg(short = 'n', long)]
     dry_run: bool,
     /// Don't ask
@@ -45,7 +45,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     let would = forget(&repository, &source, &what, (true, &context.terminal()), &mut list)?;
     if would.versions == 0 && would.sources == 0 {
         return Err(Error::new(Kind::Failed, format_args!("nothing fits `{}`", Escaped(args.what.as_bytes())))
-            .hint("`archive find` tells what there is"));
+            .hint("`archive find` lists what there is"));
     }
     if args.dry_run {
         return tell(context, &source, &would, "would forget").map(|()| 0);
@@ -56,7 +56,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     let done =
         forget(&repository, &source, &what, (false, &context.terminal()), &mut |going| match context.global.verbose {
             0 => Ok(()),
-            _ => show(context, &source, going),
+            _ => unless_closed(show(context, &source, going)),
         })?;
     tell(context, &source, &done, "forgot")?;
     Ok(0)
@@ -88,8 +88,8 @@ fn parse(repository: &Repository, args: &Args) -> Result<(SourceName, What)> {
 
 fn is_meant(source: &SourceName, would: &Pruned) -> Result<bool> {
     if !std::io::stdin().is_terminal() {
-        return Err(Error::usage("nobody is there to be asked whether this is meant")
-            .hint("look with `-n` first, then say `--yes`"));
+        return Err(Error::usage("stdin is not a terminal")
+            .hint("list what would be dropped with `-n`, then confirm with `--yes`"));
     }
     const WHAT: &str = "can't ask";
     let (versions, files) = (counted(would.versions, "version"), counted(would.files, "file"));
@@ -108,7 +108,7 @@ fn tell(context: &Context, source: &SourceName, done: &Pruned, verb: &str) -> Re
     if context.global.json {
         let mut line = object("forgotten");
         insert_counts(&mut line, source, done);
-        return print_line(&text(line));
+        return print_result(&text(line));
     }
     if context.global.quiet {
         return Ok(());
@@ -119,5 +119,5 @@ fn tell(context: &Context, source: &SourceName, done: &Pruned, verb: &str) -> Re
         0 => String::new(),
         _ => format!(", and the source itself with {}", counted(done.runs, "run")),
     };
-    print_line(&format!("{source}: {verb} {versions}, {files}, {freed} that nothing else holds{and_source}"))
+    print_result(&format!("{source}: {verb} {versions}, {files}, {freed} that nothing else holds{and_source}"))
 }

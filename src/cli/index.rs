@@ -6,7 +6,7 @@ use bytesize::ByteSize;
 use clap::Subcommand;
 use serde_json::Value;
 
-use super::{Context, print_line};
+use super::{Context, print_line, print_result};
 use crate::check::check;
 use crate::error::{Error, Kind, Result};
 use crate::history::{export, stats};
@@ -14,7 +14,7 @@ use crate::reindex::{rebuild, update};
 use crate::report::json::{insert_path, object, text};
 use crate::report::{counted, grouped};
 
-/// Look after the index
+/// Manage the index
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -57,9 +57,9 @@ fn run_rebuild(context: &Context) -> Result<u8> {
             [("files", done.files), ("inodes", done.inodes), ("bytes", done.bytes)]
                 .map(|(name, count)| (name.to_owned(), count.into())),
         );
-        print_line(&text(line))?;
+        print_result(&text(line))?;
     } else if !context.global.quiet {
-        print_line(&format!(
+        print_result(&format!(
             "indexed {}, {} of them read ({})",
             counted(done.files, "file"),
             grouped(done.inodes),
@@ -74,9 +74,9 @@ fn run_update(context: &Context, paths: &[PathBuf]) -> Result<u8> {
     if context.global.json {
         let mut line = object("update");
         line.insert("changed".to_owned(), changed.into());
-        print_line(&text(line))?;
+        print_result(&text(line))?;
     } else if !context.global.quiet {
-        print_line(&format!("updated {}", grouped(changed)))?;
+        print_result(&format!("updated {}", grouped(changed)))?;
     }
     Ok(0)
 }

@@ -3,7 +3,7 @@
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::Path;
 
-use super::{Context, Where, print_line};
+use super::{Context, Where, print_result};
 use crate::error::{Error, OnServer, Result};
 use crate::report::json::{object, text};
 use crate::report::{Level, Report};
@@ -21,9 +21,9 @@ pub(super) fn run(context: &Context, _: &Args) -> Result<u8> {
         let mut line = object("repository");
         line.insert("path".to_owned(), repository.dir().to_string_lossy().into());
         line.insert("id".to_owned(), repository.id().into());
-        print_line(&text(line))?;
+        print_result(&text(line))?;
     } else if !context.global.quiet {
-        print_line(&format!("created the repository `{}`", repository.dir().display()))?;
+        print_result(&format!("created the repository `{}`", repository.dir().display()))?;
     }
     Ok(0)
 }
@@ -50,7 +50,7 @@ pub(super) fn is_wanted(context: &Context, place: &Where, (init, dry_run): (bool
         _ if init => Ok(true),
         Where::Configured(_) => Ok(false),
         Where::Named(path) | Where::Default(path) if dry_run => {
-            let text = format_args!("`{}` does not exist: the pull itself needs `--init`", path.display());
+            let text = format_args!("`{}` holds no repository yet: the pull itself needs `--init`", path.display());
             context.terminal().message(Level::Notice, &text);
             Ok(true)
         }

@@ -9,7 +9,7 @@ use super::past::when;
 use super::reach::Reach;
 use super::signals::heed_signals;
 use super::target::Target;
-use super::{Context, print_line};
+use super::{Context, print_result};
 use crate::error::{Error, Kind, Result};
 use crate::history::Past;
 use crate::path::Escaped;
@@ -165,7 +165,7 @@ fn tell(context: &Context, args: &Args, target: &[u8], done: &Restored) -> Resul
         if let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(done) {
             line.extend(fields);
         }
-        return print_line(&text(line));
+        return print_result(&text(line));
     }
     if context.global.quiet {
         return Ok(());
@@ -174,7 +174,7 @@ fn tell(context: &Context, args: &Args, target: &[u8], done: &Restored) -> Resul
         nothing if nothing.is_empty() => nothing,
         words => format!("; left out: {words}"),
     };
-    print_line(&format!(
+    print_result(&format!(
         "{} {} ({}) to `{}`, {} there already, {} left unchanged, {} failed{left_out}",
         if args.dry_run { "would restore" } else { "restored" },
         counted(done.restored, "entry"),

@@ -118,7 +118,8 @@ impl Report for Terminal {
         if self.verbosity >= least {
             let source = self.source.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let source = source.map_or(String::new(), |source| format!("{source}: "));
-            self.write(|| eprintln!("archive: {source}{word}: {}", Plain(text)));
+            // Not `eprintln`, which panics when nobody reads standard error any more.
+            self.write(|| drop(writeln!(std::io::stderr(), "archive: {source}{word}: {}", Plain(text))));
         }
     }
 

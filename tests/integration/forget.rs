@@ -168,7 +168,7 @@ fn nothing_goes_unasked() {
     let (program, client) = with_secrets();
     let before = everything(&program);
     let what = format!("laptop:{}", client.path("secret").display());
-    program.run(["forget", &what]).refused(2, &["nobody is there to be asked", "`--yes`"]);
+    program.run(["forget", &what]).refused(2, &["stdin is not a terminal", "`--yes`"]);
     program.run(["forget", "--yes", "laptop:"]).refused(2, &["names nothing"]);
     program.run(["forget", "--yes", "laptop:!x"]).refused(2, &["names nothing"]);
     program.run(["forget", "--yes", "laptop"]).refused(2, &["names nothing"]);

@@ -182,6 +182,49 @@ fn a_reader_that_leaves_early_is_no_trouble() {
 }
 
 #[test]
+fn writing_commands_go_on_when_nobody_reads_their_output() {
+    let program = Program::new();
+    let client = Tree::new((0..20).map(|n| (format!("f{n}"), file(format!("first {n}")))));
+    let root = client.root().to_str().unwrap().to_owned();
+    let run = |arguments: &[&str]| {
+        let ran = Ran::of(program.command(arguments).stdout(closed_pipe()).output().unwrap());
+        assert_eq!((ran.status, ran.stderr.as_str()), (0, ""), "{arguments:?}");
+    };
+    run(&["pull", "-v", "--name", "laptop", &root]);
+    client.add((0..20).map(|n| (format!("f{n}"), at(1_600_000_000, 0, file(format!("second {n}"))))));
+    run(&["--json", "pull", "-v", "--name", "laptop", &root]);
+    let export = || program.run(["index", "export"]).stdout;
+    assert_eq!(export().lines().filter(|line| line.contains("\"until_run\":2")).count(), 20);
+    run(&["restore", "-v", "laptop", program.path("back").to_str().unwrap()]);
+    assert_same(&client.root(), &program.path("back").join(client.root().strip_prefix("/").unwrap()));
+    // SQLite makes files in the directory while it reads.
+    let state = || program.fingerprint().split_once('\n').unwrap().1.to_owned();
+    let before = state();
+    run(&["prune", "-n", "laptop", "--keep-last", "1"]);
+    run(&["forget", "-n", &format!("laptop:{root}")]);
+    assert!(state() == before, "a dry run changed something");
+    run(&["prune", "-v", "laptop", "--keep-last", "1"]);
+    assert!(!export().contains("\"until_run\":2"), "it stopped in the middle");
+    run(&["verify", "--repair"]);
+    run(&["-q", "index", "rebuild"]);
+    run(&["forget", "-v", "--yes", &format!("laptop:{root}")]);
+    assert!(!export().contains("/f1\""), "it stopped in the middle");
+    program.assert_index_is_right();
+}
+
+#[test]
+fn closed_standard_error_ends_nothing() {
+    let program = Program::new();
+    let client = Tree::new([("f", file("f"))]);
+    let mut command =
+        program.command(["pull", "-vv", "--name", "laptop", client.root().to_str().unwrap(), "--exclude", "/x"]);
+    let ran = Ran::of(command.stderr(closed_pipe()).output().unwrap());
+    assert_eq!(ran.status, 0);
+    let mut command = program.command(["ls", "nobody"]);
+    assert_eq!(Ran::of(command.stderr(closed_pipe()).output().unwrap()).status, 2);
+}
+
+#[test]
 fn usage_is_told_and_completions_are_printed() {
     let program = Program::new();
     assert_eq!(program.run::<&str>([]).status, 2);

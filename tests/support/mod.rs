@@ -12,7 +12,7 @@ pub mod tree;
 pub use index_copy::copy_index;
 pub use mount::{Disk, Mount};
 pub use oracle::assert_same;
-pub use program::{Program, Ran};
+pub use program::{Program, Ran, closed_pipe};
 pub use sshd::{Break, Sshd};
 pub use tree::*;
 
