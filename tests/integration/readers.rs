@@ -307,3 +307,49 @@ fn interrupted_run_on_read_only_media_is_reported_and_not_touched() {
     mount("remount,rw", &program.repo());
     program.assert_index_is_right();
 }
+
+#[test]
+fn copy_of_the_index_works_with_any_umask_and_in_another_directory() {
+    if !is_root() {
+        return eprintln!("needs root, for it becomes another user");
+    }
+    let (program, _client) = pulled();
+    open_to_all(&program);
+    foreign(&program, &texts(LOG)).well();
+    let run = |umask: &str, tmpdir: &Path| {
+        let script = format!("umask {umask}; exec ./archive-binary --repo repo log");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]).env_clear().env("HOME", "/nonexistent").env("TMPDIR", tmpdir);
+        command.env("PATH", "/usr/bin:/bin").uid(65534).gid(65534).current_dir(program.path(""));
+        Ran::of(command.output().unwrap())
+    };
+    let closed = program.path("closed");
+    fs::create_dir(&closed).unwrap();
+    set_mode(&closed, 0o755);
+    for (umask, tmpdir) in
+        [("0777", temporary(&program)), ("022", program.path("missing")), ("022", closed), ("022", "/proc".into())]
+    {
+        let ran = run(umask, &tmpdir);
+        assert_eq!((ran.status, ran.stdout.lines().count()), (0, 2), "{}: {}", tmpdir.display(), ran.stderr);
+    }
+    assert_eq!(names(&temporary(&program)), [""; 0], "a copy of the index was left");
+}
+
+#[test]
+fn closed_output_leaves_no_copy_of_the_index() {
+    if !is_root() {
+        return eprintln!("needs root, for it becomes another user");
+    }
+    let (program, _client) = pulled();
+    open_to_all(&program);
+    foreign(&program, &texts(LOG)).well();
+    for command in ["index export", "log", "find f", "status", "verify"] {
+        let words: Vec<_> = command.split(' ').collect();
+        let mut command = Command::new(program.path("archive-binary"));
+        command.arg("--repo").arg(program.repo()).args(&words).env_clear().env("HOME", "/nonexistent");
+        command.env("TMPDIR", temporary(&program)).env("PATH", "/usr/bin:/bin").uid(65534).gid(65534).current_dir("/");
+        let ran = Ran::of(command.stdout(closed_pipe()).output().unwrap());
+        assert_eq!(ran.status, 0, "{words:?}: {}", ran.stderr);
+        assert_eq!(names(&temporary(&program)), [""; 0], "{words:?} left a copy of the index");
+    }
+}

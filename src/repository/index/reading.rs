@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::ErrorKind as IoKind;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -128,29 +128,44 @@ fn needs_copy(error: &rusqlite::Error) -> bool {
 }
 
 fn copy(repository: &Path) -> Result<PrivateCopy> {
-    let mut error = None;
+    let mut first = None;
     for place in [std::env::temp_dir(), PathBuf::from("/dev/shm"), PathBuf::from("/var/tmp")] {
-        match copy_to(repository, &place) {
+        let error = match copy_to(repository, &place) {
             Ok(copy) => return Ok(copy),
-            // The first is what the user chose; others are tried only for room.
-            Err(next) if next.kind() == ErrorKind::Full => error = error.or(Some(next)),
-            Err(next) => return Err(error.unwrap_or(next)),
-        }
+            Err(NoCopy::Unsuitable(error)) => error,
+            Err(NoCopy::Failed(error)) if error.kind() == ErrorKind::Full => error,
+            Err(NoCopy::Failed(error)) => return Err(error),
+        };
+        first = first.or(Some(error));
     }
-    Err(error.expect("there are candidates").hint("set TMPDIR to a directory with more room"))
+    Err(first.expect("there are candidates").hint("set TMPDIR to a directory with room that you may write to"))
 }
 
-fn copy_to(repository: &Path, place: &Path) -> Result<PrivateCopy> {
+/// Why there is no copy of the index in a directory.
+enum NoCopy {
+    /// Nothing can be created there.
+    Unsuitable(Error),
+    /// The index can't be read, or the copy can't be completed.
+    Failed(Error),
+}
+
+impl From<Error> for NoCopy {
+    fn from(error: Error) -> NoCopy {
+        NoCopy::Failed(error)
+    }
+}
+
+fn copy_to(repository: &Path, place: &Path) -> std::result::Result<PrivateCopy, NoCopy> {
     let what = format!("can't copy the index to `{}`", place.display());
     remove_stale(place, STALE);
-    let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(place).on_server(&what)?;
+    let dir = private_dir(place).map_err(|error| NoCopy::Unsuitable(Error::server(&what, error)))?;
     let lock = File::open(dir.path()).on_server(&what)?;
     let lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| errno).on_server(&what)?;
     let deadline = Instant::now() + COPY_PATIENCE;
-    while !copy_settled(repository, dir.path()).on_server(&what)? {
+    while !copy_settled(repository, dir.path(), &what)? {
         if Instant::now() >= deadline {
             let text = format_args!("{what}: another process keeps writing to it");
-            return Err(Error::new(ErrorKind::Failed, text).hint("repeat it when no pull is running"));
+            return Err(Error::new(ErrorKind::Failed, text).hint("repeat it when no pull is running").into());
         }
         std::thread::sleep(SETTLED);
     }
@@ -162,9 +177,30 @@ fn copy_to(repository: &Path, place: &Path) -> Result<PrivateCopy> {
     match index.format()? {
         0 => drop(create_schema(index.connection)?),
         1..=USER_VERSION => drop(migration::bring_up_to_date(index)?),
-        version => return Err(newer(version)),
+        version => return Err(newer(version).into()),
     }
     Ok(PrivateCopy { dir, _lock: lock })
+}
+
+// Other users may not read the index: it has the names of all files.
+fn private_dir(place: &Path) -> std::io::Result<TempDir> {
+    let mode = fs::Permissions::from_mode(0o700);
+    let dir = tempfile::Builder::new().prefix(PREFIX).permissions(mode.clone()).tempdir_in(place).map_err(plain)?;
+    // The umask may have taken rights away.
+    fs::set_permissions(dir.path(), mode)?;
+    Ok(dir)
+}
+
+// The errors of `tempfile` name a path that nobody knows.
+fn plain(error: std::io::Error) -> std::io::Error {
+    let wrapped = error.get_ref().and_then(|inner| inner.source()?.downcast_ref::<std::io::Error>()?.raw_os_error());
+    wrapped.map_or(error, std::io::Error::from_raw_os_error)
+}
+
+fn create_private(path: &Path) -> std::io::Result<File> {
+    let file = File::options().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.set_permissions(fs::Permissions::from_mode(0o600))?;
+    Ok(file)
 }
 
 // What can't be removed is another user's, or in use.
@@ -189,22 +225,26 @@ fn remove_stale(place: &Path, age: Duration) {
 }
 
 // False when a writer was at work: then the parts may not belong together.
-fn copy_settled(repository: &Path, to: &Path) -> std::io::Result<bool> {
+fn copy_settled(repository: &Path, to: &Path, what: &str) -> Result<bool> {
     let path = repository.join(FILE_NAME);
-    let before = stamps(&path)?;
+    let unreadable = |path: &Path| format!("can't read the index `{}`", path.display());
+    let before = stamps(&path).on_server(unreadable(&path))?;
     let Some(before) = before else { return Ok(false) };
     for part in PARTS {
         let (from, to) = (beside(&path, part), beside(&to.join(FILE_NAME), part));
         match File::open(&from) {
-            Ok(mut from) => drop(std::io::copy(&mut from, &mut File::create(to)?)?),
+            Ok(mut from) => {
+                let mut to = create_private(&to).on_server(what)?;
+                std::io::copy(&mut from, &mut to).on_server(what)?;
+            }
             Err(error) if error.kind() == IoKind::NotFound => match fs::remove_file(to) {
-                Err(error) if error.kind() != IoKind::NotFound => return Err(error),
+                Err(error) if error.kind() != IoKind::NotFound => return Err(Error::server(what, error)),
                 _ => {}
             },
-            Err(error) => return Err(error),
+            Err(error) => return Err(Error::server(unreadable(&from), error)),
         }
     }
-    Ok(stamps(&path)?.as_ref() == Some(&before))
+    Ok(stamps(&path).on_server(unreadable(&path))?.as_ref() == Some(&before))
 }
 
 // What changes with each part; `None` while one has just been changed.
@@ -298,10 +338,25 @@ mod tests {
     fn copy_is_not_taken_while_the_index_changes() {
         let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         fs::write(from.path().join(FILE_NAME), "index").unwrap();
-        assert!(!copy_settled(from.path(), to.path()).unwrap());
+        assert!(!copy_settled(from.path(), to.path(), "").unwrap());
         std::thread::sleep(SETTLED * 2);
-        assert!(copy_settled(from.path(), to.path()).unwrap());
+        assert!(copy_settled(from.path(), to.path(), "").unwrap());
         fs::write(beside(&from.path().join(FILE_NAME), "-wal"), "log").unwrap();
-        assert!(!copy_settled(from.path(), to.path()).unwrap());
+        assert!(!copy_settled(from.path(), to.path(), "").unwrap());
+    }
+
+    #[test]
+    fn copy_is_for_its_user_only() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        drop(Index::open(from.path()).unwrap());
+        std::thread::sleep(SETTLED * 2);
+        let copy = copy_to(from.path(), to.path()).unwrap_or_else(|_| panic!("it can be copied"));
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(copy.dir.path()), 0o700);
+        for entry in fs::read_dir(copy.dir.path()).unwrap() {
+            let path = entry.unwrap().path();
+            assert_eq!(mode(&path), 0o600, "{}", path.display());
+        }
+        assert!(copy.dir.path().join(FILE_NAME).exists());
     }
 }
