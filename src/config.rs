@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, cause};
 use crate::path::{AbsPath, Escaped, SourceName};
+use crate::retention::Keep;
 use crate::source::Source;
 
 mod files;
@@ -36,6 +37,8 @@ pub struct Config {
     /// Files in `conf.d` that are neither read nor what editors and package managers leave.
     pub ignored: Vec<PathBuf>,
     sources: BTreeMap<String, Keys>,
+    // Where each source begins: file, line and column.
+    positions: BTreeMap<String, String>,
     // Sources of two files: neither counts, for which of them is meant is not known.
     contested: BTreeSet<String>,
 }
@@ -46,7 +49,7 @@ pub struct Config {
 struct File {
     repository: Option<PathBuf>,
     helper_dir: Option<PathBuf>,
-    defaults: Option<Keys>,
+    defaults: Option<toml::Spanned<Keys>>,
     #[serde(default)]
     source: BTreeMap<toml::Spanned<String>, Keys>,
 }
@@ -130,7 +133,7 @@ impl Config {
 
     // Nothing of a file with a mistake counts, nor does a source that another file has too.
     fn add(&mut self, path: &Path, file: File, text: &str) -> Result<()> {
-        let mut sources = BTreeMap::new();
+        let (mut sources, mut positions) = (BTreeMap::new(), BTreeMap::new());
         for (name, keys) in file.source {
             let position = mistakes::position(path, text, name.span());
             let name = name.into_inner();
@@ -141,14 +144,20 @@ impl Config {
                 self.contested.insert(name);
                 return Err(error);
             }
+            positions.insert(name.clone(), position);
             sources.insert(name, keys);
         }
+        let defaults = file.defaults.map(|defaults| {
+            let position = mistakes::position(path, text, defaults.span());
+            let keys = defaults.into_inner().placed(path);
+            let checked = keys.keep().map(|_| keys);
+            checked.map_err(|error| Error::usage(format_args!("{position}: {error}")))
+        });
+        self.defaults = defaults.transpose()?.unwrap_or_else(|| std::mem::take(&mut self.defaults));
         self.repository = placed(path, file.repository).or(self.repository.take());
         self.helper_dir = placed(path, file.helper_dir).or(self.helper_dir.take());
-        if let Some(defaults) = file.defaults {
-            self.defaults = defaults.placed(path);
-        }
         self.sources.extend(sources);
+        self.positions.extend(positions);
         self.files.push(path.to_owned());
         Ok(())
     }
@@ -186,9 +195,22 @@ impl Config {
         .hint("correct the configuration first; `archive config check` lists the mistakes"))
     }
 
-    /// A source with its settings.
+    /// A source with its settings; an error names the source, and where it stands.
     pub fn source(&self, name: &str) -> Result<Option<Source>> {
-        self.keys(name).map(|keys| keys.source(SourceName::new(name)?)).transpose()
+        let Some(keys) = self.keys(name) else { return Ok(None) };
+        let source = keys.check().and_then(|()| keys.source(SourceName::new(name)?));
+        source.map(Some).map_err(|error| self.mistake(name, &error))
+    }
+
+    /// What `prune` keeps of a source, which need not be configured.
+    pub fn keep(&self, name: &str) -> Result<Option<Keep>> {
+        let keys = self.keys(name).unwrap_or_else(|| self.defaults.clone());
+        keys.keep().map_err(|error| self.mistake(name, &error))
+    }
+
+    fn mistake(&self, name: &str, error: &Error) -> Error {
+        let position = self.positions.get(name).map_or(String::new(), |position| format!("{position}: "));
+        Error::new(error.kind(), format_args!("{position}source `{name}`: {error}"))
     }
 }
 
@@ -215,7 +237,10 @@ impl Effective {
 
 /// The lines of a file of exclude patterns.
 pub fn read_patterns(path: &Path) -> Result<Vec<Vec<u8>>> {
-    let bytes = fs_err::read(path).map_err(|error| Error::usage(error).hint("name a file of exclude patterns"))?;
+    let bytes = std::fs::read(path).map_err(|error| {
+        let text = format_args!("can't read the exclude patterns `{}`: {}", path.display(), cause(&error));
+        Error::usage(text).hint("name a file of exclude patterns")
+    })?;
     // Editors of other systems begin a file with a byte order mark, and end each line with a carriage return.
     let text = bytes.strip_prefix(BYTE_ORDER_MARK.as_bytes()).unwrap_or(&bytes);
     let is_foreign =

@@ -11,11 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crate::entry::{Extent, Hash, Time};
-use crate::error::{Error, OnServer, Result};
+use crate::error::{OnServer, Result};
 use crate::path::AbsPath;
 use crate::queue::{Receiver, Sender};
 use crate::report::Report;
-use crate::source::{CompressWhen, CopyBy, RemoteKind, Ssh};
+use crate::source::{CompressWhen, CopyBy, RemoteKind, Ssh, check_way};
 
 mod attempt;
 mod bundle;
@@ -131,7 +131,7 @@ impl Client {
     }
 
     fn connect_on(traffic: Arc<Traffic>, ssh: Option<&Ssh>, options: &Options, report: &dyn Report) -> Result<Client> {
-        check_way(ssh, options.remote)?;
+        check_way(ssh.is_some(), options.remote)?;
         let (way, running) = match ssh {
             None => (Way::Local { helper: child::Helper::install(options.readers)? }, Vec::new()),
             Some(ssh) => {
@@ -341,27 +341,6 @@ fn connect_ssh(
             session.close(true);
             Err(error)
         }
-    }
-}
-
-/// Refuses a way that can't lead to a client, or not yet.
-pub fn check_way(ssh: Option<&Ssh>, remote: Option<RemoteKind>) -> Result<()> {
-    match (ssh, remote) {
-        (_, None) | (None, Some(RemoteKind::Local)) | (Some(_), Some(RemoteKind::Helper)) => Ok(()),
-        (ssh, Some(kind)) => Err(cannot(kind, ssh)),
-    }
-}
-
-fn cannot(kind: RemoteKind, ssh: Option<&Ssh>) -> Error {
-    let word = kind.word();
-    match (kind, ssh) {
-        (RemoteKind::Posix | RemoteKind::Sftp, Some(_)) => {
-            Error::usage(format_args!("this version can't reach a client by `{word}` yet")).hint("leave out `--remote`")
-        }
-        (_, Some(_)) => {
-            Error::usage(format_args!("`{word}` is for this machine, not for a host")).hint("leave out `--remote`")
-        }
-        (_, None) => Error::usage(format_args!("`{word}` needs a host")).hint("leave out `--remote` for a local path"),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::schedule::Schedule;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HashWhere {
-    /// On the client, before it is copied: what is known here is not sent, but for little files that changed.
+    /// On the client, before it is copied: what the server has is not sent, except small files that changed.
     #[default]
     Client,
     /// On the server, after it was copied.
@@ -67,6 +67,35 @@ impl RemoteKind {
             RemoteKind::Local => "local",
         }
     }
+}
+
+/// Refuses a way that does not lead to this machine or to a host, whichever is to be reached.
+pub fn check_way(is_host: bool, remote: Option<RemoteKind>) -> Result<()> {
+    let Some(kind) = remote else { return Ok(()) };
+    let word = kind.word();
+    match (kind, is_host) {
+        (RemoteKind::Local, false) | (RemoteKind::Helper, true) => Ok(()),
+        (RemoteKind::Posix | RemoteKind::Sftp, true) => {
+            Err(Error::usage(format_args!("this version can't reach a client by `{word}` yet")))
+        }
+        (RemoteKind::Local, true) => Err(Error::usage("`local` is for this machine, not for a host")),
+        (_, false) => Err(Error::usage(format_args!("`{word}` needs a host"))),
+    }
+}
+
+// The longest path of a root, bytes.
+const MAX_ROOT_BYTES: usize = 4095;
+
+/// Refuses what no client can take for a root.
+pub fn check_root(path: &[u8]) -> Result<()> {
+    let what = if path.split(|&byte| byte == b'/').any(|part| part == b"..") {
+        "has a `..` in it"
+    } else if path.len() > MAX_ROOT_BYTES {
+        "is longer than 4095 bytes"
+    } else {
+        return Ok(());
+    };
+    Err(Error::usage(format_args!("the path `{}` {what}", Escaped(path))).hint("write the path that it stands for"))
 }
 
 /// How content comes from a client with a helper.

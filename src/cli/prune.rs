@@ -3,7 +3,7 @@
 use jiff::{SpanFieldwise, ZonedDateTime};
 
 use super::named::known_names;
-use super::{Context, print_line};
+use super::{Context, print_line, print_result, unless_closed};
 use crate::error::{Error, Result};
 use crate::path::{Escaped, SourceName};
 use crate::prune::{Going, Prune, Pruned};
@@ -39,7 +39,7 @@ pub struct Args {
     /// `1y6m2w3d12h`
     #[arg(long, value_name = "DURATION", value_parser = parse_calendar_span)]
     keep_within: Option<SpanFieldwise>,
-    /// Only list what would go, and tell how many bytes that would free
+    /// Only list what would be dropped, and how many bytes that would free
     #[arg(short = 'n', long)]
     dry_run: bool,
 }
@@ -68,35 +68,46 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     }
     let index = repository.known_index()?;
     let names = known_names(&index, args.source.as_deref())?;
-    let (mut policies, mut unruled) = (Vec::new(), Vec::new());
+    let terminal = context.terminal();
+    if names.is_empty() {
+        terminal.message(Level::Notice, &"the repository holds no source yet, so nothing was pruned");
+        return Ok(0);
+    }
+    let (mut policies, mut unruled, mut status) = (Vec::new(), Vec::new(), 0);
     for name in names {
-        let keys = config.keys(&name).unwrap_or_else(|| config.defaults.clone());
-        let Some(keep) = args.keep().or_else(|| keys.keep.map(|keep| keep.policy())) else {
-            unruled.push(name);
-            continue;
-        };
-        policies.push((SourceName::new(&name)?, keep));
+        match args.keep().map_or_else(|| config.keep(&name), |keep| Ok(Some(keep))) {
+            Ok(Some(keep)) => policies.push((SourceName::new(&name)?, keep)),
+            Ok(None) => unruled.push(name),
+            // The rules of the others are known.
+            Err(error) => {
+                terminal.message(Level::Error, &error);
+                status = error.kind().exit_status();
+            }
+        }
+    }
+    if policies.is_empty() && status > 0 {
+        return Ok(status);
     }
     if policies.is_empty() || policies.iter().any(|(_, keep)| keep.is_empty()) {
         return Err(Error::usage("nothing says what to keep")
             .hint("give `--keep-daily 14` and the like, or `keep` in the configuration"));
     }
     for name in unruled {
-        context.terminal().message(Level::Notice, &format_args!("`{name}` keeps everything, for it has no rules"));
+        terminal.message(Level::Notice, &format_args!("`{name}` keeps everything: it has no rules"));
     }
-    let terminal = context.terminal();
     let mut prune = Prune::new(&repository, args.dry_run, ZonedDateTime::now(), &terminal);
     for (source, keep) in policies {
         let tells = args.dry_run && !context.global.quiet || context.global.verbose > 0;
         let pruned = prune.source(&source, &keep, &mut |going| {
-            if tells { show(context, &source, going) } else { Ok(()) }
+            let shown = if tells { show(context, &source, going) } else { Ok(()) };
+            if args.dry_run { shown } else { unless_closed(shown) }
         })?;
         if context.global.json {
             let mut line = object("pruned");
             insert_counts(&mut line, &source, &pruned);
-            print_line(&text(line))?;
+            print_result(&text(line))?;
         } else if !context.global.quiet {
-            print_line(&format!(
+            print_result(&format!(
                 "{source}: {} {} of {}, {} kept, {} {}",
                 if args.dry_run { "would drop" } else { "dropped" },
                 counted(pruned.versions, "version"),
@@ -107,7 +118,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
             ))?;
         }
     }
-    Ok(0)
+    Ok(status)
 }
 
 pub(super) fn insert_counts(

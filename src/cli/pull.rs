@@ -17,20 +17,21 @@ use super::{Context, Where, init};
 use crate::config::{AtOnce, Config, Percent, Room, limit, read_patterns, refuse_overlap};
 use crate::error::{Error, Result};
 use crate::pull::{self, Options, finished_starts};
-use crate::remote::check_way;
 use crate::report::json::Json;
 use crate::report::log::Log;
 use crate::report::terminal::Terminal;
 use crate::report::{Level, Report, Summary, Tee};
 use crate::repository::Repository;
-use crate::source::{ArchiveWhat, CompressWhen, CopyBy, HashWhere, LinkWhen, RemoteKind, Source};
+use crate::source::{
+    ArchiveWhat, CompressWhen, CopyBy, HashWhere, LinkWhen, RemoteKind, Source, check_root, check_way,
+};
 use crate::time::parse_duration;
 
 /// Pull directories and files of clients into the repository
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A source of the configuration, [USER@]HOST:PATH, or a path of this machine
-    #[arg(value_name = "TARGET", required_unless_present_any = ["all", "due"])]
+    #[arg(value_name = "TARGET")]
     targets: Vec<OsString>,
     /// Pull every source of the configuration
     #[arg(long, conflicts_with = "targets")]
@@ -150,7 +151,7 @@ enum CompressFlag {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum HashFlag {
-    /// On the client: what is known here is not sent, but for little files that changed
+    /// On the client: what the server has is not sent, except small files that changed
     Client,
     /// On the server, after it was copied
     Server,
@@ -183,12 +184,29 @@ enum RemoteFlag {
 }
 
 pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
+    if args.targets.is_empty() && !args.all && !args.due {
+        return Err(Error::usage("nothing says what to pull").hint(
+            "name a source of the configuration, `[USER@]HOST:PATH` or a path, or pull every source with `--all`",
+        ));
+    }
     let config = context.config()?;
     // Wrong arguments must not leave a new repository behind, so they are read first.
-    let (mut sources, worst) = sources(context, &config, args)?;
-    for source in &mut sources {
-        override_settings(source, args)?;
-        check_way(source.ssh.as_ref(), source.settings.remote)?;
+    let (found, mut worst) = sources(context, &config, args)?;
+    let mut sources = Vec::new();
+    for mut source in found {
+        override_settings(&mut source, args)?;
+        match check_way(source.ssh.is_some(), source.settings.remote) {
+            Ok(()) => sources.push(source),
+            Err(error) => {
+                let said = if args.remote.is_some() { "`--remote`" } else { "`remote` in the configuration" };
+                let error = error.hint(format_args!("leave out {said}"));
+                context.terminal().message(Level::Error, &format_args!("source `{}`: {error}", source.name));
+                worst = worse(worst, error.kind().exit_status());
+            }
+        }
+    }
+    if sources.is_empty() {
+        return Ok(worst);
     }
     let repository = repository(context, &context.repository_place(&config), args)?;
     if args.due {
@@ -266,7 +284,7 @@ fn sources(context: &Context, config: &Config, args: &Args) -> Result<(Vec<Sourc
     if args.all || args.due {
         return all_sources(context, config, status);
     }
-    named_sources(config, args).map(|sources| (sources, status))
+    named_sources(context, config, args, status)
 }
 
 // A mistake in one source must not keep the others from being pulled. One without paths only holds settings.
@@ -276,7 +294,7 @@ fn all_sources(context: &Context, config: &Config, mut worst: u8) -> Result<(Vec
         match config.source(name) {
             Ok(source) => sources.extend(source.filter(|source| !source.paths.is_empty())),
             Err(error) => {
-                context.terminal().message(Level::Error, &format_args!("{name}: {error}"));
+                context.terminal().message(Level::Error, &error);
                 worst = worse(worst, error.kind().exit_status());
             }
         }
@@ -288,12 +306,25 @@ fn all_sources(context: &Context, config: &Config, mut worst: u8) -> Result<(Vec
     Ok((sources, worst))
 }
 
-fn named_sources(config: &Config, args: &Args) -> Result<Vec<Source>> {
+// Nor must one that was named.
+fn named_sources(context: &Context, config: &Config, args: &Args, mut worst: u8) -> Result<(Vec<Source>, u8)> {
     let mut sources: Vec<Source> = Vec::new();
-    for target in &args.targets {
-        let source = Target::parse(target)?.source(config, args.name.as_deref())?;
-        config.check_known(source.name.as_str())?;
+    let targets = args.targets.iter().map(|target| Target::parse(target)).collect::<Result<Vec<_>>>()?;
+    for target in targets {
+        let is_configured = matches!(target, Target::Source(_));
+        let found = target.source(config, args.name.as_deref());
+        let source = match found.and_then(|source| config.check_known(source.name.as_str()).map(|()| source)) {
+            Ok(source) => source,
+            Err(error) => {
+                context.terminal().message(Level::Error, &error);
+                worst = worse(worst, error.kind().exit_status());
+                continue;
+            }
+        };
+        source.paths.iter().try_for_each(|path| check_root(path))?;
         match sources.iter_mut().find(|known| known.name == source.name) {
+            // Named twice.
+            Some(known) if is_configured && known.paths == source.paths => {}
             Some(known) if known.ssh == source.ssh => known.paths.extend(source.paths),
             Some(known) => {
                 return Err(Error::usage(format_args!("two targets make a source `{}`", known.name))
@@ -303,7 +334,7 @@ fn named_sources(config: &Config, args: &Args) -> Result<Vec<Source>> {
         }
     }
     sources.iter().try_for_each(|source| refuse_overlap(source.paths.iter().map(Vec::as_slice)))?;
-    Ok(sources)
+    Ok((sources, worst))
 }
 
 fn due(repository: Option<&Repository>, sources: Vec<Source>, now: &ZonedDateTime) -> Result<Vec<Source>> {

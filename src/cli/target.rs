@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::named::{split, without_brackets};
 use crate::config::{Config, Keys};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, cause};
 use crate::path::{Escaped, SourceName};
 use crate::source::{Source, Ssh, name_of_host};
 
@@ -147,13 +147,16 @@ fn remote(host: &[u8], path: &[u8]) -> Result<Target> {
 }
 
 fn local(path: &Path) -> Result<Vec<u8>> {
-    let wrong = |error: std::io::Error| Error::usage(error).hint("name a directory or a file");
+    let wrong = |error: std::io::Error| {
+        let text = format_args!("can't find `{}`: {}", Escaped(path.as_os_str().as_bytes()), cause(&error));
+        Error::usage(text).hint("name a directory or a file")
+    };
     let expanded = match (path.strip_prefix("~"), std::env::var_os("HOME")) {
         (Ok(rest), Some(home)) => Path::new(&home).join(rest),
         _ => path.to_owned(),
     };
     let climbs = expanded.components().any(|part| part == Component::ParentDir);
-    let found = if climbs { fs_err::canonicalize(&expanded) } else { std::path::absolute(&expanded) };
+    let found = if climbs { std::fs::canonicalize(&expanded) } else { std::path::absolute(&expanded) };
     // Without a slash at its end.
     let plain = found.map_err(wrong)?.components().collect::<PathBuf>();
     Ok(OsString::from(plain).into_vec())

@@ -5,10 +5,8 @@ use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-
 use super::BYTE_ORDER_MARK;
-use crate::error::{Error, OnServer, Result};
+use crate::error::{Error, OnServer, Result, cause};
 
 /// What is in `conf.d`, in the order of the names.
 #[derive(Debug, Default)]
@@ -69,9 +67,7 @@ pub(super) fn read_bytes(path: &Path) -> Result<Vec<u8>> {
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> Error {
-    let cause =
-        error.raw_os_error().map_or_else(|| error.to_string(), |number| Errno::from_raw(number).desc().to_owned());
-    Error::usage(format_args!("can't read the configuration `{}`: {cause}", path.display()))
+    Error::usage(format_args!("can't read the configuration `{}`: {}", path.display(), cause(error)))
 }
 
 /// True when a file with a mistake seems to say what counts for every source. The main file alone may, but who wrote that

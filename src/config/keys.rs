@@ -10,7 +10,9 @@ use crate::error::{Error, Result};
 use crate::path::SourceName;
 use crate::retention::Keep;
 use crate::schedule::{Schedule, TimeOfDay};
-use crate::source::{ArchiveWhat, CompressWhen, CopyBy, HashWhere, LinkWhen, RemoteKind, Settings, Source, Ssh};
+use crate::source::{
+    ArchiveWhat, CompressWhen, CopyBy, HashWhere, LinkWhen, RemoteKind, Settings, Source, Ssh, check_root, check_way,
+};
 
 /// The keys of a source.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
@@ -184,6 +186,28 @@ impl Keys {
             retries: self.retries.or(Some(usual.retries)),
             verify_age: self.verify_age.or(Some(Span(usual.verify_age, "30d".to_owned()))),
             ..self
+        }
+    }
+
+    /// Refuses keys that contradict each other, or mean nothing. Those of the source and of the defaults are taken together.
+    pub(super) fn check(&self) -> Result<()> {
+        let way = check_way(self.host.is_some(), self.remote);
+        way.map_err(|error| error.hint("leave out `remote`: the best way that works is found"))?;
+        if self.every.as_ref().is_some_and(|every| every.0.is_zero()) {
+            return Err(
+                Error::usage("`every` is no time").hint("write it as in `1d`; without it, the source is always due")
+            );
+        }
+        self.paths.iter().flatten().try_for_each(|path| check_root(path.as_bytes()))?;
+        self.keep().map(drop)
+    }
+
+    /// What `prune` keeps.
+    pub(super) fn keep(&self) -> Result<Option<Keep>> {
+        match self.keep.as_ref().map(KeepKeys::policy) {
+            Some(keep) if keep.is_empty() => Err(Error::usage("`keep` keeps nothing")
+                .hint("write it as in `keep = { daily = 14 }`; without it, everything is kept")),
+            keep => Ok(keep),
         }
     }
 

@@ -97,7 +97,7 @@ fn files_are_found_where_they_belong_and_add_up() {
             && shown.matches("hash = \"server\"").count() == 2,
         "{shown}"
     );
-    assert!(program.run(["config", "check"]).stdout.contains("right, 2 sources"));
+    assert!(program.run(["config", "check"]).stdout.contains("ok; 2 sources"));
     let by_variable = program.configured("[source.three]\npaths = ['/three']\n");
     let ran = Ran::of(program.command(["config", "show"]).env("ARCHIVE_CONFIG", by_variable).output().unwrap());
     assert!(ran.stdout.contains("[source.three]") && !ran.stdout.contains("[source.one]"), "{}", ran.stdout);
@@ -142,7 +142,7 @@ fn a_mistake_in_one_source_does_not_keep_the_others_from_being_pulled() {
     let path = program.configured(&text);
     let ran = program.run(["--config", &path, "pull", "--all"]);
     assert_eq!(ran.status, 2);
-    assert!(ran.stderr.contains("bad: ") && ran.stderr.contains("/no/such/file"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("`bad`: ") && ran.stderr.contains("/no/such/file"), "{}", ran.stderr);
     assert_same(&client.root(), &program.snapshot("good", &client.root()));
 }
 
@@ -253,4 +253,81 @@ fn shells_complete_the_names_of_sources() {
         ran.well();
         assert!(ran.stdout.contains("COMPLETE"), "{shell}: {}", ran.stdout);
     }
+}
+
+const SOURCE_MISTAKES: [(&str, &str); 11] = [
+    ("host = 'h'\nremote = 'posix'", "can't reach a client by `posix` yet: leave out `remote`:"),
+    ("host = 'h'\nremote = 'sftp'", "can't reach a client by `sftp` yet: leave out `remote`:"),
+    ("host = 'h'\nremote = 'local'", "`local` is for this machine, not for a host: leave out `remote`:"),
+    ("remote = 'helper'", "`helper` needs a host: leave out `remote`:"),
+    ("keep = {}", "`keep` keeps nothing"),
+    ("keep = { last = 0, daily = 0 }", "`keep` keeps nothing"),
+    ("every = '0d'", "`every` is no time"),
+    ("every = '2h'\nat = '02:30'", "`at = \"02:30\"` is not within an `every` of 2"),
+    ("exclude_from = '/no/such'", "can't read the exclude patterns `/no/such`: No such file or directory: name"),
+    ("host = 'h'\npaths = ['/a/../b']", "the path `/a/../b` has a `..` in it"),
+    ("host = 'h'\npaths = ['..']", "the path `..` has a `..` in it"),
+];
+
+#[test]
+fn mistake_in_one_source_names_it_and_stops_no_other() {
+    let client = Tree::new([("f", file("f"))]);
+    let root = client.root().display().to_string();
+    for (keys, words) in SOURCE_MISTAKES {
+        let program = Program::new();
+        let paths = if keys.contains("paths") { "" } else { "paths = ['/x']\n" };
+        let text = format!("[source.good]\npaths = ['{root}']\nkeep = {{ last = 1 }}\n\n[source.bad]\n{paths}{keys}\n");
+        let path = program.configured(&text);
+        let says = [format!("{path}:5:9: source `bad`: "), words.to_owned()];
+        let says = says.each_ref().map(String::as_str);
+        let run = |arguments: &[&str]| program.run([&["--config", &path], arguments].concat());
+        run(&["config", "check"]).refused(2, &says);
+        for targets in [&["--all"][..], &["--due"], &["bad", "good"], &["good", "bad"]] {
+            let ran = run(&[&["pull"], targets].concat());
+            assert!(ran.stdout.contains("good: ok"), "{keys} {targets:?}: {}{}", ran.stdout, ran.stderr);
+            ran.refused(2, &says);
+            run(&["forget", "--yes", "good:/"]).well();
+        }
+        run(&["pull", "bad"]).refused(2, &says);
+        run(&["pull", "good"]).well();
+        assert_eq!(run(&["status"]).status, 2);
+    }
+    let program = Program::new();
+    let path = program.configured("[defaults]\nremote = 'local'\n[source.far]\nhost = 'h'\npaths = ['/x']\n");
+    program.run(["--config", &path, "config", "check"]).refused(2, &["3:9: source `far`: `local` is for this machine"]);
+    program.run(["pull", "--remote", "local", "h:/x"]).refused(2, &["source `h`: ", "leave out `--remote`"]);
+    program.run(["pull", "h:/a/../b"]).refused(2, &["the path `/a/../b` has a `..` in it"]);
+    program
+        .run(["pull", "--exclude-from", "/no/such", "/x"])
+        .refused(2, &["patterns `/no/such`: No such file or directory: "]);
+}
+
+#[test]
+fn prune_without_rules_for_one_source_prunes_the_others() {
+    let (program, client) = (Program::new(), Tree::new([("f", file("f"))]));
+    let pull = |name: &str| program.pull_local(&client.root(), &["--name", name]);
+    let path = program.configured("[defaults]\nkeep = { last = 1 }\n[source.bad]\npaths = ['/x']\nkeep = {}\n");
+    let prune = |arguments: &[&str]| program.run([&["--config", &path, "prune"], arguments].concat());
+    // There is a configuration, and no source in the repository yet.
+    let ran = prune(&[]);
+    assert_eq!((ran.status, ran.stdout.as_str()), (0, ""));
+    assert_eq!(ran.stderr, "archive: notice: the repository holds no source yet, so nothing was pruned\n");
+    ["bad", "good"].iter().for_each(|name| drop(pull(name)));
+    let ran = prune(&[]);
+    assert!(ran.stdout.starts_with("good: dropped 0 versions"), "{}", ran.stdout);
+    ran.refused(2, &[&format!("{path}:3:9: source `bad`: `keep` keeps nothing")]);
+    prune(&["bad"]).refused(2, &["source `bad`: `keep` keeps nothing"]);
+    prune(&["bad", "--keep-last", "1"]).well();
+    let path = program.configured("[defaults]\nkeep = {}\n");
+    program.run(["--config", &path, "config", "check"]).refused(2, &[&format!("{path}:1:"), "`keep` keeps nothing"]);
+}
+
+#[test]
+fn source_that_is_named_twice_is_pulled_once() {
+    let (program, client) = (Program::new(), Tree::new([("f", file("f"))]));
+    let path = program.configured(&format!("[source.laptop]\npaths = ['{}']\n", client.root().display()));
+    let ran = program.run(["--config", &path, "pull", "laptop", "laptop"]);
+    ran.well();
+    assert_eq!(ran.stdout.matches("laptop: ok").count(), 1);
+    program.run(["pull"]).refused(2, &["nothing says what to pull", "`--all`"]);
 }
