@@ -320,7 +320,7 @@ fn run(
     let knows_directories = known.map(|id| index.knows_directories(id)).transpose()?.unwrap_or(false);
     let how = remote::Options { reads: !knows_directories, ..how(source, options) };
     let known_machine = known.map(|id| index.machine(id)).transpose()?.flatten();
-    let machine = Cell::new(None);
+    let (machine, has_begun_to_change) = (Cell::new(None), Cell::new(false));
     let shared = RefCell::new(&mut *index);
     let pulled = with_retries(source, options, how, tally, facts, |client| {
         warn_of_other_machine(&source.name, known_machine.as_deref(), client, &machine, tally);
@@ -337,7 +337,7 @@ fn run(
         let has_others = index.has_other_sources(source_id)?;
         let gate = Gate::default();
         let (begins_empty, key) = (index.is_empty()?, random_key()?);
-        pipeline::run(&Run {
+        let done = pipeline::run(&Run {
             repository,
             source,
             options,
@@ -353,8 +353,13 @@ fn run(
             room: &room,
             consent: &consent,
             gate: &gate,
-        })
+        });
+        has_begun_to_change.set(has_begun_to_change.get() || gate.is_open());
+        done
     });
+    if !has_begun_to_change.get() && pulled.as_ref().is_err_and(|error| error.kind() == Kind::Guard) {
+        tally.progress.forget_changes();
+    }
     facts.run = begun.get().map(|(_, number)| number);
     if let Some(begun) = begun.get() {
         let noted = note_outcome(index, begun, &pulled, consent.into_outcome());

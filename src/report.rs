@@ -269,6 +269,16 @@ impl Summary {
 }
 
 impl Progress {
+    /// Takes back the counts of changes, none of which was carried out.
+    pub fn forget_changes(&self) {
+        let Progress { listed, unchanged, new, changed, touched, removed, copied, linked, archived, .. } = self;
+        let counters = [listed, unchanged, new, changed, touched, removed, copied, linked, archived];
+        counters.iter().for_each(|counter| counter.reset());
+        [&self.skipped, &self.excluded, &self.bytes_copied, &self.bytes_linked]
+            .iter()
+            .for_each(|counter| counter.reset());
+    }
+
     /// The counts as [`Summary::counts`] has them; what went through ssh is counted elsewhere.
     pub fn counts(&self, bytes_sent: u64, bytes_received: u64) -> [u64; COUNT_NAMES.len()] {
         [

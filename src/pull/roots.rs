@@ -133,9 +133,7 @@ impl Judge<'_> {
                 Ok((path, None))
             }
             Root::Missing { path } => Err(self.bad_root(&path, "does not exist on the client")),
-            Root::Unreadable { path, errno } => {
-                Err(self.bad_root(&path, &format!("can't be read on the client: {}", errno_text(errno))))
-            }
+            Root::Unreadable { path, errno } => Err(self.unreadable(&path, errno)),
             Root::Invalid => {
                 Err(Error::usage("a path can't be pulled").hint("write it without `..`, and at most 4095 bytes long"))
             }
@@ -160,6 +158,23 @@ impl Judge<'_> {
             Ok(true) => self.missing(format_args!("`{path}` {what}")),
             Ok(false) => Error::new(ErrorKind::Failed, format_args!("`{path}` {what}")).hint("check the path"),
         }
+    }
+
+    // It may be as full as ever, so that there is nothing to accept.
+    fn unreadable(&self, path: &AbsPath, errno: i32) -> Error {
+        let kind = match self.is_held(path) {
+            Err(error) => return error,
+            Ok(true) => ErrorKind::Guard,
+            Ok(false) => ErrorKind::Failed,
+        };
+        let unchanged = if kind == ErrorKind::Guard { "nothing was changed; " } else { "" };
+        let advice = match Errno::from_raw(errno) {
+            Errno::EACCES | Errno::EPERM => "let the account read it, or log in to another account",
+            _ => "is it mounted there?",
+        };
+        let cause = errno_text(errno);
+        Error::new(kind, format_args!("`{path}` can't be read on the client: {cause}"))
+            .hint(format_args!("{unchanged}{advice}"))
     }
 
     fn missing(&self, what: std::fmt::Arguments<'_>) -> Error {

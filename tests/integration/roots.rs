@@ -795,3 +795,54 @@ fn root_below_a_listed_directory_is_missed_when_it_is_gone() {
     let listed = program.run(["ls", "-R", "laptop"]);
     assert!(!listed.stdout.contains("deep"), "{}", listed.stdout);
 }
+
+#[test]
+fn root_that_the_account_may_not_read_has_advice_of_its_own() {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    if !is_root() {
+        return eprintln!("needs root, for it becomes another user");
+    }
+    let program = Program::without_repository();
+    let client = Tree::new([("d", dir([("root", dir([("f", file("f"))]))]))]);
+    let mode = |path: &std::path::Path, mode: u32| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    [program.path("").as_path(), &client.root()].iter().for_each(|path| mode(path, 0o777));
+    let binary = program.path("archive-binary");
+    fs::copy(env!("CARGO_BIN_EXE_archive"), &binary).unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(&binary);
+        command.arg("--repo").arg(program.repo()).args(arguments).env_clear().env("PATH", "/usr/bin:/bin");
+        command.env("HOME", program.path("")).env("TMPDIR", program.path("")).uid(65534).gid(65534).current_dir("/");
+        Ran::of(command.output().unwrap())
+    };
+    let root = client.path("d/root");
+    let pull = ["pull", "-q", "--name", "laptop", root.to_str().unwrap()];
+    run(&["init"]).well();
+    mode(&client.path("d"), 0o700);
+    let says = ["can't be read on the client: Permission denied: ", "let the account read it"];
+    run(&pull).refused(1, &says);
+    mode(&client.path("d"), 0o755);
+    run(&pull).well();
+    mode(&client.path("d"), 0o700);
+    let ran = run(&pull);
+    ran.refused(4, &says);
+    assert!(!ran.stderr.contains("accept") && !ran.stderr.contains("--allow-missing"), "{}", ran.stderr);
+    run(&["accept", "laptop"]).refused(1, &["no guard has stopped a pull"]);
+}
+
+#[test]
+fn stopped_pull_counts_nothing_that_was_not_done() {
+    let program = Program::new();
+    let client = Tree::new((0..150).map(|n| (format!("f{n}"), file(format!("{n}")))));
+    program.pull_local(&client.root(), &[]);
+    (0..149).for_each(|n| client.remove(format!("f{n}")));
+    client.add([("new", file("new"))]);
+    let ran = program.run(["pull", client.root().to_str().unwrap()]);
+    assert_eq!((ran.status, ran.stdout.lines().count()), (4, 1), "{}", ran.stdout);
+    let log = program.run(["log"]).stdout;
+    let line = log.lines().next().unwrap();
+    assert!(line.contains("stopped") && !line.contains(" new") && !line.contains("touched"), "{line}");
+    let ran = program.run(["pull", "-n", client.root().to_str().unwrap()]);
+    assert_eq!(ran.status, 4);
+    assert!(ran.stdout.contains("1 new"), "a dry run lists what would be done: {}", ran.stdout);
+}
