@@ -11,7 +11,7 @@ use openssh::Stdio;
 use tokio::runtime::Runtime;
 
 use super::stream::{Ends, Input, Output, Traffic};
-use crate::error::{Error, Kind, OnServer, Result};
+use crate::error::{Error, Kind, OnServer, Result, cause};
 use crate::path::Escaped;
 use crate::source::Ssh;
 
@@ -59,6 +59,7 @@ impl Session {
     /// advice.
     pub fn connect(ssh: &Ssh, traffic: Arc<Traffic>, readers: Option<u8>) -> Result<Session> {
         ssh.check_host()?;
+        check_key(ssh)?;
         let directory = ControlDirectory::create(&configuration(ssh)?)?;
         let config = directory.config();
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -195,8 +196,22 @@ fn configuration(ssh: &Ssh) -> Result<String> {
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {
-    let found = fs_err::canonicalize(path);
-    found.map_err(|error| Error::usage(error).hint("name a file with `--ssh-config FILE`"))
+    std::fs::canonicalize(path).map_err(|error| {
+        let text = format_args!("can't read ssh's configuration `{}`: {}", path.display(), cause(&error));
+        Error::usage(text).hint("name a file with `--ssh-config FILE`")
+    })
+}
+
+// Ssh passes over a key file that does not exist, and takes another key. Of a key that an agent has, the public part is enough.
+fn check_key(ssh: &Ssh) -> Result<()> {
+    let Some(key) = &ssh.identity else { return Ok(()) };
+    match std::fs::metadata(key) {
+        Err(error) if std::fs::metadata(advice::public_part(key)).is_err() => {
+            let text = format_args!("can't read the key `{}`: {}", key.display(), cause(&error));
+            Err(Error::usage(text).hint("name a file with `--identity FILE`, or make one with `ssh-keygen -f FILE`"))
+        }
+        _ => Ok(()),
+    }
 }
 
 // ssh_config(5) has no way to write a quote within quotes.

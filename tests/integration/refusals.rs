@@ -50,9 +50,10 @@ fn a_host_that_can_not_be_reached_ends_with_6() {
 fn an_unknown_or_changed_host_key_is_refused_with_advice() {
     let (sshd, program, client) = pulled();
     sshd.know_host("");
-    program
-        .pull(&sshd, [target("client", &client.root())])
-        .refused(6, &["host key is known", "fingerprint", &format!("`ssh -F {} client`", sshd.config().display())]);
+    program.pull(&sshd, [target("client", &client.root())]).refused(
+        6,
+        &["host key is known", "fingerprint", &format!("`ssh -F {} client true`", sshd.config().display())],
+    );
     sshd.know_host(&sshd.public("wrongkey"));
     program
         .pull(&sshd, [target("client", &client.root())])
@@ -326,7 +327,9 @@ fn a_root_that_can_not_be_read_stops_the_pull() {
     };
     std::process::Command::new("chmod").args(["-R", "a+rX"]).arg(client.root().parent().unwrap()).status().unwrap();
     chmod("000");
-    program.pull(&sshd, [target("client", &client.path("d"))]).refused(1, &["can't be read", "check the path"]);
+    program
+        .pull(&sshd, [target("client", &client.path("d"))])
+        .refused(1, &["can't be read", "let the account read it"]);
     chmod("755");
     program.pull_well(&sshd, &client.path("d"), &[]);
     chmod("000");
@@ -366,4 +369,44 @@ fn one_failing_host_does_not_stop_the_others() {
     let outcomes: Vec<_> = ran.lines().iter().map(|line| line["outcome"].clone()).collect();
     assert_eq!(outcomes, ["failed", "ok"]);
     assert_same(&client.root(), &program.snapshot("client", &client.root()));
+}
+
+#[test]
+fn key_that_does_not_exist_is_named() {
+    let (sshd, program, client) = pulled();
+    let target = target("client", &client.root());
+    // Ssh would take another key.
+    let says = "can't read the key `/nonexist/key`: No such file or directory: name a file with `--identity FILE`";
+    program.pull(&sshd, [target.as_str(), "-i", "/nonexist/key"]).refused(2, &[says]);
+    fs::write(sshd.path("authorized_keys"), "").unwrap();
+    sshd.configure_client("Host client\n  IdentityFile /nonexist/key\n");
+    let copy = format!("`ssh-copy-id -i /nonexist/key.pub -F {} client`", sshd.config().display());
+    let make = "the key /nonexist/key does not exist: make it with `ssh-keygen -f /nonexist/key`";
+    program.pull(&sshd, [&target]).refused(6, &["Permission denied", make, &copy]);
+    let says = "can't read ssh's configuration `/no/such`: No such file or directory: name a file";
+    program.run(["pull", "-F", "/no/such", &target]).refused(2, &[says]);
+}
+
+#[test]
+fn port_that_does_not_answer_is_named() {
+    let (sshd, program, _client) = pulled();
+    // It accepts, and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let says = format!("does a firewall let port {port} through?");
+    for (configured, flag) in [(port, None), (22, Some(port.to_string()))] {
+        sshd.configure_client(&format!("Host slow\n  HostName 127.0.0.1\n  Port {configured}\n"));
+        let mut arguments = vec!["slow:/x", "--timeout", "1s", "--retries", "0"];
+        arguments.extend(flag.iter().flat_map(|port| ["-p", port]));
+        let ran = program.pull(&sshd, arguments);
+        assert!(ran.stderr.contains(&says), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn helper_takes_a_host_without_a_path() {
+    let program = Program::new();
+    for host in ["demo:/x", "demo:x", "demo:/x:"] {
+        program.run(["helper", "status", host]).refused(2, &[&format!("`{host}` names a path"), "name the host alone"]);
+    }
 }

@@ -62,7 +62,7 @@ pub(super) fn unreachable(ssh: &Ssh, config: &Path, failure: Failure) -> Error {
         }
         Failure::Late(bound) => {
             let why = format!("it did not let us in within {}", shown(bound));
-            let command = words(ssh, "ssh -v", &ssh.host);
+            let command = login(ssh, "ssh -v");
             (why, Some(format!("see where `{command}` waits, or allow more by `--timeout`")))
         }
         Failure::Stopped => ("stopped while connecting".to_owned(), None),
@@ -133,7 +133,7 @@ struct Advice<'a> {
 impl Advice<'_> {
     fn hint(&self, Talk { log, others }: &Talk) -> Option<String> {
         let has = |words: &str| log.contains(words);
-        let once = || self.words("ssh", &self.ssh.host);
+        let once = || login(self.ssh, "ssh");
         if has("REMOTE HOST IDENTIFICATION HAS CHANGED") || has("host key for") && has("has changed") {
             Some(format!("if you expected a new host key, run `{}`, then `{}` once", self.forget_key(), once()))
         } else if has("host key is known") || has("Host key verification failed") {
@@ -147,7 +147,9 @@ impl Advice<'_> {
         } else if has("Connection refused") {
             Some("is sshd running there, and is the port right (`--port`)?".to_owned())
         } else if has("timed out") {
-            Some("is the machine on, and does a firewall let port 22 through?".to_owned())
+            let settings = self.settings();
+            let port = settings.iter().find(|(name, _)| name == "port").map_or("22", |(_, port)| port.as_str());
+            Some(format!("is the machine on, and does a firewall let port {port} through?"))
         } else if has("configuration option") || has("Bad owner or permissions") {
             Some("correct ssh's configuration".to_owned())
         } else if !others.trim().is_empty() {
@@ -179,7 +181,12 @@ impl Advice<'_> {
 
     // A key with a passphrase is left out by ssh without a word.
     fn about_keys(&self) -> String {
-        let keys = self.keys();
+        let (keys, missing) = (self.keys(), self.missing_key());
+        if let Some(key) = missing {
+            let copy = self.copy_command(&key);
+            let key = shell(&key.display().to_string());
+            return format!("the key {key} does not exist: make it with `ssh-keygen -f {key}`, then run `{copy}`");
+        }
         if let Some(key) =
             keys.iter().find(|key| self.has_passphrase(key)).filter(|_| !keys.iter().any(|key| self.is_usable(key)))
         {
@@ -193,23 +200,42 @@ impl Advice<'_> {
             let copy = self.words("ssh-copy-id", &self.ssh.host);
             return format!("make a key with `ssh-keygen`, then run `{copy}`; passwords are never asked for");
         };
-        let program = format!("ssh-copy-id -i {}", shell(&format!("{}.pub", key.display())));
-        let copy = words(&Ssh { identity: None, ..self.ssh.clone() }, &program, &self.ssh.host);
+        let copy = self.copy_command(key);
         format!(
             "put this machine's public key into the account's authorized_keys (`{copy}`); if it is there, a `from=` beside it \
              must allow this machine's address; passwords are never asked for"
         )
     }
 
+    fn copy_command(&self, key: &Path) -> String {
+        let program = format!("ssh-copy-id -i {}", shell(&public_part(key).display().to_string()));
+        words(&Ssh { identity: None, ..self.ssh.clone() }, &program, &self.ssh.host)
+    }
+
     // Those that ssh would use, as far as they exist.
     fn keys(&self) -> Vec<PathBuf> {
+        self.identity_files().into_iter().filter(|key| key.is_file()).collect()
+    }
+
+    // One that the configuration names. Without any, ssh lists several usual ones, of which most don't exist.
+    fn missing_key(&self) -> Option<PathBuf> {
+        let keys = self.identity_files();
+        let is_usual = |key: &Path| {
+            let name = key.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"id_"));
+            name && key.parent().is_some_and(|parent| parent.ends_with(".ssh")) && keys.len() > 1
+        };
+        let is_missing = |key: &Path| !key.exists() && !public_part(key).exists();
+        keys.iter().find(|key| is_missing(key) && !is_usual(key)).cloned()
+    }
+
+    fn identity_files(&self) -> Vec<PathBuf> {
         let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
         let expanded = |value: String| match value.strip_prefix("~/") {
             Some(below) => home.join(below),
             None => PathBuf::from(value),
         };
         let settings = self.settings().into_iter().filter(|(name, _)| name == "identityfile");
-        settings.map(|(_, value)| expanded(value)).filter(|key| key.is_file()).collect()
+        settings.map(|(_, value)| expanded(value)).filter(|key| key.as_os_str() != "none").collect()
     }
 
     // What the command that is to reach the host prints: ssh keeps that from those who share a connection.
@@ -286,11 +312,23 @@ fn words(ssh: &Ssh, program: &str, host: &str) -> String {
     format!("{words} {}", shell(host))
 }
 
+// A login by hand that ends by itself: a key may be restricted to commands without a terminal.
+fn login(ssh: &Ssh, program: &str) -> String {
+    format!("{} true", words(ssh, program, &ssh.host))
+}
+
 // A word of a shell's, quoted where it has to be; without control characters, for it is shown.
 fn shell(word: &str) -> String {
     let word = Escaped(word.as_bytes()).to_string();
     let is_plain = |c: char| c.is_alphanumeric() || "/._-@:%+,~".contains(c);
     if word.chars().all(is_plain) { word } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
+/// The file beside a private key with its public part.
+pub(super) fn public_part(key: &Path) -> PathBuf {
+    let mut name = key.as_os_str().to_owned();
+    name.push(".pub");
+    PathBuf::from(name)
 }
 
 // The key that others may read, which ssh refuses.
@@ -348,7 +386,7 @@ mod tests {
             identity: Some("/k".into()),
         };
         assert_eq!(words(&ssh, "ssh", &ssh.host), "ssh -F '/etc/my config' -p 22022 -i /k anna@laptop");
-        assert_eq!(words(&Ssh { host: "h".to_owned(), ..Ssh::default() }, "ssh -v", "h"), "ssh -v h");
+        assert_eq!(login(&Ssh { host: "h".to_owned(), ..Ssh::default() }, "ssh -v"), "ssh -v h true");
         let too_open = "Permissions 0644 for '/home/anna/.ssh/id' are too open.\n";
         assert_eq!(open_key(too_open), Some("/home/anna/.ssh/id"));
     }
