@@ -60,7 +60,7 @@ impl Repository {
 
     /// Creates a repository in an empty directory, or as a new directory in one that exists, and opens it.
     pub fn create(path: &Path) -> Result<Repository> {
-        if create::create(path)? { Repository::open(path) } else { Err(create::exists(path)) }
+        if create::create(path)? { Repository::open_new(path) } else { Err(create::exists(path)) }
     }
 
     /// Creates the directories that lead to a repository, where the user named none.
@@ -70,8 +70,14 @@ impl Repository {
 
     /// Opens a repository, and creates it first where there is none, as [`create`](Self::create) does.
     pub fn open_or_create(path: &Path) -> Result<Repository> {
-        create::create(path)?;
-        Repository::open(path)
+        if create::create(path)? { Repository::open_new(path) } else { Repository::open(path) }
+    }
+
+    // With an index, every question has an answer before the first pull.
+    fn open_new(path: &Path) -> Result<Repository> {
+        let repository = Repository::open(path)?;
+        repository.index()?;
+        Ok(repository)
     }
 
     /// Whether a directory holds a repository; an error when that can't be read.
@@ -116,8 +122,9 @@ impl Repository {
     /// read-only media, on a full disk, and for a user who may only read.
     pub fn known_index(&self) -> Result<Index> {
         self.index_to_read()?.ok_or_else(|| {
-            Error::new(Kind::Failed, format_args!("`{}` has no index", self.path.display()))
-                .hint("the first pull makes it; from trees that are there, `archive index rebuild` does")
+            Error::new(Kind::Failed, format_args!("`{}` has no index", self.path.display())).hint(
+                "`archive index rebuild` makes it from the trees; without files in the trees, the first pull does",
+            )
         })
     }
 

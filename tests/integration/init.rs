@@ -196,3 +196,35 @@ fn processes_that_create_one_repository_agree_on_its_id() {
         program.assert_index_is_right();
     }
 }
+
+#[test]
+fn new_repository_answers_every_question() {
+    let program = Program::without_repository();
+    program.run(["init"]).well();
+    let path = program.configured("[source.laptop]\nhost = 'laptop'\npaths = ['/x']\n");
+    let ran = program.run(["--config", &path, "status"]);
+    ran.well();
+    assert!(ran.stdout.contains("laptop  never     not pulled  never"), "{}", ran.stdout);
+    for arguments in
+        [&["log"][..], &["verify"], &["prune"], &["index", "check"], &["index", "stats"], &["index", "export"]]
+    {
+        program.run(arguments).well();
+    }
+    for arguments in
+        [&["ls", "laptop"][..], &["history", "laptop:/x"], &["forget", "-n", "laptop:/"], &["accept", "laptop"]]
+    {
+        program.run(arguments).refused(2, &["there is no source `laptop`", "it holds no source yet"]);
+    }
+    assert_eq!(program.run(["find", "x"]).status, 1);
+    fs::remove_file(program.repo().join("index.sqlite")).unwrap();
+    program.run(["log"]).refused(1, &["has no index", "archive index rebuild"]);
+}
+
+#[test]
+fn dry_run_names_a_directory_without_a_repository() {
+    let program = Program::without_repository();
+    fs::create_dir(program.repo()).unwrap();
+    let ran = program.run(["pull", "-n", "/etc/hostname"]);
+    ran.well();
+    assert!(ran.stderr.contains("repo` holds no repository yet: the pull itself needs `--init`"), "{}", ran.stderr);
+}
