@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::named::without_brackets;
 use super::table::{self, Cell, color};
-use super::{Context, print_line};
+use super::{Context, print_line, unless_closed};
 use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::history::Past;
@@ -31,22 +31,26 @@ pub struct Args {
 
 pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     let (repository, config) = (context.repository()?, context.config()?);
-    let status = context.report_mistakes(&config);
+    let mut status = context.report_mistakes(&config);
     let mut known = Vec::new();
     for name in names(&repository, &config, args)? {
+        if let Err(error) = config.source(&name) {
+            context.terminal().message(Level::Error, &error);
+            status = error.kind().exit_status();
+        }
         known.push(Known::read(&repository, &config, name)?);
     }
     // Read after the runs, so that none of them begins later.
     let now = ZonedDateTime::now();
     let states: Vec<_> = known.iter().map(|known| State::of(known, &now)).collect();
     if context.global.json {
-        states.iter().try_for_each(|state| print_line(&state.line()))?;
+        unless_closed(states.iter().try_for_each(|state| print_line(&state.line())))?;
     } else if !states.is_empty() {
         let rows: Vec<_> = std::iter::once(header()).chain(states.iter().map(State::row)).collect();
-        table::print(context, &rows)?;
+        unless_closed(table::print(context, &rows))?;
     }
     match args.max_age {
-        Some(max_age) => refuse_old(context, &states, max_age).map(|()| status),
+        Some(max_age) => refuse_old(context, &repository, &states, max_age).map(|()| status),
         None => Ok(status),
     }
 }
@@ -84,9 +88,9 @@ fn names(repository: &Repository, config: &Config, args: &Args) -> Result<Vec<St
 }
 
 // Partial runs count, for one unreadable file must not hide that everything else is safe; but they are reported.
-fn refuse_old(context: &Context, states: &[State<'_>], max_age: Duration) -> Result<()> {
+fn refuse_old(context: &Context, repository: &Repository, states: &[State<'_>], max_age: Duration) -> Result<()> {
     let terminal = context.terminal();
-    let (mut old, mut never) = (Vec::new(), Vec::new());
+    let (mut old, mut never, mut unreached) = (Vec::new(), Vec::new(), Vec::new());
     for state in states {
         let name = state.known.name.as_str();
         match state.success {
@@ -94,11 +98,12 @@ fn refuse_old(context: &Context, states: &[State<'_>], max_age: Duration) -> Res
                 let errors = run.recorded()["errors"].as_u64().unwrap_or(0);
                 if run.outcome.as_deref() == Some(Outcome::Partial.word()) {
                     let errors = counted(errors, "error");
-                    let text = format_args!("last pull of `{name}`, run {}, was partial: {errors}", run.id);
+                    let text = format_args!("last successful pull of `{name}`, run {}, was partial: {errors}", run.id);
                     terminal.message(Level::Notice, &text);
                 }
             }
             Some(_) => old.push(name),
+            None if state.known.runs.is_empty() => unreached.push(name),
             None => never.push(name),
         }
         if let Some(last) = state.known.runs.first().filter(|_| state.is_misdated) {
@@ -109,11 +114,19 @@ fn refuse_old(context: &Context, states: &[State<'_>], max_age: Duration) -> Res
     let age = show_seconds(max_age.as_secs_f64());
     let old = (!old.is_empty()).then(|| format!("last successful pull of `{}` is older than {age}", old.join("`, `")));
     let never = (!never.is_empty()).then(|| format!("no pull of `{}` was successful", never.join("`, `")));
-    let late: Vec<_> = old.into_iter().chain(never).collect();
+    let mut hints: Vec<_> =
+        (old.is_some() || never.is_some()).then(|| "`archive log` shows why".to_owned()).into_iter().collect();
+    let late = unreached.first().map(|first| {
+        // Such a source has no run in the index.
+        let log = repository.dir().join("log/archive.log");
+        hints.push(format!("`archive pull {first}` shows why, or `{}`", log.display()));
+        format!("`{}` was never reached", unreached.join("`, `"))
+    });
+    let late: Vec<_> = old.into_iter().chain(never).chain(late).collect();
     if late.is_empty() {
         return Ok(());
     }
-    Err(Error::new(Kind::Failed, late.join("; ")).hint("`archive log` shows why"))
+    Err(Error::new(Kind::Failed, late.join("; ")).hint(hints.join("; ")))
 }
 
 /// A source's configuration and its rows in the index.
