@@ -179,15 +179,32 @@ impl<'a> Past<'a> {
                 runs.iter().find(|run| run.started <= time && !misdated.contains(&run.id))
             }
         };
-        found.map(|run| run.id).ok_or_else(|| {
-            let error = Error::usage(format_args!("`{}` has no run then", self.source));
-            match runs.last() {
-                Some(first) => {
-                    error.hint(format_args!("its first is run {}, of {}", first.id, show_time(first.started)))
-                }
-                None => error.hint("it was never pulled"),
-            }
+        found.map(|run| run.id).ok_or_else(|| match (when, runs.last()) {
+            (_, None) => Error::usage(format_args!("`{}` has no run", self.source)).hint("it was never pulled"),
+            (Some(When::Run(number)), _) => self.no_run(number, &runs),
+            (_, Some(first)) => Error::usage(format_args!("`{}` has no run then", self.source)).hint(format_args!(
+                "its first is run {}, of {}",
+                first.id,
+                show_time(first.started)
+            )),
         })
+    }
+
+    // `runs` are in descending order.
+    fn no_run(&self, number: i64, runs: &[RunRow]) -> Error {
+        let ids: Vec<_> = runs.iter().rev().map(|run| run.id).collect();
+        let (first, last) = (ids.first().copied().unwrap_or(0), ids.last().copied().unwrap_or(0));
+        let below = ids.iter().rfind(|id| **id < number);
+        let above = ids.iter().find(|id| **id > number);
+        let known = match (below, above) {
+            (Some(below), Some(above)) => format!("the nearest are {below} and {above}"),
+            _ if first == last => format!("its only run is {first}"),
+            _ if last - first + 1 == ids.len() as i64 => format!("its runs are {first} to {last}"),
+            _ => format!("its first run is {first}, its last {last}"),
+        };
+        let is_year = (1970..=2999).contains(&number);
+        let year = if is_year { format!("; a time is written as in `{number}-12-31`") } else { String::new() };
+        Error::usage(format_args!("`{}` has no run {number}", self.source)).hint(format_args!("{known}{year}"))
     }
 
     /// Every version of a path, oldest first.
@@ -245,10 +262,10 @@ impl<'a> Past<'a> {
             return Err(errno).on_server(format_args!("can't read `{}`", Escaped(&on_disk)));
         }
         Err(match found {
-            true => Error::new(Kind::Failed, format_args!("the content of `{path}` is rotten in every place")),
+            true => Error::new(Kind::Failed, format_args!("every copy of the content of `{path}` is corrupt")),
             false => Error::new(Kind::Failed, format_args!("no place holds the content of `{path}` any more")),
         }
-        .hint("`archive verify` tells what else is not as it was"))
+        .hint("`archive verify` lists what else is corrupt"))
     }
 
     /// The plain files that should hold a content, each inode once.
@@ -258,9 +275,15 @@ impl<'a> Past<'a> {
 
     // `run` is the one that was asked for.
     fn unknown(&self, path: &AbsPath, run: Option<i64>) -> Error {
-        let then = if run.is_some() { " then" } else { "" };
-        let error = Error::new(Kind::Failed, format_args!("`{}` had no `{path}`{then}", self.source));
         let versions = self.index.versions_at(self.id, path).unwrap_or_default();
+        let is_newest = |run| self.runs().is_ok_and(|runs| runs.first().is_none_or(|newest| newest.id == run));
+        let source = &self.source;
+        let what = match run {
+            Some(run) if !is_newest(run) => format!("`{source}` had no `{path}` in run {run}"),
+            Some(_) if !versions.is_empty() => format!("`{source}` no longer has `{path}`"),
+            _ => format!("`{source}` had no `{path}`"),
+        };
+        let error = Error::new(Kind::Failed, what);
         if let Some(nearest) = versions.iter().min_by_key(|version| distance(version, run.unwrap_or(i64::MAX))) {
             let until = nearest.until_run.map_or("now".to_owned(), |until| format!("before run {until}"));
             let from = nearest.from_run;
@@ -268,25 +291,31 @@ impl<'a> Past<'a> {
                 "the nearest that it has is `{path}` from run {from} until {until}, as of `--at {from}`"
             ));
         }
-        match self.alike(path).unwrap_or_default().as_slice() {
-            [] if self.index.knows_below(self.id, path).unwrap_or_default() => error
-                .hint(format_args!("it was never pulled itself; `archive find '{path}/**'` lists what is below it")),
+        match self.alike(path, run).unwrap_or_default().as_slice() {
+            [] if self.index.knows_below(self.id, path).unwrap_or_default() => error.hint(format_args!(
+                "it was never pulled itself; `archive find '{}/**'` lists what is below it",
+                if path.is_root() { String::new() } else { path.to_string() }
+            )),
             [] => error.hint("check the path; `archive find` looks for names"),
             nearest => error.hint(format_args!("the nearest that it has is `{}`", nearest.join("`, `"))),
         }
     }
 
-    // Paths of any time that a person may have meant: what is called alike in the lowest directory that is known of those
+    // Paths that a person may have meant, of a run or else of any time: what is called alike in the lowest directory that is known of those
     // above it, or else that directory.
-    fn alike(&self, path: &AbsPath) -> Result<Vec<String>> {
+    fn alike(&self, path: &AbsPath, run: Option<i64>) -> Result<Vec<String>> {
         if self.index.knows_below(self.id, path)? {
             return Ok(Vec::new());
         }
         let Some((parent, name)) = path.split() else { return Ok(Vec::new()) };
-        let Some((directory, _)) = self.index.directory(self.id, &parent)? else { return self.alike(&parent) };
+        let Some((directory, _)) = self.index.directory(self.id, &parent)? else { return self.alike(&parent, run) };
         let wanted = name.to_string();
-        let mut names: Vec<Name> =
-            self.index.versions_in(directory)?.into_iter().map(|version| version.entry.name).collect();
+        let mut versions = self.index.versions_in(directory)?;
+        versions.retain(|version| run.is_none_or(|run| was_there(version, run)));
+        if versions.is_empty() {
+            return self.alike(&parent, run);
+        }
+        let mut names: Vec<Name> = versions.into_iter().map(|version| version.entry.name).collect();
         names.sort();
         names.dedup();
         let likeness = |name: &Name| strsim::jaro_winkler(&wanted, &name.to_string());

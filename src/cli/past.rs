@@ -280,7 +280,7 @@ pub(super) fn cat(context: &Context, args: &CatArgs) -> Result<u8> {
         return Ok(0);
     }
     let error = format_args!("the content of `{path}` changed while it was printed: somebody writes into the trees");
-    Err(Error::new(crate::error::Kind::Failed, error).hint("`archive verify` tells what else is not as it was"))
+    Err(Error::new(crate::error::Kind::Failed, error).hint("`archive verify` lists what else is corrupt"))
 }
 
 /// Hashes what passes through.

@@ -28,14 +28,14 @@ fn a_file_is_printed_as_it_was() {
     assert_eq!(cat("a", &[]).stdout, "second");
     assert_eq!(cat("a", &["--at", "1"]).stdout, "first");
     assert_eq!(cat("d/f", &["--at", "2"]).stdout, "in d");
-    cat("d/f", &[]).refused(1, &["had no", "d/f` from run 1 until before run 3", "`--at 1`"]);
+    cat("d/f", &[]).refused(1, &["no longer has", "d/f` from run 1 until before run 3", "`--at 1`"]);
     cat("neww", &[]).refused(1, &["had no", "the nearest that it has is", "/new`"]);
     cat("d/ff/x", &["--at", "1"]).refused(1, &["had no", "/d/f`"]);
     cat("no/such/thing", &[])
         .refused(1, &["had no", &format!("the nearest that it has is `{}`", client.root().display())]);
     cat("d", &["--at", "1"]).refused(1, &["is a dir", "name a file"]);
     cat("a", &["--at", "2001-01-01"]).refused(2, &["has no run then", "its first is run 1"]);
-    cat("a", &["--at", "99"]).refused(2, &["has no run then"]);
+    cat("a", &["--at", "99"]).refused(2, &["has no run 99: its runs are 1 to 3"]);
     cat("a", &["--at", "soon"]).refused_usage(&["`soon` is no time"]);
     program.run(["cat", "nobody:/x"]).refused(2, &["no source `nobody`", "it has `laptop`"]);
     program.run(["cat", "laptop"]).refused(2, &["write `SOURCE:/PATH`"]);
@@ -60,7 +60,7 @@ fn a_content_that_rotted_is_said() {
     std::fs::write(plain, "sEcond").unwrap();
     let ran = program.run(["cat", &at_path(&client, "a")]);
     assert_eq!((ran.status, ran.stdout.as_str()), (1, ""), "nothing wrong is printed");
-    assert!(ran.stderr.contains("rotten"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("is corrupt"), "{}", ran.stderr);
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn the_state_of_each_source_is_told_and_can_be_watched() {
     assert!(due.is_string(), "a source that never ran is due");
     program.run(["status", "--max-age", "1h"]).well();
     let late = program.run(["--config", config, "status", "--max-age", "1h"]);
-    late.refused(1, &["no pull of `forgotten` was successful"]);
+    late.refused(1, &["`forgotten` was never reached: `archive pull forgotten` shows why, or `", "log/archive.log`"]);
     assert!(!late.stderr.contains("laptop"), "{}", late.stderr);
     std::thread::sleep(std::time::Duration::from_millis(1100));
     assert_eq!(program.run(["status", "--max-age", "1s"]).status, 1);
@@ -178,7 +178,7 @@ fn reason_of_a_partial_run_is_its_first_error() {
     assert_eq!(with(&["pull", "--due"]).stdout, "", "a partial run is the one of its day");
     let status = with(&["status", "--max-age", "1h"]);
     assert_eq!(
-        (status.status, status.stderr.contains("last pull of `laptop`, run 1, was partial: 1 error")),
+        (status.status, status.stderr.contains("last successful pull of `laptop`, run 1, was partial: 1 error")),
         (0, true)
     );
     assert!(status.stdout.contains(" s ago, partial"), "{}", status.stdout);
@@ -319,4 +319,45 @@ fn tables_are_aligned_and_coloured_as_asked_for() {
     assert!(listed.contains(&format!("\x1b[1;34m{}\x1b[0m/", shown("d"))), "{listed}");
     assert!(listed.contains(&format!("\x1b[32m{}\x1b[0m\n", shown("d/x"))), "{listed}");
     assert!(listed.contains(&format!("\n{}\n", shown("f"))), "{listed}");
+}
+
+#[test]
+fn run_that_does_not_exist_is_named_with_those_that_do() {
+    let program = Program::new();
+    let client = Tree::new([("f", file("f"))]);
+    let pull = |name: &str| program.pull_local(&client.root(), &["--name", name]);
+    ["laptop", "laptop", "laptop", "other"].iter().for_each(|name| drop(pull(name)));
+    let what = format!("laptop:{}", client.path("f").display());
+    let refused = |arguments: &[&str], words: &str| program.run(arguments).refused(2, &[words]);
+    refused(&["cat", &what, "--at", "99"], "`laptop` has no run 99: its runs are 1 to 3\n");
+    refused(&["ls", "laptop", "--at", "0"], "`laptop` has no run 0: its runs are 1 to 3\n");
+    refused(&["diff", "laptop", "--from", "99"], "`laptop` has no run 99: its runs are 1 to 3\n");
+    refused(&["ls", "other", "--at", "3"], "`other` has no run 3: its only run is 4\n");
+    let words = "`laptop` has no run 2020: its runs are 1 to 3; a time is written as in `2020-12-31`\n";
+    refused(&["cat", &what, "--at", "2020"], words);
+    pull("laptop");
+    refused(&["ls", "laptop", "--at", "4"], "`laptop` has no run 4: the nearest are 3 and 5\n");
+    refused(&["ls", "laptop", "--at", "9"], "`laptop` has no run 9: its first run is 1, its last 5\n");
+    program.run(["history", "laptop:/"]).refused(1, &["`archive find '/**'` lists what is below it"]);
+}
+
+#[test]
+fn hint_names_no_path_that_is_gone() {
+    let program = Program::new();
+    let client = Tree::new([("d", dir([("gone", file("gone")), ("stays", file("stays"))]))]);
+    let pull = || program.pull_local(&client.root(), &["--name", "laptop"]);
+    pull();
+    client.remove("d/gone");
+    pull();
+    let ls = |path: &str, flags: &[&str]| {
+        program.run([&["ls", &format!("laptop:{}", client.path(path).display())], flags].concat())
+    };
+    let ran = ls("d/gon", &[]);
+    assert!(
+        ran.stderr.contains("had no") && !ran.stderr.contains("/gone") && !ran.stderr.contains("then"),
+        "{}",
+        ran.stderr
+    );
+    ls("d/gon", &["--at", "1"]).refused(1, &["/d/gon` in run 1: ", "/d/gone`"]);
+    ls("d/gone", &[]).refused(1, &["no longer has", "from run 1 until before run 2"]);
 }

@@ -89,7 +89,7 @@ fn what_no_rule_keeps_goes_and_nothing_else() {
     for run in [5, 6] {
         assert_restores(&program, &client, aside.path(), run);
     }
-    program.run(["ls", "laptop", "--at", "3"]).refused(2, &["has no run then", "its first is run 5"]);
+    program.run(["ls", "laptop", "--at", "3"]).refused(2, &["has no run 3: its runs are 5 to 6"]);
     assert!(!program.archive("laptop", &client.path("gone")).exists(), "an empty directory stays in the archive");
     program.run(["prune", "laptop", "--keep-last", "2"]).well();
     assert_eq!(program.pull_local(&client.root(), &["--name", "laptop"])["changed"], 2);
