@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::chronology::contradicting;
 use crate::entry::Version;
-use crate::error::{Error, OnServer, Result};
+use crate::error::{Error, OnServer, Result, cause};
 use crate::path::{AbsPath, Escaped, SourceName};
 use crate::report::{Report, counted};
 use crate::repository::Repository;
@@ -156,7 +156,7 @@ impl<'a> Prune<'a> {
                 if let (Proof::Unreadable(error), Some(place)) = (&proof, &place) {
                     // A later prune tries again.
                     let on_disk = place.on_disk();
-                    self.report.warn(format_args!("can't read `{}`, which stays: {error}", Escaped(&on_disk)));
+                    self.report.warn(format_args!("can't read `{}`, which stays: {}", Escaped(&on_disk), cause(error)));
                     continue;
                 }
                 if let Some(place) = place.as_ref().filter(|place| self.is_immutable(place)) {

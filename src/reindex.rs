@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use nix::errno::Errno;
 
 use crate::entry::{DirectoryId, Hash, Kind, Version, flags, hash_content, is_on_disk};
-use crate::error::{Error, OnServer, Result};
+use crate::error::{Error, OnServer, Result, cause};
 use crate::path::{AbsPath, Escaped, Name, SourceName};
 use crate::report::{Report, counted};
 use crate::repository::Repository;
@@ -300,7 +300,7 @@ fn hash_once(file: &File, found: &mut Found, inodes: &Inodes) -> Result<()> {
     let mut first = false;
     let hash = cell.get_or_init(|| {
         first = true;
-        hash_content(file, blake3::Hasher::new()).map_err(|error| error.to_string())
+        hash_content(file, blake3::Hasher::new()).map_err(|error| cause(&error))
     });
     found.first = first;
     let hash = hash.as_ref().map_err(|error| Error::server(WHAT, std::io::Error::other(error.clone())))?;

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::check::{Problems, check_source, finish_interrupted};
 use crate::entry::{Hash, Version, hash_content};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, cause};
 use crate::path::{AbsPath, Escaped, SourceName};
 use crate::report::Report;
 use crate::repository::Repository;
@@ -48,11 +48,14 @@ const MOST_THREADS: usize = 8;
 pub struct Verified {
     /// Plain files in both trees.
     pub files: u64,
+    /// Plain files with content that a sample was taken from; `None` when all were read.
+    #[serde(skip)]
+    pub sampled_from: Option<u64>,
     /// Inodes that were read.
     pub inodes: u64,
     /// Bytes that were read.
     pub bytes: u64,
-    /// What is not as it should be: rotten, missing, unknown, or of another size or kind.
+    /// What is not as it should be: corrupt, missing, unknown, or of another size or kind.
     pub bad: u64,
     /// What was, but is no longer, for it was repaired.
     pub repaired: u64,
@@ -98,6 +101,7 @@ pub fn verify(repository: &Repository, source: &SourceName, options: Options, re
     let mut notes = Notes { is_on: index.is_writable(), records: Vec::new() };
     let Read { mut verified, mut examined, wrong } = reading.all(&mut index, &mut notes, report)?;
     verified.bad += bad + wrong.len() as u64;
+    verified.sampled_from = options.sample.map(|_| index.plain_files(id)).transpose()?;
     let mut sources = Sources::new(repository, &index, &wrong);
     wrong.iter().try_for_each(|wrong| sources.tell(wrong, report))?;
     let misplaced = sources.misplaced;
@@ -317,7 +321,7 @@ impl Reading<'_> {
                         Ok(opened) => opened,
                         Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EINVAL | Errno::ENXIO) => continue,
                         Err(errno) => {
-                            let (on_disk, error) = (place.on_disk(), std::io::Error::from(errno));
+                            let (on_disk, error) = (place.on_disk(), errno.desc());
                             report.error(format_args!("`{}` can't be read: {error}", Escaped(&on_disk)));
                             unreadable += 1;
                             continue;
@@ -340,7 +344,7 @@ impl Reading<'_> {
             let mut first = false;
             let mut hash = || {
                 first = true;
-                hash_content(&copy.file, blake3::Hasher::new()).map_err(|error| error.to_string())
+                hash_content(&copy.file, blake3::Hasher::new()).map_err(|error| cause(&error))
             };
             let is_shared = copy.metadata.links > 1 && copy.metadata.identifies;
             let hash = if is_shared { self.promised(copy.metadata.inode).get_or_init(hash).clone() } else { hash() };
@@ -360,7 +364,7 @@ impl Reading<'_> {
         let version = &copy.located.version;
         let (why, found) = match outcome.hash {
             Ok(hash) if version.hash.is_none_or(|expected| expected == hash) => return Ok(None),
-            Ok(hash) => ("is rotten: its content is not what it was".to_owned(), Some(hash)),
+            Ok(hash) => ("is corrupt: its content is not what it was".to_owned(), Some(hash)),
             Err(error) => (format!("can't be read: {error}"), None),
         };
         // A pull may have replaced it meanwhile.

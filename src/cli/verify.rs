@@ -1,13 +1,12 @@
 //! `archive verify`.
 
 use super::named::known_names;
-use super::{Context, print_line};
+use super::{Context, print_result};
 use crate::config::Percent;
 use crate::error::{Error, Kind, Result};
 use crate::path::SourceName;
 use crate::report::json::{object, text};
 use crate::report::{counted, grouped};
-use crate::source::LinkWhen;
 use crate::verify::{Options, verify};
 
 /// Read the plain files and compare them with the index
@@ -16,12 +15,19 @@ pub struct Args {
     /// A source; without one, every source
     source: Option<String>,
     /// Read only this share of the files: the ones that were verified the longest ago
-    #[arg(long, value_name = "PERCENT")]
+    #[arg(long, value_name = "PERCENT", value_parser = share)]
     sample: Option<Percent>,
-    /// Put good copies to where plain files are rotten or missing, and move what is rotten aside, to `damaged` in the
-    /// repository; what has no good copy is fetched by the next pull, if the client has it still
+    /// Replace corrupt and missing plain files by good copies, and move corrupt ones to `damaged` in the repository; the
+    /// next pull fetches what has no good copy, if the client still has it
     #[arg(long)]
     repair: bool,
+}
+
+fn share(text: &str) -> std::result::Result<Percent, String> {
+    match text.parse::<Percent>()? {
+        Percent(0) => Err("a sample of 0 % reads nothing: write it as in `5%`".to_owned()),
+        percent => Ok(percent),
+    }
 }
 
 pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
@@ -34,8 +40,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
         if args.repair {
             config.check_known(&name)?;
         }
-        let settings = config.source(source.as_str())?.map(|source| source.settings);
-        let link = settings.map_or(LinkWhen::default(), |settings| settings.link);
+        let link = config.keys(&name).and_then(|keys| keys.link).unwrap_or_default();
         let sample = args.sample.map(|Percent(percent)| percent);
         let options = Options { sample, repair: args.repair.then_some(link) };
         let verified = verify(&repository, &source, options, &context.terminal())?;
@@ -46,12 +51,14 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
             if let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(verified) {
                 line.extend(fields);
             }
-            print_line(&text(line))?;
+            print_result(&text(line))?;
         } else if !context.global.quiet {
-            print_line(&format!(
-                "{source}: {}, {} of them read ({}), {} bad, {} repaired",
-                counted(verified.files, "file"),
-                grouped(verified.inodes),
+            let read = match verified.sampled_from {
+                Some(all) => format!("{} of {} read", grouped(verified.files), counted(all, "file")),
+                None => format!("{}, {} of them read", counted(verified.files, "file"), grouped(verified.inodes)),
+            };
+            print_result(&format!(
+                "{source}: {read} ({}), {} bad, {} repaired",
                 bytesize::ByteSize(verified.bytes),
                 grouped(verified.bad),
                 grouped(verified.repaired),

@@ -8,7 +8,7 @@ use super::freed::Freed;
 use super::removal::remove_source;
 use super::{Dropping, Going, PATIENCE, Pruned, SMALL_BATCH, look, report_other};
 use crate::entry::{DirectoryId, Kind, Version};
-use crate::error::{Error, Kind as ErrorKind, Result};
+use crate::error::{Error, Kind as ErrorKind, Result, cause};
 use crate::history::unknown_source;
 use crate::path::{AbsPath, Escaped, Name, SourceName};
 use crate::report::Report;
@@ -179,7 +179,7 @@ impl Forgetting<'_> {
                 }
                 Proof::Unreadable(error) => {
                     let what = format!("can't read `{}`", Escaped(&place.on_disk()));
-                    return Err(Error::new(ErrorKind::Failed, format_args!("{what}: {error}"))
+                    return Err(Error::new(ErrorKind::Failed, format_args!("{what}: {}", cause(&error)))
                         .hint("its content must be known before it is forgotten: check its permissions and the disk"));
                 }
             };

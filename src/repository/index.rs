@@ -100,6 +100,9 @@ impl Index {
         let path = repository.join(FILE_NAME);
         let failed = format!("can't open the index `{}`", path.display());
         let connection = Connection::open(&path).on_index(&failed)?;
+        if connection.is_readonly("main").on_index(&failed)? {
+            return Err(not_writable(&path));
+        }
         connection.busy_timeout(PATIENCE).on_index(&failed)?;
         patiently(|| configure(&connection, repository)).on_index(&failed)?;
         let index = Index { connection, copy: None };
@@ -386,6 +389,13 @@ impl Index {
             .and_then(|mut query| query.query_map(params, read)?.collect::<rusqlite::Result<Vec<T>>>());
         rows.on_index("can't read the index")
     }
+}
+
+// Nothing is opened to find the cause: closing the file again would drop SQLite's locks.
+fn not_writable(path: &Path) -> Error {
+    use nix::unistd::{AccessFlags, access};
+    let errno = access(path, AccessFlags::W_OK).err().unwrap_or(nix::errno::Errno::EACCES);
+    Error::server(format_args!("can't write the index `{}`", path.display()), errno.into()).at(path.display())
 }
 
 // SQLite does not wait for others itself where the log is made, as those do who open a new index at the same time.

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use super::Shared;
 use super::target::{Target, TargetPaths, To};
 use crate::entry::{Extent, Hash, Version};
-use crate::error::Result;
+use crate::error::{Result, cause};
 use crate::history::{Past, content_hash};
 use crate::path::{AbsPath, Escaped};
 use crate::remote::Stop;
@@ -89,7 +89,7 @@ impl<'a> Filler<'a> {
         };
         let past = Rc::clone(&self.past);
         let mut why = match denied {
-            Some(errno) => format!("its plain file can't be read: {}", std::io::Error::from(errno)),
+            Some(errno) => format!("its plain file can't be read: {}", errno.desc()),
             None => "no place holds its content any more".to_owned(),
         };
         for content in past.copies(hash) {
@@ -97,8 +97,8 @@ impl<'a> Filler<'a> {
             if self.copy(content?, data, target, path)? == Some(hash) {
                 return Ok(None);
             }
-            self.report.warn(format_args!("a copy of the content of `{path}` is rotten"));
-            why = "its content is rotten in every place".to_owned();
+            self.report.warn(format_args!("a copy of the content of `{path}` is corrupt"));
+            why = "every copy of its content is corrupt".to_owned();
         }
         Ok(Some(why))
     }
@@ -118,7 +118,7 @@ impl<'a> Filler<'a> {
                 Ok(0) => return Ok(Some(*hasher.finalize().as_bytes())),
                 Ok(count) => count,
                 Err(error) => {
-                    self.report.warn(format_args!("can't read a copy of the content of `{path}`: {error}"));
+                    self.report.warn(format_args!("can't read a copy of the content of `{path}`: {}", cause(&error)));
                     return Ok(None);
                 }
             };

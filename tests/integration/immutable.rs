@@ -147,3 +147,26 @@ fn repository_that_another_user_wrote_to_is_named_with_what_helps() {
     fs::set_permissions(&directory, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     as_nobody().refused(1, &["snapshot/localhost", "Permission denied", "chown -R"]);
 }
+
+#[test]
+fn immutable_index_is_named_with_its_cause() {
+    let Some(repository) = Repository::new() else { return };
+    let program = &repository.program;
+    let client = Tree::new([("f", file("f"))]);
+    pull(program, &client).well();
+    let index = program.repo().join("index.sqlite");
+    chattr("+i", &index);
+    let says = format!("can't write the index `{}`: Operation not permitted: is it immutable", index.display());
+    for arguments in [
+        &["pull", client.root().to_str().unwrap()][..],
+        &["prune", "localhost", "--keep-last", "1"],
+        &["forget", "--yes", "localhost:/"],
+        &["index", "rebuild"],
+    ] {
+        let ran = program.run(arguments);
+        assert!(ran.status == 1 && ran.stderr.contains(&says), "{arguments:?}: {}", ran.stderr);
+    }
+    program.run(["status"]).well();
+    chattr("-i", &index);
+    pull(program, &client).well();
+}

@@ -173,7 +173,7 @@ fn a_flipped_bit_is_found() {
             let mut byte = [0];
             file.read_exact_at(&mut byte, 5).unwrap();
             file.write_all_at(&[byte[0] ^ 4], 5).unwrap();
-            kept.finds(&[(&place, "is rotten")], copies);
+            kept.finds(&[(&place, "is corrupt")], copies);
         }
     }
 }
@@ -221,7 +221,7 @@ fn a_swapped_pair_is_found() {
         fs::rename(&one, &aside).unwrap();
         fs::rename(&other, &one).unwrap();
         fs::rename(&aside, &other).unwrap();
-        kept.finds(&[(&one, "is rotten"), (&other, "is rotten")], copies);
+        kept.finds(&[(&one, "is corrupt"), (&other, "is corrupt")], copies);
     }
 }
 
@@ -377,4 +377,15 @@ fn repair_does_not_wait_for_its_own_lock() {
         begun.elapsed() < std::time::Duration::from_millis(900)
     };
     assert!((0..3).any(|_| is_quick()));
+}
+
+#[test]
+fn sample_says_how_many_of_all_files_were_read() {
+    let program = Program::new();
+    let client = Tree::new((0..5).map(|n| (format!("f{n}"), file(format!("{n}")))));
+    program.pull_local(&client.root(), &["--name", "laptop"]);
+    let verify = |arguments: &[&str]| program.run([&["verify"], arguments].concat());
+    assert_eq!(verify(&["--sample", "1%"]).stdout, "laptop: 1 of 5 files read (1 B), 0 bad, 0 repaired\n");
+    assert_eq!(verify(&[]).stdout, "laptop: 5 files, 5 of them read (5 B), 0 bad, 0 repaired\n");
+    verify(&["--sample", "0"]).refused_usage(&["a sample of 0 % reads nothing"]);
 }
