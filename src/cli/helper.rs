@@ -8,15 +8,15 @@ use serde_json::{Value, json};
 use super::reach::Reach;
 use super::signals::heed_signals;
 use super::target::Target;
-use super::{Context, print_line};
+use super::{Context, print_result};
 use crate::error::{Error, Result};
 use crate::path::Escaped;
 use crate::remote::{helper_install, helper_remove, helper_status};
-use crate::report::grouped;
+use crate::report::counted;
 use crate::report::json::{object, text};
 use crate::source::Ssh;
 
-/// Look after the helper on a client
+/// Manage the helper on a client
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -25,9 +25,9 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum HelperCommand {
-    /// Tell whether the helper is on a client
+    /// Show whether the helper is on a client
     Status(Host),
-    /// Bring the helper to a client, as the first pull does
+    /// Install the helper on a client, as the first pull does
     Install(Host),
     /// Remove the helper from a client
     Remove(Host),
@@ -64,10 +64,10 @@ fn status(context: &Context, host: &Host) -> Result<u8> {
     let machine = format!("{} {}", status.os, status.arch);
     let state = match (&status.installed, status.available) {
         (Some(path), _) => format!("installed at {path}"),
-        (None, true) => "not installed; the next pull brings it".to_owned(),
+        (None, true) => "not installed; the next pull installs it".to_owned(),
         (None, false) => "there is none for this type of machine".to_owned(),
     };
-    print_line(&format!("{}: {}", Escaped(machine.as_bytes()), Escaped(state.as_bytes()))).map(|()| 0)
+    print_result(&format!("{}: {}", Escaped(machine.as_bytes()), Escaped(state.as_bytes()))).map(|()| 0)
 }
 
 fn install(context: &Context, host: &Host) -> Result<u8> {
@@ -76,7 +76,7 @@ fn install(context: &Context, host: &Host) -> Result<u8> {
     if context.global.json {
         return told(&[("installed", json!(path))]);
     }
-    print_line(&format!("installed at {}", Escaped(path.as_bytes()))).map(|()| 0)
+    print_result(&format!("installed at {}", Escaped(path.as_bytes()))).map(|()| 0)
 }
 
 fn remove(context: &Context, host: &Host) -> Result<u8> {
@@ -85,13 +85,13 @@ fn remove(context: &Context, host: &Host) -> Result<u8> {
     if context.global.json {
         return told(&[("removed", json!(count))]);
     }
-    print_line(&format!("removed {}", grouped(count))).map(|()| 0)
+    print_result(&format!("removed {} of the helper", counted(count, "build"))).map(|()| 0)
 }
 
 fn told(fields: &[(&str, Value)]) -> Result<u8> {
     let mut line = object("helper");
     line.extend(fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
-    print_line(&text(line)).map(|()| 0)
+    print_result(&text(line)).map(|()| 0)
 }
 
 impl Host {
@@ -116,6 +116,12 @@ impl Host {
 
     fn named(&self, config: &crate::config::Config) -> Result<Ssh> {
         let target = Target::parse(format!("{}:/", self.host.trim_end_matches(':')).as_ref())?;
+        if let Target::Remote { path, .. } = &target
+            && path != b"/"
+        {
+            return Err(Error::usage(format_args!("`{}` names a path", Escaped(self.host.as_bytes())))
+                .hint("name the host alone"));
+        }
         let source = target.source(config, None)?;
         source.ssh.ok_or_else(|| {
             Error::usage(format_args!("`{}` is no host", Escaped(self.host.as_bytes()))).hint("write `[USER@]HOST`")

@@ -149,7 +149,10 @@ fn it_can_be_looked_at_brought_and_removed_by_hand() {
     assert_eq!(helper("status").stdout.split_once(": ").unwrap().1, installed.stdout);
     let json = |verb: &str| program.run(["--json", "helper", verb, "client", "-F", config.to_str().unwrap()]).lines();
     assert_eq!(json("status")[0]["installed"], json("install")[0]["installed"]);
-    assert_eq!((helper("remove").stdout.as_str(), helper("remove").stdout.as_str()), ("removed 1\n", "removed 0\n"));
+    assert_eq!(
+        (helper("remove").stdout.as_str(), helper("remove").stdout.as_str()),
+        ("removed 1 build of the helper\n", "removed 0 builds of the helper\n")
+    );
     assert!(!sshd.home().join(".cache/archive").exists());
 }
 
