@@ -53,7 +53,7 @@ fn mend_contents(index: &mut Index, report: &dyn Report) -> Result<u64> {
         let write = index.write()?;
         write.restore_contents()?;
         write.commit()?;
-        report.error(format_args!("the index looked for contents at {wrong} wrong places; that is mended"));
+        report.error(format_args!("the index looked for contents at {wrong} wrong places; that is fixed"));
     }
     Ok(wrong)
 }

@@ -210,3 +210,60 @@ fn the_manual_page_of_the_tree_holds_for_every_flag_of_a_version() {
         assert!(page.contains(flag), "archive-tree.5 does not tell of `{flag}`");
     }
 }
+
+/// Words of which the writing guide has better ones.
+const WRONG_WORDS: [&str; 20] = [
+    "nobody is there",
+    "Look after",
+    "Look at the",
+    "mended",
+    "rotten",
+    "rotted",
+    "tells of rot",
+    "strangers",
+    "spoilt",
+    "Tell of",
+    "Tell what",
+    "Tell whether",
+    "tells of",
+    "is told",
+    "that is told",
+    "nothing to it",
+    "little file",
+    "comes again",
+    "no file: right",
+    ": right, ",
+];
+
+/// What users read: text in the program, the manual, the changelog and the README.
+#[test]
+fn wrong_words_are_nowhere_in_what_users_read() {
+    let is_read = |source: &Source, line: &str| {
+        // The help is made of the doc comments of arguments.
+        let is_help = source.module.starts_with("cli") && line.trim_start().starts_with("///");
+        is_help || !line.trim_start().starts_with("//") && !line.contains("fn ")
+    };
+    let mut texts = Vec::new();
+    for source in sources("src").into_iter().chain(sources("remote/archive-helper/src")) {
+        let lines: Vec<_> = source.text.lines().map(|line| if is_read(&source, line) { line } else { "" }).collect();
+        texts.push((source.path.clone(), lines.join("\n")));
+    }
+    for name in [
+        "CHANGELOG.md",
+        "README.md",
+        "man/archive.1",
+        "man/archive.toml.5",
+        "man/archive-tree.5",
+        "man/archive-helper.5",
+    ] {
+        texts.push((root().join(name), fs::read_to_string(root().join(name)).unwrap()));
+    }
+    let mut found = Vec::new();
+    for (path, text) in &texts {
+        for (at, line) in text.lines().enumerate() {
+            let wrong = WRONG_WORDS.iter().filter(|word| line.contains(**word));
+            found.extend(wrong.map(|word| format!("{}:{}: `{word}`", path.display(), at + 1)));
+        }
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}

@@ -13,7 +13,7 @@ use crate::history::{Difference, Past};
 use crate::report::json::{insert_path, object, text};
 use crate::time::When;
 
-/// Tell what changed from one run to another
+/// Show what changed from one run to another
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// A source, and a path on the client; without one, everything

@@ -49,7 +49,7 @@ impl Unpacker {
             }
             self.bytes.resize(start + STEP, 0);
             let mut output = OutBuffer::around(&mut self.bytes[start..]);
-            let done = self.decoder.run(&mut input, &mut output).map_err(|_| invalid("what is compressed is spoilt"));
+            let done = self.decoder.run(&mut input, &mut output).map_err(|_| invalid("compressed data is corrupt"));
             let count = output.pos();
             self.bytes.truncate(start + count);
             done?;
