@@ -1,8 +1,8 @@
 //! The directories of connections: each holds ssh's control socket and its generated configuration.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -57,7 +57,10 @@ impl ControlDirectory {
     }
 
     fn create_in(parent: &Path, config: &str) -> io::Result<ControlDirectory> {
-        let directory = tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent)?;
+        // Other users may not read ssh's log. The umask may have taken rights away.
+        let mode = Permissions::from_mode(0o700);
+        let directory = tempfile::Builder::new().prefix(PREFIX).permissions(mode.clone()).tempdir_in(parent)?;
+        std::fs::set_permissions(directory.path(), mode)?;
         let lock = File::open(directory.path())?;
         lock.lock()?;
         let path = directory.path().join(CONFIG);
@@ -193,5 +196,12 @@ mod tests {
         drop((directory.keep(), _lock));
         sweep(parent.path());
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn control_directory_is_for_its_user_only() {
+        let parent = tempfile::Builder::new().tempdir_in("/tmp").unwrap();
+        let directory = ControlDirectory::create_in(parent.path(), "").unwrap();
+        assert_eq!(std::fs::metadata(directory.path()).unwrap().mode() & 0o777, 0o700);
     }
 }
