@@ -209,9 +209,11 @@ impl<'a> Repair<'a> {
             return self.stage_orphan(version, &hash);
         };
         let found = file_metadata(&file).on_server(WHAT)?;
+        // A link into another source's tree needs proof that the client has the content.
+        let is_own = from.source == *self.source;
         let may_link = match self.link {
-            LinkWhen::Content => true,
-            LinkWhen::Exact => (found.mtime, found.mode) == (entry.mtime, mode_on_disk(entry)),
+            LinkWhen::Content => is_own,
+            LinkWhen::Exact => is_own && (found.mtime, found.mode) == (entry.mtime, mode_on_disk(entry)),
             LinkWhen::Never => false,
         };
         let linked = if may_link { self.link(&from, &found)? } else { None };

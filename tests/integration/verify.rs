@@ -1,7 +1,7 @@
 //! Verification: whatever happened to a plain file is found, and where a good copy is, is said.
 
 use std::fs;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::support::*;
@@ -313,6 +313,7 @@ fn a_good_copy_takes_the_place_of_what_was_damaged() {
             assert_eq!((&ran.lines()[0]["bad"], &ran.lines()[0]["repaired"]), (&0.into(), &1.into()), "{}", ran.stderr);
             assert!(ran.stderr.contains("is repaired, from `snapshot/copies/"), "{}", ran.stderr);
             assert_eq!(fs::read(&place).unwrap(), good);
+            assert_eq!(fs::metadata(&place).unwrap().nlink(), 1, "a file of another source was linked");
             kept.verify(&[]).well();
             let aside = damaged(&kept.program);
             assert_eq!(aside.len(), usize::from(number != 2), "{aside:?}");
