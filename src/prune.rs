@@ -159,7 +159,7 @@ impl<'a> Prune<'a> {
                     self.report.warn(format_args!("can't read `{}`, which stays: {}", Escaped(&on_disk), cause(error)));
                     continue;
                 }
-                if let Some(place) = place.as_ref().filter(|place| self.is_immutable(place)) {
+                if let Some(place) = place.as_ref().filter(|place| is_immutable(self.repository, place)) {
                     let on_disk = place.on_disk();
                     self.report
                         .warn(format_args!("can't remove `{}`, which is immutable (chattr(1))", Escaped(&on_disk)));
@@ -193,12 +193,6 @@ impl<'a> Prune<'a> {
         Batch { found, ..std::mem::take(batch) }
     }
 
-    // It, or its directory, by chattr(1).
-    fn is_immutable(&self, place: &Place) -> bool {
-        let found = place.look(self.repository);
-        found.is_ok_and(|(dir, _)| dir.is_immutable(None) || dir.is_immutable(Some(&place.name)))
-    }
-
     // A dry run doesn't read the contents.
     fn prove(&mut self, index: &Index, place: &Place, version: &Version) -> Result<Proof> {
         match self.dry_run {
@@ -206,6 +200,12 @@ impl<'a> Prune<'a> {
             false => self.evidence.of_version(self.repository, index, place, version),
         }
     }
+}
+
+// It, or its directory, by chattr(1).
+fn is_immutable(repository: &Repository, place: &Place) -> bool {
+    let found = place.look(repository);
+    found.is_ok_and(|(dir, _)| dir.is_immutable(None) || dir.is_immutable(Some(&place.name)))
 }
 
 // What a dry run learns of a plain file.

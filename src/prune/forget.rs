@@ -6,7 +6,7 @@ use archive_helper::exclude::Excludes;
 
 use super::freed::Freed;
 use super::removal::remove_source;
-use super::{Dropping, Going, PATIENCE, Pruned, SMALL_BATCH, look, report_other};
+use super::{Dropping, Going, PATIENCE, Pruned, SMALL_BATCH, is_immutable, look, report_other};
 use crate::entry::{DirectoryId, Kind, Version};
 use crate::error::{Error, Kind as ErrorKind, Result, cause};
 use crate::history::unknown_source;
@@ -166,6 +166,14 @@ impl Forgetting<'_> {
         let Some(path) = directory.join(&version.entry.name) else { return Ok(()) };
         let located = Located { source: self.source.clone(), directory: directory.clone(), version };
         let (places, version) = (Place::all_of(&located), &located.version);
+        // A batch that can't be carried out would wait in the journal, and end everything else that is done to the source.
+        if let Some(place) = places.iter().find(|place| is_immutable(self.repository, place)) {
+            let on_disk = place.on_disk();
+            let what = format_args!("can't remove `{}`: it or its directory is immutable", Escaped(&on_disk));
+            return Err(Error::new(ErrorKind::Failed, what).hint(
+                "see `lsattr -d`, and forget again after `chattr -ia`; what was forgotten before stays forgotten",
+            ));
+        }
         each(&Going { path: &path, version, place: places.first() })?;
         self.done.versions += 1;
         batch.rows.push(Row::Forget { id: version.id });

@@ -26,6 +26,7 @@ use crate::fault;
 use crate::path::{AbsPath, Escaped, Name};
 use crate::queue::{Nothing, Receiver};
 use crate::report::Change as Told;
+use crate::repository::archive::path_on_disk;
 use crate::repository::index::{Index, Write};
 use crate::repository::journal::{Journal, Row, Then};
 use crate::repository::place::{Place, Tree};
@@ -66,7 +67,10 @@ pub fn apply<'a>(
             run,
             ledger: Ledger::new(index, scope, failure)?,
             placing: Placing::open(run, staging)?,
-            blocked: Blocked::new(run.repository.snapshot(&run.source.name)?),
+            blocked: Blocked::new(
+                run.repository.snapshot(&run.source.name)?,
+                run.repository.archive(&run.source.name)?,
+            ),
             journal: Journal::open(run.repository, (run.source_id, &run.source.name), Arc::clone(staging))?,
             staging,
             contents,
@@ -241,8 +245,10 @@ impl Gathering<'_, '_> {
         self.run.client.line().progress(bytes_of(&change));
         let Some((directory, name)) = changed_name(&change) else { return self.place(change) };
         // What this run has made itself is not blocked.
-        if !self.run.begins_anew && self.blocked.is_blocked(&directory.path, &name) {
-            return self.refuse(change, &directory, &name);
+        if !self.run.begins_anew
+            && let Some(tree) = self.blocked.tree_of(&directory.path, &name)
+        {
+            return self.refuse(change, &directory, &name, tree);
         }
         self.place(change).map_err(|error| error.at(self.shown(&directory, &name)))
     }
@@ -255,10 +261,16 @@ impl Gathering<'_, '_> {
     }
 
     // What can't be changed stays, as if it could not be read on the client; the next run tries again.
-    fn refuse(&mut self, change: Change, directory: &Arc<Directory>, name: &Name) -> Result<()> {
+    fn refuse(&mut self, change: Change, directory: &Arc<Directory>, name: &Name, tree: Tree) -> Result<()> {
         let shown = self.shown(directory, name);
-        let hint = "it, a directory above or something below is immutable (see `lsattr -d`, `chattr -ia`)";
-        self.run.tally.unread(format_args!("can't change `{shown}`: {hint}"));
+        let (source, on_disk) = (&self.run.source.name, path_on_disk(&directory.path));
+        let what = match tree {
+            Tree::Snapshot => "it, a directory above or something below".to_owned(),
+            Tree::Archive => format!("`archive/{source}/{}` or a directory above", Escaped(&on_disk)),
+        };
+        self.run
+            .tally
+            .unread(format_args!("can't change `{shown}`: {what} is immutable (see `lsattr -d`, `chattr -ia`)"));
         match change {
             Change::Received(task, staged) => {
                 self.staging.unlink(&staged.name).on_server("can't clear the staging area")?;
@@ -436,7 +448,8 @@ fn take_room(run: &Run<'_>, change: &Change) -> Result<()> {
 
 fn bytes_of(change: &Change) -> u64 {
     match change {
-        Change::Known(task, _) | Change::Received(task, _) => task.entry.size,
+        Change::Known(task, _) => task.entry.size,
+        // What was received is counted by its stream.
         _ => 0,
     }
 }

@@ -120,6 +120,14 @@ impl<'a> Repair<'a> {
         };
         let shown = place.on_disk();
         let shown = Escaped(&shown);
+        if dir.is_immutable(None) || found.is_some() && dir.is_immutable(Some(&place.name)) {
+            let unused = staged.map(|good| good.name);
+            unused.map_or(Ok(()), |name| self.staging.dir().unlink(&name)).on_server(WHAT)?;
+            report.error(format_args!(
+                "can't repair `{shown}`: it or its directory is immutable (see `lsattr -d`, `chattr -ia`)"
+            ));
+            return Ok(false);
+        }
         // A directory is never in the way of good bytes: what is in it is somebody's.
         let is_blocked = found.as_ref().is_some_and(|found| found.kind == Kind::Dir);
         if let Some(found) = found.filter(|_| !is_blocked) {

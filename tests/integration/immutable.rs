@@ -106,6 +106,78 @@ fn immutable_file_in_the_archive_holds_up_no_prune() {
 }
 
 #[test]
+fn immutable_directory_of_the_archive_holds_up_nothing_else() {
+    let Some(repository) = Repository::new() else { return };
+    let program = &repository.program;
+    let old = |n: u32| at(1_000_000_000, n, file(format!("old {n}")));
+    let client = Tree::new([("d", dir([("f", old(1))])), ("e", dir([("f", old(2))]))]);
+    pull(program, &client).well();
+    for name in ["d/f", "e/f"] {
+        fs::write(client.path(name), "new").unwrap();
+    }
+    pull(program, &client).well();
+    let blocked = program.archive("localhost", &client.path("d"));
+    chattr("+i", &blocked);
+    for name in ["d/f", "e/f"] {
+        fs::write(client.path(name), "newest").unwrap();
+    }
+    for _ in 0..2 {
+        let ran = pull(program, &client);
+        assert_eq!(ran.status, 3, "{}", ran.stderr);
+        let directory = format!("`archive/localhost{}` or a directory above is immutable", client.path("d").display());
+        assert!(ran.stderr.contains(&directory), "{}", ran.stderr);
+        let content = |name: &str| fs::read_to_string(repository.snapshot(&client.path(name))).unwrap();
+        assert_eq!(["d/f", "e/f"].map(content), ["new", "newest"]);
+    }
+    chattr("-i", &blocked);
+    pull(program, &client).well();
+    assert_same(&client.root(), &repository.snapshot(&client.root()));
+    program.assert_index_is_right();
+}
+
+#[test]
+fn immutable_file_is_not_forgotten_and_nothing_stays_pending() {
+    let Some(repository) = Repository::new() else { return };
+    let program = &repository.program;
+    let client = Tree::new([("f", at(1_000_000_000, 0, file("one"))), ("g", file("g"))]);
+    pull(program, &client).well();
+    fs::write(client.path("f"), "two").unwrap();
+    pull(program, &client).well();
+    let archived = program.archive("localhost", &client.path("f.20010909T014640Z"));
+    for kept in [archived, repository.snapshot(&client.path("f")), repository.snapshot(&client.root())] {
+        chattr("+i", &kept);
+        let what = format!("localhost:{}", client.path("f").display());
+        let ran = program.run(["forget", "--yes", &what]);
+        ran.refused(1, &["can't remove `", "it or its directory is immutable", "chattr -ia"]);
+        chattr("-i", &kept);
+        program.assert_index_is_right();
+        pull(program, &client).well();
+    }
+    program.run(["forget", "--yes", &format!("localhost:{}", client.path("f").display())]).well();
+    pull(program, &client).well();
+    program.assert_index_is_right();
+}
+
+#[test]
+fn immutable_corrupt_file_holds_up_no_repair() {
+    let Some(repository) = Repository::new() else { return };
+    let program = &repository.program;
+    let client = Tree::new(["f", "g", "h", "i"].map(|name| (name, file("the same"))));
+    let pull = || program.run(["pull", "-q", "--link", "never", client.root().to_str().unwrap()]);
+    pull().well();
+    let spoilt = ["f", "g"].map(|name| repository.snapshot(&client.path(name)));
+    spoilt.iter().for_each(|path| fs::write(path, "not same").unwrap());
+    chattr("+i", &spoilt[0]);
+    let ran = program.run(["verify", "--repair"]);
+    assert!(ran.stderr.contains("can't repair `snapshot/localhost"), "{}", ran.stderr);
+    assert_eq!(fs::read_to_string(&spoilt[1]).unwrap(), "the same");
+    chattr("-i", &spoilt[0]);
+    program.run(["verify", "--repair"]);
+    assert_eq!(fs::read_to_string(&spoilt[0]).unwrap(), "the same");
+    program.assert_index_is_right();
+}
+
+#[test]
 fn repository_that_another_user_wrote_to_is_named_with_what_helps() {
     if !is_root() {
         return eprintln!("needs root, for it runs the program as two users");

@@ -1,38 +1,63 @@
-//! What of the snapshot nobody may change, by chattr(1): one such file must not end a run, and a batch that can't be carried
-//! out would wait in the journal.
+//! What nobody may change in the trees, by chattr(1): one such file must not end a run, and a batch that can't be carried out
+//! would wait in the journal.
 
 use std::collections::HashSet;
 
+use nix::errno::Errno;
+
 use crate::path::{AbsPath, Name};
+use crate::repository::archive::open_directory;
 use crate::repository::dirs::Dir;
+use crate::repository::place::Tree;
 
 /// Looks for immutable names; remembers the directory that was asked about last.
 pub struct Blocked {
     snapshot: Dir,
-    last: Option<(AbsPath, Option<Dir>, bool)>,
+    archive: Dir,
+    last: Option<Asked>,
     // Directories that hold something blocked, so that they have to stay.
     holding: HashSet<AbsPath>,
 }
 
+struct Asked {
+    path: AbsPath,
+    // In the snapshot, if it exists there.
+    dir: Option<Dir>,
+    // Where the directory can't be changed itself.
+    blocked: Option<Tree>,
+}
+
 impl Blocked {
-    /// In this source's snapshot.
-    pub fn new(snapshot: Dir) -> Blocked {
-        Blocked { snapshot, last: None, holding: HashSet::new() }
+    /// In this source's snapshot and archive.
+    pub fn new(snapshot: Dir, archive: Dir) -> Blocked {
+        Blocked { snapshot, archive, last: None, holding: HashSet::new() }
     }
 
-    /// Whether a name of a directory can't be made, replaced or removed.
-    pub fn is_blocked(&mut self, directory: &AbsPath, name: &Name) -> bool {
-        if self.last.as_ref().is_none_or(|(last, ..)| last != directory) {
-            let dir = self.snapshot.open(directory.below_root()).ok();
-            let is_blocked = self.is_immutable(directory);
-            self.last = Some((directory.clone(), dir, is_blocked));
+    /// The tree in which a name of a directory can't be made, replaced or removed, if there is one: a file that is replaced moves
+    /// to the archive.
+    pub fn tree_of(&mut self, directory: &AbsPath, name: &Name) -> Option<Tree> {
+        if self.last.as_ref().is_none_or(|last| last.path != *directory) {
+            self.last = Some(self.ask(directory));
         }
-        let Some((_, dir, is_blocked)) = &self.last else { return false };
-        if *is_blocked || dir.as_ref().is_some_and(|dir| dir.is_immutable(Some(name))) {
+        let Asked { dir, blocked, .. } = self.last.as_ref()?;
+        let is_immutable = || dir.as_ref().is_some_and(|dir| dir.is_immutable(Some(name)));
+        if let Some(tree) = blocked.or_else(|| is_immutable().then_some(Tree::Snapshot)) {
             self.hold(directory);
-            return true;
+            return Some(tree);
         }
-        !self.holding.is_empty() && directory.join(name).is_some_and(|path| self.holding.contains(&path))
+        let holds = !self.holding.is_empty() && directory.join(name).is_some_and(|path| self.holding.contains(&path));
+        holds.then_some(Tree::Snapshot)
+    }
+
+    fn ask(&self, path: &AbsPath) -> Asked {
+        let in_snapshot = |path: &AbsPath| self.snapshot.open(path.below_root());
+        let in_archive = |path: &AbsPath| open_directory(&self.archive, path);
+        let blocked = if is_immutable(path, in_snapshot) {
+            Some(Tree::Snapshot)
+        } else {
+            is_immutable(path, in_archive).then_some(Tree::Archive)
+        };
+        Asked { path: path.clone(), dir: in_snapshot(path).ok(), blocked }
     }
 
     fn hold(&mut self, directory: &AbsPath) {
@@ -48,16 +73,16 @@ impl Blocked {
     pub fn forget(&mut self) {
         self.last = None;
     }
+}
 
-    // Of a directory that is yet to be made, the lowest one above it counts.
-    fn is_immutable(&self, directory: &AbsPath) -> bool {
-        let mut path = directory.clone();
-        loop {
-            match (self.snapshot.open(path.below_root()), path.split()) {
-                (Ok(dir), _) => return dir.is_immutable(None),
-                (Err(nix::errno::Errno::ENOENT), Some((parent, _))) => path = parent,
-                _ => return false,
-            }
+// Of a directory that is yet to be made, the lowest one above it counts.
+fn is_immutable(path: &AbsPath, open: impl Fn(&AbsPath) -> nix::Result<Dir>) -> bool {
+    let mut path = path.clone();
+    loop {
+        match (open(&path), path.split()) {
+            (Ok(dir), _) => return dir.is_immutable(None),
+            (Err(Errno::ENOENT), Some((parent, _))) => path = parent,
+            _ => return false,
         }
     }
 }
