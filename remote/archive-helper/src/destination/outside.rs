@@ -29,8 +29,8 @@ impl Destination {
                     return Err(Trouble::InRepository);
                 }
                 Ok(_) => self.outside = path,
-                // There is nothing yet, or no directory.
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => break,
+                // There is nothing yet, or no directory, or one that its owner opens up before anything is made in it.
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ACCESS) => break,
                 Err(errno) => return Err(errno.into()),
             }
         }
