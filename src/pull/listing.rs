@@ -317,7 +317,8 @@ impl Listing<'_> {
         // directory changes none of them.
         let is_other = remembered.and_then(|known| known.inode).is_some_and(|known| known != 0 && known != *inode);
         let was_mount = self.check_mount(&announced, remembered.map(|known| known.id))?;
-        let is_other = is_other || is_mount && !was_mount;
+        // The row of a mount that is no more is written anew with its directory.
+        let is_other = is_other || is_mount != was_mount;
         let trusted = self.remembered.index.filter(|_| complete && !self.wants_all && !is_other);
         let kept_fingerprint = remembered.and_then(|known| known.fingerprint);
         if trusted.is_some() && kept_fingerprint == Some(fingerprint) {
@@ -354,7 +355,7 @@ impl Listing<'_> {
         let directory = Directory::listed(announced, is_mount, is_new && self.gather);
         match moved {
             // What is in it may only be placed when the directory itself is, which the one above it lists.
-            Some(moved) if self.parents.check(self.remembered.index, &directory.path).is_err() => {
+            Some(moved) if !self.parents.believes(self.remembered.index, &directory.path)? => {
                 self.deferred.add(directory, moved);
                 Ok(())
             }

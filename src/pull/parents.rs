@@ -57,17 +57,22 @@ impl<'a> Parents<'a> {
         }
     }
 
-    /// Refuses a directory that its parent does not list and the index does not know. What is in it is believed from then on.
+    /// Refuses a directory that is not [believed](Parents::believes).
     pub fn check(&mut self, remembered: Option<(&Index, SourceId)>, path: &AbsPath) -> Result<()> {
+        if self.believes(remembered, path)? { Ok(()) } else { Err(unlisted()) }
+    }
+
+    /// True for a directory that its parent lists or the index knows. What is in it is believed from then on.
+    pub fn believes(&mut self, remembered: Option<(&Index, SourceId)>, path: &AbsPath) -> Result<bool> {
         if self.listed.contains(path)? {
-            return Ok(());
+            return Ok(true);
         }
         let known = match remembered {
             Some((index, source)) if !self.is_dropped(path)? => index.current_at(source, path)?,
             _ => None,
         };
         if known.is_none_or(|version| version.entry.kind != Kind::Dir) {
-            return Err(unlisted());
+            return Ok(false);
         }
         let mut next = Some(path.clone());
         while let Some(path) = next {
@@ -76,7 +81,7 @@ impl<'a> Parents<'a> {
             }
             next = path.split().map(|(parent, _)| parent);
         }
-        Ok(())
+        Ok(true)
     }
 
     // A directory below a dropped one is gone with it.
