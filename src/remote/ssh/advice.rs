@@ -224,7 +224,9 @@ impl Advice<'_> {
             let name = key.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"id_"));
             name && key.parent().is_some_and(|parent| parent.ends_with(".ssh")) && keys.len() > 1
         };
-        let is_missing = |key: &Path| !key.exists() && !public_part(key).exists();
+        // Ssh shows its tokens and variables as they are written.
+        let is_expanded = |key: &Path| !key.to_string_lossy().contains(['%', '$']);
+        let is_missing = |key: &Path| is_expanded(key) && !key.exists() && !public_part(key).exists();
         keys.iter().find(|key| is_missing(key) && !is_usual(key)).cloned()
     }
 

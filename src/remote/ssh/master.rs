@@ -1,6 +1,6 @@
 //! Starting ssh: it connects, authenticates and goes into the background, within a bounded time, or is killed.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use super::advice::no_ssh;
+use super::advice::{no_ssh, public_part};
 use crate::error::{OnServer, Result};
 use crate::remote::stream::Traffic;
 use crate::source::Ssh;
@@ -79,7 +79,7 @@ pub(super) fn reach(command: &mut std::process::Command, ssh: &Ssh, config: &Pat
         command.arg("-p").arg(port.to_string());
     }
     if let Some(identity) = &ssh.identity {
-        command.args(["-o", "IdentitiesOnly=yes", "-i"]).arg(identity);
+        command.args(["-o", "IdentitiesOnly=yes", "-i"]).arg(key_to_offer(identity));
     }
 }
 
@@ -150,4 +150,9 @@ impl Drop for Group {
     fn drop(&mut self) {
         CONNECTING.lock().unwrap_or_else(PoisonError::into_inner).retain(|group| Some(*group) != self.0);
     }
+}
+
+// Of a key that an agent holds, the public part may be all that is here: ssh passes over a private one that does not exist.
+fn key_to_offer(identity: &Path) -> PathBuf {
+    if identity.exists() { identity.to_owned() } else { public_part(identity) }
 }
