@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use crate::entry::{DirectoryId, Kind, Version, is_on_disk};
 use crate::error::{Kind as ErrorKind, OnServer, Result};
 use crate::path::{AbsPath, Escaped, Name, SourceName};
-use crate::report::Report;
+use crate::report::{Report, counted};
 use crate::repository::archive::{original_path, path_on_disk, renamed_directories};
 use crate::repository::dirs::{Dir, Metadata};
 use crate::repository::index::{Index, SourceId};
@@ -53,7 +53,7 @@ fn mend_contents(index: &mut Index, report: &dyn Report) -> Result<u64> {
         let write = index.write()?;
         write.restore_contents()?;
         write.commit()?;
-        report.error(format_args!("the index looked for contents at {wrong} wrong places; that is fixed"));
+        report.error(format_args!("{} of the index's list of contents: wrong, and fixed", counted(wrong, "entry")));
     }
     Ok(wrong)
 }

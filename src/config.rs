@@ -110,8 +110,11 @@ impl Config {
             && let Some(key) = file.key_for_all()
         {
             let main = self.files.first().map_or("archive.toml".into(), |main| main.display().to_string());
-            return Err(Error::usage(format_args!("`{}` says `{key}`, which counts for every source", path.display()))
-                .hint(format_args!("move it to the main file, `{main}`")));
+            return Err(Error::usage(format_args!(
+                "`{}` has `{key}`, which only the main file may have",
+                path.display()
+            ))
+            .hint(format_args!("move it to `{main}`")));
         }
         match parsed.and_then(|(file, text)| self.add(path, file, text)) {
             Err(error) if files::may_count_for_all(&bytes) => Err(error),

@@ -301,8 +301,8 @@ impl<'a> Past<'a> {
         }
     }
 
-    // Paths that a person may have meant, of a run or else of any time: what is called alike in the lowest directory that is known of those
-    // above it, or else that directory.
+    // Paths that a person may have meant, of a run or else of any time: names like this one in the lowest known directory above
+    // it, or else that directory.
     fn alike(&self, path: &AbsPath, run: Option<i64>) -> Result<Vec<String>> {
         if self.index.knows_below(self.id, path)? {
             return Ok(Vec::new());

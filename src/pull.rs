@@ -29,7 +29,7 @@ use crate::entry::Hash;
 use crate::error::{Error, Kind, Result};
 use crate::path::{AbsPath, SourceName};
 use crate::remote::{self, Client, MachineId, Stop};
-use crate::report::{Change, Level, Outcome, Progress, Report, Summary, counted, grouped};
+use crate::report::{Change, Level, Outcome, Progress, Report, Summary, counted};
 use crate::repository::index::{Index, SourceId, finished};
 use crate::repository::journal::recover;
 use crate::repository::lock::Lock;
@@ -128,9 +128,8 @@ pub fn pull(repository: Option<&Repository>, source: &Source, options: &Options,
 fn report_inexact_mtimes(repository: Option<&Repository>, report: &dyn Report) {
     let count = repository.map_or(0, |repository| repository.base().take_inexact_mtimes());
     if count > 0 {
-        let are_kept = if count == 1 { "mtime is kept" } else { "mtimes are kept" };
-        let what = "by the index alone: the repository's file system has the nearest of them";
-        report.notice(format_args!("{} {are_kept} {what}", grouped(count)));
+        let mtimes = counted(count, "mtime");
+        report.notice(format_args!("the repository's file system can't hold {mtimes} exactly; the index can"));
     }
 }
 

@@ -271,7 +271,7 @@ impl Shared<'_> {
             ),
             Outcome::OtherName => self.failed(
                 task,
-                "the file system there takes the name of something else for the same: restore this by itself to another directory",
+                "the destination's file system takes this name and another entry's for the same: restore it to another directory",
             ),
             Outcome::NotEmpty => self.failed(task, "a directory is there that is not empty"),
             Outcome::Failed(errno) if is_in_the_way(*errno) => {

@@ -195,7 +195,7 @@ impl Keys {
         way.map_err(|error| error.hint("leave out `remote`: the best way that works is found"))?;
         if self.every.as_ref().is_some_and(|every| every.0.is_zero()) {
             return Err(
-                Error::usage("`every` is no time").hint("write it as in `1d`; without it, the source is always due")
+                Error::usage("`every` is zero").hint("write it as in `1d`; without it, the source is always due")
             );
         }
         self.paths.iter().flatten().try_for_each(|path| check_root(path.as_bytes()))?;

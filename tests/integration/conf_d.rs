@@ -114,8 +114,7 @@ fn file_of_conf_d_says_nothing_that_counts_for_every_source() {
     ] {
         put(&program, "all.toml", &text);
         for command in [&["pull", "--all"][..], &["pull", "good"], &["status"], &["config", "check"]] {
-            let says =
-                format!("all.toml` says `{key}`, which counts for every source: move it to the main file, `{config}`");
+            let says = format!("all.toml` has `{key}`, which only the main file may have: move it to `{config}`");
             program.run([&["--config", &config], command].concat()).refused(2, &[&says]);
         }
     }

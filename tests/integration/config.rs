@@ -262,7 +262,7 @@ const SOURCE_MISTAKES: [(&str, &str); 11] = [
     ("remote = 'helper'", "`helper` needs a host: leave out `remote`:"),
     ("keep = {}", "`keep` keeps nothing"),
     ("keep = { last = 0, daily = 0 }", "`keep` keeps nothing"),
-    ("every = '0d'", "`every` is no time"),
+    ("every = '0d'", "`every` is zero"),
     ("every = '2h'\nat = '02:30'", "`at = \"02:30\"` is not within an `every` of 2"),
     ("exclude_from = '/no/such'", "can't read the exclude patterns `/no/such`: No such file or directory: name"),
     ("host = 'h'\npaths = ['/a/../b']", "the path `/a/../b` has a `..` in it"),

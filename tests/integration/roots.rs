@@ -633,7 +633,10 @@ fn stale_copy_below_an_unmounted_file_system_does_not_hide_that() {
         drop(disk);
         let before = everything(&program);
         for flags in [&["-n"][..], &["--max-delete", "100"], &["--checksum"], &[]] {
-            pull(flags).refused(4, &["m` was a mount point and holds other files now", "is it mounted there?"]);
+            pull(flags).refused(
+                4,
+                &["m` was a mount point; nothing is mounted there and files below it are gone", "is it mounted there?"],
+            );
             assert!(everything(&program) == before, "the trees have changed");
         }
         let accepted = program.run(["accept", "localhost"]);
@@ -677,7 +680,10 @@ fn file_below_an_unmounted_file_system_does_not_hide_that() {
         client.put("a/new", file("new"));
         let before = everything(&program);
         for flags in [&["-n"][..], &["--max-delete", "100"], &["--checksum"], &[]] {
-            pull(flags).refused(4, &["m` was a mount point and holds other files now", "is it mounted there?"]);
+            pull(flags).refused(
+                4,
+                &["m` was a mount point; nothing is mounted there and files below it are gone", "is it mounted there?"],
+            );
             assert!(everything(&program) == before, "the trees have changed");
         }
         // The names that were on the disk are in the directory now.
@@ -723,7 +729,7 @@ fn root_that_is_no_mount_point_any_more_stops_the_pull() {
     pull().well();
     drop(disk);
     let before = everything(&program);
-    pull().refused(4, &["disk` was a mount point and holds other files now"]);
+    pull().refused(4, &["disk` was a mount point; nothing is mounted there and files below it are gone"]);
     // Nor does an empty disk in the place of the other one pass.
     let blank = Mount::disk(&path);
     pull().refused(4, &["disk` is empty on the client"]);

@@ -74,7 +74,9 @@ impl Mounts {
     /// Stops the run if files have gone with a file system, and nobody has allowed that.
     pub fn check(self, before: Before<'_>, source: &Source, consent: &Consent) -> Result<()> {
         let Mounts { mut vanished, mut unmounted, moved, .. } = self;
-        unmounted.retain(|path, removed_files| removed_files.is_some() && !consent.allows_missing(path));
+        unmounted.retain(|path, removed_files| {
+            removed_files.is_some() && !moved.contains(path) && !consent.allows_missing(path)
+        });
         let is_below = |path: &AbsPath| unmounted.keys().any(|at| path.starts_with(at));
         vanished.retain(|path| !moved.contains(path) && !is_below(path) && !consent.allows_missing(path));
         if vanished.is_empty() && unmounted.is_empty() {
@@ -87,9 +89,9 @@ impl Mounts {
         let what = match (vanished.len(), unmounted.len()) {
             (1, 0) => "was a mount point and does not exist",
             (_, 0) => "were mount points and do not exist",
-            (0, 1) => "was a mount point and holds other files now",
-            (0, _) => "were mount points and hold other files now",
-            _ => "were mount points and do not exist, or hold other files now",
+            (0, 1) => "was a mount point; nothing is mounted there and files below it are gone",
+            (0, _) => "were mount points; nothing is mounted there and files below them are gone",
+            _ => "were mount points; they do not exist, or nothing is mounted there and files below them are gone",
         };
         let mut paths: Vec<_> = unmounted.into_keys().collect();
         paths.sort();
