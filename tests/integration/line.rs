@@ -151,7 +151,7 @@ fn authentication_that_never_ends_is_given_up() {
     let pid = never_lets_in(&sshd);
     let begun = Instant::now();
     let ran = program.pull(&sshd, ["client:/etc", "-q", "--timeout", "1s"]);
-    ran.refused(6, &["can't reach `client`", "did not let us in within 2s", "ssh -v ", " client` waits"]);
+    ran.refused(6, &["can't reach `client`", "did not let us in within 2s", "ssh -v ", " client true` waits"]);
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     assert_gone(&pid);
 }
