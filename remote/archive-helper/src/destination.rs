@@ -469,10 +469,9 @@ impl Destination {
         Ok(has.iter().filter(|xattr| self.may_set(xattr)).eq(self.xattrs(entry)))
     }
 
-    // A directory that is as it should be gets what is missing in it, and its metadata again when that is done; who owns
-    // it must be able to write to it meanwhile.
+    // The owner must be able to read and write a directory until what is missing in it is made; then it gets its metadata again.
     fn open_up(&self, item: &Item, found: &Metadata) -> Result<Outcome, Trouble> {
-        let is_closed = item.entry.kind == Kind::Dir && found.mode & 0o300 != 0o300;
+        let is_closed = item.entry.kind == Kind::Dir && found.mode & 0o700 != 0o700;
         if is_closed && !self.privileged && !self.options.dry_run && found.uid == self.own_ids.0 {
             self.folder(&item.directory)?.set_mode(item.entry.name.as_bytes(), Kind::Dir, UNFINISHED)?;
         }
