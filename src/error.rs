@@ -87,8 +87,7 @@ impl Error {
     pub fn server(what: impl Display, error: std::io::Error) -> Error {
         let full = matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
         let kind = if full { Kind::Full } else { Kind::Failed };
-        let number =
-            error.raw_os_error().or_else(|| error.get_ref()?.source()?.downcast_ref::<io::Error>()?.raw_os_error());
+        let number = raw_errno(&error);
         Error { cause: Some(Cause { text: without_number(&error.to_string()), number }), ..Error::new(kind, what) }
     }
 
@@ -135,9 +134,13 @@ impl std::error::Error for Error {}
 
 /// What went wrong, in the system's words and without its number: that means nothing to those who read the text.
 pub fn cause(error: &io::Error) -> String {
-    let number =
-        error.raw_os_error().or_else(|| error.get_ref()?.source()?.downcast_ref::<io::Error>()?.raw_os_error());
-    number.map_or_else(|| without_number(&error.to_string()), |number| Errno::from_raw(number).desc().to_owned())
+    raw_errno(error)
+        .map_or_else(|| without_number(&error.to_string()), |number| Errno::from_raw(number).desc().to_owned())
+}
+
+/// The system's number of an error, also of one that names a path around it.
+pub fn raw_errno(error: &io::Error) -> Option<i32> {
+    error.raw_os_error().or_else(|| error.get_ref()?.source()?.downcast_ref::<io::Error>()?.raw_os_error())
 }
 
 fn without_number(text: &str) -> String {

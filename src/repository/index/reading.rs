@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use super::{
     FILE_NAME, Index, OnIndex, PATIENCE, USER_VERSION, create_schema, has_write_ahead_log, migration, newer, settle,
 };
-use crate::error::{Error, Kind as ErrorKind, OnServer, Result};
+use crate::error::{Error, Kind as ErrorKind, OnServer, Result, raw_errno};
 use crate::repository::dirs::is_on_local_disk;
 
 // What belongs to a database: itself, its write-ahead log, its rollback journal.
@@ -193,8 +193,7 @@ fn private_dir(place: &Path) -> std::io::Result<TempDir> {
 
 // The errors of `tempfile` name a path that nobody knows.
 fn plain(error: std::io::Error) -> std::io::Error {
-    let wrapped = error.get_ref().and_then(|inner| inner.source()?.downcast_ref::<std::io::Error>()?.raw_os_error());
-    wrapped.map_or(error, std::io::Error::from_raw_os_error)
+    raw_errno(&error).map_or(error, std::io::Error::from_raw_os_error)
 }
 
 fn create_private(path: &Path) -> std::io::Result<File> {
