@@ -236,7 +236,8 @@ impl Tally<'_> {
             Change::Touched => &self.progress.touched,
             Change::Removed => &self.progress.removed,
             Change::Skipped => &self.progress.skipped,
-            Change::Excluded => &self.progress.excluded,
+            // Its directory counts it.
+            Change::Excluded => return self.report.change(change, path),
         };
         counter.add(1);
         self.report.change(change, path);

@@ -562,9 +562,8 @@ impl Listing<'_> {
 
     fn skipped(&mut self, skipped: &Skipped) {
         let path = &skipped.path;
-        // Its directory counts it.
         if skipped.reason == SkipReason::Excluded {
-            return self.tally.report.change(Change::Excluded, path);
+            return self.tally.changed(Change::Excluded, path);
         }
         self.tally.changed(Change::Skipped, path);
         match skipped.reason {

@@ -200,16 +200,20 @@ mod tests {
         assert_eq!(set.in_memory.len() as u64 + set.table.unwrap().digests, 5000);
     }
 
+    fn with_spill(min_free: MinFree, test: impl FnOnce(Spill<'_>)) {
+        let place = tempfile::tempdir().unwrap();
+        let repository = Repository::create(&place.path().join("repo")).unwrap();
+        let staging = tempfile::tempdir().unwrap();
+        let staging = Staging::open(Dir::open_base(staging.path()).unwrap()).unwrap();
+        test(Spill { staging: &staging, room: &Room::new(&repository, min_free) });
+    }
+
     #[test]
     fn paths_beyond_the_limit_are_in_a_file_without_a_name() {
-        let place = tempfile::tempdir().unwrap();
-        let staging = Staging::open(Dir::open_base(place.path()).unwrap()).unwrap();
-        let elsewhere = tempfile::tempdir().unwrap();
-        let repository = Repository::create(&elsewhere.path().join("repo")).unwrap();
-        let room = Room::new(&repository, MinFree::Bytes(0));
-        let spill = Spill { staging: &staging, room: &room };
-        check(PathSet { max_in_memory: 10, ..PathSet::new(Some(spill)) });
-        assert!(staging.dir().names().unwrap().is_empty());
+        with_spill(MinFree::Bytes(0), |spill| {
+            check(PathSet { max_in_memory: 10, ..PathSet::new(Some(spill)) });
+            assert!(spill.staging.dir().names().unwrap().is_empty());
+        });
     }
 
     #[test]
@@ -219,15 +223,11 @@ mod tests {
 
     #[test]
     fn table_of_paths_leaves_room() {
-        let place = tempfile::tempdir().unwrap();
-        let staging = Staging::open(Dir::open_base(place.path()).unwrap()).unwrap();
-        let elsewhere = tempfile::tempdir().unwrap();
-        let repository = Repository::create(&elsewhere.path().join("repo")).unwrap();
-        let room = Room::new(&repository, MinFree::Bytes(u64::MAX));
-        let spill = Spill { staging: &staging, room: &room };
-        let mut set = PathSet { max_in_memory: 10, ..PathSet::new(Some(spill)) };
-        let error = (0..1_000_000).find_map(|number| set.insert(&path(number)).err()).unwrap();
-        assert_eq!(error.kind(), Kind::Full);
+        with_spill(MinFree::Bytes(u64::MAX), |spill| {
+            let mut set = PathSet { max_in_memory: 10, ..PathSet::new(Some(spill)) };
+            let error = (0..1_000_000).find_map(|number| set.insert(&path(number)).err()).unwrap();
+            assert_eq!(error.kind(), Kind::Full);
+        });
     }
 
     #[test]
