@@ -391,12 +391,16 @@ impl Destination {
         if found.kind == Some(Kind::Dir) && is_unfinished {
             return Ok(Likeness::Unfinished);
         }
-        match self.is_alike(item, found)? {
-            false => Ok(Likeness::None),
-            true if item.link.is_some() => Ok(Likeness::Same),
-            true if !self.is_dressed(item, found)? => Ok(Likeness::Bare),
-            true if entry.kind == Kind::File && found.mtime != entry.mtime => Ok(Likeness::Rounded),
-            true => Ok(Likeness::Same),
+        if !self.is_alike(item, found)? {
+            Ok(Likeness::None)
+        } else if item.link.is_some() {
+            Ok(Likeness::Same)
+        } else if !self.is_dressed(item, found)? {
+            Ok(Likeness::Bare)
+        } else if entry.kind == Kind::File && found.mtime != entry.mtime {
+            Ok(Likeness::Rounded)
+        } else {
+            Ok(Likeness::Same)
         }
     }
 

@@ -23,10 +23,12 @@ const PASSING_FUSE: [&[u8]; 5] =
 impl Directory {
     /// What is mounted on it.
     pub fn mounted(&self) -> Mounted {
-        match (self.is_mount_point(), self.lasts()) {
-            (false, _) => Mounted::Nothing,
-            (true, true) => Mounted::Lasting,
-            (true, false) => Mounted::Passing,
+        if !self.is_mount_point() {
+            Mounted::Nothing
+        } else if self.lasts() {
+            Mounted::Lasting
+        } else {
+            Mounted::Passing
         }
     }
 
