@@ -550,7 +550,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_connection_counts_on_the_line_of_the_first() {
+    fn second_connection_counts_on_the_line_of_the_first() {
         let options = Options {
             remote: None,
             helper_dir: None,

@@ -165,15 +165,15 @@ fn immutable_corrupt_file_holds_up_no_repair() {
     let client = Tree::new(["f", "g", "h", "i"].map(|name| (name, file("the same"))));
     let pull = || program.run(["pull", "-q", "--link", "never", client.root().to_str().unwrap()]);
     pull().well();
-    let spoilt = ["f", "g"].map(|name| repository.snapshot(&client.path(name)));
-    spoilt.iter().for_each(|path| fs::write(path, "not same").unwrap());
-    chattr("+i", &spoilt[0]);
+    let corrupt = ["f", "g"].map(|name| repository.snapshot(&client.path(name)));
+    corrupt.iter().for_each(|path| fs::write(path, "not same").unwrap());
+    chattr("+i", &corrupt[0]);
     let ran = program.run(["verify", "--repair"]);
     assert!(ran.stderr.contains("can't repair `snapshot/localhost"), "{}", ran.stderr);
-    assert_eq!(fs::read_to_string(&spoilt[1]).unwrap(), "the same");
-    chattr("-i", &spoilt[0]);
+    assert_eq!(fs::read_to_string(&corrupt[1]).unwrap(), "the same");
+    chattr("-i", &corrupt[0]);
     program.run(["verify", "--repair"]);
-    assert_eq!(fs::read_to_string(&spoilt[0]).unwrap(), "the same");
+    assert_eq!(fs::read_to_string(&corrupt[0]).unwrap(), "the same");
     program.assert_index_is_right();
 }
 
