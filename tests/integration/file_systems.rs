@@ -286,7 +286,7 @@ fn restore_replaces_no_file_by_one_whose_name_differs_in_case() {
     for flags in [&[][..], &[], &["--overwrite", "older"], &["--overwrite", "always"]] {
         let ran = program.run([&["restore", "--owner", "none", &target, to.to_str().unwrap()], flags].concat());
         assert_eq!(ran.status, 3, "{}", ran.stderr);
-        assert_eq!(ran.stderr.matches("takes the name of something else for the same").count(), 3, "{}", ran.stderr);
+        assert_eq!(ran.stderr.matches("takes this name and another entry's for the same").count(), 3, "{}", ran.stderr);
         let restored = to.join(client.root().file_name().unwrap());
         assert_eq!(names(&restored).len(), 4);
         assert_is_of_client(&restored, &client.root());

@@ -266,7 +266,12 @@ fn a_content_that_would_not_be_found_is_told() {
     program.pull_local(&client.root(), &[]);
     program.change_index("DELETE FROM content; DELETE FROM new_content");
     let ran = program.run(["index", "check"]);
-    assert!(ran.status == 1 && ran.stderr.contains("2 wrong places"), "{} {}", ran.status, ran.stderr);
+    assert!(
+        ran.status == 1 && ran.stderr.contains("2 entries of the index's list of contents"),
+        "{} {}",
+        ran.status,
+        ran.stderr
+    );
     program.run(["index", "check"]).well();
     client.put("copy", file("a"));
     assert_eq!(program.pull_local(&client.root(), &[])["linked"], 1);
