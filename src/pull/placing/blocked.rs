@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use nix::errno::Errno;
 
 use crate::path::{AbsPath, Name};
-use crate::repository::archive::open_directory;
+use crate::repository::archive::path_on_disk;
 use crate::repository::dirs::Dir;
 use crate::repository::place::Tree;
 
@@ -50,14 +50,12 @@ impl Blocked {
     }
 
     fn ask(&self, path: &AbsPath) -> Asked {
-        let in_snapshot = |path: &AbsPath| self.snapshot.open(path.below_root());
-        let in_archive = |path: &AbsPath| open_directory(&self.archive, path);
-        let blocked = if is_immutable(path, in_snapshot) {
+        let blocked = if is_immutable(&self.snapshot, path.below_root()) {
             Some(Tree::Snapshot)
         } else {
-            is_immutable(path, in_archive).then_some(Tree::Archive)
+            is_immutable(&self.archive, &path_on_disk(path)).then_some(Tree::Archive)
         };
-        Asked { path: path.clone(), dir: in_snapshot(path).ok(), blocked }
+        Asked { path: path.clone(), dir: self.snapshot.open(path.below_root()).ok(), blocked }
     }
 
     fn hold(&mut self, directory: &AbsPath) {
@@ -75,14 +73,17 @@ impl Blocked {
     }
 }
 
-// Of a directory that is yet to be made, the lowest one above it counts.
-fn is_immutable(path: &AbsPath, open: impl Fn(&AbsPath) -> nix::Result<Dir>) -> bool {
-    let mut path = path.clone();
-    loop {
-        match (open(&path), path.split()) {
-            (Ok(dir), _) => return dir.is_immutable(None),
-            (Err(Errno::ENOENT), Some((parent, _))) => path = parent,
-            _ => return false,
-        }
+// Whether a directory at a path below `base` is immutable. For one that is yet to be made, the lowest that exists above it
+// counts; a client may list a path of two thousand names, so that is found by halving.
+fn is_immutable(base: &Dir, path: &[u8]) -> bool {
+    match base.open(path) {
+        Ok(dir) => return dir.is_immutable(None),
+        Err(Errno::ENOENT) => {}
+        Err(_) => return false,
     }
+    let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+    let above: Vec<&[u8]> = std::iter::once(0).chain(slashes).map(|end| &path[..end]).collect();
+    let missing = above.partition_point(|path| !matches!(base.open(path), Err(Errno::ENOENT)));
+    let lowest = missing.checked_sub(1).and_then(|at| base.open(above[at]).ok());
+    lowest.is_some_and(|dir| dir.is_immutable(None))
 }
