@@ -126,7 +126,10 @@ impl Ways<'_> {
                 false => self.onward.fetch.want_once(task),
             };
         }
-        match self.onward.sizes.meet(path_of(&task), size, || index.knows_size(size))? {
+        // This run has met all sizes of an index that was empty. Other sources may be filling it, too: for a large file that is
+        // worth a look.
+        let is_here = || Ok((size > MAX_BUNDLED || !run.begins_empty) && index.knows_size(size)?);
+        match self.onward.sizes.meet(path_of(&task), size, is_here)? {
             Meeting::First => self.onward.fetch.want(self.onward.contents.lead(task, Key::Size(size))),
             Meeting::Sample(first) => {
                 let sampling = Sampling::Wanted { first };
