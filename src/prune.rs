@@ -5,6 +5,7 @@
 //! What was cut off is finished by the next run of whatever kind. The snapshot is never touched.
 
 use std::collections::{BTreeSet, HashSet};
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crate::error::{Error, OnServer, Result, cause};
 use crate::path::{AbsPath, Escaped, SourceName};
 use crate::report::{Report, counted};
 use crate::repository::Repository;
-use crate::repository::evidence::{Evidence, Proof};
+use crate::repository::evidence::{Evidence, Proof, ProvedFile};
 use crate::repository::index::{Index, RunRow, SourceId, misdated};
 use crate::repository::journal::{Batch, Deed, Journal, Row, Then, recover};
 use crate::repository::lock::Lock;
@@ -139,7 +140,8 @@ impl<'a> Prune<'a> {
         each: &mut dyn FnMut(&Going<'_>) -> Result<()>,
     ) -> Result<()> {
         let mut batch = Batch::default();
-        let mut dropping = if self.dry_run { None } else { Some(Dropping::open(self.repository, source, id)?) };
+        let mut dropping =
+            if self.dry_run { None } else { Some(Dropping::open(self.repository, (id, source), self.report)?) };
         for (id, directory) in index.directories_below(id, &AbsPath::root())? {
             let (mut going, staying): (Vec<_>, Vec<_>) =
                 index.past_in(id)?.into_iter().partition(|version| !is_shown(version, kept));
@@ -174,7 +176,11 @@ impl<'a> Prune<'a> {
                 if let (Proof::Holds(found), Some(place)) = (proof, place) {
                     pruned.files += 1;
                     pruned.bytes_freed += self.freed.with(&found);
-                    batch.deeds.push(Deed::Drop { directory: place.directory, name: place.name, inode: found.inode });
+                    batch.deeds.push(Deed::Delete {
+                        directory: place.directory,
+                        name: place.name,
+                        file: ProvedFile::of(&found),
+                    });
                 }
                 if batch.rows.len() >= self.batch {
                     let full = self.take(&mut batch);
@@ -215,12 +221,17 @@ fn look(repository: &Repository, place: &Place) -> Proof {
 
 // Unknown files are kept.
 fn report_other(report: &dyn Report, place: &Place) {
-    report.warn(format_args!("`{}` is not what the index says, and stays", Escaped(&place.on_disk())));
+    report_kept(report, Escaped(&place.on_disk()));
+}
+
+fn report_kept(report: &dyn Report, path: impl Display) {
+    report.warn(format_args!("`{path}` is not what the index says, and stays"));
 }
 
 /// The trees of a source, from which versions go.
 struct Dropping<'a> {
     repository: &'a Repository,
+    report: &'a dyn Report,
     // Set once the change is noted, so that an older copy of the index is recognised.
     is_noted: bool,
     journal: Journal,
@@ -229,12 +240,16 @@ struct Dropping<'a> {
 }
 
 impl<'a> Dropping<'a> {
-    fn open(repository: &'a Repository, name: &SourceName, source: SourceId) -> Result<Dropping<'a>> {
+    fn open(
+        repository: &'a Repository,
+        (source, name): (SourceId, &SourceName),
+        report: &'a dyn Report,
+    ) -> Result<Dropping<'a>> {
         let staging = Staging::open(repository.staging(name)?)
             .on_server(format_args!("can't open `staging/{name}`"))
             .map_err(|error| error.at(name))?;
         let journal = Journal::open(repository, (source, name), Arc::new(staging))?;
-        Ok(Dropping { repository, is_noted: false, journal, emptied: BTreeSet::new() })
+        Ok(Dropping { repository, report, is_noted: false, journal, emptied: BTreeSet::new() })
     }
 
     fn carry_out(&mut self, index: &mut Index, batch: Batch, then: Then) -> Result<()> {
@@ -243,8 +258,9 @@ impl<'a> Dropping<'a> {
         }
         let done = self.journal.carry_out(index, batch, then)?;
         done.settle(index, |_| Ok(()))?;
+        done.changed.iter().for_each(|path| report_kept(self.report, path));
         self.emptied.extend(done.batch.deeds.into_iter().filter_map(|deed| match deed {
-            Deed::Drop { directory, .. } => Some(directory),
+            Deed::Drop { directory, .. } | Deed::Delete { directory, .. } => Some(directory),
             Deed::Fill { .. } | Deed::Change { .. } | Deed::Keep { .. } => None,
         }));
         Ok(())

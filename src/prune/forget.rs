@@ -13,7 +13,7 @@ use crate::history::unknown_source;
 use crate::path::{AbsPath, Escaped, Name, SourceName};
 use crate::report::Report;
 use crate::repository::Repository;
-use crate::repository::evidence::{Evidence, Proof};
+use crate::repository::evidence::{Evidence, Proof, ProvedFile};
 use crate::repository::index::{Index, Located, SourceId};
 use crate::repository::journal::{Batch, Deed, New, Old, Row, Then, recover};
 use crate::repository::lock::Lock;
@@ -53,7 +53,7 @@ pub fn forget(
     let mut dropping = None;
     if !dry_run {
         recover(repository, &mut index, source)?;
-        dropping = Some(Dropping::open(repository, source, id)?);
+        dropping = Some(Dropping::open(repository, (id, source), report)?);
     }
     let chosen = Chosen::of(&index, id, what)?;
     let (freed, evidence, done) = (Freed::default(), Evidence::new(), Pruned::default());
@@ -196,14 +196,16 @@ impl Forgetting<'_> {
                 self.done.bytes_freed += self.freed.with(&found);
             }
             batch.deeds.push(match (place.tree, version.entry.kind) {
-                (Tree::Archive, _) => Deed::Drop { directory: directory.clone(), name: place.name, inode: found.inode },
+                (Tree::Archive, _) => {
+                    Deed::Delete { directory: directory.clone(), name: place.name, file: ProvedFile::of(&found) }
+                }
                 (Tree::Snapshot, Kind::Dir) => {
                     Deed::Change { directory: at, name: place.name, old: Old::Clear, new: New::None }
                 }
                 (Tree::Snapshot, _) => Deed::Change {
                     directory: at,
                     name: place.name,
-                    old: Old::Remove { inode: found.inode },
+                    old: Old::Delete { file: ProvedFile::of(&found) },
                     new: New::None,
                 },
             });

@@ -18,7 +18,7 @@ use crate::path::{AbsPath, Name};
 use crate::remote::helper::nonsense;
 use crate::repository::archive::Archive;
 use crate::repository::dirs::{Dir, Metadata, OpenTree};
-use crate::repository::evidence::{Age, Evidence};
+use crate::repository::evidence::{Age, Evidence, ProvedFile};
 use crate::repository::index::{Record, is_recorded};
 use crate::repository::journal::{At, Batch, Deed, Known, Looks, New, Old, Row};
 use crate::repository::staging::{StagedName, Staging};
@@ -58,13 +58,13 @@ pub(super) struct Placing<'a> {
 struct Origin {
     // When it was last read: a copy is as old as what it was made of.
     read: i64,
-    // The inode, and what is known of it, if another plain file shares it.
-    shared: Option<(u64, Record)>,
+    // The proved file whose inode it shares, if it does, and the record of that.
+    shared: Option<(ProvedFile, Record)>,
 }
 
 impl Origin {
-    fn shared(inode: (u64, u64), record: Record) -> Origin {
-        Origin { read: record.read, shared: Some((inode.1, record)) }
+    fn shared(file: ProvedFile, record: Record) -> Origin {
+        Origin { read: record.read, shared: Some((file, record)) }
     }
 
     fn copied(read: i64) -> Origin {
@@ -248,7 +248,7 @@ impl<'a> Placing<'a> {
                     if !self.owned || (found.uid, found.gid) == owner {
                         return Ok(old.archive_name.clone());
                     }
-                    Old::Remove { inode: found.inode }
+                    Old::Delete { file: ProvedFile::of(&found) }
                 }
                 Some(_) => Old::Clear,
                 None => Old::None,
@@ -326,8 +326,8 @@ impl<'a> Placing<'a> {
     }
 
     fn know(&mut self, at: At, size: u64, hash: Hash, Origin { read, shared }: Origin) {
-        let inode = shared.map(|(inode, _)| inode);
-        self.batch.known.extend(is_recorded(size).then_some(Known { at, hash, read, inode }));
+        let file = shared.map(|(file, _)| file);
+        self.batch.known.extend(is_recorded(size).then_some(Known { at, hash, read, file }));
     }
 
     // What is at a name of the snapshot; nothing, too, where the directory is yet to be made.

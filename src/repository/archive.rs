@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use nix::errno::Errno;
 
-use super::dirs::{Dir, Metadata, OpenTree};
+use super::dirs::{Dir, OpenTree};
 use super::index::{Index, SourceId};
 use crate::entry::Time;
 use crate::error::Result;
@@ -77,17 +77,9 @@ impl Archive {
         number(&dir, name)
     }
 
-    /// Removes `name` of the client's directory `path`, if it still is a name of this inode; see [`Dir::unlink_inode`].
-    pub fn drop_name(
-        &mut self,
-        path: &AbsPath,
-        name: &Name,
-        inode: (u64, u64),
-    ) -> nix::Result<Option<(Metadata, Metadata)>> {
-        match self.tree.directory_by(path, |base| open_directory(base, path)) {
-            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(None),
-            other => other?.unlink_inode(name, inode),
-        }
+    /// The directory here of the client's directory `path`, which must exist.
+    pub fn existing_directory(&mut self, path: &AbsPath) -> nix::Result<Dir> {
+        self.tree.directory_by(path, |base| open_directory(base, path))
     }
 
     /// The archive's own directory.

@@ -28,6 +28,7 @@ mod probe;
 mod tests;
 
 pub use abilities::{Abilities, is_on_local_disk};
+pub use moves::Unlinked;
 pub(super) use probe::{PREFIX as PROBE_PREFIX, Unfit, is_without_flock, take_records};
 
 use abilities::FileSystem;
@@ -228,24 +229,6 @@ impl Dir {
         fault::step()?;
         unlinkat(self, name.as_bytes(), UnlinkatFlags::NoRemoveDir)?;
         self.has_changed()
-    }
-
-    /// Removes a name if it is one of this inode, and tells of the inode before and after that; `None` if it is none.
-    pub fn unlink_inode(&self, name: &Name, inode: (u64, u64)) -> nix::Result<Option<(Metadata, Metadata)>> {
-        let flags = OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-        let held = match openat(self, name.as_bytes(), flags, Mode::empty()) {
-            Err(Errno::ENOENT) => return Ok(None),
-            other => other?,
-        };
-        let before = self.identified(fstat(&held).map(|stat| metadata_of(&stat))?);
-        if !before.is_inode(inode) {
-            return Ok(None);
-        }
-        self.unlink(name)?;
-        // Some file systems know an inode by its names only.
-        let fewer = Metadata { links: before.links.saturating_sub(1), ..before };
-        let after = fstat(&held).map_or(fewer, |stat| self.identified(metadata_of(&stat)));
-        Ok(Some((before, after)))
     }
 
     /// Removes an empty directory.

@@ -11,12 +11,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
 
 use super::Repository;
 use super::dirs::{Dir, Metadata, file_metadata};
 use super::index::{Index, Record};
 use super::place::Place;
-use crate::entry::{Hash, Kind, Version, hash_content};
+use crate::entry::{Hash, Kind, Time, Version, hash_content};
 use crate::error::Result;
 use crate::path::Name;
 use crate::time::clamped_nanoseconds;
@@ -28,6 +29,27 @@ pub enum Age {
     AtMost(Duration),
     /// Any age.
     Any,
+}
+
+/// A file as it was when its content was proved. It is linked, copied or deleted only while it is the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProvedFile {
+    inode: u64,
+    // Bytes.
+    size: u64,
+    mtime: Time,
+}
+
+impl ProvedFile {
+    /// The file that was found and proved.
+    pub fn of(found: &Metadata) -> ProvedFile {
+        ProvedFile { inode: found.inode.1, size: found.size, mtime: found.mtime }
+    }
+
+    /// True while nothing has replaced or overwritten it. The ctime may differ: making and removing links changes it.
+    pub fn is(self, found: &Metadata) -> bool {
+        self == ProvedFile::of(found)
+    }
 }
 
 /// Whether a plain file is a version's.

@@ -15,6 +15,7 @@ use super::Repository;
 use super::archive::open_directory;
 use super::dirs::Dir;
 use super::dirs::Metadata;
+use super::evidence::ProvedFile;
 use super::index::{Index, NewVersion, Record, SourceId, Write};
 use super::newest_run::note_batch;
 use super::relayout::relocate;
@@ -27,10 +28,10 @@ use crate::path::{AbsPath, Name, SourceName};
 mod tests;
 mod trees;
 
-use trees::{Touched, Trees};
+use trees::{Found, Touched, Trees};
 
 // The encoding of a batch, postcard's with the types below, and that of one whose rows are in the index already. Another
-// one can't be read.
+// one can't be read. New kinds of deeds are appended: an earlier program can't read a batch that has them, and says so.
 const FORMAT: i64 = 3;
 const SETTLED: i64 = 4;
 
@@ -65,8 +66,8 @@ pub struct Known {
     pub hash: Hash,
     /// When that was computed, nanoseconds since 1970 UTC.
     pub read: i64,
-    /// Its inode; `None` for one that was received, which has the size and mtime of its row.
-    pub inode: Option<u64>,
+    /// The file that was proved; `None` for one that was received, which has the size and mtime of its row.
+    pub file: Option<ProvedFile>,
 }
 
 /// A place in the trees of a batch's source.
@@ -109,7 +110,7 @@ pub enum Deed {
         /// Its name in the archive, which is free.
         name: Name,
     },
-    /// A name goes from the archive for good: no rule keeps it. The index's fingerprints stay as they are.
+    /// As [`Deed::Delete`], in the batches of earlier programs.
     Drop {
         /// The client's directory.
         directory: AbsPath,
@@ -117,6 +118,15 @@ pub enum Deed {
         name: Name,
         /// The inode whose name goes.
         inode: (u64, u64),
+    },
+    /// A name goes from the archive for good: no rule keeps it. The index's fingerprints stay as they are.
+    Delete {
+        /// The client's directory.
+        directory: AbsPath,
+        /// Its name in the archive.
+        name: Name,
+        /// The file whose name goes.
+        file: ProvedFile,
     },
 }
 
@@ -132,13 +142,18 @@ pub enum Old {
         /// The inode that moves.
         inode: (u64, u64),
     },
-    /// It goes, for the archive has it, or another name.
+    /// As [`Old::Delete`], in the batches of earlier programs.
     Remove {
         /// The inode whose name goes.
         inode: (u64, u64),
     },
     /// An empty directory goes; what nobody knows of moves to the archive.
     Clear,
+    /// It goes, for the archive has it, or another name.
+    Delete {
+        /// The file whose name goes.
+        file: ProvedFile,
+    },
 }
 
 /// What comes to a name of the snapshot.
@@ -229,14 +244,14 @@ impl Journal {
 
     /// Carries out a batch's deeds. Its rows are to follow before the next batch is carried out.
     pub fn carry_out(&mut self, index: &mut Index, mut batch: Batch, then: Then) -> Result<Done> {
-        let mut strays = Vec::new();
+        let mut found = Found::default();
         if !batch.deeds.is_empty() {
             // The files that it places, and what the batch before it did.
             self.trees.sync()?;
             batch.record(index, self.source)?;
             note_batch(&self.base, index)?;
             self.is_pending = true;
-            strays = self.trees.carry_out(&mut batch, false)?;
+            found = self.trees.carry_out(&mut batch, false)?;
         }
         let ends = self.is_pending && then == Then::Nothing;
         if ends {
@@ -244,7 +259,8 @@ impl Journal {
             self.is_pending = false;
         }
         let (trees, touched) = (self.trees.bases(), self.trees.take_touched());
-        Ok(Done { batch, strays, source: self.source, ends, trees, touched })
+        let Found { strays, changed } = found;
+        Ok(Done { batch, strays, changed, source: self.source, ends, trees, touched })
     }
 
     /// Removes a client's directory from the archive if nothing is in it, and then those above it.
@@ -261,6 +277,8 @@ pub struct Done {
     pub batch: Batch,
     /// The paths where something was in the way, which the archive has now.
     pub strays: Vec<AbsPath>,
+    /// Files of the archive that had changed since they were proved, and were not deleted: their paths in the repository.
+    pub changed: Vec<String>,
     source: SourceId,
     // All of it, and of what was before it, is on the disk: nothing is pending once its rows are.
     ends: bool,
@@ -292,7 +310,10 @@ impl Done {
     // What is known of inodes now that nothing of this batch will change them any more.
     fn records(&self, index: &Index) -> Result<Vec<(u64, Record)>> {
         let mut records = Vec::with_capacity(self.batch.known.len());
-        for Touched { before, after } in self.touched.iter().filter(|touched| touched.after.links > 0) {
+        let is_unchanged = |touched: &&Touched| ProvedFile::of(&touched.before).is(&touched.after);
+        for Touched { before, after } in
+            self.touched.iter().filter(|touched| touched.after.links > 0).filter(is_unchanged)
+        {
             let known = index.record(before)?;
             records.extend(known.map(|known| (after.inode.1, Record::of(after, known.hash, known.read))));
         }
@@ -332,8 +353,8 @@ impl Done {
     }
 
     fn is_meant(&self, known: &Known, found: &Metadata) -> bool {
-        match (known.inode, &known.at) {
-            (Some(inode), _) => found.inode.1 == inode,
+        match (known.file, &known.at) {
+            (Some(file), _) => file.is(found),
             (None, At::Row(row)) => match self.batch.rows.get(*row) {
                 Some(Row::Begin { entry, .. } | Row::Continue { entry, .. }) => {
                     found.size == entry.size && self.trees.0.abilities().keeps(found.mtime, entry.mtime)
@@ -477,7 +498,7 @@ impl Batch {
             Deed::Fill { directory, .. } | Deed::Change { directory, .. } | Deed::Keep { directory, .. } => {
                 known(directory)
             }
-            Deed::Drop { .. } => true,
+            Deed::Drop { .. } | Deed::Delete { .. } => true,
         });
         let rows = |row: &Row| match row {
             Row::Begin { directory, .. } | Row::Continue { directory, .. } => known(directory),

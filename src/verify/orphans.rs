@@ -98,7 +98,7 @@ impl Orphan {
     pub(super) fn remove(&self) -> nix::Result<()> {
         match self.inode.filter(|_| self.is_in_trees) {
             // Several versions may have been repaired from one file.
-            Some(inode) => self.dir.unlink_inode(&self.name, inode).map(drop),
+            Some(inode) => self.dir.unlink_if(&self.name, |found| found.is_inode(inode)).map(drop),
             None => Ok(()),
         }
     }

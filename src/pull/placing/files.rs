@@ -13,7 +13,7 @@ use crate::entry::{Entry, Hash, Kind, Version, flags, mode_on_disk};
 use crate::error::{Error, Kind as ErrorKind, OnServer, Result};
 use crate::path::Name;
 use crate::repository::dirs::{Abilities, Dir, Metadata};
-use crate::repository::evidence::Age;
+use crate::repository::evidence::{Age, ProvedFile};
 use crate::repository::index::Record;
 use crate::repository::journal::{At, Looks, New, Old, Row};
 use crate::repository::staging::{Staged, StagedName};
@@ -30,7 +30,7 @@ struct NewFile<'a> {
     possession: Option<&'a Possession>,
     // The old version's plain file, if it differs in metadata only and its inode has other names: its name here may just
     // go.
-    drop_old: Option<(u64, u64)>,
+    drop_old: Option<ProvedFile>,
 }
 
 /// A name in staging with a content that is on the server already, and what is known of its inode.
@@ -149,16 +149,16 @@ impl Placing<'_> {
                 let (looks, mtime) = (Looks::of(file.entry, self.owned), file.entry.mtime);
                 self.change(file.directory, &file.entry.name, Old::None, New::Restated { looks, mtime });
             } else if !as_wanted && link == LinkWhen::Exact {
-                file.drop_old = Some(found.inode);
+                file.drop_old = Some(ProvedFile::of(&found));
                 return self.copy_of_itself(ledger, &file, (&found, &record));
             }
-            return self.same_version(ledger, &file, old, Origin::shared(found.inode, record));
+            return self.same_version(ledger, &file, old, Origin::shared(ProvedFile::of(&found), record));
         }
         if link == LinkWhen::Content
             && let Some(archive_name) = self.archive_link(&file, old, (&found, record))?
         {
             self.end(ledger, old)?;
-            let origin = Origin::shared(found.inode, record);
+            let origin = Origin::shared(ProvedFile::of(&found), record);
             let kept = self.archive_new(&file, None, origin)?;
             self.row(file.directory, Row::End { id: old.id, archive_name: Some(archive_name) });
             self.begin(&file, number, kept, origin);
@@ -207,7 +207,7 @@ impl Placing<'_> {
         (found, record): (&Metadata, &Record),
     ) -> Result<()> {
         let dir = self.snapshot.directory(&file.directory.path).on_server(WHAT)?;
-        let old = open_inode(&dir, &file.entry.name, found.inode)?;
+        let old = open_proved(&dir, &file.entry.name, ProvedFile::of(found))?;
         let staged = self.staging.copy(&old, file.entry).on_server(WHAT)?;
         self.place(ledger, file, (staged.into(), Origin::copied(record.read)))
     }
@@ -232,6 +232,7 @@ impl Placing<'_> {
         let (staging, owned) = (self.staging, self.owned);
         self.locator.first(ledger, &mut self.evidence, file.wanted(), |evidence, candidate| {
             let Candidate { dir, name, found, record, .. } = *candidate;
+            let proved = ProvedFile::of(found);
             if exact && !looks_as(found, file.entry, owned, staging.dir().abilities()) {
                 return None;
             }
@@ -240,10 +241,10 @@ impl Placing<'_> {
             let (staged, ()) = staging.put(&file.directory.tray, &file.entry.name, link).ok()?;
             // The name may have become another file's between the check and the link.
             let linked = staging.directory_of(&staged).and_then(|dir| dir.metadata(&staged.name)).ok();
-            match linked.filter(|linked| linked.is_inode(found.inode)) {
+            match linked.filter(|linked| proved.is(linked)) {
                 Some(linked) => {
                     evidence.carry_over(&linked, &record);
-                    Some((staged, Origin::shared(found.inode, record)))
+                    Some((staged, Origin::shared(proved, record)))
                 }
                 None => {
                     let _ = staging.unlink(&staged);
@@ -259,7 +260,7 @@ impl Placing<'_> {
         let retired = match file.old {
             Some(old) if file.drop_old.is_none() => self.retire(ledger, file.directory, old, file.had_its_content())?,
             _ => match file.drop_old {
-                Some(inode) => Retired { gone: Old::Remove { inode }, ..Retired::nothing() },
+                Some(file) => Retired { gone: Old::Delete { file }, ..Retired::nothing() },
                 None => Retired::nothing(),
             },
         };
@@ -326,14 +327,14 @@ impl Placing<'_> {
         };
         let linked = match (linked, origin.shared) {
             // What is in the snapshot may have become another file since it was proved.
-            (Some(linked), Some((inode, record))) if staged.is_none() => self.own_link(linked, inode, &record)?,
+            (Some(linked), Some((proved, record))) if staged.is_none() => self.own_link(linked, proved, &record)?,
             (linked, _) => linked,
         };
         let (kept, origin) = match linked {
             Some(linked) => (linked, origin),
             None => {
                 let content = match origin.shared.filter(|_| staged.is_none()) {
-                    Some((inode, _)) => open_inode(&dir, from, (0, inode))?,
+                    Some((proved, _)) => open_proved(&dir, from, proved)?,
                     None => dir.open_file(from).on_server(WHAT)?,
                 };
                 (self.staging.copy(&content, file.entry).on_server(WHAT)?, Origin::copied(origin.read))
@@ -355,16 +356,17 @@ impl Placing<'_> {
         }
         let dir = self.snapshot.directory(&file.directory.path).on_server(WHAT)?;
         let Some(staged) = self.stage_link(&dir, &old.entry.name)? else { return Ok(None) };
-        let Some(staged) = self.own_link(staged, found.inode.1, &record)? else { return Ok(None) };
+        let proved = ProvedFile::of(found);
+        let Some(staged) = self.own_link(staged, proved, &record)? else { return Ok(None) };
         self.run.tally.progress.archived.add(1);
-        let origin = Origin::shared(found.inode, record);
+        let origin = Origin::shared(proved, record);
         self.keep(file.directory, &old.entry, staged, (file.hash, origin)).map(Some)
     }
 
-    // A link in staging, if it is one of this inode.
-    fn own_link(&mut self, staged: Name, inode: u64, record: &Record) -> Result<Option<Name>> {
+    // A link in staging, if it is one of the file that was proved.
+    fn own_link(&mut self, staged: Name, proved: ProvedFile, record: &Record) -> Result<Option<Name>> {
         let linked = self.staging.dir().metadata(&staged).on_server(WHAT)?;
-        if linked.inode.1 != inode {
+        if !proved.is(&linked) {
             self.staging.unlink(&staged.into()).on_server(WHAT)?;
             return Ok(None);
         }
@@ -373,16 +375,14 @@ impl Placing<'_> {
     }
 }
 
-// Opens a name that must still be that of the inode which was proved to have the content.
-fn open_inode(dir: &Dir, name: &Name, inode: (u64, u64)) -> Result<File> {
+// Opens a name that must still be that of the file which was proved to have the content.
+fn open_proved(dir: &Dir, name: &Name, proved: ProvedFile) -> Result<File> {
     let (file, found) = dir.open_file_with_metadata(name).on_server(WHAT)?;
-    match found.is_inode(inode) {
-        true => Ok(file),
-        false => {
-            let what = format_args!("`{name}` in the snapshot was replaced by another program");
-            Err(Error::new(ErrorKind::Failed, what).hint("pull again"))
-        }
+    if proved.is(&found) {
+        return Ok(file);
     }
+    let what = format_args!("`{name}` in the snapshot was changed by another program");
+    Err(Error::new(ErrorKind::Failed, what).hint("pull again"))
 }
 
 // As well as the file system can keep it.

@@ -9,7 +9,7 @@ use crate::entry::{Kind, Version, is_on_disk};
 use crate::error::Result;
 use crate::path::Name;
 use crate::repository::dirs::Metadata;
-use crate::repository::evidence::Age;
+use crate::repository::evidence::{Age, ProvedFile};
 use crate::repository::index::Record;
 use crate::repository::journal::{At, Old};
 
@@ -56,16 +56,16 @@ impl Placing<'_> {
             self.report_lost(directory, old, ("corrupt", is_fetched), retired.is_lost);
             return Ok(retired);
         };
-        let inode = found.inode;
+        let (inode, file) = (found.inode, ProvedFile::of(&found));
         if self.is_archived(ledger, directory, old)? {
             let archive_name = old.archive_name.clone();
-            return Ok(Retired { gone: Old::Remove { inode }, archive_name, is_lost: false });
+            return Ok(Retired { gone: Old::Delete { file }, archive_name, is_lost: false });
         }
         self.run.tally.progress.archived.add(1);
         let archived = self.free_name(directory, name, old.entry.mtime)?;
         if let (Some(record), Some(hash)) = (record, old.hash) {
             let at = At::Archive(self.number(directory), archived.clone());
-            self.know(at, old.entry.size, hash, Origin::shared(inode, record));
+            self.know(at, old.entry.size, hash, Origin::shared(file, record));
         }
         let gone = Old::Archive { name: archived.clone(), inode };
         Ok(Retired { gone, archive_name: Some(archived), is_lost: false })

@@ -1,14 +1,30 @@
-//! Moves and links that never overwrite, also where `renameat2` can't refuse to.
+//! Moves and links that never overwrite, also where `renameat2` can't refuse to, and removals of what is meant alone.
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, RenameFlags, openat, renameat, renameat2};
-use nix::sys::stat::{Mode, mkdirat};
+use nix::sys::stat::{Mode, fstat, mkdirat};
 use nix::unistd::{LinkatFlags, UnlinkatFlags, linkat, symlinkat, unlinkat};
 
-use super::Dir;
+use super::{Dir, Metadata, metadata_of};
 use crate::entry::{Kind, Time};
 use crate::fault::{self, lacks};
 use crate::path::Name;
+
+/// What became of a name that was to be removed.
+#[derive(Debug, PartialEq)]
+pub enum Unlinked {
+    /// It was removed: the inode before and after that.
+    Yes {
+        /// With the name.
+        before: Metadata,
+        /// Without it.
+        after: Metadata,
+    },
+    /// It names something else, and remains.
+    No,
+    /// It did not exist.
+    Missing,
+}
 
 impl Dir {
     /// Gives the inode of `name` a further name; never overwrites. `EMLINK` when the inode takes no further name, for whatever
@@ -24,6 +40,24 @@ impl Dir {
             Err(Errno::ENOSPC | Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS) => Err(Errno::EMLINK),
             other => other,
         }
+    }
+
+    /// Removes a name if what it names is meant at this moment.
+    pub fn unlink_if(&self, name: &Name, is_meant: impl FnOnce(&Metadata) -> bool) -> nix::Result<Unlinked> {
+        let flags = OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+        let held = match openat(self, name.as_bytes(), flags, Mode::empty()) {
+            Err(Errno::ENOENT) => return Ok(Unlinked::Missing),
+            other => other?,
+        };
+        let before = self.identified(fstat(&held).map(|stat| metadata_of(&stat))?);
+        if !is_meant(&before) {
+            return Ok(Unlinked::No);
+        }
+        self.unlink(name)?;
+        // Some file systems know an inode by its names only.
+        let fewer = Metadata { links: before.links.saturating_sub(1), ..before };
+        let after = fstat(&held).map_or(fewer, |stat| self.identified(metadata_of(&stat)));
+        Ok(Unlinked::Yes { before, after })
     }
 
     /// Moves `name`; never overwrites.

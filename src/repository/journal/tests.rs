@@ -53,11 +53,28 @@ impl Repo {
     }
 
     fn carry_out(&mut self, batch: Batch, then: Then) -> Batch {
+        self.do_all(batch, then).batch
+    }
+
+    fn do_all(&mut self, batch: Batch, then: Then) -> Done {
         let mut journal =
             Journal::open(&self.repository, (self.source, &self.name), Arc::clone(&self.staging)).unwrap();
         let done = journal.carry_out(&mut self.index, batch, then).unwrap();
         done.settle(&mut self.index, |_| Ok(())).unwrap();
-        done.batch
+        done
+    }
+
+    // A file below a tree of the source, and what was proved of it.
+    fn proved_file(&self, tree: &str, name: &str) -> (PathBuf, ProvedFile) {
+        let dir = self.repository.dir().join(tree).join("host/d");
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join(name), b"the first content").unwrap();
+        let found = Dir::open_base(&dir).unwrap().metadata(&Name::new(name).unwrap()).unwrap();
+        (dir.join(name), ProvedFile::of(&found))
+    }
+
+    fn in_d(deed: Deed) -> Batch {
+        Batch { run: 1, directories: vec![AbsPath::new(&b"/d"[..]).unwrap()], deeds: vec![deed], ..Batch::default() }
     }
 
     // What a power cut may do to a move.
@@ -160,6 +177,77 @@ fn what_is_found_in_the_way_only_then_gets_its_row() {
     let hash = *blake3::hash(b"somebody's").as_bytes();
     assert_eq!(repo.index.versions_with(&hash, 9).unwrap().len(), 1);
     assert_eq!(repo.versions(), 1);
+}
+
+// Other bytes of the same size in the same inode.
+fn overwrite(path: &std::path::Path) {
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    std::fs::write(path, b"the other content").unwrap();
+}
+
+#[test]
+fn archived_file_is_deleted_unless_it_changed_since_it_was_proved() {
+    for changes in [false, true] {
+        let mut repo = Repo::new();
+        let (path, file) = repo.proved_file("archive", "old");
+        let directory = AbsPath::new(&b"/d"[..]).unwrap();
+        let batch = Repo::in_d(Deed::Delete { directory, name: Name::new("old").unwrap(), file });
+        if changes {
+            overwrite(&path);
+        }
+        let done = repo.do_all(batch, Then::Nothing);
+        let kept = if changes { vec!["archive/host/d/old".to_owned()] } else { Vec::new() };
+        assert_eq!((path.exists(), &done.changed), (changes, &kept));
+    }
+}
+
+#[test]
+fn file_that_changed_since_it_was_proved_moves_from_the_snapshot_to_the_archive() {
+    for is_replaced in [false, true] {
+        let mut repo = Repo::new();
+        let (path, file) = repo.proved_file("snapshot", "f");
+        let mut batch = repo.batch("f");
+        let Deed::Change { old, new, .. } = &mut batch.deeds[0] else { panic!("no change") };
+        *old = Old::Delete { file };
+        if !is_replaced {
+            *new = New::None;
+            batch.rows.clear();
+        }
+        overwrite(&path);
+        let done = repo.do_all(batch, Then::Nothing);
+        assert_eq!((path.exists(), done.strays.len()), (is_replaced, 1));
+        let hash = *blake3::hash(b"the other content").as_bytes();
+        assert_eq!(repo.index.versions_with(&hash, 9).unwrap().len(), 1);
+    }
+}
+
+#[test]
+fn changed_file_is_kept_when_a_batch_is_carried_out_after_a_crash() {
+    let mut repo = Repo::new();
+    let (path, file) = repo.proved_file("snapshot", "f");
+    let name = Name::new("f").unwrap();
+    let batch = Repo::in_d(Deed::Change { directory: 0, name, old: Old::Delete { file }, new: New::None });
+    batch.record(&mut repo.index, repo.source).unwrap();
+    overwrite(&path);
+    recover(&repo.repository, &mut repo.index, &repo.name).unwrap();
+    assert_eq!(std::fs::read(path).unwrap(), b"the other content");
+}
+
+#[test]
+fn file_that_changed_since_it_was_proved_gets_no_record() {
+    for changes in [false, true] {
+        let mut repo = Repo::new();
+        let (path, file) = repo.proved_file("archive", "old");
+        let (at, hash) = (At::Archive(0, Name::new("old").unwrap()), *blake3::hash(b"the first content").as_bytes());
+        let mut batch = repo.batch("g");
+        batch.known = vec![Known { at, hash, read: 1, file: Some(file) }];
+        if changes {
+            overwrite(&path);
+        }
+        repo.carry_out(batch, Then::Nothing);
+        let found = Dir::open_base(path.parent().unwrap()).unwrap().metadata(&Name::new("old").unwrap()).unwrap();
+        assert_eq!(repo.index.record(&found).unwrap().is_none(), changes);
+    }
 }
 
 #[test]
@@ -268,4 +356,24 @@ fn batch_is_stored_in_the_bytes_of_its_format() {
     let hex: String = stored.iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(hex, golden);
     assert_eq!(postcard::from_bytes(&stored), Ok(batch_of_everything()));
+}
+
+#[test]
+fn deletions_are_stored_in_these_bytes() {
+    let repo = Repo::new();
+    let (path, _) = repo.proved_file("archive", "old");
+    std::fs::File::open(&path).unwrap().set_modified(std::time::UNIX_EPOCH + std::time::Duration::new(5, 6)).unwrap();
+    let mut found = Dir::open_base(path.parent().unwrap()).unwrap().metadata(&Name::new("old").unwrap()).unwrap();
+    found.inode = (0xfe01, 131_074);
+    let file = ProvedFile::of(&found);
+    let (directory, name) = (AbsPath::new(&b"/d"[..]).unwrap(), Name::new("n").unwrap());
+    let change = Deed::Change { directory: 0, name: name.clone(), old: Old::Delete { file }, new: New::None };
+    let batch = Batch {
+        deeds: vec![change, Deed::Delete { directory, name, file }],
+        ..Repo::in_d(Deed::Fill { directory: 0, tray: Name::new("t").unwrap() })
+    };
+    let stored = postcard::to_stdvec(&batch).unwrap();
+    let hex: String = stored.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(hex, "0201022f64020100016e04828008118cc8afa0250004022f64016e828008118cc8afa02500");
+    assert_eq!(postcard::from_bytes(&stored), Ok(batch));
 }

@@ -12,7 +12,7 @@ use crate::error::{OnServer, Result};
 use crate::path::{AbsPath, Escaped, Name, SourceName};
 use crate::repository::Repository;
 use crate::repository::archive::{Archive, open_directory};
-use crate::repository::dirs::{Dir, Metadata, OpenTree, owner_given};
+use crate::repository::dirs::{Dir, Metadata, OpenTree, Unlinked, owner_given};
 use crate::repository::place::{Place, Tree};
 use crate::repository::staging::{StagedName, Staging};
 
@@ -34,6 +34,15 @@ pub struct Trees {
 pub struct Touched {
     pub before: Metadata,
     pub after: Metadata,
+}
+
+/// What a batch met in the trees that the index did not know of.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The client's paths where something was in the way, which the archive has now.
+    pub strays: Vec<AbsPath>,
+    /// Files of the archive that had changed since they were proved, and were not deleted: their paths in the repository.
+    pub changed: Vec<String>,
 }
 
 impl Trees {
@@ -60,14 +69,15 @@ impl Trees {
     }
 
     /// Carries out a batch's deeds; `again` when it may have been begun before. Adds a row for each stray that was in the
-    /// way; returns the paths where they were.
-    pub fn carry_out(&mut self, batch: &mut Batch, again: bool) -> Result<Vec<AbsPath>> {
+    /// way.
+    pub fn carry_out(&mut self, batch: &mut Batch, again: bool) -> Result<Found> {
         self.archive.settle();
         if again {
             self.expect_changes(batch).on_server(WHAT)?;
         }
         let mut found = Strays { paths: Vec::new(), rows: Vec::new(), claimed: claimed(batch) };
         self.moved.clear();
+        let mut changed = Vec::new();
         for deed in &batch.deeds {
             let done = match deed {
                 Deed::Fill { directory, tray } => self.fill(&batch.directories[*directory as usize], tray),
@@ -77,18 +87,43 @@ impl Trees {
                 Deed::Keep { directory, staged, name } => {
                     self.keep(&batch.directories[*directory as usize], staged, name, again)
                 }
-                Deed::Drop { directory, name, inode } => self.drop_name(directory, name, *inode),
+                Deed::Drop { directory, name, inode } => {
+                    self.delete_archived(directory, name, |found| found.is_inode(*inode)).map(drop)
+                }
+                Deed::Delete { directory, name, file } => {
+                    self.delete_archived(directory, name, |found| file.is(found)).map(|is_meant| {
+                        let place = || self.place_of(deed, &batch.directories);
+                        changed.extend((!is_meant).then(place));
+                    })
+                }
             };
             done.map_err(|error| error.at(self.place_of(deed, &batch.directories)))?;
         }
         batch.rows.extend(found.rows);
-        Ok(found.paths)
+        Ok(Found { strays: found.paths, changed })
     }
 
-    fn drop_name(&mut self, directory: &AbsPath, name: &Name, inode: (u64, u64)) -> Result<()> {
-        let dropped = self.archive.drop_name(directory, name, inode).on_server(WHAT)?;
-        self.touched.extend(dropped.map(|(before, after)| Touched { before, after }));
-        Ok(())
+    // Deletes a name in the archive if it is that of the file that is meant; false if it is another's.
+    fn delete_archived(
+        &mut self,
+        path: &AbsPath,
+        name: &Name,
+        is_meant: impl FnOnce(&Metadata) -> bool,
+    ) -> Result<bool> {
+        match self.archive.existing_directory(path) {
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(true),
+            dir => self.delete(&dir.on_server(WHAT)?, name, is_meant),
+        }
+    }
+
+    // Deletes a name if it is that of the file that is meant; false if it is another's.
+    fn delete(&mut self, dir: &Dir, name: &Name, is_meant: impl FnOnce(&Metadata) -> bool) -> Result<bool> {
+        match dir.unlink_if(name, is_meant).on_server(WHAT)? {
+            Unlinked::Yes { before, after } => self.touched.push(Touched { before, after }),
+            Unlinked::Missing => {}
+            Unlinked::No => return Ok(false),
+        }
+        Ok(true)
     }
 
     // Where in the repository a deed changes something, for a person.
@@ -101,7 +136,9 @@ impl Trees {
             }
             Deed::Change { directory, name, .. } => (Tree::Snapshot, of(directory), name),
             Deed::Keep { directory, name, .. } => (Tree::Archive, of(directory), name),
-            Deed::Drop { directory, name, .. } => (Tree::Archive, directory.clone(), name),
+            Deed::Drop { directory, name, .. } | Deed::Delete { directory, name, .. } => {
+                (Tree::Archive, directory.clone(), name)
+            }
         };
         let place = Place { tree, source: self.source.clone(), directory, name: name.clone() };
         Escaped(&place.on_disk()).to_string()
@@ -164,9 +201,13 @@ impl Trees {
         match old {
             Old::None => {}
             Old::Archive { name: archived, inode } => self.retire(directory, &dir, name, (archived, *inode), again)?,
-            Old::Remove { inode } => {
-                let dropped = dir.unlink_inode(name, *inode).on_server(WHAT)?;
-                self.touched.extend(dropped.map(|(before, after)| Touched { before, after }));
+            Old::Remove { inode } => self.delete(&dir, name, |found| found.is_inode(*inode)).map(drop)?,
+            Old::Delete { file } => {
+                let is_meant = self.delete(&dir, name, |found| file.is(found))?;
+                // What takes the name clears it first. After a crash it may be the place of what came since.
+                if !is_meant && !again && *new == New::None {
+                    self.clear(directory, &dir, name, strays)?;
+                }
             }
             // What is in a directory by now may be what was placed there.
             Old::Clear if again && matches!(new, New::Directory(_)) && is_directory(&dir, name) => {}
