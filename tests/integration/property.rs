@@ -59,6 +59,8 @@ struct How {
     plain: bool,
     // As if the line were slow.
     packed: bool,
+    // Only the last run is kept afterwards.
+    prunes: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -107,13 +109,14 @@ fn deed() -> impl Strategy<Value = Deed> {
 
 fn history() -> impl Strategy<Value = History> {
     let [rarely, now_and_then] = [0.2, 0.3].map(prop::bool::weighted);
-    let how = (rarely, prop::bool::weighted(0.4), now_and_then, now_and_then, now_and_then);
-    let how = how.prop_map(|(other_source, hash_on_server, archive_all, plain, packed)| How {
+    let how = (rarely, prop::bool::weighted(0.4), now_and_then, now_and_then, now_and_then, rarely);
+    let how = how.prop_map(|(other_source, hash_on_server, archive_all, plain, packed, prunes)| How {
         other_source,
         hash_on_server,
         archive_all,
         plain,
         packed,
+        prunes,
     });
     let steps = prop::collection::vec((prop::collection::vec(deed(), 1..20), how), 1..6);
     let link = prop::sample::select(vec!["content", "content", "exact", "never"]);
@@ -151,6 +154,10 @@ fn tell(history: &History) {
         let model = models.get_mut(name).unwrap();
         pull(&program, sshd.as_ref(), &client, history.link, how);
         model.pulled(walk(&client.root()), how.archive_all);
+        if how.prunes {
+            program.run(["prune", "-q", name, "--keep-last", "1"]).well();
+            model.pruned();
+        }
         model.assert_snapshot(&program.snapshot(name, &client.root()), history.link != "content");
         model.assert_archive(&program.archive(name, &client.root()));
         assert_eq!(rows(&program, name, &client), model.rows(), "the index");

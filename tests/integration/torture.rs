@@ -1,5 +1,5 @@
-//! Any sequence of changes, pulls, kills, full and failing disks, cut lines and rebuilds keeps every content that was
-//! ever in the trees, and one clean pull brings the client's state.
+//! Any sequence of changes, pulls, kills, full and failing disks, cut lines, rebuilds and indexes that are put back keeps
+//! every content that was ever in the trees, unless it was pruned or forgotten, and one clean pull brings the client's state.
 //!
 //! `make torture` runs it longer: `TORTURE_STEPS` and `TORTURE_SEED` say how long, and which sequence.
 
@@ -147,13 +147,17 @@ impl Torture {
     }
 
     fn pull(&mut self, fault: Option<String>, cut: Option<u64>) -> Ran {
+        self.source = ["client", "client", "other"][self.dice.below(3) as usize];
+        self.pull_chosen(fault, cut)
+    }
+
+    fn pull_chosen(&mut self, fault: Option<String>, cut: Option<u64>) -> Ran {
         match cut {
             Some(bytes) => self.sshd.break_line(bytes, Break::Cut, false),
             None => self.sshd.configure_client(""),
         }
         let over_ssh = cut.is_some() || self.dice.below(2) == 0;
         let flags = self.flags();
-        self.source = ["client", "client", "other"][self.dice.below(3) as usize];
         let mut command = self.program.command(["pull", "-q", "--name", self.source, "-F"]);
         command.arg(self.sshd.config()).args(&flags);
         let root = self.client.root();
@@ -172,7 +176,13 @@ impl Torture {
     }
 
     fn clean_pull(&mut self) {
-        let ran = self.pull(None, None);
+        let source = ["client", "client", "other"][self.dice.below(3) as usize];
+        self.clean_pull_of(source);
+    }
+
+    fn clean_pull_of(&mut self, source: &'static str) {
+        self.source = source;
+        let ran = self.pull_chosen(None, None);
         assert_eq!(ran.status, 0, "{}\n{}", self.told.join("\n"), ran.stderr);
         let snapshot = self.program.snapshot(self.source, &self.client.root());
         // Files that share an inode can't each have their own time, mode and hard links.
@@ -187,7 +197,7 @@ impl Torture {
             self.change();
         }
         let at = 1 + self.dice.below(60);
-        match self.dice.below(12) {
+        match self.dice.below(15) {
             0..=3 => drop(self.pull(Some(format!("kill:{at}")), None)),
             4 => drop(self.pull(Some(format!("ENOSPC:{at}")), None)),
             5 => drop(self.pull(Some(format!("EIO:{at}")), None)),
@@ -207,17 +217,77 @@ impl Torture {
                 let ran = self.program.run(["index", "rebuild"]);
                 self.told.push(format!("lost the index; rebuild -> {}", ran.status));
             }
+            10 => self.prune(at),
+            11 => self.forget(at),
+            12 => self.put_index_back(),
             _ => self.clean_pull(),
         }
         self.check();
     }
 
+    // Killed amid it one time in two; what finishes it then is another prune or the next pulls.
+    fn drop_versions(&mut self, command: &[&str], at: u64) {
+        let mut command = self.program.command([&["-q"], command].concat());
+        let fault = (self.dice.below(2) == 0).then(|| format!("kill:{}", 1 + at / 3));
+        command.envs(fault.iter().map(|fault| ("ARCHIVE_FAULT", fault)));
+        let ran = Ran::of(command.output().unwrap());
+        self.told.push(format!("{command:?} -> {}", ran.status));
+        let is_well = if fault.is_some() { matches!(ran.status, -1 | 0) } else { ran.status == 0 };
+        assert!(is_well, "{}\n{}", self.told.join("\n"), ran.stderr);
+        if ran.status != 0 && self.dice.below(2) == 0 {
+            self.program.run(["prune", "-q", "--keep-last", "1000"]).well();
+        } else if ran.status != 0 {
+            ["client", "other"].into_iter().for_each(|source| self.clean_pull_of(source));
+        }
+        // An earlier index would rightly miss what has gone.
+        let _ = fs::remove_dir_all(self.program.path("kept"));
+    }
+
+    fn prune(&mut self, at: u64) {
+        let keep = ["1", "2", "5"][self.dice.below(3) as usize];
+        self.drop_versions(&["prune", "--keep-last", keep], at);
+        // What the kept runs show is the checker's to judge.
+        self.committed = self.contents("snapshot");
+    }
+
+    fn forget(&mut self, at: u64) {
+        let root = self.client.root();
+        let index = self.program.run(["ls", "-R", "--json", &format!("{}:{}", self.source, root.display())]);
+        let paths: Vec<_> = index.lines().iter().filter_map(|line| Some(line["path"].as_str()?.to_owned())).collect();
+        let Some(path) = self.dice.one_of(&paths) else { return };
+        let what = format!("{}:{path}", self.source);
+        self.drop_versions(&["forget", "--yes", &what], at);
+        self.committed.clear();
+    }
+
+    // Keeps a copy of the index, or puts back the one that was kept: no pull believes it if the trees have gone on since.
+    fn put_index_back(&mut self) {
+        let kept = self.program.path("kept");
+        if fs::create_dir(&kept).is_ok() || self.dice.below(3) == 0 {
+            return copy_index(&self.program.repo(), &kept);
+        }
+        copy_index(&kept, &self.program.repo());
+        let pulled = self.pull(None, None);
+        if pulled.status != 0 {
+            assert!(pulled.stderr.contains("the index is older than the trees"), "{}", pulled.stderr);
+            let ran = self.program.run(["index", "rebuild"]);
+            self.told.push(format!("older index; rebuild -> {}", ran.status));
+            assert_eq!(ran.status, 0, "{}\n{}", self.told.join("\n"), ran.stderr);
+        }
+    }
+
+    // The hashes of the contents in some of the trees; no inode is read twice.
+    fn contents(&self, trees: &str) -> BTreeSet<String> {
+        let script = format!(
+            "find {trees} -type f -printf '%i\t%p\n' | sort -unk1,1 | cut -f2- \
+             | xargs -rd '\n' sha256sum | cut -c1-64 | sort -u"
+        );
+        let output = Command::new("sh").args(["-c", &script]).current_dir(self.program.repo()).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+    }
+
     fn check(&mut self) {
-        // No inode is read twice.
-        let script = "find snapshot archive -type f -printf '%i\t%p\n' | sort -unk1,1 | cut -f2- \
-                      | xargs -rd '\n' sha256sum | cut -c1-64 | sort -u";
-        let output = Command::new("sh").args(["-c", script]).current_dir(self.program.repo()).output().unwrap();
-        let found: BTreeSet<_> = String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
+        let found = self.contents("snapshot archive");
         let lost: Vec<_> = self.committed.difference(&found).collect();
         assert!(lost.is_empty(), "{lost:?} are lost after\n{}", self.told.join("\n"));
         self.committed = found;

@@ -101,6 +101,20 @@ impl Model {
         }
     }
 
+    /// Notes that everything went but what the last run shows.
+    pub fn pruned(&mut self) {
+        self.archive.clear();
+        self.contents.clear();
+        for (path, (seen, archived)) in self.current.clone() {
+            if archived {
+                self.archive(&path, &seen);
+            }
+            if let What::File(content) = seen.what {
+                self.contents.insert(content);
+            }
+        }
+    }
+
     fn archive(&mut self, path: &[u8], seen: &Seen) {
         if matches!(seen.what, What::File(_) | What::Link(_)) {
             *self.archive.entry((path.to_vec(), stamp(seen.mtime), seen.what.clone())).or_default() += 1;

@@ -40,13 +40,14 @@ fn dressing() -> impl Strategy<Value = Dressing> {
 type Step = (Vec<Deed>, Vec<Dressing>, How);
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let how = (any::<bool>(), prop::bool::weighted(0.3));
-    let how = how.prop_map(|(hash_on_server, archive_all)| How {
+    let how = (any::<bool>(), prop::bool::weighted(0.3), prop::bool::weighted(0.2));
+    let how = how.prop_map(|(hash_on_server, archive_all, prunes)| How {
         other_source: false,
         hash_on_server,
         archive_all,
         plain: false,
         packed: false,
+        prunes,
     });
     let step = (prop::collection::vec(deed(), 1..15), prop::collection::vec(dressing(), 0..10), how);
     prop::collection::vec(step, 1..6)
@@ -83,14 +84,20 @@ fn tell_and_restore(link: &str, over_ssh: bool, steps: &[Step]) {
         let moment = moments.path().join(number.to_string());
         let copied = Command::new("cp").arg("-a").args([&client.root(), &moment]).status().unwrap();
         assert!(copied.success());
-        let last = program.run(["--json", "log", "one"]).lines();
-        runs.push((last[0]["run"].to_string(), moment));
+        let last = program.run(["--json", "log", "one"]).lines()[0]["run"].as_i64().unwrap();
+        runs.push((last, moment));
+        if how.prunes {
+            program.run(["prune", "-q", "one", "--keep-last", "3"]).well();
+            runs.retain(|(run, _)| run + 3 > last);
+        }
     }
-    for (run, moment) in &runs {
+    for (run, moment) in runs {
         let place = tempfile::tempdir_in("/tmp").unwrap();
         let target = format!("one:{}", client.root().display());
-        program.run(["restore", "--privileged", &target, place.path().to_str().unwrap(), "--at", run]).well();
-        oracle::assert_exact(moment, &place.path().join(client.root().file_name().unwrap()));
+        program
+            .run(["restore", "--privileged", &target, place.path().to_str().unwrap(), "--at", &run.to_string()])
+            .well();
+        oracle::assert_exact(&moment, &place.path().join(client.root().file_name().unwrap()));
     }
 }
 
