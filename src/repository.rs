@@ -31,6 +31,9 @@ use place::Tree;
 /// The format that this program writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;
 
+// Bytes that SQLite needs at least to open the index: the memory that processes share.
+const SQLITE_OPENS_BYTES: u64 = 64 << 10;
+
 /// A repository: the directory on the server that holds everything.
 #[derive(Debug)]
 pub struct Repository {
@@ -103,7 +106,13 @@ impl Repository {
     /// Opens the index to write.
     pub fn index(&self) -> Result<Index> {
         self.check_is_writable()?;
-        Index::open(&self.path)
+        // SQLite reports a used-up quota as a file that it can't open.
+        Index::open(&self.path).map_err(|error| match self.base.check_has_room_for(SQLITE_OPENS_BYTES) {
+            Err(errno) if error.kind() != Kind::Full => {
+                Error::server(format!("can't open the index of `{}`", self.path.display()), errno.into())
+            }
+            _ => error,
+        })
     }
 
     /// Fails on read-only media, and in another user's repository, before anything else does so in other words.

@@ -23,8 +23,13 @@ pub struct Log {
 impl Log {
     /// A log that appends to this file.
     pub fn new(file: File) -> Log {
-        let subscriber =
-            tracing_subscriber::fmt().with_writer(Mutex::new(file)).with_ansi(false).event_format(Line).finish();
+        // A full disk is reported where something is lost by it.
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(Mutex::new(file))
+            .with_ansi(false)
+            .log_internal_errors(false)
+            .event_format(Line)
+            .finish();
         Log { dispatch: Dispatch::new(subscriber), whose: Mutex::new("-".to_owned()) }
     }
 

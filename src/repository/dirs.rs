@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2, readlinkat, renameat};
+use nix::fcntl::{
+    AtFlags, FallocateFlags, OFlag, OpenHow, ResolveFlag, fallocate, open, openat, openat2, readlinkat, renameat,
+};
 use nix::sys::stat::{FileStat, Mode, SFlag, UtimensatFlags, fchmod, fstat, fstatat, futimens, mkdirat, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{AccessFlags, Gid, Uid, UnlinkatFlags, faccessat, fchown, fchownat, symlinkat, syncfs, unlinkat};
@@ -270,6 +272,18 @@ impl Dir {
     /// Fails if this user may not make names in it.
     pub fn check_is_writable(&self) -> nix::Result<()> {
         faccessat(self, c".", AccessFlags::W_OK | AccessFlags::X_OK, AtFlags::AT_EACCESS)
+    }
+
+    /// Fails with `ENOSPC` or `EDQUOT` if there is no room here for so many bytes, as far as the file system can tell without a
+    /// name being made.
+    pub fn check_has_room_for(&self, bytes: u64) -> nix::Result<()> {
+        let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+        let allocated = openat(self, c".", flags, Mode::S_IRUSR | Mode::S_IWUSR)
+            .and_then(|file| fallocate(file, FallocateFlags::empty(), 0, bytes as i64));
+        match allocated {
+            Err(errno @ (Errno::ENOSPC | Errno::EDQUOT)) => Err(errno),
+            _ => Ok(()),
+        }
     }
 
     /// Whether nobody may rename, remove or link a name, or change this directory where none is given: chattr(1)'s `i` and `a`.

@@ -55,10 +55,9 @@ impl Repository {
     /// removed, and then the index's dated copies, the oldest first; later pulls make them again. False when it is still too
     /// little.
     pub fn make_room(&self) -> Result<bool> {
-        const WHAT: &str = "can't tell how much room is free";
         let index = Name::new(index::FILE_NAME).expect("it is a name");
         let needed = self.base().metadata(&index).map_or(0, |found| found.size).saturating_add(SPARE).min(MAX_SPARE);
-        if free(&fstatvfs(self.base()).on_server(WHAT)?) < needed {
+        if !self.has_room_for(needed)? {
             match self.base().unlink(&reserve()) {
                 Ok(()) | Err(Errno::ENOENT) => {}
                 Err(errno) => {
@@ -69,12 +68,18 @@ impl Repository {
         let mut copies = self.index_copies()?;
         copies.sort();
         for copy in &copies {
-            if free(&fstatvfs(self.base()).on_server(WHAT)?) >= needed {
+            if self.has_room_for(needed)? {
                 return Ok(true);
             }
             self.remove_index_copy(copy)?;
         }
-        Ok(free(&fstatvfs(self.base()).on_server(WHAT)?) >= needed)
+        self.has_room_for(needed)
+    }
+
+    // A quota shows only in an attempt.
+    fn has_room_for(&self, bytes: u64) -> Result<bool> {
+        let free = free(&fstatvfs(self.base()).on_server("can't tell how much room is free")?);
+        Ok(free >= bytes && self.base().check_has_room_for(bytes).is_ok())
     }
 }
 

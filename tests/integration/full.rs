@@ -196,3 +196,39 @@ fn copy_of_the_index_comes_back_with_the_next_pull() {
     program.pull_local(&client.root(), &["--name", "laptop"]);
     assert!(names(&program.repo()).iter().any(|name| name.starts_with("index-")));
 }
+
+#[test]
+fn used_up_quota_is_reported_and_room_is_made_below_it() {
+    let knows_btrfs = fs::read_to_string("/proc/filesystems").is_ok_and(|known| known.contains("btrfs"));
+    if !is_root() || !knows_btrfs || !std::path::Path::new("/usr/sbin/mkfs.btrfs").exists() {
+        return eprintln!("needs root, btrfs and btrfs-progs, for it mounts one");
+    }
+    let program = Program::without_repository();
+    let disk = Disk::btrfs(&program.path("image"), &program.repo());
+    disk.run_btrfs(&["quota", "enable"]);
+    disk.run_btrfs(&["qgroup", "limit", "30M"]);
+    program.init();
+    let client = Tree::new([("f", file("f"))]);
+    let root = client.root();
+    let pull = ["pull", "-q", "--name", "laptop", "--min-free", "0", root.to_str().unwrap()];
+    for run in 0..4 {
+        client.put("large", at(1_000_000_000 + run, 0, file(noise(run as u64, 1_000_000))));
+        program.run(pull).well();
+    }
+    let reserve = program.repo().join("reserve");
+    assert!(reserve.exists());
+    fill(&program);
+    client.put("large", file("another"));
+    let full = program.run(pull);
+    assert_eq!(full.status, 5, "{}", full.stderr);
+    assert!(
+        full.stderr.to_lowercase().contains("quota exceeded") && !full.stderr.contains("tracing"),
+        "{}",
+        full.stderr
+    );
+    program.run(["ls", "laptop"]).well();
+    program.run(["prune", "laptop", "--keep-last", "1"]).well();
+    assert!(!reserve.exists());
+    program.assert_index_is_right();
+    program.run(["verify"]).well();
+}

@@ -71,7 +71,14 @@ impl Disk {
 
     /// The same with btrfs, which takes 109 MiB at least.
     pub fn btrfs(image: &Path, point: &Path) -> Disk {
-        Disk::made(&["mkfs.btrfs", "-q"], image, point, 128 << 20)
+        Disk::made(&["mkfs.btrfs", "-q"], image, point, 256 << 20)
+    }
+
+    /// Runs `btrfs` with these arguments and the mount point behind them.
+    pub fn run_btrfs(&self, arguments: &[&str]) {
+        let mut command = Command::new("btrfs");
+        command.args(["-q"]).args(arguments).arg(&self.mount.point).env("PATH", "/usr/sbin:/sbin:/usr/bin:/bin");
+        assert!(command.output().unwrap().status.success(), "btrfs {arguments:?}");
     }
 
     /// A FAT, or an exFAT by FUSE, which take `a` and `A` for the same name and have no symlinks; `None` where neither can be
