@@ -261,9 +261,10 @@ impl<'a> Past<'a> {
         if let Some((on_disk, errno)) = denied {
             return Err(errno).on_server(format_args!("can't read `{}`", Escaped(&on_disk)));
         }
-        Err(match found {
-            true => Error::new(Kind::Failed, format_args!("every copy of the content of `{path}` is corrupt")),
-            false => Error::new(Kind::Failed, format_args!("no place holds the content of `{path}` any more")),
+        Err(if found {
+            Error::new(Kind::Failed, format_args!("every copy of the content of `{path}` is corrupt"))
+        } else {
+            Error::new(Kind::Failed, format_args!("no place holds the content of `{path}` any more"))
         }
         .hint("`archive verify` lists what else is corrupt"))
     }

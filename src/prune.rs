@@ -201,9 +201,10 @@ impl<'a> Prune<'a> {
 
     // A dry run doesn't read the contents.
     fn prove(&mut self, index: &Index, place: &Place, version: &Version) -> Result<Proof> {
-        match self.dry_run {
-            true => Ok(look(self.repository, place)),
-            false => self.evidence.of_version(self.repository, index, place, version),
+        if self.dry_run {
+            Ok(look(self.repository, place))
+        } else {
+            self.evidence.of_version(self.repository, index, place, version)
         }
     }
 }

@@ -293,9 +293,10 @@ fn hash_all(to_hash: &Receiver<(Found, Option<File>)>, hashed: &Sender<Result<Fo
 // Whoever comes second to an inode waits for the first one's result.
 fn hash_once(file: &File, found: &mut Found, inodes: &Inodes) -> Result<()> {
     let shared = found.metadata.links > 1 && found.metadata.identifies;
-    let cell = match shared {
-        true => inodes.lock().unwrap_or_else(PoisonError::into_inner).entry(found.metadata.inode).or_default().clone(),
-        false => Arc::default(),
+    let cell = if shared {
+        inodes.lock().unwrap_or_else(PoisonError::into_inner).entry(found.metadata.inode).or_default().clone()
+    } else {
+        Arc::default()
     };
     let mut first = false;
     let hash = cell.get_or_init(|| {

@@ -66,10 +66,7 @@ fn options_of(command: &clap::Command, heading: &str, global: bool) -> String {
     Man::new(command).render_options_section(&mut rendered).unwrap();
     let rendered = String::from_utf8(rendered).unwrap().replace(".br\n\n.br\n", ".br\n").replace("\\*(Aq", "\\(aq");
     let body = rendered.split_once(".SH OPTIONS\n").map_or("", |(_, body)| body);
-    match body.trim().is_empty() {
-        true => String::new(),
-        false => format!(".SS \"{}\"\n{body}", heading.replace('-', "\\-")),
-    }
+    if body.trim().is_empty() { String::new() } else { format!(".SS \"{}\"\n{body}", heading.replace('-', "\\-")) }
 }
 
 #[test]

@@ -62,8 +62,5 @@ fn check(context: &Context, config: &Config, mut status: u8) -> Result<u8> {
 
 fn show(context: &Context, config: &Config) -> Result<()> {
     let text = config.effective(context.repository_place(config).path());
-    match context.global.json {
-        true => print_result(&text.to_json()),
-        false => print_result(text.to_toml().trim_end()),
-    }
+    if context.global.json { print_result(&text.to_json()) } else { print_result(text.to_toml().trim_end()) }
 }

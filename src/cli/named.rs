@@ -27,10 +27,7 @@ impl Named {
     /// Reads `SOURCE`, `SOURCE:PATH`, or the path of a plain file: as this machine has it, or as the program prints it,
     /// relative to the repository.
     pub(super) fn parse(repository: &Repository, text: &OsStr) -> Result<Named> {
-        match is_plain_path(text) {
-            true => of_plain_file(repository, text),
-            false => of_source(text.as_bytes()),
-        }
+        if is_plain_path(text) { of_plain_file(repository, text) } else { of_source(text.as_bytes()) }
     }
 
     /// As [`parse`](Named::parse), but a source alone is not enough.

@@ -137,10 +137,7 @@ pub(super) fn ls(context: &Context, args: &LsArgs) -> Result<u8> {
     let lister = Lister { context, args, past: &past, run };
     let found = past.at(&path, run)?;
     found.iter().filter(|child| !child.is_dir()).try_for_each(|child| lister.show(&path, child))?;
-    match path.is_root() || found.iter().any(Child::is_dir) {
-        true => lister.directory(&path).map(|()| 0),
-        false => Ok(0),
-    }
+    if path.is_root() || found.iter().any(Child::is_dir) { lister.directory(&path).map(|()| 0) } else { Ok(0) }
 }
 
 struct Lister<'a> {

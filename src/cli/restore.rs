@@ -117,10 +117,7 @@ fn host_of(destination: &OsStr) -> Result<Option<Target>> {
     if bytes.is_empty() {
         return Err(Error::usage("an empty destination").hint("name a directory, or `[USER@]HOST:DIR`"));
     }
-    match bytes.contains(&b':') && !is_plain_path(destination) {
-        true => Target::parse(destination).map(Some),
-        false => Ok(None),
-    }
+    if bytes.contains(&b':') && !is_plain_path(destination) { Target::parse(destination).map(Some) } else { Ok(None) }
 }
 
 fn restore_to_host(

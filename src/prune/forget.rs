@@ -43,9 +43,10 @@ pub fn forget(
     let _lock = (!dry_run).then(|| Lock::source(repository, source, PATIENCE)).transpose()?;
     let has_room = dry_run || repository.make_room()?;
     let mut index = if dry_run { repository.known_index()? } else { repository.index()? };
-    match has_room {
-        true => index.expect_much_writing()?,
-        false => index.expect_little_room()?,
+    if has_room {
+        index.expect_much_writing()?
+    } else {
+        index.expect_little_room()?
     }
     let most = if has_room { BATCH } else { SMALL_BATCH };
     let id = index.source_id(source)?.ok_or_else(|| unknown_source(&index, source.as_str()))?;
@@ -215,9 +216,10 @@ impl Forgetting<'_> {
 
     // A dry run doesn't read the contents.
     fn prove(&mut self, place: &Place, version: &Version) -> Result<Proof> {
-        match self.dry_run {
-            true => Ok(look(self.repository, place)),
-            false => self.evidence.of_version(self.repository, self.index, place, version),
+        if self.dry_run {
+            Ok(look(self.repository, place))
+        } else {
+            self.evidence.of_version(self.repository, self.index, place, version)
         }
     }
 }

@@ -196,9 +196,10 @@ impl Arriving {
 
     // From here on nothing is shared.
     fn part(&mut self) -> Result<()> {
-        match std::mem::take(&mut self.is_shared) {
-            true => fault::step().map_err(io::Error::from).and_then(|()| self.file.set_len(self.size)).on_server(WHAT),
-            false => Ok(()),
+        if std::mem::take(&mut self.is_shared) {
+            fault::step().map_err(io::Error::from).and_then(|()| self.file.set_len(self.size)).on_server(WHAT)
+        } else {
+            Ok(())
         }
     }
 

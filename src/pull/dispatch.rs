@@ -105,9 +105,10 @@ impl Ways<'_> {
                 && old.entry.size == task.entry.size
                 && abilities.keeps(old.entry.mtime, task.entry.mtime)
         };
-        match task.old.as_deref().is_some_and(is_alike) {
-            true => self.hashing.send(task).map_err(aborted),
-            false => self.onward.fetch.want(task),
+        if task.old.as_deref().is_some_and(is_alike) {
+            self.hashing.send(task).map_err(aborted)
+        } else {
+            self.onward.fetch.want(task)
         }
     }
 
@@ -121,9 +122,10 @@ impl Ways<'_> {
         }
         if size <= MAX_BUNDLED && run.client.streams() {
             let comes_at_once = run.begins_empty || is_little_and_new(&task) && !run.client.has_slow_line();
-            return match !comes_at_once && index.knows_size(size)? {
-                true => self.hashing.send(task).map_err(aborted),
-                false => self.onward.fetch.want_once(task),
+            return if !comes_at_once && index.knows_size(size)? {
+                self.hashing.send(task).map_err(aborted)
+            } else {
+                self.onward.fetch.want_once(task)
             };
         }
         // This run has met all sizes of an index that was empty. Other sources may be filling it, too: for a large file that is

@@ -138,13 +138,12 @@ impl Consent {
     fn hint(&self, source: &Source, flag: &str) -> String {
         let name = &source.name;
         let accept = format!("`archive accept {name}`");
-        match self.is_dry_run {
-            true => format!(
+        if self.is_dry_run {
+            format!(
                 "a pull would stop here; if the files are meant to be gone, run it, then {accept}, or pull once with `{flag}`"
-            ),
-            false => format!(
-                "nothing was changed; if the files are meant to be gone, run {accept}, or pull once with `{flag}`"
-            ),
+            )
+        } else {
+            format!("nothing was changed; if the files are meant to be gone, run {accept}, or pull once with `{flag}`")
         }
     }
 }

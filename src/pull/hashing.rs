@@ -148,10 +148,7 @@ fn answer(mut replies: Replies, asked: &Asked, deciding: Deciding<'_>) -> Result
             deciding.answered(task, outcome)?;
         }
     }
-    match asked.lock().tasks.is_empty() {
-        true => Ok(()),
-        false => Err(gone()),
-    }
+    if asked.lock().tasks.is_empty() { Ok(()) } else { Err(gone()) }
 }
 
 /// Decides anew over tasks that waited for others, until there are no more.
@@ -190,9 +187,10 @@ impl Deciding<'_> {
         }
         let (size, sampling) = (task.entry.size, Sampling::Is(sample));
         let task = FileTask { sampling, ..task };
-        match self.onward.sizes.is_other(size, sample, of_first) {
-            true => self.onward.fetch.want(self.onward.contents.lead(task, Key::Sample(size, sample))),
-            false => self.onward.release(Released::Unproven(task)),
+        if self.onward.sizes.is_other(size, sample, of_first) {
+            self.onward.fetch.want(self.onward.contents.lead(task, Key::Sample(size, sample)))
+        } else {
+            self.onward.release(Released::Unproven(task))
         }
     }
 

@@ -271,10 +271,7 @@ impl Listing<'_> {
         if !self.awaited.is_empty() {
             return Err(nonsense("the listing ended before it was complete"));
         }
-        match self.deferred.is_empty() {
-            true => Ok(false),
-            false => Err(unlisted()),
-        }
+        if self.deferred.is_empty() { Ok(false) } else { Err(unlisted()) }
     }
 
     // A root's own entry stands in the directory above it, of which nothing else is told.
@@ -587,8 +584,9 @@ fn check_entries(directory: &Directory, before: Option<&Name>, entries: &[Entry]
     if !ascending || !after_before || entries.len() > MAX_ENTRIES {
         return Err(nonsense("a directory's entries are not in order"));
     }
-    match entries.iter().any(|entry| directory.path.join(&entry.name).is_none()) {
-        true => Err(nonsense("a path is longer than any can be")),
-        false => Ok(()),
+    if entries.iter().any(|entry| directory.path.join(&entry.name).is_none()) {
+        Err(nonsense("a path is longer than any can be"))
+    } else {
+        Ok(())
     }
 }

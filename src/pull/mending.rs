@@ -20,10 +20,12 @@ pub fn mend(run: &Run<'_>, roots: &[AbsPath]) -> Result<()> {
         let is_listed = || -> Result<bool> {
             Ok(index.directory(run.source_id, root)?.is_some_and(|(_, fingerprint)| fingerprint.is_some()))
         };
-        let directories = match run.mends {
-            true => index.directories_below(run.source_id, root)?,
-            false if is_listed()? => continue,
-            false => index.unlisted_below(run.source_id, root)?,
+        let directories = if run.mends {
+            index.directories_below(run.source_id, root)?
+        } else if is_listed()? {
+            continue;
+        } else {
+            index.unlisted_below(run.source_id, root)?
         };
         for (id, path) in directories {
             if !index.current_after(id, None, 1)?.is_empty() {

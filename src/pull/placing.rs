@@ -164,9 +164,10 @@ impl<'a> Placing<'a> {
 
     // What is planned for a version must be planned for the current one, and once.
     pub(super) fn end(&mut self, ledger: &mut Ledger<'_>, old: &Version) -> Result<()> {
-        match ledger.index()?.is_current(old.id)? && self.ended.insert(old.id) {
-            true => Ok(()),
-            false => Err(nonsense("it lists one path in two ways")),
+        if ledger.index()?.is_current(old.id)? && self.ended.insert(old.id) {
+            Ok(())
+        } else {
+            Err(nonsense("it lists one path in two ways"))
         }
     }
 

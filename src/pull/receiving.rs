@@ -135,9 +135,12 @@ impl Inbox<'_> {
             None => self.index.insert(self.run.repository.index()?),
         };
         let is_here = || index.source_sent(self.run.source_id, &hash);
-        let possession = |task: &FileTask| match self.run.has_others {
-            true => proven(self.run, index, task, Claim { hash, proof: Some(proof_of(self.run, bytes)) }),
-            false => Ok(None),
+        let possession = |task: &FileTask| {
+            if self.run.has_others {
+                proven(self.run, index, task, Claim { hash, proof: Some(proof_of(self.run, bytes)) })
+            } else {
+                Ok(None)
+            }
         };
         match self.comparing.contents.lead_claim(task, Claim { hash, proof: None }, is_here)? {
             Turn::Lead(mut task) => {

@@ -56,10 +56,7 @@ impl Bundles<'_> {
         }
         let window = if self.conversation.replies.is_judged() { WINDOW } else { FIRST_WINDOW };
         while self.bytes < window && self.under_way.len() < MOST_FILES {
-            let next = match self.under_way.is_empty() {
-                true => wanted.recv().ok_or(Nothing::More),
-                false => wanted.try_recv(),
-            };
+            let next = if self.under_way.is_empty() { wanted.recv().ok_or(Nothing::More) } else { wanted.try_recv() };
             match next {
                 Ok(wanted) => self.take(wanted)?,
                 Err(_) => break,
@@ -88,9 +85,10 @@ impl Bundles<'_> {
     }
 
     fn send(&mut self) -> Result<()> {
-        match self.batch.is_empty() {
-            true => Ok(()),
-            false => self.conversation.requests.send(&Request::Read(std::mem::take(&mut self.batch))),
+        if self.batch.is_empty() {
+            Ok(())
+        } else {
+            self.conversation.requests.send(&Request::Read(std::mem::take(&mut self.batch)))
         }
     }
 
@@ -124,12 +122,11 @@ impl Bundles<'_> {
 
 fn whole(wanted: Wanted, bytes: Vec<u8>) -> Result<Arrived> {
     let Wanted { id, size, mtime, uid, .. } = wanted;
-    match bytes.len() as u64 == size {
-        true => {
-            let hash = *blake3::hash(&bytes).as_bytes();
-            Ok(Arrived::Whole { id, bytes, hash, state: FileState { size, mtime, uid } })
-        }
-        false => Err(nonsense("a file has another size than the client said")),
+    if bytes.len() as u64 == size {
+        let hash = *blake3::hash(&bytes).as_bytes();
+        Ok(Arrived::Whole { id, bytes, hash, state: FileState { size, mtime, uid } })
+    } else {
+        Err(nonsense("a file has another size than the client said"))
     }
 }
 

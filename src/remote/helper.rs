@@ -192,8 +192,9 @@ fn check_version(input: &mut impl Read) -> Result<()> {
     input.read_exact(&mut length).map_err(lost)?;
     let mut version = vec![0; length[0] as usize];
     input.read_exact(&mut version).map_err(lost)?;
-    match version == VERSION.as_bytes() {
-        true => Ok(()),
-        false => Err(nonsense("its helper is of another version").hint("remove it with `archive helper remove HOST`")),
+    if version == VERSION.as_bytes() {
+        Ok(())
+    } else {
+        Err(nonsense("its helper is of another version").hint("remove it with `archive helper remove HOST`"))
     }
 }

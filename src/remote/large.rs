@@ -116,10 +116,8 @@ impl Large<'_> {
     fn read(&mut self, wanted: &Receiver<Wanted>) -> Result<()> {
         loop {
             while self.has_room() {
-                let next = match self.under_way.is_empty() {
-                    true => wanted.recv().ok_or(Nothing::More),
-                    false => wanted.try_recv(),
-                };
+                let next =
+                    if self.under_way.is_empty() { wanted.recv().ok_or(Nothing::More) } else { wanted.try_recv() };
                 let Ok(wanted) = next else { break };
                 self.begin(wanted)?;
             }

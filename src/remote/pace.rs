@@ -60,9 +60,10 @@ impl Bucket {
         let since = now.saturating_duration_since(self.filled).as_secs_f64();
         self.filled = now;
         self.balance = (self.balance + since * self.bytes_per_second).min(self.bytes_per_second * BURST);
-        match self.balance < 0.0 {
-            true => Duration::try_from_secs_f64(-self.balance / self.bytes_per_second).unwrap_or(Duration::MAX),
-            false => Duration::ZERO,
+        if self.balance < 0.0 {
+            Duration::try_from_secs_f64(-self.balance / self.bytes_per_second).unwrap_or(Duration::MAX)
+        } else {
+            Duration::ZERO
         }
     }
 }

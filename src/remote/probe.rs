@@ -500,10 +500,10 @@ fn run_for(session: &Session, most: u64, script: &str, argument: &str, stdin: &[
     std::thread::scope(|scope| {
         // A script that refuses early does not read its input.
         scope.spawn(move || output.write_all(stdin));
-        input.take(most).read_to_end(&mut said).map_err(|error| match is_silence(&error) {
-            true => no_answer(session),
-            false => super::helper::gone(),
-        })
+        input
+            .take(most)
+            .read_to_end(&mut said)
+            .map_err(|error| if is_silence(&error) { no_answer(session) } else { super::helper::gone() })
     })?;
     Ok(String::from_utf8_lossy(&said).into_owned())
 }

@@ -44,19 +44,21 @@ impl Client {
                 spread::or_give_up(read, give_up)
             });
             let by_stream = scope.spawn(move || {
-                let read = || match larges.is_fed() {
-                    true => {
+                let read = || {
+                    if larges.is_fed() {
                         self.converse().and_then(|talk| large::read_files(talk, &larges, (arrived, &whole), is_wanted))
+                    } else {
+                        Ok(())
                     }
-                    false => Ok(()),
                 };
                 let read = spread::or_give_up(read, give_up);
                 drop(whole);
                 read
             });
-            let conversations = match are_many || wanted.is_fed() {
-                true => spread::or_give_up(|| self.converse_enough(), give_up),
-                false => Ok(Vec::new()),
+            let conversations = if are_many || wanted.is_fed() {
+                spread::or_give_up(|| self.converse_enough(), give_up)
+            } else {
+                Ok(Vec::new())
             };
             let reader = |conversation| {
                 let onward = (large.clone(), others.clone());

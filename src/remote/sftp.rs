@@ -252,10 +252,7 @@ impl<R: Read, W: Write> Sftp<R, W> {
 }
 
 fn next(wanted: &Receiver<Wanted>, is_idle: bool) -> Result<Wanted, Nothing> {
-    match is_idle {
-        true => wanted.recv().ok_or(Nothing::More),
-        false => wanted.try_recv(),
-    }
+    if is_idle { wanted.recv().ok_or(Nothing::More) } else { wanted.try_recv() }
 }
 
 // Without a limit of its own, a server gets ours; one that allows next to nothing gets what every server can do.

@@ -87,10 +87,7 @@ impl Whole<'_> {
     fn ask(&mut self, wanted: &Receiver<Wanted>) -> Result<()> {
         while self.requests.len() < MAX_REQUESTS && self.pace.delay().is_zero() {
             if self.asking.is_empty() {
-                let next = match self.files.is_empty() {
-                    true => wanted.recv().ok_or(Nothing::More),
-                    false => wanted.try_recv(),
-                };
+                let next = if self.files.is_empty() { wanted.recv().ok_or(Nothing::More) } else { wanted.try_recv() };
                 let wanted = match next {
                     Ok(wanted) => wanted,
                     Err(nothing) => {

@@ -92,9 +92,10 @@ pub fn text(line: Map<String, Value>) -> String {
 fn harmless(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
     for character in json.chars() {
-        match is_unprintable(character) {
-            true => text.push_str(&format!("\\u{:04x}", u32::from(character))),
-            false => text.push(character),
+        if is_unprintable(character) {
+            text.push_str(&format!("\\u{:04x}", u32::from(character)))
+        } else {
+            text.push(character)
         }
     }
     text

@@ -258,9 +258,10 @@ pub struct Plain<'a>(pub &'a dyn Display);
 impl Display for Plain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for character in self.0.to_string().chars() {
-            match character.is_control() {
-                true => write!(f, "\\x{:02x}", u32::from(character))?,
-                false => write!(f, "{character}")?,
+            if character.is_control() {
+                write!(f, "\\x{:02x}", u32::from(character))?
+            } else {
+                write!(f, "{character}")?
             }
         }
         Ok(())

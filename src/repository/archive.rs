@@ -43,9 +43,8 @@ impl Archive {
         is_claimed: impl Fn(&Name) -> bool,
     ) -> nix::Result<Name> {
         let to = self.directory(path)?;
-        under_free_name(name, mtime, |archived| match is_claimed(archived) {
-            true => Err(Errno::EEXIST),
-            false => from.rename(name, &to, archived),
+        under_free_name(name, mtime, |archived| {
+            if is_claimed(archived) { Err(Errno::EEXIST) } else { from.rename(name, &to, archived) }
         })
     }
 
@@ -60,14 +59,18 @@ impl Archive {
     ) -> nix::Result<Name> {
         let dir = self.directory(path)?;
         let is_fresh = self.fresh.contains(path);
-        under_free_name(name, mtime, |archived| match taken(archived) {
-            true => Err(Errno::EEXIST),
-            false if is_fresh => Ok(()),
-            false => match dir.metadata(archived) {
+        under_free_name(name, mtime, |archived| {
+            if taken(archived) {
+                return Err(Errno::EEXIST);
+            }
+            if is_fresh {
+                return Ok(());
+            }
+            match dir.metadata(archived) {
                 Err(Errno::ENOENT) => Ok(()),
                 Ok(_) => Err(Errno::EEXIST),
                 Err(errno) => Err(errno),
-            },
+            }
         })
     }
 

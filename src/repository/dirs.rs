@@ -340,10 +340,8 @@ impl Dir {
         if lacks("symlink-times") {
             return Err(Errno::EOPNOTSUPP);
         }
-        let flags = match lacks("symlink-targets") {
-            true => UtimensatFlags::FollowSymlink,
-            false => UtimensatFlags::NoFollowSymlink,
-        };
+        let flags =
+            if lacks("symlink-targets") { UtimensatFlags::FollowSymlink } else { UtimensatFlags::NoFollowSymlink };
         utimensat(self, name.as_bytes(), &TimeSpec::UTIME_OMIT, &time_spec(self.file_system.mtime_to_set(mtime)), flags)
     }
 

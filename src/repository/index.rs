@@ -415,9 +415,10 @@ fn patiently<T>(mut work: impl FnMut() -> rusqlite::Result<T>) -> rusqlite::Resu
 }
 
 fn configure(connection: &Connection, repository: &Path) -> rusqlite::Result<()> {
-    match is_on_local_disk(repository) {
-        true => connection.pragma_update(None, "journal_mode", "WAL")?,
-        false => leave_write_ahead_log(connection, repository)?,
+    if is_on_local_disk(repository) {
+        connection.pragma_update(None, "journal_mode", "WAL")?
+    } else {
+        leave_write_ahead_log(connection, repository)?
     }
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;

@@ -335,9 +335,10 @@ impl Done {
                 Slot::Occupied(dir) => dir.into_mut(),
                 Slot::Vacant(free) => {
                     let path = &self.batch.directories[directory as usize];
-                    let opened = match in_archive {
-                        true => open_directory(&self.trees.1, path),
-                        false => self.trees.0.open(path.below_root()),
+                    let opened = if in_archive {
+                        open_directory(&self.trees.1, path)
+                    } else {
+                        self.trees.0.open(path.below_root())
                     };
                     let Ok(opened) = opened else { continue };
                     free.insert(opened)

@@ -66,10 +66,7 @@ pub(super) enum FileLock {
 impl FileLock {
     /// Locks a file that is open to read and write; gives it back with `EWOULDBLOCK` when another holds it.
     pub(super) fn take(file: File, how: FlockArg) -> std::result::Result<FileLock, (File, Errno)> {
-        let locked = match lacks("flock") {
-            true => Err((file, Errno::ENOLCK)),
-            false => Flock::lock(file, how),
-        };
+        let locked = if lacks("flock") { Err((file, Errno::ENOLCK)) } else { Flock::lock(file, how) };
         match locked {
             Ok(lock) => Ok(FileLock::Flock(lock)),
             Err((file, errno)) if is_without_flock(errno) => FileLock::take_records(file, how),

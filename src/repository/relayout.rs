@@ -73,10 +73,8 @@ impl Moving<'_> {
 
     // A file that the current owner of the old directory also claims is linked, not moved.
     fn move_one(&self, to: &Dir, name: &Name) -> Result<()> {
-        let moved = match self.is_claimed(name)? {
-            true => self.old.link(name, to, name),
-            false => self.old.rename(name, to, name),
-        };
+        let moved =
+            if self.is_claimed(name)? { self.old.link(name, to, name) } else { self.old.rename(name, to, name) };
         moved.on_server(WHAT)
     }
 

@@ -123,9 +123,10 @@ impl Staging {
         // It costs less to look than to set what is so already, and still less to know.
         let (granted, bit) = (&self.granted[mode as usize / 64], 1 << (mode % 64));
         if granted.load(Ordering::Relaxed) & bit == 0 {
-            match file_mode(&file)? == mode {
-                true => drop(granted.fetch_or(bit, Ordering::Relaxed)),
-                false => self.dir.set_file_mode(&file, mode)?,
+            if file_mode(&file)? == mode {
+                granted.fetch_or(bit, Ordering::Relaxed);
+            } else {
+                self.dir.set_file_mode(&file, mode)?;
             }
         }
         Ok((staged, file))

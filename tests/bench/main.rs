@@ -75,10 +75,7 @@ fn main() -> Result<()> {
     println!("{of}, on {}", bench.places.description());
     bench.run()?;
     println!("\n{}", bench.table);
-    match quick {
-        true => Ok(()),
-        false => bench.keep(&of),
-    }
+    if quick { Ok(()) } else { bench.keep(&of) }
 }
 
 fn is_set(variable: &str) -> bool {
@@ -315,9 +312,10 @@ impl Bench {
         let targets = self.targets()?;
         let pull = |by_archive: bool| {
             self.places.settle(client)?;
-            match by_archive {
-                true => self.tools.archive_hosts(client.path(), targets.archive.path(), HOSTS, jobs),
-                false => self.tools.rsync_hosts(client.path(), targets.rsync.path(), HOSTS, jobs),
+            if by_archive {
+                self.tools.archive_hosts(client.path(), targets.archive.path(), HOSTS, jobs)
+            } else {
+                self.tools.rsync_hosts(client.path(), targets.rsync.path(), HOSTS, jobs)
             }
         };
         let (by_rsync, by_archive) = in_turn(round, || pull(false), || pull(true))?;

@@ -43,9 +43,12 @@ fn what_getfattr_shows_is_in_the_index() {
             set("trusted.secret", "t", &client.path("none"));
             run("setcap", &["cap_net_raw=ep"], &client.path("d/inner"));
         }
-        let pull = || match over_ssh {
-            true => program.pull_well(&sshd, &client.root(), &[]),
-            false => program.pull_local(&client.root(), &["--name", "client"]),
+        let pull = || {
+            if over_ssh {
+                program.pull_well(&sshd, &client.root(), &[])
+            } else {
+                program.pull_local(&client.root(), &["--name", "client"])
+            }
         };
         pull();
         let found = exported(&program);
@@ -143,9 +146,10 @@ fn holes_cost_nothing_on_the_wire_and_on_disk() {
         sparse(&client.path("ends"), 1 << 28, &[(0, b"first"), ((1 << 28) - 4, b"last")]);
         sparse(&client.path("hollow"), 1 << 28, &[]);
         sparse(&client.path("small"), 100_000, &[(50_000, b"middle")]);
-        let summary = match over_ssh {
-            true => program.pull_well(&sshd, &client.root(), &[]),
-            false => program.pull_local(&client.root(), &["--name", "client"]),
+        let summary = if over_ssh {
+            program.pull_well(&sshd, &client.root(), &[])
+        } else {
+            program.pull_local(&client.root(), &["--name", "client"])
         };
         assert_eq!(summary["exit"], 0);
         assert!(summary["bytes_received"].as_u64().unwrap() < 2 << 20, "{summary}");

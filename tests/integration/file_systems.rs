@@ -262,9 +262,10 @@ fn repository_on_a_file_system_that_ignores_case_is_refused() {
 fn assert_is_of_client(restored: &Path, client: &Path) {
     for name in names(restored) {
         let (restored, client) = (restored.join(&name), client.join(&name));
-        match restored.is_dir() {
-            true => assert_is_of_client(&restored, &client),
-            false => assert_eq!(fs::read(restored).unwrap(), fs::read(&client).unwrap(), "{}", client.display()),
+        if restored.is_dir() {
+            assert_is_of_client(&restored, &client)
+        } else {
+            assert_eq!(fs::read(restored).unwrap(), fs::read(&client).unwrap(), "{}", client.display())
         }
     }
 }

@@ -59,9 +59,10 @@ fn symlink_above_the_original_path_is_not_followed() {
     fs::remove_dir_all(client.path("home")).unwrap();
     for is_link in [true, false] {
         let _ = fs::remove_file(client.path("home"));
-        match is_link {
-            true => symlink(client.path("else"), client.path("home")).unwrap(),
-            false => fs::write(client.path("home"), "mine").unwrap(),
+        if is_link {
+            symlink(client.path("else"), client.path("home")).unwrap()
+        } else {
+            fs::write(client.path("home"), "mine").unwrap()
         }
         for flags in [&["-n"][..], &[], &["--overwrite", "always"]] {
             let ran = program.run([&["restore", "--in-place", &what, "/"], flags].concat());

@@ -59,9 +59,10 @@ fn bytes_held(program: &Program) -> u64 {
         for entry in fs::read_dir(path).unwrap() {
             let entry = entry.unwrap();
             let metadata = entry.metadata().unwrap();
-            match metadata.is_dir() {
-                true => waiting.push(entry.path()),
-                false => drop(inodes.insert(metadata.ino(), metadata.blocks() * 512)),
+            if metadata.is_dir() {
+                waiting.push(entry.path());
+            } else {
+                inodes.insert(metadata.ino(), metadata.blocks() * 512);
             }
         }
     }

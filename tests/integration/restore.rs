@@ -333,9 +333,10 @@ fn further_names_never_lead_to_somebody_elses_file() {
             let to = place.path().join("data");
             fs::create_dir(&to).unwrap();
             fs::write(place.path().join("secret"), "a secret").unwrap();
-            match is_link {
-                true => symlink("../secret", to.join("a")).unwrap(),
-                false => fs::write(to.join("a"), "a foreign file").unwrap(),
+            if is_link {
+                symlink("../secret", to.join("a")).unwrap()
+            } else {
+                fs::write(to.join("a"), "a foreign file").unwrap()
             }
             for _ in 0..2 {
                 let ran = program.run([&["restore", &what, place.path().to_str().unwrap()], flags].concat());

@@ -30,10 +30,7 @@ impl<'a, R: Fn(AbsPath, Errno)> Reading<'a, R> {
     /// The attributes of a name; its holes only when it may have any.
     pub fn of(&self, name: &[u8], sparse: bool) -> Option<Box<Attributes>> {
         let directory = self.directory.as_ref()?;
-        let xattrs = match self.unsupported.get() {
-            true => Vec::new(),
-            false => self.xattrs(name),
-        };
+        let xattrs = if self.unsupported.get() { Vec::new() } else { self.xattrs(name) };
         let data = if sparse { directory.open_file(name).ok().and_then(|file| data(&file)) } else { None };
         Attributes { xattrs, data }.some()
     }

@@ -183,9 +183,10 @@ fn fill_in(destination: &mut Destination, fill: Fill) -> Option<Vec<Outcome>> {
 }
 
 fn check_ranges(ranges: &[Extent], size: u64) -> io::Result<()> {
-    match ranges.iter().all(|range| range.end() <= size) {
-        true => Ok(()),
-        false => Err(breach("what is behind the end of a file was asked for")),
+    if ranges.iter().all(|range| range.end() <= size) {
+        Ok(())
+    } else {
+        Err(breach("what is behind the end of a file was asked for"))
     }
 }
 

@@ -406,9 +406,10 @@ pub fn xattr_names(path: &[u8], follow: bool) -> Result<Vec<u8>, Errno> {
 
 fn xattr_names_within(most: usize, path: &[u8], follow: bool) -> Result<Vec<u8>, Errno> {
     let mut names = Vec::with_capacity(most);
-    match follow {
-        true => fs::listxattr(path, spare_capacity(&mut names)),
-        false => fs::llistxattr(path, spare_capacity(&mut names)),
+    if follow {
+        fs::listxattr(path, spare_capacity(&mut names))
+    } else {
+        fs::llistxattr(path, spare_capacity(&mut names))
     }?;
     Ok(names)
 }
@@ -416,9 +417,10 @@ fn xattr_names_within(most: usize, path: &[u8], follow: bool) -> Result<Vec<u8>,
 /// The value of an extended attribute of what `path` names, or leads to if `follow`.
 pub fn xattr(path: &[u8], name: &[u8], follow: bool) -> Result<Vec<u8>, Errno> {
     let mut value = Vec::with_capacity(XATTR_VALUE);
-    match follow {
-        true => fs::getxattr(path, name, spare_capacity(&mut value)),
-        false => fs::lgetxattr(path, name, spare_capacity(&mut value)),
+    if follow {
+        fs::getxattr(path, name, spare_capacity(&mut value))
+    } else {
+        fs::lgetxattr(path, name, spare_capacity(&mut value))
     }?;
     value.shrink_to_fit();
     Ok(value)

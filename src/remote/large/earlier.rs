@@ -89,10 +89,7 @@ impl<'a> Open<'a> {
     }
 
     fn read(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
-        match (self.is_over)() {
-            true => Err(io::ErrorKind::Interrupted.into()),
-            false => self.file.read_at(buffer, at),
-        }
+        if (self.is_over)() { Err(io::ErrorKind::Interrupted.into()) } else { self.file.read_at(buffer, at) }
     }
 }
 

@@ -51,9 +51,10 @@ impl<R: Read> Incoming<R> {
             return Ok(None);
         };
         let length = u32::from_be_bytes(*length) as usize;
-        match length <= MAX_PACKET {
-            true => Ok(Some(length).filter(|&length| length <= rest.len())),
-            false => Err(Broken::Protocol("a packet is too long")),
+        if length <= MAX_PACKET {
+            Ok(Some(length).filter(|&length| length <= rest.len()))
+        } else {
+            Err(Broken::Protocol("a packet is too long"))
         }
     }
 

@@ -227,10 +227,7 @@ impl<'a> Fields<'a> {
 
     fn handle(&mut self) -> Result<Answer<'a>, Malformed> {
         let handle = self.string()?;
-        match handle.len() <= MAX_HANDLE {
-            true => Ok(Answer::Handle(handle)),
-            false => Err("a handle is longer than 256 bytes"),
-        }
+        if handle.len() <= MAX_HANDLE { Ok(Answer::Handle(handle)) } else { Err("a handle is longer than 256 bytes") }
     }
 
     fn attributes(&mut self) -> Result<Attributes, Malformed> {

@@ -275,12 +275,11 @@ impl<'a> Transfers<'a> {
             send(self.arrived, arrived)?;
         }
         self.held -= held - file.held();
-        match file.is_over() {
-            true => self.conclude(request.file),
-            false => {
-                self.enqueue(request.file);
-                Ok(())
-            }
+        if file.is_over() {
+            self.conclude(request.file)
+        } else {
+            self.enqueue(request.file);
+            Ok(())
         }
     }
 

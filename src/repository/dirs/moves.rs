@@ -66,10 +66,7 @@ impl Dir {
     /// [`complete_move`](Dir::complete_move).
     pub fn rename(&self, name: &Name, to: &Dir, to_name: &Name) -> nix::Result<()> {
         fault::step()?;
-        let moved = match self.abilities().moves {
-            true => self.rename_if_free(name, to, to_name),
-            false => Err(Errno::EINVAL),
-        };
+        let moved = if self.abilities().moves { self.rename_if_free(name, to, to_name) } else { Err(Errno::EINVAL) };
         match moved {
             Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) => self.rename_in_steps(name, to, to_name)?,
             other => other?,

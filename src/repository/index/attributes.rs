@@ -54,9 +54,10 @@ pub fn encode(attributes: &Attributes) -> String {
     for Xattr { name, value } in &attributes.xattrs {
         for &byte in name {
             // What setfattr would take for something else, and what is no plain character, is an octal number.
-            match byte.is_ascii_graphic() && !matches!(byte, b'=' | b'\\' | b'#') {
-                true => text.push(char::from(byte)),
-                false => write!(text, "\\{byte:03o}").expect("a string takes everything"),
+            if byte.is_ascii_graphic() && !matches!(byte, b'=' | b'\\' | b'#') {
+                text.push(char::from(byte))
+            } else {
+                write!(text, "\\{byte:03o}").expect("a string takes everything")
             }
         }
         writeln!(text, "={BASE64}{}", STANDARD.encode(value)).expect("a string takes everything");

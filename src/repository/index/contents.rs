@@ -131,12 +131,11 @@ impl Write<'_> {
         let mut found = self.found.borrow_mut();
         found.sizes.push(size as i64);
         found.heads.extend(hash.map(|hash| (head_of(&hash), version)));
-        match found.sizes.len() < MOST_KEPT {
-            true => Ok(()),
-            false => {
-                drop(found);
-                self.enter_contents()
-            }
+        if found.sizes.len() < MOST_KEPT {
+            Ok(())
+        } else {
+            drop(found);
+            self.enter_contents()
         }
     }
 

@@ -55,11 +55,12 @@ impl Index {
         if !self.has_table("stopped")? {
             return Ok(None);
         }
-        let roots = match self.has_table("stopped_root")? {
-            true => self.all("SELECT path FROM stopped_root WHERE source = ?1", params![source.0], |row| {
+        let roots = if self.has_table("stopped_root")? {
+            self.all("SELECT path FROM stopped_root WHERE source = ?1", params![source.0], |row| {
                 path_of(row.get_ref(0)?)
-            })?,
-            false => Vec::new(),
+            })?
+        } else {
+            Vec::new()
         };
         let sql = "SELECT run, reason, removed, paths, accepted FROM stopped WHERE source = ?1";
         self.one(sql, params![source.0], |row| {

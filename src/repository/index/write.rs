@@ -375,9 +375,10 @@ impl Write<'_> {
 
     /// Remembers whether a file system is mounted on a directory of the client.
     pub fn remember_mount(&self, directory: DirectoryId, is_mount: bool) -> Result<()> {
-        let sql = match is_mount {
-            true => "INSERT OR IGNORE INTO mount (directory) VALUES (?1)",
-            false => "DELETE FROM mount WHERE directory = ?1",
+        let sql = if is_mount {
+            "INSERT OR IGNORE INTO mount (directory) VALUES (?1)"
+        } else {
+            "DELETE FROM mount WHERE directory = ?1"
         };
         self.execute(sql, params![directory.0])
     }

@@ -78,10 +78,7 @@ impl Attributes {
         if extents.len() > MAX_EXTENTS || !apart || extents.iter().any(|extent| extent.length == 0) {
             return Err("holes that cannot be");
         }
-        match self.xattrs.is_empty() && self.data.is_none() {
-            true => Err("attributes that are none"),
-            false => Ok(()),
-        }
+        if self.xattrs.is_empty() && self.data.is_none() { Err("attributes that are none") } else { Ok(()) }
     }
 }
 

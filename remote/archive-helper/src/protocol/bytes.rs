@@ -120,9 +120,10 @@ fn is_name(part: &[u8]) -> bool {
 pub fn escape(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     for chunk in bytes.utf8_chunks() {
         for character in chunk.valid().chars() {
-            match is_unprintable(character) || character == '\\' {
-                true => character.encode_utf8(&mut [0; 4]).bytes().try_for_each(|byte| write!(f, "\\x{byte:02x}"))?,
-                false => write!(f, "{character}")?,
+            if is_unprintable(character) || character == '\\' {
+                character.encode_utf8(&mut [0; 4]).bytes().try_for_each(|byte| write!(f, "\\x{byte:02x}"))?
+            } else {
+                write!(f, "{character}")?
             }
         }
         chunk.invalid().iter().try_for_each(|byte| write!(f, "\\x{byte:02x}"))?;
