@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result, cause};
 use crate::path::{AbsPath, Escaped, SourceName};
 use crate::retention::Keep;
-use crate::source::Source;
+use crate::source::{Source, refuse_overlap};
 
 mod files;
 mod keys;
@@ -272,16 +272,9 @@ fn placed(file: &Path, path: Option<PathBuf>) -> Option<PathBuf> {
 }
 
 /// Refuses paths of which one lies within another, as far as that shows before the client was asked.
-pub fn refuse_overlap<'a>(paths: impl Iterator<Item = &'a [u8]>) -> Result<()> {
+pub fn check_paths<'a>(paths: impl Iterator<Item = &'a [u8]>) -> Result<()> {
     let paths: Vec<AbsPath> = paths.filter_map(tidied).collect();
-    for (at, one) in paths.iter().enumerate() {
-        for other in &paths[at + 1..] {
-            if one.starts_with(other) || other.starts_with(one) {
-                return Err(Error::usage(format_args!("`{one}` and `{other}` overlap")).hint("name only the outer one"));
-            }
-        }
-    }
-    Ok(())
+    refuse_overlap(paths.iter())
 }
 
 fn tidied(path: &[u8]) -> Option<AbsPath> {

@@ -46,9 +46,11 @@ use helper::Conversation;
 use probe::{HelperFiles, Stays};
 use stream::{Input, Output, Traffic};
 
-// The most channels for small files: sshd lets ten sessions share a connection (MaxSessions), and listing, hashing, large
-// files and SFTP need one each.
-const MOST_CHANNELS: usize = 6;
+// Sessions that sshd lets share a connection unless it is told otherwise: MaxSessions in sshd_config(5).
+const MAX_SESSIONS: usize = 10;
+
+// Channels for small files. Listing, hashing, large files and SFTP need a session each.
+const MAX_CHANNELS: usize = MAX_SESSIONS - 4;
 
 /// Tells a machine from others, whatever they are called: derived from its machine-id(5).
 pub type MachineId = [u8; 16];
@@ -110,7 +112,7 @@ impl Options {
     }
 
     fn channels(&self, round_trip: Duration) -> usize {
-        let asked = self.channels.map(|channels| usize::from(channels).min(MOST_CHANNELS));
+        let asked = self.channels.map(|channels| usize::from(channels).min(MAX_CHANNELS));
         asked.unwrap_or_else(|| spread::channels(round_trip))
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::path::{Escaped, SourceName};
+use crate::path::{AbsPath, Escaped, SourceName};
 use crate::retention::Keep;
 use crate::schedule::Schedule;
 
@@ -290,6 +290,18 @@ impl Default for Settings {
             verify_age: Duration::from_secs(30 * 24 * 3600),
         }
     }
+}
+
+/// Refuses roots of which one lies within another.
+pub fn refuse_overlap<'a>(roots: impl Iterator<Item = &'a AbsPath> + Clone) -> Result<()> {
+    for (at, one) in roots.clone().enumerate() {
+        for other in roots.clone().skip(at + 1) {
+            if one.starts_with(other) || other.starts_with(one) {
+                return Err(Error::usage(format_args!("`{one}` and `{other}` overlap")).hint("name only the outer one"));
+            }
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

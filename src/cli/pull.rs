@@ -14,7 +14,7 @@ use super::reach::Reach;
 use super::signals::heed_signals;
 use super::target::Target;
 use super::{Context, Where, init};
-use crate::config::{AtOnce, Config, Percent, Room, limit, read_patterns, refuse_overlap};
+use crate::config::{AtOnce, Config, Percent, Room, check_paths, limit, read_patterns};
 use crate::error::{Error, Result};
 use crate::pull::{self, Options, finished_starts};
 use crate::report::json::Json;
@@ -333,7 +333,7 @@ fn named_sources(context: &Context, config: &Config, args: &Args, mut worst: u8)
             None => sources.push(source),
         }
     }
-    sources.iter().try_for_each(|source| refuse_overlap(source.paths.iter().map(Vec::as_slice)))?;
+    sources.iter().try_for_each(|source| check_paths(source.paths.iter().map(Vec::as_slice)))?;
     Ok((sources, worst))
 }
 

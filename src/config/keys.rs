@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::values::{AtOnce, Calendar, Percent, Room, Span};
-use super::{limit, placed, read_patterns, refuse_overlap};
+use super::{check_paths, limit, placed, read_patterns};
 use crate::error::{Error, Result};
 use crate::path::SourceName;
 use crate::retention::Keep;
@@ -275,5 +275,5 @@ pub(super) fn check_source(name: &str, keys: &Keys) -> Result<()> {
     if keys.paths.as_ref().is_some_and(Vec::is_empty) {
         return Err(Error::usage("`paths` is empty").hint("name at least one directory or file"));
     }
-    refuse_overlap(paths.iter().map(String::as_bytes))
+    check_paths(paths.iter().map(String::as_bytes))
 }

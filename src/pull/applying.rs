@@ -278,8 +278,9 @@ impl Gathering<'_, '_> {
             }
             Change::Plain(task) | Change::Known(task, _) => self.unread(task, false),
             Change::Removed(directory, version) => {
-                self.flag(version.id)?;
-                self.planned(directory)
+                self.placing.flag(version.id);
+                self.ends.directories.push(directory);
+                Ok(())
             }
             other => self.place(other),
         }
@@ -292,14 +293,20 @@ impl Gathering<'_, '_> {
             Change::Received(task, staged) => self.received(task, staged),
             Change::Known(task, hash) => self.known(task, hash),
             Change::Unread(task, vanished) => self.unread(task, vanished),
-            Change::Unlisted(version) => self.flag(version.id),
+            Change::Unlisted(version) => {
+                self.placing.flag(version.id);
+                Ok(())
+            }
             Change::Roots(roots) => {
                 self.placing.check_roots(&roots)?;
                 self.roots.clone_from(&roots);
                 clear_flags(self.run, self.ledger.index()?, &roots)
             }
             Change::Removed(directory, version) => self.removed(directory, &version),
-            Change::Planned(directory) => self.planned(directory),
+            Change::Planned(directory) => {
+                self.ends.directories.push(directory);
+                Ok(())
+            }
         }
     }
 
@@ -352,14 +359,9 @@ impl Gathering<'_, '_> {
     fn unread(&mut self, mut task: FileTask, vanished: bool) -> Result<()> {
         task.deviates = true;
         if let Some(old) = task.old.as_ref().filter(|_| !vanished) {
-            self.flag(old.id)?;
+            self.placing.flag(old.id);
         }
         self.finish(task, None);
-        Ok(())
-    }
-
-    fn flag(&mut self, id: i64) -> Result<()> {
-        self.placing.flag(id);
         Ok(())
     }
 
@@ -369,10 +371,6 @@ impl Gathering<'_, '_> {
         if let Some(path) = directory.path.join(&version.entry.name) {
             self.run.tally.changed(Told::Removed, &path);
         }
-        self.planned(directory)
-    }
-
-    fn planned(&mut self, directory: Arc<Directory>) -> Result<()> {
         self.ends.directories.push(directory);
         Ok(())
     }

@@ -15,7 +15,7 @@ use super::guard::Consent;
 use super::moved::{Deferred, Found, Moved};
 use super::parents::{Parents, unlisted};
 use super::path_set::Spill;
-use super::roots::{errno_text, is_what_was_asked, made_up_file, refuse_overlap, walk};
+use super::roots::{errno_text, is_what_was_asked, made_up_file, walk};
 use super::{Directory, Tally, merging};
 use crate::entry::{Digests, DirectoryId, Entry, Fingerprint, Hash, Kind, Version};
 use crate::error::{Error, Kind as ErrorKind, Result};
@@ -24,7 +24,7 @@ use crate::plan::{Step, in_order, plan};
 use crate::remote::helper::{Conversation, Replies, Requests, gone, nonsense};
 use crate::report::Change;
 use crate::repository::index::{Index, ListedDirectory, SourceId};
-use crate::source::Source;
+use crate::source::{Source, refuse_overlap};
 
 mod mounts;
 
@@ -206,7 +206,7 @@ impl Listing<'_> {
         }
         let made_up: Vec<_> = found.iter().filter_map(made_up_file).collect();
         let found = self.judge().all(found)?;
-        refuse_overlap(&found)?;
+        refuse_overlap(found.iter().map(|(path, _)| path))?;
         self.steps.begin(&found.iter().map(|(path, _)| path.clone()).collect::<Vec<_>>())?;
         for (path, entry) in found {
             if entry.as_ref().is_none_or(|entry| entry.kind == Kind::Dir) {

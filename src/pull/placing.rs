@@ -187,9 +187,15 @@ impl<'a> Placing<'a> {
             _ => Retired::nothing(),
         };
         let kept = match entry.kind {
-            Kind::Dir => self.directory(directory, entry, old, retired.gone)?,
+            Kind::Dir => {
+                self.directory(directory, entry, old, retired.gone);
+                None
+            }
             Kind::Symlink => self.symlink(directory, entry, same_symlink, retired.gone)?,
-            _ => self.change(directory, &entry.name, retired.gone, New::None),
+            _ => {
+                self.change(directory, &entry.name, retired.gone, New::None);
+                None
+            }
         };
         let (number, described) = (self.number(directory), Box::new(entry.clone()));
         let row = match same_kind.filter(|old| old.entry.target == entry.target && is_restated(&old.entry, entry)) {
@@ -214,13 +220,7 @@ impl<'a> Placing<'a> {
         Ok(())
     }
 
-    fn directory(
-        &mut self,
-        directory: &Arc<Directory>,
-        entry: &Entry,
-        old: Option<&Version>,
-        gone: Old,
-    ) -> Result<Option<Name>> {
+    fn directory(&mut self, directory: &Arc<Directory>, entry: &Entry, old: Option<&Version>, gone: Old) {
         let looks = Looks::of(entry, self.owned);
         let as_before = old.is_some_and(|old| {
             old.entry.kind == Kind::Dir && !old.has(flags::REBUILT) && Looks::of(&old.entry, self.owned) == looks
@@ -229,7 +229,6 @@ impl<'a> Placing<'a> {
         if let Some(path) = directory.path.join(&entry.name) {
             self.made.insert(path, self.batch.deeds.len() - 1);
         }
-        Ok(None)
     }
 
     // `same` is the old version of a symlink that leads to where it did.
@@ -367,12 +366,11 @@ impl<'a> Placing<'a> {
         Ok(archived)
     }
 
-    fn change(&mut self, directory: &Arc<Directory>, name: &Name, old: Old, new: New) -> Option<Name> {
+    fn change(&mut self, directory: &Arc<Directory>, name: &Name, old: Old, new: New) {
         if (&old, &new) != (&Old::None, &New::None) {
             let directory = self.number(directory);
             self.batch.deeds.push(Deed::Change { directory, name: name.clone(), old, new });
         }
-        None
     }
 
     // The batch holds a reference to every directory until it is done, so its address stays its own.

@@ -49,18 +49,6 @@ pub fn is_what_was_asked(written: &[u8], root: &Root) -> bool {
     }
 }
 
-/// Refuses roots of which one lies within another.
-pub fn refuse_overlap(roots: &[(AbsPath, Option<Entry>)]) -> Result<()> {
-    for (at, (one, _)) in roots.iter().enumerate() {
-        for (other, _) in &roots[at + 1..] {
-            if one.starts_with(other) || other.starts_with(one) {
-                return Err(Error::usage(format_args!("`{one}` and `{other}` overlap")).hint("name only the outer one"));
-            }
-        }
-    }
-    Ok(())
-}
-
 /// A root that is a file whose content the kernel makes up: there is nothing of it to store.
 pub fn made_up_file(root: &Root) -> Option<Skipped> {
     match root {

@@ -19,8 +19,8 @@ const FAR: Duration = Duration::from_millis(30);
 // How fast a line channels are opened for, bytes a second.
 const LINE: u128 = 200_000_000;
 
-// sshd lets ten sessions share a connection (MaxSessions), and others need some.
-const MOST_CHANNELS: u128 = 5;
+// Channels that are opened without being asked for: half of the sessions of a connection.
+const MAX_CHANNELS: u128 = super::MAX_SESSIONS as u128 / 2;
 
 // How many files may wait for a channel: its window's worth of small ones.
 const WAITING: usize = 1024;
@@ -31,7 +31,7 @@ pub fn channels(round_trip: Duration) -> usize {
         return 1;
     }
     let under_way = round_trip.as_micros() * LINE / 1_000_000;
-    under_way.div_ceil(CHANNEL_WINDOW).clamp(1, MOST_CHANNELS) as usize
+    under_way.div_ceil(CHANNEL_WINDOW).clamp(1, MAX_CHANNELS) as usize
 }
 
 /// Lets each of `readers` read its share of `wanted` on a thread of its own, or a single one all of it on this one; with

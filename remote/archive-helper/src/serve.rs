@@ -67,7 +67,10 @@ impl Connection {
         match request {
             Request::Walk(walk) => self.walk(walk),
             Request::Verdicts(verdicts) => self.judge(verdicts),
-            Request::Key(key) => self.set_key(key),
+            Request::Key(key) => {
+                self.key = Some(key);
+                Ok(())
+            }
             Request::Hash(requests) => self.hash(requests),
             Request::Read(requests) => self.read(requests),
             Request::Restore(options) => self.restore(options),
@@ -112,11 +115,6 @@ impl Connection {
         if let Some(outcomes) = work(destination) {
             self.outgoing.send(&Reply::Outcomes(outcomes));
         }
-        Ok(())
-    }
-
-    fn set_key(&mut self, key: Hash) -> io::Result<()> {
-        self.key = Some(key);
         Ok(())
     }
 
