@@ -177,7 +177,8 @@ impl Read for Input {
         if self.until.is_some_and(|until| Instant::now() >= until) {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        let count = self.socket.read(buffer)?;
+        // A process that is stopped and continued is interrupted where it waits with a time-out: signal(7).
+        let count = retry_on_interrupt(|| self.socket.read(buffer))?;
         // The reader notes nothing of a message that trickles in, for it never has all of it.
         let is_within_message = self.noted.is_some_and(|noted| noted < self.received);
         self.received += count as u64;
@@ -192,9 +193,18 @@ impl Read for Input {
     }
 }
 
+fn retry_on_interrupt(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
 impl Write for Output {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.socket.write(bytes)?;
+        let count = retry_on_interrupt(|| self.socket.write(bytes))?;
         self.traffic.sent.fetch_add(count as u64, Ordering::Relaxed);
         self.traffic.progress(count as u64);
         self.traffic.progress.check().map_or(Ok(()), Err)?;

@@ -359,3 +359,28 @@ fn a_file_system_that_is_full_in_truth_stops_the_run_and_keeps_the_rest() {
         program.assert_index_is_right();
     }
 }
+
+#[test]
+fn pull_that_was_suspended_goes_on() {
+    use nix::sys::signal::{Signal, kill};
+    let client = Tree::new((0..20).map(|n| (format!("f{n}"), file(format!("content {n}")))));
+    let (sshd, root) = (Sshd::new(), client.root());
+    for over_ssh in [false, true] {
+        for step in [3, 10, 30] {
+            let program = Program::new();
+            let mut command = program.command(["pull", "-q", "--name", "client", "--retries", "0"]);
+            if over_ssh {
+                command.arg("-F").arg(sshd.config()).arg(format!("client:{}", root.display()));
+            } else {
+                command.arg(&root);
+            }
+            let mut pull = command.env("ARCHIVE_FAULT", format!("stop:{step}")).spawn().unwrap();
+            if !wait_for_stop(&mut pull) {
+                std::thread::sleep(std::time::Duration::from_millis(100));
+                kill(nix::unistd::Pid::from_raw(pull.id() as i32), Signal::SIGCONT).unwrap();
+            }
+            assert!(pull.wait().unwrap().success(), "over ssh: {over_ssh}, step {step}");
+            assert_same(&root, &program.snapshot("client", &root));
+        }
+    }
+}
