@@ -4,7 +4,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -12,7 +12,6 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use crate::entry::{Digests, DirectoryId, Entry, Fingerprint, Inode, Kind, Time, Version, flags};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::path::{AbsPath, Name, SourceName};
-use crate::repository::dirs::is_on_local_disk;
 
 mod attributes;
 mod contents;
@@ -21,6 +20,7 @@ mod guarding;
 mod inodes;
 mod invariants;
 mod migration;
+mod opening;
 mod reading;
 mod reconcile;
 mod removal;
@@ -40,6 +40,8 @@ pub use reconcile::{Scope, Unfound};
 pub use verified::Verification;
 pub use write::{NewVersion, Write};
 
+use opening::{configure, not_opened, not_writable, patiently};
+
 /// The database's name in the repository.
 pub const FILE_NAME: &str = "index.sqlite";
 
@@ -55,9 +57,6 @@ const USER_VERSION: i64 = 6;
 
 // How long to wait for another process, or thread, that writes.
 const PATIENCE: Duration = Duration::from_secs(120);
-
-// How many pages of 4 KiB the write-ahead log gathers before they are carried over.
-const CHECKPOINT_PAGES: i64 = 8192;
 
 // Kilobytes of pages that one connection may keep in memory: of most, of which a pull has several, and of the one that
 // writes, whose inserts go to places all over the database.
@@ -104,7 +103,7 @@ impl Index {
             return Err(not_writable(&path));
         }
         connection.busy_timeout(PATIENCE).on_index(&failed)?;
-        patiently(|| configure(&connection, repository)).on_index(&failed)?;
+        patiently(|| configure(&connection, repository)).map_err(|error| not_opened(&failed, repository, error))?;
         let index = Index { connection, copy: None };
         match index.format()? {
             0 => create_schema(index.connection),
@@ -113,7 +112,7 @@ impl Index {
                 index.connection.execute_batch(ADDITIONS).on_index("can't open the index")?;
                 Ok(index)
             }
-            version => Err(newer(version)),
+            version => Err(migration::newer(version)),
         }
     }
 
@@ -389,77 +388,6 @@ impl Index {
             .and_then(|mut query| query.query_map(params, read)?.collect::<rusqlite::Result<Vec<T>>>());
         rows.on_index("can't read the index")
     }
-}
-
-// Nothing is opened to find the cause: closing the file again would drop SQLite's locks.
-fn not_writable(path: &Path) -> Error {
-    use nix::unistd::{AccessFlags, access};
-    let errno = access(path, AccessFlags::W_OK).err().unwrap_or(nix::errno::Errno::EACCES);
-    Error::server(format_args!("can't write the index `{}`", path.display()), errno.into()).at(path.display())
-}
-
-// SQLite does not wait for others itself where the log is made, as those do who open a new index at the same time.
-fn patiently<T>(mut work: impl FnMut() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match work() {
-            Err(error)
-                if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy)
-                    && Instant::now() < deadline =>
-            {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            done => return done,
-        }
-    }
-}
-
-fn configure(connection: &Connection, repository: &Path) -> rusqlite::Result<()> {
-    if is_on_local_disk(repository) {
-        connection.pragma_update(None, "journal_mode", "WAL")?
-    } else {
-        leave_write_ahead_log(connection, repository)?
-    }
-    connection.pragma_update(None, "synchronous", "FULL")?;
-    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
-    connection.pragma_update(None, "temp_store", "FILE")?;
-    // The library is built to check foreign keys at every insert; here they tell a reader what belongs together.
-    connection.pragma_update(None, "foreign_keys", "OFF")?;
-    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
-    settle(connection)
-}
-
-// The write-ahead log needs memory that processes share. A process that has the database for itself does without, so that one
-// of a repository that was moved can still be carried over.
-fn leave_write_ahead_log(connection: &Connection, repository: &Path) -> rusqlite::Result<()> {
-    if has_write_ahead_log(repository) {
-        connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
-        connection.pragma_update(None, "journal_mode", "DELETE")?;
-        connection.pragma_update(None, "locking_mode", "NORMAL")?;
-        // The lock ends with the next reading.
-        return connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()));
-    }
-    connection.pragma_update(None, "journal_mode", "DELETE")
-}
-
-// Says the database's header: https://www.sqlite.org/fileformat2.html#file_format_version_numbers
-fn has_write_ahead_log(repository: &Path) -> bool {
-    use std::io::Read;
-    let mut header = [0; 20];
-    let read = std::fs::File::open(repository.join(FILE_NAME)).and_then(|mut file| file.read_exact(&mut header));
-    read.is_ok() && header[18..20] == [2, 2]
-}
-
-// Without the guarantee of stable plans, statements would be compiled anew for every set of parameters.
-fn settle(connection: &Connection) -> rusqlite::Result<()> {
-    connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
-    connection.set_prepared_statement_cache_capacity(64);
-    Ok(())
-}
-
-fn newer(format: i64) -> Error {
-    Error::new(ErrorKind::Failed, format_args!("the index has format {format}, newer than this program knows"))
-        .hint("use the newer `archive` that wrote it")
 }
 
 fn create_schema(mut connection: Connection) -> Result<Index> {

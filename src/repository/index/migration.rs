@@ -3,7 +3,7 @@
 use rusqlite::{Connection, Transaction};
 
 use super::{ADDITIONS, CONTENTS, Index, OnIndex, USER_VERSION, contents};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 
 // What the second format has that the first had not. Nothing is known of attributes yet: everything is listed again.
 const TO_FORMAT_2: &str = "ALTER TABLE version ADD COLUMN attributes INTEGER REFERENCES attributes; \
@@ -68,4 +68,10 @@ fn step_to(transaction: &Transaction<'_>, format: i64) -> rusqlite::Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// The error for an index of a format that this program does not know.
+pub(super) fn newer(format: i64) -> Error {
+    Error::new(Kind::Failed, format_args!("the index has format {format}, newer than this program knows"))
+        .hint("use the newer `archive` that wrote it")
 }

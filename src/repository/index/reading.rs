@@ -15,9 +15,8 @@ use nix::fcntl::{Flock, FlockArg};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tempfile::TempDir;
 
-use super::{
-    FILE_NAME, Index, OnIndex, PATIENCE, USER_VERSION, create_schema, has_write_ahead_log, migration, newer, settle,
-};
+use super::opening::{has_write_ahead_log, settle};
+use super::{FILE_NAME, Index, OnIndex, PATIENCE, USER_VERSION, create_schema, migration};
 use crate::error::{Error, Kind as ErrorKind, OnServer, Result, raw_errno};
 use crate::repository::dirs::is_on_local_disk;
 
@@ -89,7 +88,7 @@ fn is_up_to_date(index: &Index) -> Result<bool> {
     match index.format()? {
         USER_VERSION => Ok(index.count(added)? == 4),
         older if older < USER_VERSION => Ok(false),
-        version => Err(newer(version)),
+        version => Err(migration::newer(version)),
     }
 }
 
@@ -177,7 +176,7 @@ fn copy_to(repository: &Path, place: &Path) -> std::result::Result<PrivateCopy, 
     match index.format()? {
         0 => drop(create_schema(index.connection)?),
         1..=USER_VERSION => drop(migration::bring_up_to_date(index)?),
-        version => return Err(newer(version).into()),
+        version => return Err(migration::newer(version).into()),
     }
     Ok(PrivateCopy { dir, _lock: lock })
 }
