@@ -170,7 +170,10 @@ pub fn finish_interrupted(
     }
     let finished = Lock::source(repository, source, PATIENCE).and_then(|_lock| recover(repository, index, source));
     match finished {
-        Ok(_) => Ok(()),
+        Ok(recovered) => {
+            recovered.found.warnings().for_each(|warning| report.warn(&warning));
+            Ok(())
+        }
         Err(error) if error.kind() == ErrorKind::Locked => Ok(()),
         Err(error) if error.kind() == ErrorKind::Full => {
             report.notice(format_args!("`{source}` has an interrupted run, which can't be finished: {error}"));

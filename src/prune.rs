@@ -5,7 +5,6 @@
 //! What was cut off is finished by the next run of whatever kind. The snapshot is never touched.
 
 use std::collections::{BTreeSet, HashSet};
-use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -113,7 +112,8 @@ impl<'a> Prune<'a> {
         self.repository.check_index_is_newest(&index)?;
         if !self.dry_run {
             index.expect_much_writing()?;
-            recover(self.repository, &mut index, source)?;
+            let recovered = recover(self.repository, &mut index, source)?;
+            recovered.found.warnings().for_each(|warning| self.report.warn(&warning));
         }
         let Split { kept, dropped, misdated } = Split::of(&index.runs(id)?, keep, &self.now);
         report_misdated(self.report, source, &misdated);
@@ -222,11 +222,7 @@ fn look(repository: &Repository, place: &Place) -> Proof {
 
 // Unknown files are kept.
 fn report_other(report: &dyn Report, place: &Place) {
-    report_kept(report, Escaped(&place.on_disk()));
-}
-
-fn report_kept(report: &dyn Report, path: impl Display) {
-    report.warn(format_args!("`{path}` is not what the index says, and stays"));
+    report.warn(format_args!("`{}` is not what the index says, and stays", Escaped(&place.on_disk())));
 }
 
 /// The trees of a source, from which versions go.
@@ -259,7 +255,7 @@ impl<'a> Dropping<'a> {
         }
         let done = self.journal.carry_out(index, batch, then)?;
         done.settle(index, |_| Ok(()))?;
-        done.changed.iter().for_each(|path| report_kept(self.report, path));
+        done.found.warnings().for_each(|warning| self.report.warn(&warning));
         self.emptied.extend(done.batch.deeds.into_iter().filter_map(|deed| match deed {
             Deed::Drop { directory, .. } | Deed::Delete { directory, .. } => Some(directory),
             Deed::Fill { .. } | Deed::Change { .. } | Deed::Keep { .. } => None,
@@ -291,14 +287,21 @@ struct Split {
 
 impl Split {
     // A run that came to no good end shows no moment that a rule could mean: it counts for nothing, and goes when a good one
-    // came after it. A date that can't be right proves nothing, so that run is kept and counts for nothing, too.
+    // came after it. A rebuild shows what was left of the trees: it is kept as if it were a pull, but takes no pull's place. A date that can't be right proves nothing, so that run is kept and counts for nothing, too.
     fn of(runs: &[RunRow], keep: &Keep, now: &ZonedDateTime) -> Split {
         let misdated = misdated(runs, now.timestamp());
-        let is_good = |run: &&RunRow| run.has_finished() || run.outcome.as_deref() == Some("rebuild");
-        let good: Vec<_> = runs.iter().filter(is_good).map(|run| (run.id, run.started)).collect();
-        let newest = good.iter().map(|(run, _)| *run).max().unwrap_or(i64::MAX);
-        let dated: Vec<_> = good.into_iter().filter(|(run, _)| !misdated.contains(run)).collect();
-        let mut kept = keep.kept(&dated, now.time_zone());
+        let is_rebuild = |run: &RunRow| run.outcome.as_deref() == Some("rebuild");
+        let good: Vec<_> = runs.iter().filter(|run| run.has_finished() || is_rebuild(run)).collect();
+        let newest = good.iter().map(|run| run.id).max().unwrap_or(i64::MAX);
+        let dated: Vec<_> = good.into_iter().filter(|run| !misdated.contains(&run.id)).collect();
+        let kept_of = |runs: &[&RunRow]| {
+            let runs: Vec<_> = runs.iter().map(|run| (run.id, run.started)).collect();
+            keep.kept(&runs, now.time_zone())
+        };
+        let (rebuilds, pulls): (Vec<_>, Vec<_>) = dated.iter().partition(|run| is_rebuild(run));
+        let kept_with_rebuilds = kept_of(&dated);
+        let mut kept = kept_of(&pulls);
+        kept.extend(rebuilds.iter().map(|run| run.id).filter(|run| kept_with_rebuilds.contains(run)));
         kept.extend(&misdated);
         kept.extend(contradicting(runs.iter().map(|run| (run.id, run.started)), &misdated, now.timestamp()));
         kept.extend(runs.iter().map(|run| run.id).filter(|run| *run > newest));

@@ -304,8 +304,10 @@ fn run(
     refuse_without_index(repository, source, known)?;
     repository.check_index_is_newest(index)?;
     let finished = recover(repository, index, &source.name)?;
-    if finished > 0 {
-        tally.notice(format_args!("finished {} that an interrupted run had begun", counted(finished as u64, "change")));
+    finished.found.warnings().for_each(|warning| tally.warn(warning));
+    if finished.changes > 0 {
+        tally
+            .notice(format_args!("finished {} that an interrupted run had begun", counted(finished.changes, "change")));
     }
     let cut_off = Cell::new(known.map(|id| index.has_cut_off_runs(id)).transpose()?.unwrap_or(false));
     let begun = Cell::new(known.map(|id| begin(repository, index, (id, &source.name), tally)).transpose()?);

@@ -52,6 +52,7 @@ pub struct Rebuilt {
 pub fn rebuild(repository: &Repository, report: &dyn Report) -> Result<Rebuilt> {
     let _lock = Lock::repository(repository, Duration::ZERO)?;
     repository.make_room()?;
+    repository.check_newest_can_be_noted()?;
     let mut index = repository.index()?;
     index.expect_much_writing()?;
     let (sources, unknown) = repository.known_sources(&index)?;
@@ -100,8 +101,11 @@ fn finish_interrupted(
     for source in sources {
         if newest.is_err() {
             update_layout(repository, index, source)?;
-        } else if let Err(error) = recover(repository, index, source) {
-            report.warn(&error);
+        } else {
+            match recover(repository, index, source) {
+                Ok(recovered) => recovered.found.warnings().for_each(|warning| report.warn(&warning)),
+                Err(error) => report.warn(&error),
+            }
         }
     }
     Ok(())

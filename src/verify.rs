@@ -86,7 +86,8 @@ fn begin(
     let lock = Lock::source(repository, source, PATIENCE)?;
     let mut index = repository.index()?;
     repository.check_index_is_newest(&index)?;
-    recover(repository, &mut index, source)?;
+    let recovered = recover(repository, &mut index, source)?;
+    recovered.found.warnings().for_each(|warning| report.warn(&warning));
     Ok((Some(lock), index))
 }
 

@@ -53,7 +53,8 @@ pub fn forget(
     repository.check_index_is_newest(&index)?;
     let mut dropping = None;
     if !dry_run {
-        recover(repository, &mut index, source)?;
+        let recovered = recover(repository, &mut index, source)?;
+        recovered.found.warnings().for_each(|warning| report.warn(&warning));
         dropping = Some(Dropping::open(repository, (id, source), report)?);
     }
     let chosen = Chosen::of(&index, id, what)?;

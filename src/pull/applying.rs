@@ -391,9 +391,7 @@ impl Gathering<'_, '_> {
         let batch = self.placing.take_batch();
         self.blocked.forget();
         let done = self.journal.carry_out(self.ledger.index()?, batch, then)?;
-        for path in &done.strays {
-            self.run.tally.warn(format_args!("`{path}` held something unknown, which is in the archive now"));
-        }
+        done.found.warnings().for_each(|warning| self.run.tally.warn(warning));
         let ends = std::mem::take(&mut self.ends);
         let (run, staging, contents, released) = (self.run, self.staging, self.contents, self.released);
         self.ledger.write(move |index| {

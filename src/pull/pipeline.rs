@@ -35,8 +35,7 @@ const MOST_ARRIVED: usize = 2 << 20;
 
 /// Runs all stages to their end; the first error of any ends them all.
 pub(super) fn run(run: &Run<'_>) -> Result<()> {
-    // An earlier attempt may have been broken off.
-    recover(run.repository, &mut run.repository.index()?, &run.source.name)?;
+    finish_interrupted(run)?;
     let staging = Arc::new(clear_staging(run)?);
     let (contents, sizes, expected) = (Contents::default(), Sizes::default(), Expected::default());
     let broken = Failure::new(run.client, &contents);
@@ -104,6 +103,13 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
             staging.clear_partials().on_server("can't clear the staging area").map_err(|error| in_staging(run, error))
         }
     }
+}
+
+// An earlier attempt may have been broken off.
+fn finish_interrupted(run: &Run<'_>) -> Result<()> {
+    let recovered = recover(run.repository, &mut run.repository.index()?, &run.source.name)?;
+    recovered.found.warnings().for_each(|warning| run.tally.warn(warning));
+    Ok(())
 }
 
 fn clear_staging(run: &Run<'_>) -> Result<Staging> {

@@ -32,7 +32,8 @@ pub fn update(repository: &Repository, paths: &[PathBuf], report: &dyn Report) -
     let mut changed = 0;
     for path in paths {
         let spot = Spot::find(repository, path)?;
-        recover(repository, &mut index, &spot.source)?;
+        let recovered = recover(repository, &mut index, &spot.source)?;
+        recovered.found.warnings().for_each(|warning| report.warn(&warning));
         let count = spot.update(repository, &mut index, report)?;
         if count == 0 {
             report.notice(format_args!("the index knows `{}` as it is", path.display()));

@@ -105,6 +105,11 @@ impl Evidence {
         Ok(read)
     }
 
+    /// What is known of the content of an inode that is as it was when that was last known.
+    pub fn record(&self, index: &Index, found: &Metadata) -> Result<Option<Record>> {
+        self.recorded(index, found, Age::Any)
+    }
+
     // What is known of an inode that is as it was when its content was last known.
     fn recorded(&self, index: &Index, found: &Metadata, age: Age) -> Result<Option<Record>> {
         let number = found.inode.1;

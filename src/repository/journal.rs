@@ -28,7 +28,8 @@ use crate::path::{AbsPath, Name, SourceName};
 mod tests;
 mod trees;
 
-use trees::{Found, Touched, Trees};
+pub use trees::Found;
+use trees::{Touched, Trees};
 
 // The encoding of a batch, postcard's with the types below, and that of one whose rows are in the index already. Another
 // one can't be read. New kinds of deeds are appended: an earlier program can't read a batch that has them, and says so.
@@ -135,7 +136,7 @@ pub enum Deed {
 pub enum Old {
     /// Nothing is there.
     None,
-    /// It moves to the archive.
+    /// As [`Old::Retire`], in the batches of earlier programs.
     Archive {
         /// Its name there, which is free.
         name: Name,
@@ -154,6 +155,23 @@ pub enum Old {
         /// The file whose name goes.
         file: ProvedFile,
     },
+    /// It moves to the archive.
+    Retire {
+        /// Its name there, which is free.
+        name: Name,
+        /// The file that moves.
+        file: ProvedFile,
+    },
+}
+
+impl Old {
+    // The name in the archive that it gives away.
+    fn archive_name(&self) -> Option<&Name> {
+        match self {
+            Old::Archive { name, .. } | Old::Retire { name, .. } => Some(name),
+            Old::None | Old::Remove { .. } | Old::Clear | Old::Delete { .. } => None,
+        }
+    }
 }
 
 /// What comes to a name of the snapshot.
@@ -165,12 +183,21 @@ pub enum New {
     Staged(StagedName),
     /// A directory; with these permission bits, and this owner where one can be given.
     Directory(Option<Looks>),
-    /// The same file with other metadata.
+    /// As [`New::Restate`], in the batches of earlier programs.
     Restated {
         /// Its permission bits and owner.
         looks: Looks,
         /// Its mtime.
         mtime: Time,
+    },
+    /// The same file with other metadata.
+    Restate {
+        /// Its permission bits and owner.
+        looks: Looks,
+        /// Its mtime.
+        mtime: Time,
+        /// What it is before that.
+        file: ProvedFile,
     },
 }
 
@@ -259,8 +286,7 @@ impl Journal {
             self.is_pending = false;
         }
         let (trees, touched) = (self.trees.bases(), self.trees.take_touched());
-        let Found { strays, changed } = found;
-        Ok(Done { batch, strays, changed, source: self.source, ends, trees, touched })
+        Ok(Done { batch, found, source: self.source, ends, trees, touched })
     }
 
     /// Removes a client's directory from the archive if nothing is in it, and then those above it.
@@ -275,10 +301,8 @@ impl Journal {
 pub struct Done {
     /// What was done.
     pub batch: Batch,
-    /// The paths where something was in the way, which the archive has now.
-    pub strays: Vec<AbsPath>,
-    /// Files of the archive that had changed since they were proved, and were not deleted: their paths in the repository.
-    pub changed: Vec<String>,
+    /// What was met in the trees that the index did not know of.
+    pub found: Found,
     source: SourceId,
     // All of it, and of what was before it, is on the disk: nothing is pending once its rows are.
     ends: bool,
@@ -434,11 +458,20 @@ impl Rows<'_> {
     }
 }
 
-/// Finishes what an interrupted run of a source left; returns how many changes there were that the index did not know
-/// of. The source must be locked. Refuses an index that is older than the trees: what it has pending was done long ago, and
+/// What the batch of an interrupted run made when it was finished.
+#[derive(Debug, Default)]
+#[must_use = "a person must hear of what was found"]
+pub struct Recovered {
+    /// How many changes there were that the index did not know of.
+    pub changes: u64,
+    /// What was met in the trees that the index did not know of.
+    pub found: Found,
+}
+
+/// Finishes what an interrupted run of a source left. The source must be locked. Refuses an index that is older than the trees: what it has pending was done long ago, and
 /// the trees have gone on since.
-pub fn recover(repository: &Repository, index: &mut Index, source: &SourceName) -> Result<u64> {
-    let Some(id) = index.source_id(source)? else { return Ok(0) };
+pub fn recover(repository: &Repository, index: &mut Index, source: &SourceName) -> Result<Recovered> {
+    let Some(id) = index.source_id(source)? else { return Ok(Recovered::default()) };
     repository.check_index_is_newest(index)?;
     let finished = finish_pending(repository, index, (id, source))?;
     update_layout(repository, index, source)?;
@@ -456,8 +489,12 @@ pub fn update_layout(repository: &Repository, index: &mut Index, source: &Source
     }
 }
 
-fn finish_pending(repository: &Repository, index: &mut Index, (id, source): (SourceId, &SourceName)) -> Result<u64> {
-    let Some((format, encoded)) = index.pending(id)? else { return Ok(0) };
+fn finish_pending(
+    repository: &Repository,
+    index: &mut Index,
+    (id, source): (SourceId, &SourceName),
+) -> Result<Recovered> {
+    let Some((format, encoded)) = index.pending(id)? else { return Ok(Recovered::default()) };
     let batch = [FORMAT, SETTLED].contains(&format).then(|| postcard::from_bytes::<Batch>(&encoded).ok()).flatten();
     let mut batch = batch.filter(Batch::is_sound).ok_or_else(|| {
         Error::new(ErrorKind::Failed, format_args!("an interrupted run of `{source}` can't be finished"))
@@ -475,7 +512,7 @@ fn finish_pending(repository: &Repository, index: &mut Index, (id, source): (Sou
         // But for what may still be found in the way.
         batch.rows.clear();
     }
-    trees.carry_out(&mut batch, true)?;
+    let found = trees.carry_out(&mut batch, true)?;
     trees.sync()?;
     let touched = trees.take_touched();
     let write = index.write()?;
@@ -488,7 +525,7 @@ fn finish_pending(repository: &Repository, index: &mut Index, (id, source): (Sou
         .try_for_each(|gone| write.drop_inode(gone.after.inode.1))?;
     write.clear_pending(id)?;
     write.commit()?;
-    Ok(if format == FORMAT { batch.deeds.len() as u64 } else { 0 })
+    Ok(Recovered { changes: if format == FORMAT { batch.deeds.len() as u64 } else { 0 }, found })
 }
 
 impl Batch {

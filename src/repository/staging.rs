@@ -1,12 +1,13 @@
 //! The staging area of one source: files that are being received, before anything points at them.
 
 use std::fs::File;
+use std::io::Seek;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use nix::errno::Errno;
 
 use super::dirs::{Dir, copy_content, file_mode, owner_given, share_blocks};
-use crate::entry::{Entry, Hash, Time, mode_on_disk};
+use crate::entry::{Entry, Hash, Time, hash_content, mode_on_disk};
 use crate::path::{AbsPath, Name};
 
 mod tray;
@@ -225,13 +226,19 @@ impl Staging {
         self.create_symlink_for(&Tray::closed(), entry).map(|staged| staged.name)
     }
 
-    /// Copies a file into the area, with the metadata that an entry has on disk.
-    pub fn copy(&self, from: &File, entry: &Entry) -> std::io::Result<Name> {
-        let (name, to) = self.create()?;
+    /// Copies a file into the area, with the metadata that an entry has on disk. `None` unless reading the copy shows that it has
+    /// this content: somebody may have changed the file since it was proved.
+    pub fn copy(&self, from: &File, entry: &Entry, hash: &Hash) -> std::io::Result<Option<Name>> {
+        let (name, mut to) = self.create()?;
         copy_content(from, &to)?;
+        to.rewind()?;
+        if hash_content(&to, blake3::Hasher::new())? != *hash {
+            self.dir.unlink(&name)?;
+            return Ok(None);
+        }
         self.permit(&to, entry)?;
         self.dress(&to, entry)?;
-        Ok(name)
+        Ok(Some(name))
     }
 
     /// Gives something in the area a name of its own there.
@@ -249,5 +256,27 @@ impl Staging {
     /// The area's directory.
     pub fn dir(&self) -> &Dir {
         &self.dir
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::entry::testing;
+
+    #[test]
+    fn copy_without_the_expected_content_is_discarded() {
+        let place = tempfile::tempdir().unwrap();
+        let staging = Staging::open(Dir::open_base(place.path()).unwrap()).unwrap();
+        let mut from = tempfile::tempfile().unwrap();
+        from.write_all(b"content").unwrap();
+        let hash = |content: &[u8]| *blake3::hash(content).as_bytes();
+        let entry = testing::file("f");
+        assert_eq!(staging.copy(&from, &entry, &hash(b"another")).unwrap(), None);
+        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
+        let copy = staging.copy(&from, &entry, &hash(b"content")).unwrap().unwrap();
+        assert_eq!(std::fs::read(place.path().join(copy.to_string())).unwrap(), b"content");
     }
 }

@@ -8,6 +8,7 @@ use crate::entry::{Hash, Kind, hash_content};
 use crate::error::{OnServer, Result};
 use crate::path::{AbsPath, Name, SourceName};
 use crate::repository::dirs::Dir;
+use crate::repository::evidence::ProvedFile;
 use crate::repository::place::Tree;
 use crate::repository::{Repository, path_in};
 
@@ -30,8 +31,8 @@ pub(super) struct Orphan {
     // True in the trees, where the file is removed once its content is in place.
     is_in_trees: bool,
     hash: Option<Hash>,
-    // The file that was opened last.
-    inode: Option<(u64, u64)>,
+    // The file that was opened last, as it was before it was read.
+    proved: Option<ProvedFile>,
 }
 
 impl Orphans {
@@ -65,7 +66,7 @@ impl Orphans {
 
     fn add(&mut self, dir: Dir, name: Name, (on_disk, is_in_trees): (Vec<u8>, bool)) {
         if let Ok((_, found)) = dir.open_file_with_metadata(&name) {
-            let orphan = Orphan { dir, name, on_disk, is_in_trees, hash: None, inode: None };
+            let orphan = Orphan { dir, name, on_disk, is_in_trees, hash: None, proved: None };
             self.by_size.entry(found.size).or_default().push(orphan);
         }
     }
@@ -90,16 +91,14 @@ impl Orphan {
     /// Opens it, if reading it shows that it has this content.
     pub(super) fn open(&mut self, hash: &Hash) -> Option<File> {
         let (file, found) = self.dir.open_file_with_metadata(&self.name).ok()?;
-        self.inode = Some(found.inode);
+        self.proved = Some(ProvedFile::of(&found));
         hash_content(&file, blake3::Hasher::new()).is_ok_and(|found| found == *hash).then_some(file)
     }
 
-    /// Removes it, if it is in the trees: its content is where it belongs.
+    /// Removes it, if it is in the trees and still what was read: its content is where it belongs. Several versions may have been
+    /// repaired from one file.
     pub(super) fn remove(&self) -> nix::Result<()> {
-        match self.inode.filter(|_| self.is_in_trees) {
-            // Several versions may have been repaired from one file.
-            Some(inode) => self.dir.unlink_if(&self.name, |found| found.is_inode(inode)).map(drop),
-            None => Ok(()),
-        }
+        let proved = self.proved.filter(|_| self.is_in_trees);
+        proved.map_or(Ok(()), |proved| self.dir.unlink_if(&self.name, |found| proved.is(found)).map(drop))
     }
 }

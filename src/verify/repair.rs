@@ -148,7 +148,10 @@ impl<'a> Repair<'a> {
                     write.commit()?;
                 }
                 self.staging.dir().rename(&good.name, &dir, &place.name).on_server(WHAT)?;
-                good.orphan.map_or(Ok(()), |orphan| orphan.remove()).on_server(WHAT)?;
+                if let Some(orphan) = good.orphan {
+                    dir.sync_file_system().on_server(WHAT)?;
+                    orphan.remove().on_server(WHAT)?;
+                }
                 let from = good.from;
                 let from = from.map_or(String::new(), |from| format!(", from `{}`", Escaped(&from)));
                 report.notice(format_args!("`{shown}` is repaired{from}"));
@@ -224,25 +227,28 @@ impl<'a> Repair<'a> {
             LinkWhen::Exact => is_own && (found.mtime, found.mode) == (entry.mtime, mode_on_disk(entry)),
             LinkWhen::Never => false,
         };
-        let linked = if may_link { self.link(&from, &found)? } else { None };
+        let linked = if may_link { self.link(&from, &hash)? } else { None };
         let name = match linked {
-            Some(linked) => linked,
-            None => self.staging.copy(&file, entry).on_server(WHAT)?,
+            Some(linked) => Some(linked),
+            None => self.staging.copy(&file, entry, &hash).on_server(WHAT)?,
         };
-        Ok(Some(Good { name, from: Some(from.on_disk()), orphan: None }))
+        Ok(name.map(|name| Good { name, from: Some(from.on_disk()), orphan: None }))
     }
 
-    // A further name of a file that was read, unless its name has become another file's: its source may not be locked.
-    fn link(&self, from: &Place, read: &Metadata) -> Result<Option<Name>> {
-        let linked = self.staging.free_name();
+    // A further name of a file with this content. It is read under that name: the other one may have become another file's, for
+    // its source may not be locked.
+    fn link(&self, from: &Place, hash: &Hash) -> Result<Option<Name>> {
+        let (linked, staging) = (self.staging.free_name(), self.staging.dir());
         let dir = from.open_directory(self.repository);
-        if dir.and_then(|dir| dir.link(&from.name, self.staging.dir(), &linked)).is_err() {
+        if dir.and_then(|dir| dir.link(&from.name, staging, &linked)).is_err() {
             return Ok(None);
         }
-        if self.staging.dir().metadata(&linked).on_server(WHAT)?.is_inode(read.inode) {
+        let read = staging.open_file(&linked).map_err(std::io::Error::from);
+        let is_good = read.and_then(|file| hash_content(file, blake3::Hasher::new())).is_ok_and(|read| read == *hash);
+        if is_good {
             return Ok(Some(linked));
         }
-        self.staging.dir().unlink(&linked).on_server(WHAT)?;
+        staging.unlink(&linked).on_server(WHAT)?;
         Ok(None)
     }
 
@@ -250,8 +256,8 @@ impl<'a> Repair<'a> {
     fn stage_orphan(&mut self, version: &Version, hash: &Hash) -> Result<Option<Good>> {
         let Some(mut orphan) = self.orphans.with(hash, version.entry.size) else { return Ok(None) };
         let Some(file) = orphan.open(hash) else { return Ok(None) };
-        let name = self.staging.copy(&file, &version.entry).on_server(WHAT)?;
-        Ok(Some(Good { name, from: Some(orphan.on_disk.clone()), orphan: Some(orphan) }))
+        let name = self.staging.copy(&file, &version.entry, hash).on_server(WHAT)?;
+        Ok(name.map(|name| Good { name, from: Some(orphan.on_disk.clone()), orphan: Some(orphan) }))
     }
 
     fn open_with(&self, place: &Place, hash: &Hash) -> Option<File> {

@@ -242,3 +242,85 @@ fn immutable_index_is_named_with_its_cause() {
     chattr("-i", &index);
     pull(program, &client).well();
 }
+
+#[test]
+fn immutable_note_of_the_newest_run_is_named_before_a_run_begins() {
+    let Some(repository) = Repository::new() else { return };
+    let (program, client) = (&repository.program, Tree::new([("f", file("f"))]));
+    pull(program, &client).well();
+    let note = program.repo().join("newest-run");
+    chattr("+i", &note);
+    let runs = || program.run(["--json", "log"]).lines().len();
+    let before = runs();
+    for command in [&["pull", "-q", client.root().to_str().unwrap()][..], &["index", "rebuild"]] {
+        let ran = program.run(command);
+        assert_eq!(ran.status, 1, "{}", ran.stderr);
+        assert!(ran.stderr.contains("newest-run") && ran.stderr.contains("chattr"), "{}", ran.stderr);
+    }
+    assert_eq!(runs(), before);
+    chattr("-i", &note);
+    pull(program, &client).well();
+}
+
+#[test]
+fn pull_goes_on_without_a_log() {
+    let Some(repository) = Repository::new() else { return };
+    let (program, client) = (&repository.program, Tree::new([("f", file("f"))]));
+    pull(program, &client).well();
+    chattr("+i", &program.repo().join("log/archive.log"));
+    fs::write(client.path("f"), "changed").unwrap();
+    let ran = pull(program, &client);
+    ran.well();
+    assert!(ran.stderr.contains("log/archive.log") && ran.stderr.contains("chattr"), "{}", ran.stderr);
+    assert_eq!(fs::read(repository.snapshot(&client.path("f"))).unwrap(), b"changed");
+    chattr("-i", &program.repo().join("log/archive.log"));
+}
+
+#[test]
+fn snapshot_file_that_may_not_be_read_or_changed_holds_up_nothing() {
+    use std::os::unix::fs::PermissionsExt;
+    let set_mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    type Change = fn(&Path);
+    let changes: [(&str, Change); 3] = [
+        ("changed", |path| fs::write(path, "other content").unwrap()),
+        ("removed", |path| fs::remove_file(path).unwrap()),
+        ("chmod", |path| fs::set_permissions(path, fs::Permissions::from_mode(0o604)).unwrap()),
+    ];
+    for (what, change) in changes {
+        let (program, client) = (Program::new(), Tree::new([("f", file("first content")), ("g", file("g"))]));
+        Command::new("chmod").args(["-R", "a+rX"]).arg(client.root().parent().unwrap()).status().unwrap();
+        let root = client.root();
+        let pull = ["pull", "-q", "--name", "client", "--max-delete", "100", root.to_str().unwrap()];
+        crate::prune::as_ordinary_user(&program, &pull).well();
+        let run = |arguments: &[&str]| crate::prune::as_ordinary_user_now(&program, arguments);
+        let snapshot = program.snapshot("client", &client.path("f"));
+        if what == "chmod" {
+            if !is_root() {
+                return eprintln!("needs root, for it gives a file to another user");
+            }
+            // As one pull by root leaves it.
+            std::os::unix::fs::chown(&snapshot, Some(1), Some(1)).unwrap();
+        } else {
+            set_mode(&snapshot, 0);
+        }
+        change(&client.path("f"));
+        fs::write(client.path("g"), "changed as well").unwrap();
+        let ran = run(&pull);
+        ran.well();
+        assert_eq!(fs::read(program.snapshot("client", &client.path("g"))).unwrap(), b"changed as well", "{what}");
+        run(&pull).well();
+        run(&["index", "check"]).well();
+        if what != "chmod" {
+            assert!(
+                ran.stderr.contains("can't read the snapshot copy of") && ran.stderr.contains("unread"),
+                "{}",
+                ran.stderr
+            );
+            let archived = program.archived("client", &root);
+            let name = archived.iter().find(|name| name.starts_with("f.")).unwrap();
+            let kept = program.archive("client", &root).join(name);
+            set_mode(&kept, 0o600);
+            assert_eq!(fs::read(kept).unwrap(), b"first content", "{what}");
+        }
+    }
+}

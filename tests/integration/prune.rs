@@ -153,7 +153,16 @@ fn the_rules_may_stand_in_the_configuration() {
 }
 
 /// Has the program run as a user whom the file system may refuse something, and own the repository.
-fn as_ordinary_user(program: &Program, arguments: &[&str]) -> Ran {
+pub fn as_ordinary_user(program: &Program, arguments: &[&str]) -> Ran {
+    if is_root() {
+        let owned = Command::new("chown").args(["-R", "65534:65534"]).arg(program.path("")).status().unwrap();
+        assert!(owned.success());
+    }
+    as_ordinary_user_now(program, arguments)
+}
+
+/// The same, and leaves the owners in the repository as they are.
+pub fn as_ordinary_user_now(program: &Program, arguments: &[&str]) -> Ran {
     use std::os::unix::process::CommandExt;
     let mut command = program.command(arguments);
     if is_root() {
@@ -161,8 +170,6 @@ fn as_ordinary_user(program: &Program, arguments: &[&str]) -> Ran {
         if !binary.exists() {
             fs::copy(env!("CARGO_BIN_EXE_archive"), &binary).unwrap();
         }
-        let owned = Command::new("chown").args(["-R", "65534:65534"]).arg(program.path("")).status().unwrap();
-        assert!(owned.success());
         let given: Vec<_> = command.get_args().map(|argument| argument.to_owned()).collect();
         command = Command::new(binary);
         command.args(given).env_clear().env("HOME", program.path("home")).env("TMPDIR", "/tmp");
@@ -195,4 +202,18 @@ fn unreadable_version_is_kept_by_prune_and_forget() {
     as_ordinary_user(&program, &["prune", "laptop", "--keep-last", "1"]).well();
     assert_eq!(rows(kept), 0);
     assert!(!file.exists());
+}
+
+#[test]
+fn rebuild_takes_no_place_of_a_pull() {
+    for rule in [&["--keep-last", "1"][..], &["--keep-daily", "14"]] {
+        let (program, client) = (Program::new(), Tree::new([("f", file("f"))]));
+        let pulled = program.pull_local(&client.root(), &["--name", "laptop"])["run"].as_i64().unwrap();
+        program.run(["index", "rebuild"]).well();
+        program.run([&["prune", "laptop"], rule].concat()).well();
+        let runs: Vec<_> =
+            program.run(["--json", "log", "laptop"]).lines().iter().map(|run| run["run"].clone()).collect();
+        assert!(runs.contains(&pulled.into()), "{rule:?}: {runs:?}");
+        program.run(["status", "laptop", "--max-age", "26h"]).well();
+    }
 }

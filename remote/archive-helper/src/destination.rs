@@ -211,7 +211,10 @@ impl Destination {
         if let Some(first) = &item.link {
             let (directory, name) = first.split().ok_or(Errno::INVAL)?;
             let from = self.folder(&directory)?;
-            if from.metadata(name.as_bytes())?.and_then(|first| first.kind) != Some(entry.kind) {
+            let is_same = |first: crate::system::Metadata| {
+                first.kind == Some(entry.kind) && (entry.kind != Kind::File || first.size == entry.size)
+            };
+            if !from.metadata(name.as_bytes())?.is_some_and(is_same) {
                 // Somebody has put something else there meanwhile.
                 return Err(Errno::STALE.into());
             }

@@ -147,7 +147,12 @@ impl Placing<'_> {
             let as_wanted = looks_as(&found, file.entry, self.owned, self.staging.dir().abilities());
             if !as_wanted && !shared {
                 let (looks, mtime) = (Looks::of(file.entry, self.owned), file.entry.mtime);
-                self.change(file.directory, &file.entry.name, Old::None, New::Restated { looks, mtime });
+                self.change(
+                    file.directory,
+                    &file.entry.name,
+                    Old::None,
+                    New::Restate { looks, mtime, file: ProvedFile::of(&found) },
+                );
             } else if !as_wanted && link == LinkWhen::Exact {
                 file.drop_old = Some(ProvedFile::of(&found));
                 return self.copy_of_itself(ledger, &file, (&found, &record));
@@ -208,8 +213,14 @@ impl Placing<'_> {
     ) -> Result<()> {
         let dir = self.snapshot.directory(&file.directory.path).on_server(WHAT)?;
         let old = open_proved(&dir, &file.entry.name, ProvedFile::of(found))?;
-        let staged = self.staging.copy(&old, file.entry).on_server(WHAT)?;
+        let staged = self.copy(&old, file.entry, file)?;
         self.place(ledger, file, (staged.into(), Origin::copied(record.read)))
+    }
+
+    // A copy of what was proved to have a file's content, with the metadata of an entry.
+    fn copy(&self, from: &File, entry: &Entry, file: &NewFile<'_>) -> Result<Name> {
+        let copied = self.staging.copy(from, entry, &file.hash).on_server(WHAT)?;
+        copied.ok_or_else(|| changed_meanwhile(&file.entry.name))
     }
 
     // A name in staging with the content that is on the server already.
@@ -221,7 +232,7 @@ impl Placing<'_> {
         }
         let staging = self.staging;
         self.locator.first(ledger, &mut self.evidence, file.wanted(), |_, candidate| {
-            let copy = staging.copy(candidate.file, file.entry).ok()?;
+            let copy = staging.copy(candidate.file, file.entry, &file.hash).ok()??;
             Some((StagedName::from(copy), Origin::copied(candidate.record.read)))
         })
     }
@@ -304,7 +315,7 @@ impl Placing<'_> {
             Some(linked) => (linked, origin),
             None => {
                 let content = dir.open_file(&staged.name).on_server(WHAT)?;
-                (self.staging.copy(&content, &old.entry).on_server(WHAT)?, Origin::copied(origin.read))
+                (self.copy(&content, &old.entry, file)?, Origin::copied(origin.read))
             }
         };
         self.run.tally.progress.archived.add(1);
@@ -337,7 +348,7 @@ impl Placing<'_> {
                     Some((proved, _)) => open_proved(&dir, from, proved)?,
                     None => dir.open_file(from).on_server(WHAT)?,
                 };
-                (self.staging.copy(&content, file.entry).on_server(WHAT)?, Origin::copied(origin.read))
+                (self.copy(&content, file.entry, file)?, Origin::copied(origin.read))
             }
         };
         self.run.tally.progress.archived.add(1);
@@ -381,8 +392,12 @@ fn open_proved(dir: &Dir, name: &Name, proved: ProvedFile) -> Result<File> {
     if proved.is(&found) {
         return Ok(file);
     }
+    Err(changed_meanwhile(name))
+}
+
+fn changed_meanwhile(name: &Name) -> Error {
     let what = format_args!("`{name}` in the snapshot was changed by another program");
-    Err(Error::new(ErrorKind::Failed, what).hint("pull again"))
+    Error::new(ErrorKind::Failed, what).hint("pull again")
 }
 
 // As well as the file system can keep it.

@@ -6,11 +6,9 @@ use super::super::content_locator::Wanted;
 use super::super::ledger::Ledger;
 use super::{Directory, Origin, Placing};
 use crate::entry::{Kind, Version, is_on_disk};
-use crate::error::Result;
+use crate::error::{Result, cause};
 use crate::path::Name;
-use crate::repository::dirs::Metadata;
-use crate::repository::evidence::{Age, ProvedFile};
-use crate::repository::index::Record;
+use crate::repository::evidence::{Age, Proof, ProvedFile};
 use crate::repository::journal::{At, Old};
 
 /// What becomes of an old version.
@@ -45,29 +43,50 @@ impl Placing<'_> {
             kind if !is_on_disk(kind) => return Ok(Retired::nothing()),
             _ => {}
         }
-        let Some(found) = self.look(directory, name)? else {
-            let retired = self.lost(ledger, directory, old, Old::None)?;
-            self.report_lost(directory, old, ("missing", is_fetched), retired.is_lost);
-            return Ok(retired);
+        let (found, record) = match self.prove_old(ledger, directory, old)? {
+            Proof::Holds(found) => (found, self.evidence.record(ledger.index()?, &found)?),
+            Proof::Missing => {
+                let retired = self.lost(ledger, directory, old, Old::None)?;
+                self.report_lost(directory, old, ("missing", is_fetched), retired.is_lost);
+                return Ok(retired);
+            }
+            // A file that is not what the index says is unknown.
+            Proof::Differs => {
+                let retired = self.lost(ledger, directory, old, Old::Clear)?;
+                self.report_lost(directory, old, ("corrupt", is_fetched), retired.is_lost);
+                return Ok(retired);
+            }
+            Proof::Unreadable(error) => return self.retire_unread(directory, old, &error),
         };
-        // A file that is not what the index says is unknown.
-        let Some(record) = self.is_intact(ledger, directory, old, &found)? else {
-            let retired = self.lost(ledger, directory, old, Old::Clear)?;
-            self.report_lost(directory, old, ("corrupt", is_fetched), retired.is_lost);
-            return Ok(retired);
-        };
-        let (inode, file) = (found.inode, ProvedFile::of(&found));
+        let file = ProvedFile::of(&found);
         if self.is_archived(ledger, directory, old)? {
             let archive_name = old.archive_name.clone();
             return Ok(Retired { gone: Old::Delete { file }, archive_name, is_lost: false });
         }
         self.run.tally.progress.archived.add(1);
         let archived = self.free_name(directory, name, old.entry.mtime)?;
-        if let (Some(record), Some(hash)) = (record, old.hash) {
+        if let (Some(record), Some(hash)) = (record.filter(|_| found.size > 0), old.hash) {
             let at = At::Archive(self.number(directory), archived.clone());
             self.know(at, old.entry.size, hash, Origin::shared(file, record));
         }
-        let gone = Old::Archive { name: archived.clone(), inode };
+        let gone = Old::Retire { name: archived.clone(), file };
+        Ok(Retired { gone, archive_name: Some(archived), is_lost: false })
+    }
+
+    // Its content may be intact: what can't be read moves to the archive unread, and is the version's there.
+    fn retire_unread(&mut self, directory: &Arc<Directory>, old: &Version, error: &std::io::Error) -> Result<Retired> {
+        if let Some(path) = directory.path.join(&old.entry.name) {
+            let cause = cause(error);
+            self.run
+                .tally
+                .warn(format_args!("can't read the snapshot copy of `{path}`, which is archived unread: {cause}"));
+        }
+        let found = self.look(directory, &old.entry.name)?.filter(|_| old.archive_name.is_none());
+        let Some(found) = found else {
+            return Ok(Retired { gone: Old::Clear, archive_name: old.archive_name.clone(), is_lost: false });
+        };
+        let archived = self.free_name(directory, &old.entry.name, old.entry.mtime)?;
+        let gone = Old::Retire { name: archived.clone(), file: ProvedFile::of(&found) };
         Ok(Retired { gone, archive_name: Some(archived), is_lost: false })
     }
 
@@ -100,7 +119,7 @@ impl Placing<'_> {
         let wanted = Wanted { directory, entry: &old.entry, hash, other_name: None, possession: None };
         let staging = self.staging;
         let copy = self.locator.first(ledger, &mut self.evidence, wanted, |_, candidate| {
-            let copy = staging.copy(candidate.file, &old.entry).ok()?;
+            let copy = staging.copy(candidate.file, &old.entry, &hash).ok()??;
             Some((copy, Origin::copied(candidate.record.read)))
         })?;
         let archive_name = match copy {
@@ -110,28 +129,12 @@ impl Placing<'_> {
         Ok(Retired { gone, is_lost: archive_name.is_none(), archive_name })
     }
 
-    // Whether what is at a version's name in the snapshot is that version's; what is known of a file with content.
-    fn is_intact(
-        &mut self,
-        ledger: &mut Ledger<'_>,
-        directory: &Directory,
-        old: &Version,
-        found: &Metadata,
-    ) -> Result<Option<Option<Record>>> {
-        let name = &old.entry.name;
-        if found.kind != old.entry.kind {
-            return Ok(None);
-        }
-        match old.hash {
-            Some(hash) if old.entry.kind == Kind::File => {
-                let proved = self.prove(ledger, (directory, name), old.entry.size, (&hash, Age::Any))?;
-                Ok(proved.map(|(_, record)| Some(record).filter(|_| old.entry.size > 0)))
-            }
-            _ if old.entry.kind == Kind::Symlink => {
-                Ok(self.is_symlink_to(directory, name, &old.entry.target).then_some(None))
-            }
-            // Of a file without a hash nothing can be proved.
-            _ => Ok(None),
+    // Whether what is at a version's name in the snapshot is that version's.
+    fn prove_old(&mut self, ledger: &mut Ledger<'_>, directory: &Directory, old: &Version) -> Result<Proof> {
+        let dir = self.snapshot.directory_by(&directory.path, |base| base.open(directory.path.below_root()));
+        match dir {
+            Ok(dir) => self.evidence.of_version_at(ledger.index()?, (&dir, &old.entry.name), old),
+            Err(errno) => Ok(Proof::failed(errno)),
         }
     }
 

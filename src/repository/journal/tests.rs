@@ -98,7 +98,7 @@ fn a_move_that_a_power_cut_undid_is_done_again_and_its_row_is_not() {
     let mut repo = Repo::new();
     let batch = repo.carry_out(repo.batch("f"), Then::More);
     repo.put_back(&batch, "f");
-    assert_eq!(recover(&repo.repository, &mut repo.index, &repo.name).unwrap(), 0);
+    assert_eq!(recover(&repo.repository, &mut repo.index, &repo.name).unwrap().changes, 0);
     assert!(repo.placed("f").exists());
     assert_eq!(repo.versions(), 1);
     assert!(repo.index.pending(repo.source).unwrap().is_none());
@@ -112,7 +112,7 @@ fn a_tray_that_a_power_cut_put_back_is_moved_again() {
     let tray = repo.repository.dir().join("staging/host").join(tray.to_string());
     assert!(repo.placed("f").exists() && !tray.exists());
     std::fs::rename(repo.placed("f").parent().unwrap(), tray).unwrap();
-    recover(&repo.repository, &mut repo.index, &repo.name).unwrap();
+    let _ = recover(&repo.repository, &mut repo.index, &repo.name).unwrap();
     assert!(repo.placed("f").exists());
     assert_eq!(repo.versions(), 1);
 }
@@ -162,7 +162,7 @@ fn what_was_placed_is_not_cleared_away_when_it_is_done_again() {
     batch.deeds.insert(0, Deed::Change { directory: 1, name, old: Old::Clear, new: New::Directory(looks) });
     repo.carry_out(batch, Then::More);
     assert!(repo.placed("f").exists());
-    assert_eq!(recover(&repo.repository, &mut repo.index, &repo.name).unwrap(), 0);
+    assert_eq!(recover(&repo.repository, &mut repo.index, &repo.name).unwrap().changes, 0);
     assert!(repo.placed("f").exists());
     assert_eq!(repo.versions(), 1);
 }
@@ -173,7 +173,7 @@ fn what_is_found_in_the_way_only_then_gets_its_row() {
     let batch = repo.carry_out(repo.batch("f"), Then::More);
     repo.put_back(&batch, "f");
     std::fs::write(repo.placed("f"), b"somebody's").unwrap();
-    recover(&repo.repository, &mut repo.index, &repo.name).unwrap();
+    let _ = recover(&repo.repository, &mut repo.index, &repo.name).unwrap();
     let hash = *blake3::hash(b"somebody's").as_bytes();
     assert_eq!(repo.index.versions_with(&hash, 9).unwrap().len(), 1);
     assert_eq!(repo.versions(), 1);
@@ -197,7 +197,7 @@ fn archived_file_is_deleted_unless_it_changed_since_it_was_proved() {
         }
         let done = repo.do_all(batch, Then::Nothing);
         let kept = if changes { vec!["archive/host/d/old".to_owned()] } else { Vec::new() };
-        assert_eq!((path.exists(), &done.changed), (changes, &kept));
+        assert_eq!((path.exists(), &done.found.changed), (changes, &kept));
     }
 }
 
@@ -215,9 +215,57 @@ fn file_that_changed_since_it_was_proved_moves_from_the_snapshot_to_the_archive(
         }
         overwrite(&path);
         let done = repo.do_all(batch, Then::Nothing);
-        assert_eq!((path.exists(), done.strays.len()), (is_replaced, 1));
+        assert_eq!((path.exists(), done.found.strays.len()), (is_replaced, 1));
         let hash = *blake3::hash(b"the other content").as_bytes();
         assert_eq!(repo.index.versions_with(&hash, 9).unwrap().len(), 1);
+    }
+}
+
+#[test]
+fn metadata_is_set_on_a_file_only_while_it_is_as_it_was_proved() {
+    use std::os::unix::fs::PermissionsExt;
+    for changes in [false, true] {
+        let mut repo = Repo::new();
+        let (path, file) = repo.proved_file("snapshot", "f");
+        let mtime = std::fs::metadata(&path).unwrap().modified().unwrap();
+        let since_1970 = mtime.duration_since(std::time::UNIX_EPOCH).unwrap();
+        let mtime = Time::new(since_1970.as_secs() as i64, i64::from(since_1970.subsec_nanos()));
+        let (looks, name) = (Looks { mode: 0o400, owner: None }, Name::new("f").unwrap());
+        let mut batch = repo.batch("f");
+        let hash = *blake3::hash(b"the first content").as_bytes();
+        let Row::Begin { entry, .. } = &mut batch.rows[0] else { panic!("no row") };
+        (entry.size, entry.mtime) = (17, mtime);
+        batch.deeds =
+            vec![Deed::Change { directory: 0, name, old: Old::None, new: New::Restate { looks, mtime, file } }];
+        batch.known = vec![Known { at: At::Row(0), hash, read: 1, file: Some(file) }];
+        if changes {
+            overwrite(&path);
+        }
+        let done = repo.do_all(batch, Then::Nothing);
+        let found = Dir::open_base(path.parent().unwrap()).unwrap().metadata(&Name::new("f").unwrap()).unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode == 0o400, done.found.changed.is_empty()), (!changes, !changes));
+        assert_eq!(repo.index.record(&found).unwrap().is_none(), changes);
+    }
+}
+
+#[test]
+fn file_that_changed_since_it_was_proved_is_archived_and_reported() {
+    for (changes, is_replaced) in [(false, false), (true, false), (true, true)] {
+        let mut repo = Repo::new();
+        let (path, file) = repo.proved_file("snapshot", "f");
+        let (name, archived) = (Name::new("f").unwrap(), Name::new("f.20240102T030405Z").unwrap());
+        let old = Old::Retire { name: archived, file };
+        let batch = Repo::in_d(Deed::Change { directory: 0, name, old, new: New::None });
+        if is_replaced {
+            std::fs::write(path.with_extension("new"), b"somebody's").unwrap();
+            std::fs::rename(path.with_extension("new"), &path).unwrap();
+        } else if changes {
+            overwrite(&path);
+        }
+        let done = repo.do_all(batch, Then::Nothing);
+        let archived = repo.repository.dir().join("archive/host/d/f.20240102T030405Z");
+        assert_eq!((path.exists(), archived.exists(), done.found.changed.len()), (false, true, usize::from(changes)));
     }
 }
 
@@ -229,7 +277,7 @@ fn changed_file_is_kept_when_a_batch_is_carried_out_after_a_crash() {
     let batch = Repo::in_d(Deed::Change { directory: 0, name, old: Old::Delete { file }, new: New::None });
     batch.record(&mut repo.index, repo.source).unwrap();
     overwrite(&path);
-    recover(&repo.repository, &mut repo.index, &repo.name).unwrap();
+    let _ = recover(&repo.repository, &mut repo.index, &repo.name).unwrap();
     assert_eq!(std::fs::read(path).unwrap(), b"the other content");
 }
 
@@ -267,7 +315,7 @@ fn a_batch_of_which_the_index_knows_nothing_is_finished_with_its_rows() {
     let mut repo = Repo::new();
     let batch = repo.batch("f");
     batch.record(&mut repo.index, repo.source).unwrap();
-    assert_eq!(recover(&repo.repository, &mut repo.index, &repo.name).unwrap(), 1);
+    assert_eq!(recover(&repo.repository, &mut repo.index, &repo.name).unwrap().changes, 1);
     assert!(repo.placed("f").exists());
     assert_eq!(repo.versions(), 1);
 }
@@ -359,7 +407,7 @@ fn batch_is_stored_in_the_bytes_of_its_format() {
 }
 
 #[test]
-fn deletions_are_stored_in_these_bytes() {
+fn deeds_on_proved_files_are_stored_in_these_bytes() {
     let repo = Repo::new();
     let (path, _) = repo.proved_file("archive", "old");
     std::fs::File::open(&path).unwrap().set_modified(std::time::UNIX_EPOCH + std::time::Duration::new(5, 6)).unwrap();
@@ -367,13 +415,21 @@ fn deletions_are_stored_in_these_bytes() {
     found.inode = (0xfe01, 131_074);
     let file = ProvedFile::of(&found);
     let (directory, name) = (AbsPath::new(&b"/d"[..]).unwrap(), Name::new("n").unwrap());
-    let change = Deed::Change { directory: 0, name: name.clone(), old: Old::Delete { file }, new: New::None };
+    let change = |old, new| Deed::Change { directory: 0, name: name.clone(), old, new };
+    let restate = New::Restate { looks: Looks { mode: 0o644, owner: None }, mtime: Time::new(5, 6), file };
     let batch = Batch {
-        deeds: vec![change, Deed::Delete { directory, name, file }],
+        deeds: vec![
+            change(Old::Delete { file }, New::None),
+            change(Old::Retire { name: name.clone(), file }, restate),
+            Deed::Delete { directory, name: name.clone(), file },
+        ],
         ..Repo::in_d(Deed::Fill { directory: 0, tray: Name::new("t").unwrap() })
     };
     let stored = postcard::to_stdvec(&batch).unwrap();
     let hex: String = stored.iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(hex, "0201022f64020100016e04828008118cc8afa0250004022f64016e828008118cc8afa02500");
+    assert_eq!(
+        hex,
+        "0201022f64030100016e04828008118cc8afa025000100016e05016e828008118cc8afa02504a403008cc8afa025828008118cc8afa02504022f64016e828008118cc8afa02500"
+    );
     assert_eq!(postcard::from_bytes(&stored), Ok(batch));
 }

@@ -41,8 +41,18 @@ pub struct Touched {
 pub struct Found {
     /// The client's paths where something was in the way, which the archive has now.
     pub strays: Vec<AbsPath>,
-    /// Files of the archive that had changed since they were proved, and were not deleted: their paths in the repository.
+    /// Paths in the repository of files that were no longer as they had been proved: they were kept, and nothing was set.
     pub changed: Vec<String>,
+}
+
+impl Found {
+    /// A line for each, for a person.
+    pub fn warnings(&self) -> impl Iterator<Item = String> + '_ {
+        let changed =
+            |path| format!("`{path}` was changed by another program, and was kept: run `archive verify --repair`");
+        let stray = |path| format!("`{path}` held something unknown, which is in the archive now");
+        self.changed.iter().map(changed).chain(self.strays.iter().map(stray))
+    }
 }
 
 impl Trees {
@@ -75,29 +85,27 @@ impl Trees {
         if again {
             self.expect_changes(batch).on_server(WHAT)?;
         }
+        let mut changed = Vec::new();
         let mut found = Strays { paths: Vec::new(), rows: Vec::new(), claimed: claimed(batch) };
         self.moved.clear();
-        let mut changed = Vec::new();
         for deed in &batch.deeds {
             let done = match deed {
-                Deed::Fill { directory, tray } => self.fill(&batch.directories[*directory as usize], tray),
+                Deed::Fill { directory, tray } => {
+                    self.fill(&batch.directories[*directory as usize], tray).map(|()| true)
+                }
                 Deed::Change { directory, name, old, new } => {
                     self.change(&batch.directories[*directory as usize], name, (old, new), again, &mut found)
                 }
                 Deed::Keep { directory, staged, name } => {
-                    self.keep(&batch.directories[*directory as usize], staged, name, again)
+                    self.keep(&batch.directories[*directory as usize], staged, name, again).map(|()| true)
                 }
                 Deed::Drop { directory, name, inode } => {
-                    self.delete_archived(directory, name, |found| found.is_inode(*inode)).map(drop)
+                    self.delete_archived(directory, name, |found| found.is_inode(*inode)).map(|_| true)
                 }
-                Deed::Delete { directory, name, file } => {
-                    self.delete_archived(directory, name, |found| file.is(found)).map(|is_meant| {
-                        let place = || self.place_of(deed, &batch.directories);
-                        changed.extend((!is_meant).then(place));
-                    })
-                }
+                Deed::Delete { directory, name, file } => self.delete_archived(directory, name, |found| file.is(found)),
             };
-            done.map_err(|error| error.at(self.place_of(deed, &batch.directories)))?;
+            let is_as_proved = done.map_err(|error| error.at(self.place_of(deed, &batch.directories)))?;
+            changed.extend((!is_as_proved).then(|| self.place_of(deed, &batch.directories)));
         }
         batch.rows.extend(found.rows);
         Ok(Found { strays: found.paths, changed })
@@ -171,6 +179,7 @@ impl Trees {
         self.archive.clear(directory).on_server(WHAT)
     }
 
+    // False if a file was no longer as it had been proved.
     fn change(
         &mut self,
         directory: &AbsPath,
@@ -178,16 +187,16 @@ impl Trees {
         (old, new): (&Old, &New),
         again: bool,
         strays: &mut Strays,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         if let New::Staged(staged) = new
             && self.is_placed(staged, again)
         {
-            return Ok(());
+            return Ok(true);
         }
         let dir = match new {
             New::None => match self.snapshot.directory_by(directory, |base| base.open(directory.below_root())) {
                 // Where something goes that is gone already, nothing has to be made, and may be something else by now.
-                Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(()),
+                Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(true),
                 other => other.on_server(WHAT)?,
             },
             _ => self.directory(directory, strays)?,
@@ -196,11 +205,17 @@ impl Trees {
             && let New::Staged(staged) = new
             && self.completes(directory, &dir, name, (old, staged)).on_server(WHAT)?
         {
-            return Ok(());
+            return Ok(true);
         }
+        let mut is_as_proved = true;
         match old {
             Old::None => {}
-            Old::Archive { name: archived, inode } => self.retire(directory, &dir, name, (archived, *inode), again)?,
+            Old::Archive { name: archived, inode } => {
+                self.retire(directory, &dir, name, (archived, &|found| found.is_inode(*inode)), again)?;
+            }
+            Old::Retire { name: archived, file } => {
+                is_as_proved = self.retire(directory, &dir, name, (archived, &|found| file.is(found)), again)?;
+            }
             Old::Remove { inode } => self.delete(&dir, name, |found| found.is_inode(*inode)).map(drop)?,
             Old::Delete { file } => {
                 let is_meant = self.delete(&dir, name, |found| file.is(found))?;
@@ -214,11 +229,19 @@ impl Trees {
             Old::Clear => self.clear(directory, &dir, name, strays)?,
         }
         match new {
-            New::None => Ok(()),
-            New::Staged(staged) => self.place(directory, &dir, name, staged, strays),
-            New::Directory(looks) => self.make_directory(directory, &dir, name, *looks, strays),
-            New::Restated { looks, mtime } => restate(&dir, name, *looks, *mtime, &self.staging),
+            New::None => {}
+            New::Staged(staged) => self.place(directory, &dir, name, staged, strays)?,
+            New::Directory(looks) => self.make_directory(directory, &dir, name, *looks, strays)?,
+            New::Restated { looks, mtime } => {
+                restate(&dir, name, (*looks, *mtime), &self.staging, |_| true)?;
+            }
+            New::Restate { looks, mtime, file } => {
+                // After a crash it may have been done already.
+                let is_meant = |found: &Metadata| again || file.is(found);
+                is_as_proved &= restate(&dir, name, (*looks, *mtime), &self.staging, is_meant)?;
+            }
         }
+        Ok(is_as_proved)
     }
 
     // Moves a tray to where its directory is, which is empty. One that has gone was moved before; where there is no
@@ -272,7 +295,7 @@ impl Trees {
         (old, staged): (&Old, &StagedName),
     ) -> nix::Result<bool> {
         // What was there may be of the same inode: it has to be in the archive first.
-        if let Old::Archive { name: archived, .. } = old
+        if let Some(archived) = old.archive_name()
             && self.archive.directory(path)?.metadata(archived).is_err()
         {
             return Ok(false);
@@ -281,25 +304,28 @@ impl Trees {
         from.complete_move(&staged.name, dir, name)
     }
 
-    // Done already, or missing, if the snapshot has another inode there. In a copy of the repository all inodes have other
-    // numbers; what was not moved there before it was copied has no name in the archive.
+    // Moves what is at a name to the archive; false if that is not what was proved. It is kept under the version's name all the
+    // same, and whoever reads it finds out. After a crash, what is there may have come since: then it was moved before, unless
+    // this is a copy of the repository, in which all inodes have other numbers and the archive has no such name yet.
     fn retire(
         &mut self,
         path: &AbsPath,
         dir: &Dir,
         name: &Name,
-        (archived, inode): (&Name, (u64, u64)),
+        (archived, is_meant): (&Name, &dyn Fn(&Metadata) -> bool),
         again: bool,
-    ) -> Result<()> {
-        let Ok(found) = dir.metadata(name) else { return Ok(()) };
+    ) -> Result<bool> {
+        let Ok(found) = dir.metadata(name) else { return Ok(true) };
         let mut is_undone = || -> nix::Result<bool> {
             let archive = self.archive.directory(path)?;
             Ok(found.kind != Kind::Dir && archive.metadata(archived) == Err(Errno::ENOENT))
         };
-        if found.is_inode(inode) || again && is_undone().on_server(WHAT)? {
+        let is_as_proved = is_meant(&found);
+        if is_as_proved || is_undone().on_server(WHAT)? {
             self.archive_as(path, (dir, name), archived, again).on_server(WHAT)?;
+            return Ok(is_as_proved);
         }
-        Ok(())
+        Ok(true)
     }
 
     // Something may have taken the name since it was free: another directory of the client's, above all.
@@ -366,7 +392,8 @@ impl Trees {
         if let Some((uid, gid)) = looks.owner {
             self.staging.note_owner(owner_given(made.set_own_owner(uid, gid)).on_server(WHAT)?);
         }
-        made.set_own_mode(looks.mode).on_server(WHAT)
+        // It may be another user's.
+        owner_given(made.set_own_mode(looks.mode)).on_server(WHAT).map(drop)
     }
 
     // The snapshot's directory of a client's directory, made if need be. A client may first say that a path is no
@@ -416,10 +443,8 @@ impl Trees {
         }
         let target = if found.kind == Kind::Symlink { dir.read_symlink(name).on_server(WHAT)? } else { Vec::new() };
         let hash = match found.kind {
-            Kind::File => {
-                let file = dir.open_file(name).on_server(WHAT)?;
-                Some(hash_content(&file, blake3::Hasher::new()).on_server(WHAT)?)
-            }
+            // One that can't be read moves unread, or it would hold up the source for ever.
+            Kind::File => dir.open_file(name).ok().and_then(|file| hash_content(&file, blake3::Hasher::new()).ok()),
             _ => None,
         };
         let is_claimed = |archived: &Name| strays.claimed.contains(&(path.clone(), archived.clone()));
@@ -441,10 +466,9 @@ struct Strays {
 fn claimed(batch: &Batch) -> HashSet<(AbsPath, Name)> {
     let claim = |directory: &u32, name: &Name| Some((batch.directories[*directory as usize].clone(), name.clone()));
     let claims = batch.deeds.iter().filter_map(|deed| match deed {
-        Deed::Change { directory, old: Old::Archive { name, .. }, .. } | Deed::Keep { directory, name, .. } => {
-            claim(directory, name)
-        }
-        _ => None,
+        Deed::Change { directory, old, .. } => old.archive_name().and_then(|name| claim(directory, name)),
+        Deed::Keep { directory, name, .. } => claim(directory, name),
+        Deed::Fill { .. } | Deed::Drop { .. } | Deed::Delete { .. } => None,
     });
     claims.collect()
 }
@@ -453,15 +477,29 @@ fn is_directory(dir: &Dir, name: &Name) -> bool {
     dir.metadata(name).is_ok_and(|found| found.kind == Kind::Dir)
 }
 
-fn restate(dir: &Dir, name: &Name, looks: Looks, mtime: Time, staging: &Staging) -> Result<()> {
-    match dir.open_file(name) {
-        Ok(file) => {
-            staging.note_owner(dir.set_file_metadata(&file, mtime, looks.owner).on_server(WHAT)?);
-            dir.set_file_mode(&file, looks.mode).on_server(WHAT)?;
-            dir.sync_file(&file).on_server(WHAT)
-        }
-        // Somebody removed it since it was looked at; the next pull says so.
-        Err(Errno::ENOENT) => Ok(()),
-        Err(errno) => Err(errno).on_server(WHAT),
+// Sets the metadata of a file that is meant; false if it is another one, or can't be examined. What the file system or the file's
+// owner does not allow to be set, the index knows all the same.
+fn restate(
+    dir: &Dir,
+    name: &Name,
+    (looks, mtime): (Looks, Time),
+    staging: &Staging,
+    is_meant: impl FnOnce(&Metadata) -> bool,
+) -> Result<bool> {
+    let (file, found) = match dir.open_file_with_metadata(name) {
+        Ok(opened) => opened,
+        // Somebody removed it since it was examined; the next pull says so.
+        Err(Errno::ENOENT) => return Ok(true),
+        Err(_) => return Ok(false),
+    };
+    if !is_meant(&found) {
+        return Ok(false);
     }
+    match dir.set_file_metadata(&file, mtime, looks.owner) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => staging.note_owner(false),
+        given => staging.note_owner(given.on_server(WHAT)?),
+    }
+    owner_given(dir.set_file_mode(&file, looks.mode)).on_server(WHAT)?;
+    dir.sync_file(&file).on_server(WHAT)?;
+    Ok(true)
 }
