@@ -4,7 +4,7 @@ use archive_helper::protocol::{Root, SkipReason, Skipped, Walk};
 use nix::errno::Errno;
 
 use super::listing::Remembered;
-use crate::entry::{Entry, Kind};
+use crate::entry::{Entry, Kind, Version};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::path::{AbsPath, Escaped, Name};
 use crate::remote::helper::nonsense;
@@ -133,11 +133,29 @@ impl Judge<'_> {
         if entry.as_ref().map(|entry| &entry.name) != name.as_ref() {
             return Err(nonsense("a root has another name than asked for"));
         }
-        if empty && !self.remembered.consent.allows_missing(&path) && self.holds_below(&path)? {
-            return Err(self.missing(format_args!("`{path}` is empty on the client, but not in the snapshot")));
+        if !self.remembered.consent.allows_missing(&path)
+            && let Some(what) = self.loss(&path, entry.as_ref(), empty)?
+        {
+            return Err(self.missing(format_args!("`{path}` {what}")));
         }
         let is_made_up = empty && entry.as_ref().is_some_and(|entry| entry.kind == Kind::File);
         Ok((path, entry.filter(|_| !is_made_up)))
+    }
+
+    // What makes a root look as if its disk, or what a container shows of one, were not there.
+    fn loss(&self, path: &AbsPath, entry: Option<&Entry>, empty: bool) -> Result<Option<&'static str>> {
+        let is_dir = entry.is_none_or(|entry| entry.kind == Kind::Dir);
+        if empty && is_dir && self.holds_below(path)? {
+            return Ok(Some("is empty on the client, but not in the snapshot"));
+        }
+        // A directory that only led to another root is no old version.
+        let was = self.held(path)?.map(|old| old.entry.kind);
+        if !is_dir && was == Some(Kind::Dir) && self.holds_below(path)? {
+            return Ok(Some("was a directory, and is none any more on the client"));
+        }
+        // Docker makes such a directory of a file that is not there.
+        let was_file = is_dir && empty && was == Some(Kind::File);
+        Ok(was_file.then_some("was a file, and is an empty directory now on the client"))
     }
 
     fn bad_root(&self, path: &AbsPath, what: &str) -> Error {
@@ -170,8 +188,12 @@ impl Judge<'_> {
     }
 
     fn is_held(&self, path: &AbsPath) -> Result<bool> {
-        let Some((index, source)) = self.remembered.index else { return Ok(false) };
-        Ok(index.current_at(source, path)?.is_some())
+        self.held(path).map(|version| version.is_some())
+    }
+
+    fn held(&self, path: &AbsPath) -> Result<Option<Version>> {
+        let Some((index, source)) = self.remembered.index else { return Ok(None) };
+        index.current_at(source, path)
     }
 
     fn holds_below(&self, path: &AbsPath) -> Result<bool> {
