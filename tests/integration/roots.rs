@@ -852,3 +852,57 @@ fn stopped_pull_counts_nothing_that_was_not_done() {
     assert_eq!(ran.status, 4);
     assert!(ran.stdout.contains("1 new"), "a dry run lists what would be done: {}", ran.stdout);
 }
+
+#[test]
+fn root_that_is_something_else_now_stops_the_pull_until_it_is_accepted() {
+    let was_dir = || dir([("f", file("f")), ("g", file("g"))]);
+    for (before, after, what) in [
+        (was_dir(), file("a file"), "was a directory, and is none any more"),
+        (was_dir(), fifo(), "was a directory, and is none any more"),
+        (was_dir(), dir::<&str>([]), "is empty on the client"),
+        (file("a file"), dir::<&str>([]), "was a file, and is an empty directory now"),
+    ] {
+        let (program, client) = (Program::new(), Tree::new([("root", before)]));
+        let root = client.path("root");
+        program.pull_local(&root, &["--name", "client"]);
+        client.put("root", after);
+        let state = || names(&program.snapshot("client", &client.root()));
+        let held = state();
+        let pull = ["pull", "-q", "--name", "client", root.to_str().unwrap()];
+        for _ in 0..2 {
+            let ran = program.run(pull);
+            assert_eq!(ran.status, 4, "{what}: {}", ran.stderr);
+            assert!(ran.stderr.contains(what), "{}", ran.stderr);
+        }
+        assert_eq!(state(), held);
+        program.run(["accept", "client"]).well();
+        program.run(pull).well();
+        program.assert_index_is_right();
+    }
+}
+
+#[test]
+fn root_that_is_a_file_may_become_a_full_directory() {
+    let (program, client) = (Program::new(), Tree::new([("root", file("a file"))]));
+    program.pull_local(&client.path("root"), &[]);
+    client.put("root", dir([("f", file("f"))]));
+    program.pull_local(&client.path("root"), &[]);
+    program.assert_index_is_right();
+}
+
+#[test]
+fn root_below_a_directory_that_was_listed_without_it_is_no_damage() {
+    let (program, client) = (Program::new(), Tree::new([("a", dir([("f", file("f"))]))]));
+    let pull = |path: &str| program.pull_local(&client.path(path), &["--name", "client"]);
+    pull("a");
+    client.add([("a/b", dir([("c", dir([("f", file("f"))]))]))]);
+    pull("a/b/c");
+    program.run(["index", "check"]).well();
+    assert_eq!(checker::check(&program.repo()), [""; 0]);
+    pull("a");
+    program.assert_index_is_right();
+    client.remove("a/b");
+    pull("a");
+    program.assert_index_is_right();
+    assert_eq!(names(&program.snapshot("client", &client.path("a"))), ["f"]);
+}

@@ -46,6 +46,8 @@ struct Directory {
     source: i64,
     source_name: Vec<u8>,
     path: Vec<u8>,
+    // Its listing counts until something is known to have changed.
+    has_fingerprint: bool,
 }
 
 /// A row of `inode`.
@@ -164,10 +166,11 @@ impl Index {
         let names: Vec<(i64, String)> =
             all(connection, "SELECT id, name FROM source", |row| Ok((row.get(0)?, row.get(1)?)))?;
         let names: BTreeMap<_, _> = names.into_iter().map(|(id, name)| (id, name.into_bytes())).collect();
-        let directories = all(connection, "SELECT id, source, path FROM directory", |row| {
+        let directories = all(connection, "SELECT id, source, path, fingerprint IS NOT NULL FROM directory", |row| {
             let source: i64 = row.get(1)?;
             let source_name = names.get(&source).cloned().unwrap_or_default();
-            Ok((row.get(0)?, Directory { source, source_name, path: row.get(2)? }))
+            let (path, has_fingerprint) = (row.get(2)?, row.get(3)?);
+            Ok((row.get(0)?, Directory { source, source_name, path, has_fingerprint }))
         })?;
         let sql = "SELECT id, directory, name, kind, size, mtime, target, hash, from_run, until_run, archive_name, flags, \
                    relies_on FROM version";
@@ -477,8 +480,11 @@ impl Checking<'_> {
     }
 
     // 8: a directory with current versions has one itself, or nothing above it does: then it only holds a root. What a rebuild
-    // took from the snapshot does not count, for it can't tell what is above the roots.
+    // took from the snapshot does not count, for it can't tell what is above the roots; nor does what is to be listed anew.
     fn directories(&mut self) {
+        let directories = self.index.directories.values().filter(|directory| directory.has_fingerprint);
+        let with_fingerprint: BTreeSet<_> =
+            directories.map(|directory| (directory.source, directory.path.as_slice())).collect();
         let mut current = BTreeSet::new();
         let mut listed = BTreeSet::new();
         let mut holders = BTreeSet::new();
@@ -494,7 +500,9 @@ impl Checking<'_> {
         }
         for (source, path) in holders {
             let is_listed = |path: &[u8]| listed.contains(&(source, path.to_vec()));
-            if !current.contains(&(source, path.clone())) && ancestors(&path).any(is_listed) {
+            let above = ancestors(&path).find(|path| is_listed(path));
+            let counts = above.is_some_and(|path| with_fingerprint.contains(&(source, path)));
+            if counts && !current.contains(&(source, path.clone())) {
                 self.find(format!("`{}` of source {source} has current versions, but none itself", show(&path)));
             }
         }

@@ -35,7 +35,7 @@ impl Index {
     }
 
     /// Directories of a source that hold current versions and have no entry in their parent, although they were listed, or a
-    /// directory above them was. Others lead to a root.
+    /// directory above them was and its listing still counts. Others lead to a root.
     pub fn unlisted_directories(&self, source: SourceId) -> Result<Vec<AbsPath>> {
         let sql = "SELECT path, EXISTS (SELECT 1 FROM listed WHERE listed.directory = directory.id) FROM directory \
                    WHERE source = ?1 \
@@ -58,13 +58,15 @@ impl Index {
         Ok(self.current_at(source, path)?.filter(|version| version.entry.kind == Kind::Dir))
     }
 
-    // A rebuild can't tell which directories of the snapshot are above the roots, so those that it found do not count.
+    // A rebuild can't tell which directories of the snapshot are above the roots, so those that it found do not count. Nor does a
+    // listing that is to be made anew, for a root was pulled below it since.
     fn is_below_listed(&self, source: SourceId, path: &AbsPath) -> Result<bool> {
         let mut path = path.clone();
         while let Some((parent, _)) = path.split() {
             let found = self.current_directory(source, &parent)?;
             if found.is_some_and(|version| !version.has(flags::REBUILT)) {
-                return Ok(true);
+                let listing = self.directory(source, &parent)?;
+                return Ok(listing.is_some_and(|(_, fingerprint)| fingerprint.is_some()));
             }
             path = parent;
         }

@@ -13,14 +13,14 @@ const SCHEMA: &str = "
     PRAGMA user_version = 6;
     CREATE TABLE source (id INTEGER PRIMARY KEY, name TEXT);
     CREATE TABLE run (id INTEGER PRIMARY KEY, source INTEGER);
-    CREATE TABLE directory (id INTEGER PRIMARY KEY, source INTEGER, path BLOB);
+    CREATE TABLE directory (id INTEGER PRIMARY KEY, source INTEGER, path BLOB, fingerprint BLOB);
     CREATE TABLE version (id INTEGER PRIMARY KEY, directory INTEGER, name BLOB, kind INTEGER, size INTEGER, mtime INTEGER,
         target BLOB, hash BLOB, from_run INTEGER, until_run INTEGER, archive_name BLOB, flags INTEGER, relies_on INTEGER);
     CREATE TABLE pending (source INTEGER PRIMARY KEY, format INTEGER, batch BLOB);
     CREATE TABLE inode (number INTEGER PRIMARY KEY, size INTEGER, mtime INTEGER, ctime INTEGER, hash BLOB);
     INSERT INTO source VALUES (1, 's');
     INSERT INTO run VALUES (1, 1), (2, 1), (3, 1);
-    INSERT INTO directory VALUES (1, 1, '/'), (2, 1, '/r'), (3, 1, '/r/d');
+    INSERT INTO directory VALUES (1, 1, '/', x'00'), (2, 1, '/r', x'00'), (3, 1, '/r/d', x'00');
     UPDATE directory SET path = CAST(path AS BLOB);";
 
 /// A repository with a root `/r` that holds a file of each kind of history.
