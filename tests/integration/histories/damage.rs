@@ -10,11 +10,14 @@ use archive::repository::Repository;
 use archive::source::LinkWhen;
 use archive::verify::{self, Options};
 use filetime::FileTime;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::Dice;
 use super::client::walk;
 use super::steps::Planned;
 use super::world::{Listener, SOURCES, World, name};
+use crate::crash::wait_for_stop;
 use crate::support::{checker, noise};
 
 /// An inode of the trees: a file with something in it, or a symlink.
@@ -65,11 +68,67 @@ impl World {
         self.clear_aside();
         // A pull may have given the version another place: then the damaged file is nobody's.
         let wrong = checker::check(&self.repo());
-        if !wrong.is_empty() && wrong.iter().all(|wrong| wrong.contains("is unknown to the index")) {
+        if !wrong.is_empty() && wrong.iter().all(|wrong| is_unknown(wrong)) {
             let places: Vec<_> =
                 file.places.iter().filter(|place| fs::symlink_metadata(place).is_ok()).cloned().collect();
             self.update_paths(&places);
         }
+    }
+
+    /// Overwrites a plain file while a pull is stopped amid its changes. The pull may report it and fail, but must not take the
+    /// other bytes for what was there.
+    pub(super) fn overwrite_amid_pull(&mut self, dice: &mut Dice) {
+        let files: Vec<_> = self.plain_files().into_iter().filter(|file| !file.is_symlink).collect();
+        let Some(file) = dice.one_of(&files).filter(|_| !self.is_old) else { return };
+        let place = dice.one_of(&file.places).unwrap();
+        let planned = Planned::throw(self, dice.one_of(&SOURCES).unwrap().0, dice);
+        let most = [10, 40, 120][dice.below(3) as usize];
+        let at = 1 + dice.below(most);
+        let mut command = planned.command(self);
+        let mut pull = command.env("ARCHIVE_FAULT", format!("stop:{at}")).spawn().unwrap();
+        let has_ended = wait_for_stop(&mut pull);
+        // The pull may have moved it.
+        let is_there = fs::read(&place).is_ok_and(|bytes| bytes == file.content);
+        if is_there {
+            overwrite(&place, &other_bytes(&file.content));
+        }
+        if !has_ended {
+            kill(Pid::from_raw(pull.id() as i32), Signal::SIGCONT).unwrap();
+        }
+        let output = pull.wait_with_output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        let words = if is_there { format!("{} overwritten", place.display()) } else { "nothing changed".to_owned() };
+        self.tell(format!("{} with {words} at step {at} -> {} {errors}", planned.words(), output.status));
+        self.cut_off(planned.source, &planned.roots);
+        match output.status.code() {
+            Some(0) => {
+                let run = self.newest_run(planned.source);
+                run.into_iter().for_each(|run| self.pulled(planned.source, &planned.roots, run));
+            }
+            Some(1) if is_there => {}
+            _ => self.find(format!("a pull ends with {}: {errors}", output.status)),
+        }
+        let is_reported = self.verify(None);
+        self.clear_staging(planned.source);
+        let wrong = checker::check(&self.repo());
+        if wrong.iter().any(|wrong| wrong.contains("recorded with a wrong hash") || !is_reported && !is_unknown(wrong))
+        {
+            self.findings.extend(wrong.into_iter().map(|wrong| format!("verify: {is_reported}: {wrong}")));
+        }
+        self.put_aside(&file);
+        let link = [LinkWhen::Content, LinkWhen::Exact, LinkWhen::Never][dice.below(3) as usize];
+        self.verify(Some(link));
+        self.clear_aside();
+        self.take_in_unknown();
+    }
+
+    // Has the index take in what it does not know.
+    fn take_in_unknown(&mut self) {
+        let wrong = checker::check(&self.repo());
+        let path = |wrong: &String| Some(self.repo().join(wrong.strip_prefix('`')?.split('`').next()?));
+        let unknown = wrong.iter().filter(|wrong| is_unknown(wrong)).filter_map(path);
+        let unknown: Vec<_> = unknown.filter(|path| fs::symlink_metadata(path).is_ok()).collect();
+        self.update_paths(&unknown);
     }
 
     // A pull may meet the damage: content that it loses or believes wrongly must be reported.
@@ -151,6 +210,10 @@ impl World {
         files.sort_by(|one, other| one.places.cmp(&other.places));
         files
     }
+}
+
+fn is_unknown(wrong: &str) -> bool {
+    wrong.contains("is unknown to the index")
 }
 
 // Returns a word for it, and whether all names of the inode are harmed.

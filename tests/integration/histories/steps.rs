@@ -32,6 +32,7 @@ pub enum Step {
     Forget,
     Rebuild,
     Damage,
+    Overwrite,
     KeepIndex,
     PutIndexBack,
     Kill,
@@ -46,7 +47,7 @@ pub enum Step {
 }
 
 /// How often each occurs, beside changes of the client.
-pub const STEPS: [(Step, u64); 18] = [
+pub const STEPS: [(Step, u64); 19] = [
     (Step::Pull, 24),
     (Step::PullSeveral, 5),
     (Step::Crowd, 2),
@@ -54,6 +55,7 @@ pub const STEPS: [(Step, u64); 18] = [
     (Step::Forget, 2),
     (Step::Rebuild, 1),
     (Step::Damage, 4),
+    (Step::Overwrite, 3),
     (Step::KeepIndex, 2),
     (Step::PutIndexBack, 2),
     (Step::Kill, 5),
@@ -168,7 +170,7 @@ impl Planned {
         pull::pull(Some(repository), &source, &options, report)
     }
 
-    fn command(&self, world: &World) -> std::process::Command {
+    pub(super) fn command(&self, world: &World) -> std::process::Command {
         let mut command = world.program(&["pull", "-q", "--name", self.source]);
         command.args(["--lock-wait", "10s", "--max-delete", "100", "--allow-missing", "--retries", "0"]);
         command.args(["--min-free", "0"]).args(self.how.flags()).args(&self.roots);
@@ -222,6 +224,7 @@ impl World {
             Step::Forget => self.forget(dice),
             Step::Rebuild => self.rebuild(),
             Step::Damage => self.damage(dice),
+            Step::Overwrite => self.overwrite_amid_pull(dice),
             Step::KeepIndex => return self.keep_index(),
             Step::PutIndexBack => self.put_index_back(dice),
             Step::Kill => self.fault("kill", dice),
@@ -299,7 +302,7 @@ impl World {
         }
     }
 
-    fn newest_run(&self, source: &str) -> Option<i64> {
+    pub(super) fn newest_run(&self, source: &str) -> Option<i64> {
         let sql = "SELECT max(run.id) FROM run JOIN source ON source.id = run.source WHERE source.name = ?1";
         self.index().query_row(sql, [source], |row| row.get(0)).ok()
     }
@@ -492,7 +495,7 @@ impl World {
     }
 
     // What a run that was cut off received, and never placed, goes with the next run.
-    fn clear_staging(&self, source: &str) {
+    pub(super) fn clear_staging(&self, source: &str) {
         for entry in fs::read_dir(self.repo().join("staging").join(source)).into_iter().flatten().flatten() {
             if !entry.file_name().to_string_lossy().starts_with("partial-") {
                 let _ = super::client::remove(&entry.path());
