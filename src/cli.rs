@@ -177,6 +177,19 @@ impl Context {
         Config::load(self.global.config.as_deref())
     }
 
+    // For commands that only read: if the repository is named, a configuration that can't be used is reported, and none is
+    // used. Also returns the exit status that this makes.
+    fn config_to_read(&self) -> Result<(Config, u8)> {
+        match self.config() {
+            Ok(config) => Ok((config, 0)),
+            Err(error) if self.global.repo.is_some() => {
+                self.terminal().message(Level::Error, &error);
+                Ok((Config::default(), error.kind().exit_status()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     // Reports the files of the configuration that don't count; returns the exit status that they make.
     fn report_mistakes(&self, config: &Config) -> u8 {
         let terminal = self.terminal();
@@ -219,7 +232,11 @@ impl Context {
     }
 
     fn repository(&self) -> Result<Repository> {
-        Repository::open(self.repository_place(&self.config()?).path())
+        match &self.global.repo {
+            // Whatever the configuration says: it may be lost or broken when it matters most.
+            Some(named) => Repository::open(named),
+            None => Repository::open(self.repository_place(&self.config()?).path()),
+        }
     }
 }
 

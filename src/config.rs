@@ -104,7 +104,7 @@ impl Config {
         };
         let parsed = match std::str::from_utf8(&bytes) {
             Ok(text) => File::parse(path, text),
-            Err(error) => Err(Error::usage(format_args!("`{}` is not UTF-8: {error}", path.display()))),
+            Err(error) => Err(files::not_utf8(path, error)),
         };
         if let Ok((file, _)) = &parsed
             && let Some(key) = file.key_for_all()
@@ -244,6 +244,10 @@ pub fn read_patterns(path: &Path) -> Result<Vec<Vec<u8>>> {
         let text = format_args!("can't read the exclude patterns `{}`: {}", path.display(), cause(&error));
         Error::usage(text).hint("name a file of exclude patterns")
     })?;
+    if bytes.contains(&0) {
+        let text = format_args!("the exclude patterns `{}` are not plain text, but UTF-16 or binary", path.display());
+        return Err(Error::usage(text).hint("save the file as UTF-8"));
+    }
     // Editors of other systems begin a file with a byte order mark, and end each line with a carriage return.
     let text = bytes.strip_prefix(BYTE_ORDER_MARK.as_bytes()).unwrap_or(&bytes);
     let is_foreign =

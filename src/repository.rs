@@ -31,9 +31,6 @@ use place::Tree;
 /// The format that this program writes, and the newest that it reads.
 pub const FORMAT: u32 = 1;
 
-// Bytes that SQLite needs at least to open the index: the memory that processes share.
-const SQLITE_OPENS_BYTES: u64 = 64 << 10;
-
 /// A repository: the directory on the server that holds everything.
 #[derive(Debug)]
 pub struct Repository {
@@ -106,17 +103,11 @@ impl Repository {
     /// Opens the index to write.
     pub fn index(&self) -> Result<Index> {
         self.check_is_writable()?;
-        // SQLite reports a used-up quota as a file that it can't open.
-        Index::open(&self.path).map_err(|error| match self.base.check_has_room_for(SQLITE_OPENS_BYTES) {
-            Err(errno) if error.kind() != Kind::Full => {
-                Error::server(format!("can't open the index of `{}`", self.path.display()), errno.into())
-            }
-            _ => error,
-        })
+        Index::open(&self.path)
     }
 
     /// Fails on read-only media, and in another user's repository, before anything else does so in other words.
-    pub(super) fn check_is_writable(&self) -> Result<()> {
+    pub fn check_is_writable(&self) -> Result<()> {
         let Err(errno) = self.base.check_is_writable() else { return Ok(()) };
         let hint = match errno {
             Errno::EROFS => "mount its file system writable",
@@ -226,10 +217,9 @@ impl Repository {
 
     /// Opens the log to append to it.
     pub fn open_log(&self) -> Result<std::fs::File> {
-        self.check_is_writable()?;
         let name = Name::new("archive.log").expect("it is a name");
         let log = self.base.open_or_create(b"log").and_then(|dir| dir.open_to_append(&name));
-        log.on_server("can't open `log/archive.log` in the repository")
+        log.on_server("can't open the log").map_err(|error| error.at("log/archive.log"))
     }
 
     /// The names of the dated copies of the index.

@@ -42,13 +42,17 @@ fn create_above(place: &Where) -> Result<()> {
     }
 }
 
-/// True when a pull may create the repository: the user asks for it by `--init`, or says so on a terminal. Nobody is asked
-/// about a configured one, whose disk may not be mounted. A dry run shows what the first pull would do.
+/// True when a pull may create the repository: the user asks for it by `--init`, or says so on a terminal. No pull creates a
+/// configured one, whose disk may not be mounted. A dry run shows what the first pull would do.
 pub(super) fn is_wanted(context: &Context, place: &Where, (init, dry_run): (bool, bool)) -> Result<bool> {
     let is_terminal = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
     match place {
-        _ if init => Ok(true),
+        Where::Configured(path) if init => {
+            let what = format_args!("`--init` does not create the configured repository `{}`", path.display());
+            Err(Error::usage(what).hint("mount its disk, or create it with `archive init`"))
+        }
         Where::Configured(_) => Ok(false),
+        Where::Named(_) | Where::Default(_) if init => Ok(true),
         Where::Named(path) | Where::Default(path) if dry_run => {
             let text = format_args!("`{}` holds no repository yet: the pull itself needs `--init`", path.display());
             context.terminal().message(Level::Notice, &text);

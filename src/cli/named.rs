@@ -33,7 +33,8 @@ impl Named {
     /// As [`parse`](Named::parse), but a source alone is not enough.
     pub(super) fn with_path(repository: &Repository, text: &OsStr) -> Result<Named> {
         let bytes = text.as_bytes();
-        if is_plain_path(text) || split(bytes).1.is_some() { Named::parse(repository, text) } else { Err(wrong(bytes)) }
+        let has_path = split(bytes).1.is_some_and(|path| !path.is_empty());
+        if is_plain_path(text) || has_path { Named::parse(repository, text) } else { Err(wrong(bytes)) }
     }
 }
 
@@ -77,7 +78,7 @@ fn wrong(text: &[u8]) -> Error {
 
 fn of_source(text: &[u8]) -> Result<Named> {
     let (source, path) = split(text);
-    let path = path.unwrap_or(b"/");
+    let path = path.filter(|path| !path.is_empty()).unwrap_or(b"/");
     let source = std::str::from_utf8(source).map_err(|_| wrong(text))?;
     let path = if path == b"/" { path } else { path.strip_suffix(b"/").unwrap_or(path) };
     let path = AbsPath::new(path).ok_or_else(|| wrong(text))?;

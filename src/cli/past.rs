@@ -7,6 +7,7 @@ use jiff::{Timestamp, ZonedDateTime};
 use serde_json::json;
 
 use super::named::{Named, source_named};
+use super::status::NO_SOURCE;
 use super::table::{self, Cell, color};
 use super::{Context, print_line};
 use crate::entry::{Kind, Version, hash_hex, kind_name};
@@ -15,7 +16,7 @@ use crate::history::{Child, Past};
 use crate::path::{AbsPath, Escaped, SourceName};
 use crate::report::json::{insert_mtime, insert_path, object, text};
 use crate::report::terminal::Plain;
-use crate::report::{Outcome, grouped};
+use crate::report::{Level, Outcome, Report, grouped};
 use crate::repository::index::{RunRow, attributes_text, misdated};
 use crate::time::{When, parse_when, show_file_time, show_time};
 
@@ -89,6 +90,9 @@ pub(super) fn log(context: &Context, args: &LogArgs) -> Result<u8> {
         } else {
             table.push(run_row(source, *is_misdated, run));
         }
+    }
+    if runs.is_empty() && args.source.is_none() && !context.global.json {
+        context.terminal().message(Level::Notice, &NO_SOURCE);
     }
     table::print(context, &table).map(|()| 0)
 }

@@ -264,11 +264,19 @@ fn pull_one(
     (options, terminal): (&Options, &Terminal),
 ) -> Result<Summary> {
     let json = context.global.json.then(|| Json::new(context.global.verbose > 0));
-    let log = repository.filter(|_| !options.dry_run).map(Repository::open_log).transpose()?.map(Log::new);
+    let written = repository.filter(|_| !options.dry_run);
+    written.map_or(Ok(()), Repository::check_is_writable)?;
+    let log = written.and_then(|repository| open_log(repository, terminal));
     let mut listeners: Vec<&dyn Report> = vec![terminal];
     listeners.extend(json.as_ref().map(|json| json as &dyn Report));
     listeners.extend(log.as_ref().map(|log| log as &dyn Report));
     Ok(pull::pull(repository, source, options, &Tee(listeners)))
+}
+
+// A backup without a log is better than none.
+fn open_log(repository: &Repository, terminal: &Terminal) -> Option<Log> {
+    let log = repository.open_log().map(Log::new);
+    log.map_err(|error| terminal.message(Level::Warning, &error)).ok()
 }
 
 // Of several sources' statuses, what a person must look at first: that files were unreadable is the mildest.

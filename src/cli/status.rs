@@ -30,8 +30,9 @@ pub struct Args {
 }
 
 pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
-    let (repository, config) = (context.repository()?, context.config()?);
-    let mut status = context.report_mistakes(&config);
+    let repository = context.repository()?;
+    let (config, unused) = context.config_to_read()?;
+    let mut status = unused.max(context.report_mistakes(&config));
     let mut known = Vec::new();
     for name in names(&repository, &config, args)? {
         if let Err(error) = config.source(&name) {
@@ -45,7 +46,9 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     let states: Vec<_> = known.iter().map(|known| State::of(known, &now)).collect();
     if context.global.json {
         unless_closed(states.iter().try_for_each(|state| print_line(&state.line())))?;
-    } else if !states.is_empty() {
+    } else if states.is_empty() {
+        context.terminal().message(Level::Notice, &NO_SOURCE);
+    } else {
         let rows: Vec<_> = std::iter::once(header()).chain(states.iter().map(State::row)).collect();
         unless_closed(table::print(context, &rows))?;
     }
@@ -54,6 +57,9 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
         None => Ok(status),
     }
 }
+
+/// What commands report that list sources, where there are none.
+pub(super) const NO_SOURCE: &str = "the repository holds no source yet: `archive pull` adds one";
 
 fn header() -> Vec<Cell> {
     vec![
@@ -120,7 +126,8 @@ fn refuse_old(context: &Context, repository: &Repository, states: &[State<'_>], 
         // Such a source has no run in the index.
         let log = repository.dir().join("log/archive.log");
         hints.push(format!("`archive pull {first}` shows why, or `{}`", log.display()));
-        format!("`{}` was never reached", unreached.join("`, `"))
+        let were = if unreached.len() == 1 { "was" } else { "were" };
+        format!("`{}` {were} never reached", unreached.join("`, `"))
     });
     let late: Vec<_> = old.into_iter().chain(never).chain(late).collect();
     if late.is_empty() {

@@ -31,7 +31,8 @@ fn share(text: &str) -> std::result::Result<Percent, String> {
 }
 
 pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
-    let (repository, config) = (context.repository()?, context.config()?);
+    let repository = context.repository()?;
+    let config = if args.repair { context.config()? } else { context.config_to_read()?.0 };
     let index = repository.known_index()?;
     let names = known_names(&index, args.source.as_deref())?;
     let mut bad = 0;

@@ -17,9 +17,15 @@ pub(super) struct Beside {
     pub(super) ignored: Vec<PathBuf>,
 }
 
-/// The main file that counts: the first that exists. A symlink to nowhere does, so that an error reports it.
+/// The main file that counts: the first that exists. A symlink to nowhere does, and so does one that can't be looked for, so
+/// that an error reports it.
 pub(super) fn usual() -> Option<PathBuf> {
-    usual_places().into_iter().find(|path| path.is_file() || path.is_symlink())
+    use ErrorKind::{NotADirectory, NotFound};
+    let is_missing = |path: &PathBuf| match std::fs::symlink_metadata(path) {
+        Ok(found) => found.is_dir(),
+        Err(error) => matches!(error.kind(), NotFound | NotADirectory),
+    };
+    usual_places().into_iter().find(|path| !is_missing(path))
 }
 
 fn usual_places() -> Vec<PathBuf> {
@@ -57,8 +63,13 @@ fn is_leftover(name: &OsStr) -> bool {
 
 /// The text of the main file.
 pub(super) fn read(path: &Path) -> Result<String> {
-    let read = std::fs::read_to_string(path).map_err(|error| unreadable(path, &error));
-    read.map_err(|error| error.hint("name a configuration file with `--config FILE`"))
+    let bytes = read_bytes(path).map_err(|error| error.hint("name a configuration file with `--config FILE`"))?;
+    String::from_utf8(bytes).map_err(|error| not_utf8(path, error.utf8_error()))
+}
+
+/// The error for a file that is no text.
+pub(super) fn not_utf8(path: &Path, error: std::str::Utf8Error) -> Error {
+    Error::usage(format_args!("the configuration `{}` is not UTF-8: {error}", path.display())).hint("save it as UTF-8")
 }
 
 /// The bytes of a file.

@@ -15,13 +15,30 @@ pub(super) fn describe(path: &Path, text: &str, error: &toml::de::Error) -> Erro
     let position = position(path, text, error.span().unwrap_or_default());
     let (message, nearest) = match unknown_key(&message) {
         Some((key, nearest)) => (format!("unknown key `{key}`"), nearest),
-        None => (message.clone(), None),
+        None => (in_words(&message), None),
     };
     let error = Error::new(Kind::Usage, format_args!("{position}: {}", Escaped(message.as_bytes())));
     match nearest {
         Some(nearest) => error.hint(format_args!("did you mean `{nearest}`?")),
         None => error.hint("archive.toml(5) describes every key"),
     }
+}
+
+// The message with words for what Serde and the types of values are called in the program.
+fn in_words(message: &str) -> String {
+    const WORDS: [(&str, &str); 7] = [
+        ("struct Keys", "a table of settings"),
+        ("struct KeepKeys", "a table such as `{ daily = 14 }`"),
+        ("parsable string", "a size such as `500KiB`"),
+        ("a sequence", "a list such as `[\"/home\", \"/etc\"]`"),
+        ("a boolean", "true or false"),
+        ("path string", "a path"),
+        ("a map", "a table"),
+    ];
+    let Some((what, expected)) = message.rsplit_once(", expected ") else { return message.to_owned() };
+    let is_number = expected.len() <= 4 && expected.starts_with(['u', 'i']) && expected[1..].parse::<u8>().is_ok();
+    let words = WORDS.iter().find(|(word, _)| *word == expected).map(|(_, words)| *words);
+    format!("{what}, expected {}", words.unwrap_or(if is_number { "a number" } else { expected }))
 }
 
 // The key, and the known one that is most like it. Serde lists all that are known.
@@ -55,5 +72,20 @@ mod tests {
         // Keys may hold anything.
         assert_eq!(unknown_key(&listed("`, expected `x")).map(|(key, _)| key), Some("`, expected `x"));
         assert_eq!(unknown_key("invalid type"), None);
+    }
+
+    #[test]
+    fn types_of_the_program_are_named_in_words() {
+        for (message, words) in [
+            ("invalid type: string \"x\", expected u16", "invalid type: string \"x\", expected a number"),
+            (
+                "invalid type: integer `1`, expected struct Keys",
+                "invalid type: integer `1`, expected a table of settings",
+            ),
+            ("invalid type: integer `1`, expected a boolean", "invalid type: integer `1`, expected true or false"),
+            ("a string of its own", "a string of its own"),
+        ] {
+            assert_eq!(in_words(message), words);
+        }
     }
 }

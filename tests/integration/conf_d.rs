@@ -113,10 +113,13 @@ fn file_of_conf_d_says_nothing_that_counts_for_every_source() {
         ("helper_dir", "helper_dir = '/tmp'\n[source.more]\npaths = ['/more']\n".to_owned()),
     ] {
         put(&program, "all.toml", &text);
-        for command in [&["pull", "--all"][..], &["pull", "good"], &["status"], &["config", "check"]] {
-            let says = format!("all.toml` has `{key}`, which only the main file may have: move it to `{config}`");
+        let says = format!("all.toml` has `{key}`, which only the main file may have: move it to `{config}`");
+        for command in [&["pull", "--all"][..], &["pull", "good"], &["config", "check"]] {
             program.run([&["--config", &config], command].concat()).refused(2, &[&says]);
         }
+        // The repository is named, and can be read.
+        let status = program.run(["--config", &config, "status"]);
+        assert!(status.status == 2 && status.stderr.contains(&says), "{}", status.stderr);
     }
     assert!(!program.repo().join("snapshot/good").exists());
 }
@@ -178,7 +181,7 @@ fn nothing_runs_without_settings_that_a_file_with_a_mistake_may_hold() {
     assert!(ran.stderr.contains("the settings of `bad` may be in a file that doesn't count"), "{}", ran.stderr);
     for text in ["[defaults]\nexlude = ['*']\n", "repository = '/elsewhere'\n[source.", "[source.x\n[ defaults ]\n"] {
         put(&program, "bad.toml", text);
-        for command in [&["pull", "--all"][..], &["pull", "good"], &["status"]] {
+        for command in [&["pull", "--all"][..], &["pull", "good"]] {
             run(command).refused(2, &["bad.toml:"]);
         }
     }

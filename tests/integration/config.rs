@@ -331,3 +331,17 @@ fn source_that_is_named_twice_is_pulled_once() {
     assert_eq!(ran.stdout.matches("laptop: ok").count(), 1);
     program.run(["pull"]).refused(2, &["nothing says what to pull", "`--all`"]);
 }
+
+#[test]
+fn named_repository_is_read_whatever_the_configuration_says() {
+    let (program, client) = (Program::new(), Tree::new([("f", file("f"))]));
+    program.pull_local(&client.root(), &["--name", "client"]);
+    let config = program.configured("[source.client\n");
+    let target = format!("client:{}/f", client.root().display());
+    for arguments in [&["cat", &target][..], &["ls", "client"], &["log"], &["verify"]] {
+        program.run([&["--config", &config], arguments].concat()).well();
+    }
+    let status = program.run(["--config", &config, "status"]);
+    assert!(status.status == 2 && status.stdout.contains("client"), "{} {}", status.status, status.stderr);
+    program.run(["--config", &config, "pull", "client"]).refused(2, &["archive.toml"]);
+}

@@ -206,3 +206,13 @@ fn subvolume_is_skipped_as_another_file_system_and_is_no_mount_point() {
     assert!(!program.snapshot("localhost", &point.join("snapshot")).exists());
     program.assert_index_is_right();
 }
+
+#[test]
+fn exclude_file_in_another_encoding_is_refused() {
+    let (program, client) = (Program::new(), Tree::new([("a.tmp", file(""))]));
+    let utf16 = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
+    std::fs::write(program.path("patterns"), [&[0xff, 0xfe][..], &utf16("*.tmp\r\n")].concat()).unwrap();
+    let (root, patterns) = (client.root(), program.path("patterns"));
+    let pull = ["pull", root.to_str().unwrap(), "--exclude-from", patterns.to_str().unwrap()];
+    program.run(pull).refused(2, &["patterns` are not plain text", "save the file as UTF-8"]);
+}

@@ -228,3 +228,26 @@ fn dry_run_names_a_directory_without_a_repository() {
     ran.well();
     assert!(ran.stderr.contains("repo` holds no repository yet: the pull itself needs `--init`"), "{}", ran.stderr);
 }
+
+#[test]
+fn init_flag_of_a_pull_does_not_create_a_configured_repository() {
+    let program = Program::without_repository();
+    let config = program.configured(&format!("repository = '{}'\n", program.repo().display()));
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_archive"));
+    command.args(["--config", &config, "pull", "--init", "/etc/hostname"]).env("HOME", program.path("home"));
+    let refused = Ran::of(command.output().unwrap());
+    refused.refused(2, &["`--init` does not create the configured repository", "archive init"]);
+    assert!(!program.repo().exists());
+}
+
+#[test]
+fn status_and_log_of_a_new_repository_report_that_it_is_empty() {
+    let program = Program::without_repository();
+    program.run(["init"]).well();
+    for command in ["status", "log"] {
+        let ran = program.run([command]);
+        ran.well();
+        assert!(ran.stderr.contains("the repository holds no source yet: `archive pull` adds one"), "{}", ran.stderr);
+        assert_eq!(program.run(["--json", command]).stdout, "");
+    }
+}
