@@ -7,6 +7,8 @@ TARGET = $(or $(CARGO_TARGET_DIR),target)
 
 BINARY = $(TARGET)/release/archive
 SHARE = $(DESTDIR)$(PREFIX)/share
+# Without XDG_DATA_DIRS, as in a login by ssh, fish does not look below /usr/local.
+FISH = $(if $(filter /usr/local,$(PREFIX)),$(DESTDIR)/etc/fish/completions,$(SHARE)/fish/vendor_completions.d)
 PAGES = $(wildcard man/*.[15])
 TEST_NEEDS = ssh:openssh-client sshd:openssh-server rsync:rsync setfattr:attr setfacl:acl setcap:libcap2-bin mkfs.ext4:e2fsprogs \
   mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs
@@ -18,11 +20,11 @@ RUNNER = $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo nextest run 
 
 build: ## the program, at target/release/archive
 	$(CARGO) build --release --locked
+	touch $(BINARY)
 
 # Only what is older than its sources is built, so that `sudo make install` after `make build` needs no Rust.
 $(BINARY): $(shell find src remote Cargo.toml Cargo.lock -type f)
 	$(MAKE) build
-	touch $@
 
 demo: build ## pulls real files through a throw-away sshd, and shows what came of it
 	tests/demo.sh $(BINARY)
@@ -69,16 +71,16 @@ install: $(BINARY) ## to DESTDIR and PREFIX
 	install -d $(SHARE)/man/man1 $(SHARE)/man/man5
 	install -m 644 $(filter %.1,$(PAGES)) $(SHARE)/man/man1
 	install -m 644 $(filter %.5,$(PAGES)) $(SHARE)/man/man5
-	install -d $(SHARE)/bash-completion/completions $(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d
+	install -d $(SHARE)/bash-completion/completions $(SHARE)/zsh/site-functions $(FISH)
 	$(BINARY) completions bash > $(SHARE)/bash-completion/completions/archive
 	$(BINARY) completions zsh > $(SHARE)/zsh/site-functions/_archive
-	$(BINARY) completions fish > $(SHARE)/fish/vendor_completions.d/archive.fish
+	$(BINARY) completions fish > $(FISH)/archive.fish
 
 uninstall: ## from DESTDIR and PREFIX
 	rm -f $(DESTDIR)$(PREFIX)/bin/archive
 	rm -f $(addprefix $(SHARE)/man/man1/,$(notdir $(filter %.1,$(PAGES)))) $(addprefix $(SHARE)/man/man5/,$(notdir $(filter %.5,$(PAGES))))
 	rm -f $(SHARE)/bash-completion/completions/archive $(SHARE)/zsh/site-functions/_archive
-	rm -f $(SHARE)/fish/vendor_completions.d/archive.fish
+	rm -f $(FISH)/archive.fish
 
 clean: ## removes what was built
 	$(CARGO) clean
