@@ -3,57 +3,61 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::ValueEnum;
+
 use crate::error::{Error, Result};
 use crate::path::{AbsPath, Escaped, SourceName};
 use crate::retention::Keep;
 use crate::schedule::Schedule;
 
 /// Where new and changed content is hashed first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HashWhere {
-    /// On the client, before it is copied: what the server has is not sent, except small files that changed.
+    /// On the client: what the server has is not sent, except small files that changed
     #[default]
     Client,
-    /// On the server, after it was copied.
+    /// On the server, after it was copied
     Server,
 }
 
 /// What goes into the archive, and when.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ArchiveWhat {
-    /// Removed and replaced files.
+    /// Removed and replaced files
     #[default]
     Replaced,
-    /// Every file, the moment it is received.
+    /// Every file, the moment it is received
     All,
 }
 
 /// When files of equal content share an inode.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LinkWhen {
-    /// Whenever their content is equal.
+    /// Whenever their content is equal
     #[default]
     Content,
-    /// Only when owner, mode and mtime agree too.
+    /// Only when owner, mode and mtime agree too
     Exact,
-    /// Never.
+    /// Never
     Never,
 }
 
 /// How a client is reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RemoteKind {
-    /// The helper, through ssh.
+    /// The helper, through ssh
     Helper,
-    /// POSIX commands, through ssh.
+    /// POSIX commands, through ssh
+    #[value(skip)]
     Posix,
-    /// SFTP alone.
+    /// SFTP alone
+    #[value(skip)]
     Sftp,
-    /// The helper, as a child process on this machine.
+    /// The helper, on this machine
     Local,
 }
 
@@ -99,7 +103,7 @@ pub fn check_root(path: &[u8]) -> Result<()> {
 }
 
 /// How content comes from a client with a helper.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CopyBy {
     /// The helper sends it.
@@ -110,7 +114,7 @@ pub enum CopyBy {
 }
 
 /// When what the helper sends is compressed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CompressWhen {
     /// When the line is slower than the compressor.

@@ -41,7 +41,7 @@ const FLOORS: [(&str, u8); 28] = [
 const OWNERS: [(&str, &[&str]); 8] = [
     ("openssh", &["remote::ssh"]),
     ("tokio", &["remote::ssh"]),
-    ("clap", &["cli"]),
+    ("clap", &["cli", "source"]),
     ("clap_complete", &["cli"]),
     ("rusqlite", &["repository::index", "repository::journal"]),
     ("toml", &["config"]),

@@ -7,7 +7,6 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use clap::ValueEnum;
 use jiff::ZonedDateTime;
 
 use super::reach::Reach;
@@ -65,13 +64,13 @@ pub struct Args {
     one_file_system: bool,
     /// Where content is hashed first
     #[arg(long, value_name = "WHERE")]
-    hash: Option<HashFlag>,
+    hash: Option<HashWhere>,
     /// What goes into the archive
     #[arg(long, value_name = "WHAT")]
-    archive: Option<ArchiveFlag>,
+    archive: Option<ArchiveWhat>,
     /// When files of equal content share an inode
     #[arg(long, value_name = "WHEN")]
-    link: Option<LinkFlag>,
+    link: Option<LinkWhen>,
     /// Take a root that is missing, or empty, for removed: all that the snapshot has of it goes to the archive
     #[arg(long)]
     allow_missing: bool,
@@ -104,13 +103,13 @@ pub struct Args {
     jobs: u8,
     /// How content comes: sent by the helper unless told otherwise, or through SFTP alone
     #[arg(long, value_name = "HOW")]
-    copy: Option<CopyFlag>,
+    copy: Option<CopyBy>,
     /// Fetch files whole when they have changed, instead of only what is not in the earlier version
     #[arg(short = 'W', long)]
     whole_file: bool,
     /// When what the helper sends is compressed; unless told otherwise, when the line is slow
     #[arg(short = 'z', long, value_name = "WHEN", num_args = 0..=1, default_missing_value = "always", require_equals = true)]
-    compress: Option<CompressFlag>,
+    compress: Option<CompressWhen>,
     /// Over how many channels of the connection small files come; else as many as fill the line, five at most
     #[arg(long, value_name = "NUMBER")]
     channels: Option<AtOnce>,
@@ -125,7 +124,7 @@ pub struct Args {
     no_gather: bool,
     /// How to reach the client; else the best way that works
     #[arg(long, value_name = "WAY")]
-    remote: Option<RemoteFlag>,
+    remote: Option<RemoteKind>,
     /// The source's name, for targets that are paths
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
@@ -134,53 +133,6 @@ pub struct Args {
     /// How long to wait while another pull of the same source goes on, as in 10m
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = parse_duration)]
     lock_wait: Duration,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum CopyFlag {
-    Auto,
-    Sftp,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum CompressFlag {
-    Auto,
-    Always,
-    Never,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum HashFlag {
-    /// On the client: what the server has is not sent, except small files that changed
-    Client,
-    /// On the server, after it was copied
-    Server,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum ArchiveFlag {
-    /// Removed and replaced files
-    Replaced,
-    /// Every file, the moment it is received
-    All,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum LinkFlag {
-    /// Whenever their content is equal
-    Content,
-    /// Only when owner, mode and mtime agree too
-    Exact,
-    /// Never
-    Never,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum RemoteFlag {
-    /// The helper, through ssh
-    Helper,
-    /// The helper, on this machine
-    Local,
 }
 
 pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
@@ -367,9 +319,9 @@ fn override_settings(source: &mut Source, args: &Args) -> Result<()> {
     settings.exclude_caches |= args.exclude_caches;
     settings.exclude_if_present.extend(args.exclude_if_present.iter().cloned());
     settings.one_file_system |= args.one_file_system;
-    settings.hash = args.hash.map_or(settings.hash, hash_of);
-    settings.archive = args.archive.map_or(settings.archive, archive_of);
-    settings.link = args.link.map_or(settings.link, link_of);
+    settings.hash = args.hash.unwrap_or(settings.hash);
+    settings.archive = args.archive.unwrap_or(settings.archive);
+    settings.link = args.link.unwrap_or(settings.link);
     settings.max_delete = args.max_delete.map_or(settings.max_delete, |percent| percent.0);
     settings.min_free = args.min_free.map_or(settings.min_free, |room| room.0);
     settings.max_file_size =
@@ -379,62 +331,18 @@ fn override_settings(source: &mut Source, args: &Args) -> Result<()> {
     settings.max_time = args.max_time.map_or(settings.max_time, limit);
     settings.retries = args.retries.unwrap_or(settings.retries);
     settings.bwlimit = args.bwlimit.map_or(settings.bwlimit, |rate| Some(rate.as_u64()).filter(|rate| *rate > 0));
-    settings.copy = args.copy.map_or(settings.copy, copy_of);
+    settings.copy = args.copy.unwrap_or(settings.copy);
     settings.whole_file |= args.whole_file;
-    settings.compress = args.compress.map_or(settings.compress, compress_of);
+    settings.compress = args.compress.unwrap_or(settings.compress);
     settings.channels = args.channels.map(u8::from).or(settings.channels);
     settings.readers = args.readers.map(u8::from).or(settings.readers);
     settings.writers = args.writers.map(u8::from).or(settings.writers);
     settings.gather &= !args.no_gather;
-    settings.remote = args.remote.map(remote_of).or(settings.remote);
+    settings.remote = args.remote.or(settings.remote);
     if let Some(ssh) = &mut source.ssh {
         args.reach.apply(ssh);
     }
     Ok(())
-}
-
-fn copy_of(flag: CopyFlag) -> CopyBy {
-    match flag {
-        CopyFlag::Auto => CopyBy::Auto,
-        CopyFlag::Sftp => CopyBy::Sftp,
-    }
-}
-
-fn compress_of(flag: CompressFlag) -> CompressWhen {
-    match flag {
-        CompressFlag::Auto => CompressWhen::Auto,
-        CompressFlag::Always => CompressWhen::Always,
-        CompressFlag::Never => CompressWhen::Never,
-    }
-}
-
-fn hash_of(flag: HashFlag) -> HashWhere {
-    match flag {
-        HashFlag::Client => HashWhere::Client,
-        HashFlag::Server => HashWhere::Server,
-    }
-}
-
-fn archive_of(flag: ArchiveFlag) -> ArchiveWhat {
-    match flag {
-        ArchiveFlag::Replaced => ArchiveWhat::Replaced,
-        ArchiveFlag::All => ArchiveWhat::All,
-    }
-}
-
-fn link_of(flag: LinkFlag) -> LinkWhen {
-    match flag {
-        LinkFlag::Content => LinkWhen::Content,
-        LinkFlag::Exact => LinkWhen::Exact,
-        LinkFlag::Never => LinkWhen::Never,
-    }
-}
-
-fn remote_of(flag: RemoteFlag) -> RemoteKind {
-    match flag {
-        RemoteFlag::Helper => RemoteKind::Helper,
-        RemoteFlag::Local => RemoteKind::Local,
-    }
 }
 
 #[cfg(test)]
