@@ -142,7 +142,7 @@ impl Judge<'_> {
         Ok((path, entry.filter(|_| !is_made_up)))
     }
 
-    // What makes a root look as if its disk, or what a container shows of one, were not there.
+    // Returns why a root looks as if its disk, or the part of one that a container shows, were missing.
     fn loss(&self, path: &AbsPath, entry: Option<&Entry>, empty: bool) -> Result<Option<&'static str>> {
         let is_dir = entry.is_none_or(|entry| entry.kind == Kind::Dir);
         if empty && is_dir && self.holds_below(path)? {

@@ -17,7 +17,7 @@ use super::Repository;
 use super::dirs::{Dir, Metadata, file_metadata};
 use super::index::{Index, Record};
 use super::place::Place;
-use crate::entry::{Hash, Kind, Time, Version, hash_content};
+use crate::entry::{Hash, Kind, Time, Version, flags, hash_content};
 use crate::error::Result;
 use crate::path::Name;
 use crate::time::clamped_nanoseconds;
@@ -44,6 +44,11 @@ impl ProvedFile {
     /// The file that was found and proved.
     pub fn of(found: &Metadata) -> ProvedFile {
         ProvedFile { inode: found.inode.1, size: found.size, mtime: found.mtime }
+    }
+
+    /// True for the file after its mtime was set.
+    pub fn is_with(self, found: &Metadata, mtime: Time) -> bool {
+        ProvedFile { mtime, ..self }.is(found)
     }
 
     /// True while nothing has replaced or overwritten it. The ctime may differ: making and removing links changes it.
@@ -105,7 +110,7 @@ impl Evidence {
         Ok(read)
     }
 
-    /// What is known of the content of an inode that is as it was when that was last known.
+    /// The record of an inode that nothing has changed since its content was last known.
     pub fn record(&self, index: &Index, found: &Metadata) -> Result<Option<Record>> {
         self.recorded(index, found, Age::Any)
     }
@@ -174,8 +179,9 @@ impl Evidence {
             (Kind::Symlink, _) => {
                 dir.read_symlink(name).map(|target| target == version.entry.target).map_err(io::Error::from)
             }
-            // Of a file without a hash nothing can be proved.
-            (kind, _) => Ok(kind != Kind::File),
+            // The row of a file that could not be read was made of what the disk shows.
+            (Kind::File, None) => Ok(version.has(flags::REBUILT) && found.mtime == version.entry.mtime),
+            _ => Ok(true),
         };
         Ok(match is_proved {
             Ok(true) => Proof::Holds(found),

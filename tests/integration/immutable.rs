@@ -281,46 +281,79 @@ fn snapshot_file_that_may_not_be_read_or_changed_holds_up_nothing() {
     use std::os::unix::fs::PermissionsExt;
     let set_mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     type Change = fn(&Path);
-    let changes: [(&str, Change); 3] = [
+    let changes: [(&str, Change); 4] = [
         ("changed", |path| fs::write(path, "other content").unwrap()),
         ("removed", |path| fs::remove_file(path).unwrap()),
         ("chmod", |path| fs::set_permissions(path, fs::Permissions::from_mode(0o604)).unwrap()),
+        ("replaced", |path| {
+            fs::remove_file(path).unwrap();
+            fs::create_dir(path).unwrap();
+        }),
     ];
-    for (what, change) in changes {
-        let (program, client) = (Program::new(), Tree::new([("f", file("first content")), ("g", file("g"))]));
-        Command::new("chmod").args(["-R", "a+rX"]).arg(client.root().parent().unwrap()).status().unwrap();
-        let root = client.root();
-        let pull = ["pull", "-q", "--name", "client", "--max-delete", "100", root.to_str().unwrap()];
-        crate::prune::as_ordinary_user(&program, &pull).well();
-        let run = |arguments: &[&str]| crate::prune::as_ordinary_user_now(&program, arguments);
-        let snapshot = program.snapshot("client", &client.path("f"));
-        if what == "chmod" {
-            if !is_root() {
-                return eprintln!("needs root, for it gives a file to another user");
+    let owners: &[bool] = if is_root() { &[true, false] } else { &[true] };
+    for (is_own, archive) in owners.iter().flat_map(|is_own| ["replaced", "all"].map(|archive| (*is_own, archive))) {
+        for (what, change) in changes {
+            let (program, client) = (Program::new(), Tree::new([("f", file("first content")), ("g", file("g"))]));
+            Command::new("chmod").args(["-R", "a+rX"]).arg(client.root().parent().unwrap()).status().unwrap();
+            let root = client.root();
+            let pull =
+                ["pull", "-q", "--name", "client", "--max-delete", "100", "--archive", archive, root.to_str().unwrap()];
+            crate::prune::as_ordinary_user(&program, &pull).well();
+            let run = |arguments: &[&str]| crate::prune::as_ordinary_user_now(&program, arguments);
+            let snapshot = program.snapshot("client", &client.path("f"));
+            set_mode(&snapshot, if is_own { 0 } else { 0o600 });
+            if !is_own {
+                // As one pull by root leaves it.
+                std::os::unix::fs::chown(&snapshot, Some(1), Some(1)).unwrap();
             }
-            // As one pull by root leaves it.
-            std::os::unix::fs::chown(&snapshot, Some(1), Some(1)).unwrap();
-        } else {
-            set_mode(&snapshot, 0);
-        }
-        change(&client.path("f"));
-        fs::write(client.path("g"), "changed as well").unwrap();
-        let ran = run(&pull);
-        ran.well();
-        assert_eq!(fs::read(program.snapshot("client", &client.path("g"))).unwrap(), b"changed as well", "{what}");
-        run(&pull).well();
-        run(&["index", "check"]).well();
-        if what != "chmod" {
-            assert!(
-                ran.stderr.contains("can't read the snapshot copy of") && ran.stderr.contains("unread"),
-                "{}",
-                ran.stderr
+            change(&client.path("f"));
+            fs::write(client.path("g"), "changed as well").unwrap();
+            let ran = run(&pull);
+            ran.well();
+            let context = format!("{what}, own: {is_own}, {archive}: {}", ran.stderr);
+            assert_eq!(
+                fs::read(program.snapshot("client", &client.path("g"))).unwrap(),
+                b"changed as well",
+                "{context}"
             );
-            let archived = program.archived("client", &root);
-            let name = archived.iter().find(|name| name.starts_with("f.")).unwrap();
-            let kept = program.archive("client", &root).join(name);
-            set_mode(&kept, 0o600);
-            assert_eq!(fs::read(kept).unwrap(), b"first content", "{what}");
+            // What its owner forbade itself is readable again.
+            assert!(!is_own || ran.stderr.is_empty(), "{context}");
+            let again = run(&pull);
+            again.well();
+            assert!(again.stderr.is_empty(), "{context}{}", again.stderr);
+            run(&["index", "check"]).well();
+            if what != "chmod" {
+                let archived = program.archived("client", &root);
+                let name = archived.iter().find(|name| name.starts_with("f.")).unwrap();
+                let kept = fs::read(program.archive("client", &root).join(name)).unwrap();
+                assert_eq!(kept, b"first content", "{context}");
+                assert!(is_own || ran.stderr.contains("archived unread"), "{context}");
+            }
+            run(&["index", "rebuild"]).well();
+            run(&["index", "check"]).well();
+            run(&["prune", "-q", "client", "--keep-last", "1"]).well();
         }
+    }
+}
+
+#[test]
+fn corrupt_file_that_only_its_record_calls_good_is_fetched_again() {
+    for link in ["exact", "never"] {
+        let (program, client) = (Program::new(), Tree::new([("f", file("first content"))]));
+        let pull = || program.run(["pull", "-q", "--link", link, client.root().to_str().unwrap()]);
+        pull().well();
+        let snapshot = program.snapshot("localhost", &client.path("f"));
+        // Bit rot: the bytes change, and nothing of the inode does.
+        let found = fs::metadata(&snapshot).unwrap();
+        fs::write(&snapshot, "wrong content").unwrap();
+        filetime::set_file_mtime(&snapshot, filetime::FileTime::from_last_modification_time(&found)).unwrap();
+        let rotten = fs::metadata(&snapshot).unwrap();
+        use std::os::unix::fs::MetadataExt;
+        let ctime = rotten.ctime() * 1_000_000_000 + rotten.ctime_nsec();
+        program.change_index(&format!("UPDATE inode SET ctime = {ctime} WHERE number = {}", rotten.ino()));
+        filetime::set_file_mtime(client.path("f"), filetime::FileTime::from_unix_time(1_700_000_000, 0)).unwrap();
+        pull().well();
+        assert_eq!(fs::read(&snapshot).unwrap(), b"first content", "{link}");
+        pull().well();
     }
 }

@@ -20,6 +20,7 @@ use crate::repository::staging::{Staged, StagedName};
 use crate::source::{ArchiveWhat, HashWhere, LinkWhen};
 
 /// A version of a file that is about to begin.
+#[derive(Clone, Copy)]
 struct NewFile<'a> {
     directory: &'a Arc<Directory>,
     entry: &'a Entry,
@@ -86,9 +87,9 @@ impl Placing<'_> {
         if file.had_its_content()
             && (same_mtime || settings.link == LinkWhen::Content)
             && let Some(found) = self.find_old(ledger, &file)?
+            && self.same_content(ledger, file, found)?
         {
-            self.staging.unlink(&staged.name).on_server(WHAT)?;
-            return self.same_content(ledger, file, found);
+            return self.staging.unlink(&staged.name).on_server(WHAT);
         }
         // With hashing on the server, the received content may be on the server already.
         if settings.hash == HashWhere::Server {
@@ -111,8 +112,9 @@ impl Placing<'_> {
         let file = NewFile::of(task, hash, 0);
         if file.had_its_content()
             && let Some(found) = self.find_old(ledger, &file)?
+            && self.same_content(ledger, file, found)?
         {
-            return self.same_content(ledger, file, found).map(|()| true);
+            return Ok(true);
         }
         if hash == hash_of_nothing() {
             let (staged, empty) = self.staging.create_for(&file.directory.tray, file.entry).on_server(WHAT)?;
@@ -133,12 +135,13 @@ impl Placing<'_> {
         self.prove(ledger, (file.directory, &file.entry.name), file.entry.size, (&file.hash, age))
     }
 
+    // False if the old version's plain file turns out to have another content than its record says.
     fn same_content(
         &mut self,
         ledger: &mut Ledger<'_>,
         mut file: NewFile<'_>,
         (found, record): (Metadata, Record),
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let old = file.old.expect("the same content is that of an old version");
         let link = self.run.source.settings.link;
         let shared = found.links > 1;
@@ -157,7 +160,9 @@ impl Placing<'_> {
                 file.drop_old = Some(ProvedFile::of(&found));
                 return self.copy_of_itself(ledger, &file, (&found, &record));
             }
-            return self.same_version(ledger, &file, old, Origin::shared(ProvedFile::of(&found), record));
+            return self
+                .same_version(ledger, &file, old, Origin::shared(ProvedFile::of(&found), record))
+                .map(|()| true);
         }
         if link == LinkWhen::Content
             && let Some(archive_name) = self.archive_link(&file, old, (&found, record))?
@@ -167,7 +172,7 @@ impl Placing<'_> {
             let kept = self.archive_new(&file, None, origin)?;
             self.row(file.directory, Row::End { id: old.id, archive_name: Some(archive_name) });
             self.begin(&file, number, kept, origin);
-            return Ok(());
+            return Ok(true);
         }
         self.copy_of_itself(ledger, &file, (&found, &record))
     }
@@ -204,23 +209,28 @@ impl Placing<'_> {
         }
     }
 
-    // `found` is the old version's plain file, which was proved to have the content.
+    // `found` is the old version's plain file, which was proved to have the content. False if it has another one.
     fn copy_of_itself(
         &mut self,
         ledger: &mut Ledger<'_>,
         file: &NewFile<'_>,
         (found, record): (&Metadata, &Record),
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let dir = self.snapshot.directory(&file.directory.path).on_server(WHAT)?;
         let old = open_proved(&dir, &file.entry.name, ProvedFile::of(found))?;
-        let staged = self.copy(&old, file.entry, file)?;
-        self.place(ledger, file, (staged.into(), Origin::copied(record.read)))
+        let Some(staged) = self.staging.copy(&old, file.entry, &file.hash).on_server(WHAT)? else {
+            // It is read again, so that nothing believes its record any more.
+            let age = Age::AtMost(Duration::ZERO);
+            self.prove(ledger, (file.directory, &file.entry.name), file.entry.size, (&file.hash, age))?;
+            return Ok(false);
+        };
+        self.place(ledger, file, (staged.into(), Origin::copied(record.read))).map(|()| true)
     }
 
-    // A copy of what was proved to have a file's content, with the metadata of an entry.
-    fn copy(&self, from: &File, entry: &Entry, file: &NewFile<'_>) -> Result<Name> {
-        let copied = self.staging.copy(from, entry, &file.hash).on_server(WHAT)?;
-        copied.ok_or_else(|| changed_meanwhile(&file.entry.name))
+    // A copy of what was received or proved a moment ago.
+    fn copy_staged(&self, from: &File, entry: &Entry, hash: &Hash) -> Result<Name> {
+        let copied = self.staging.copy(from, entry, hash).on_server(WHAT)?;
+        copied.ok_or_else(|| Error::new(ErrorKind::Failed, "a file in staging is not what was written to it"))
     }
 
     // A name in staging with the content that is on the server already.
@@ -231,10 +241,15 @@ impl Placing<'_> {
             return Ok(Some(linked));
         }
         let staging = self.staging;
-        self.locator.first(ledger, &mut self.evidence, file.wanted(), |_, candidate| {
+        let copied = self.locator.first(ledger, &mut self.evidence, file.wanted(), |_, candidate| {
             let copy = staging.copy(candidate.file, file.entry, &file.hash).ok()??;
             Some((StagedName::from(copy), Origin::copied(candidate.record.read)))
-        })
+        })?;
+        // Others of this batch that are as it is share its inode.
+        if let Some((staged, _)) = copied.as_ref().filter(|_| self.run.source.settings.link == LinkWhen::Exact) {
+            self.locator.add(file.hash, staged.clone());
+        }
+        Ok(copied)
     }
 
     // A further name, in staging, of an inode that has the content.
@@ -315,7 +330,7 @@ impl Placing<'_> {
             Some(linked) => (linked, origin),
             None => {
                 let content = dir.open_file(&staged.name).on_server(WHAT)?;
-                (self.copy(&content, &old.entry, file)?, Origin::copied(origin.read))
+                (self.copy_staged(&content, &old.entry, &file.hash)?, Origin::copied(origin.read))
             }
         };
         self.run.tally.progress.archived.add(1);
@@ -348,7 +363,11 @@ impl Placing<'_> {
                     Some((proved, _)) => open_proved(&dir, from, proved)?,
                     None => dir.open_file(from).on_server(WHAT)?,
                 };
-                (self.copy(&content, file.entry, file)?, Origin::copied(origin.read))
+                match self.staging.copy(&content, file.entry, &file.hash).on_server(WHAT)? {
+                    Some(copy) => (copy, Origin::copied(origin.read)),
+                    // The snapshot's file has another content: the version gets its name in the archive when it ends.
+                    None => return Ok(None),
+                }
             }
         };
         self.run.tally.progress.archived.add(1);

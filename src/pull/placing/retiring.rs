@@ -75,16 +75,20 @@ impl Placing<'_> {
 
     // Its content may be intact: what can't be read moves to the archive unread, and is the version's there.
     fn retire_unread(&mut self, directory: &Arc<Directory>, old: &Version, error: &std::io::Error) -> Result<Retired> {
+        let Some(found) = self.look(directory, &old.entry.name)? else { return Ok(Retired::nothing()) };
         if let Some(path) = directory.path.join(&old.entry.name) {
             let cause = cause(error);
             self.run
                 .tally
                 .warn(format_args!("can't read the snapshot copy of `{path}`, which is archived unread: {cause}"));
         }
-        let found = self.look(directory, &old.entry.name)?.filter(|_| old.archive_name.is_none());
-        let Some(found) = found else {
-            return Ok(Retired { gone: Old::Clear, archive_name: old.archive_name.clone(), is_lost: false });
-        };
+        if let Some(archived) = &old.archive_name {
+            let in_archive = self.archive.directory(&directory.path).and_then(|dir| dir.metadata(archived)).ok();
+            let is_same = in_archive.is_some_and(|in_archive| in_archive.is_inode(found.inode));
+            let gone = if is_same { Old::Delete { file: ProvedFile::of(&found) } } else { Old::Clear };
+            return Ok(Retired { gone, archive_name: Some(archived.clone()), is_lost: false });
+        }
+        self.run.tally.progress.archived.add(1);
         let archived = self.free_name(directory, &old.entry.name, old.entry.mtime)?;
         let gone = Old::Retire { name: archived.clone(), file: ProvedFile::of(&found) };
         Ok(Retired { gone, archive_name: Some(archived), is_lost: false })
@@ -132,9 +136,16 @@ impl Placing<'_> {
     // Whether what is at a version's name in the snapshot is that version's.
     fn prove_old(&mut self, ledger: &mut Ledger<'_>, directory: &Directory, old: &Version) -> Result<Proof> {
         let dir = self.snapshot.directory_by(&directory.path, |base| base.open(directory.path.below_root()));
-        match dir {
-            Ok(dir) => self.evidence.of_version_at(ledger.index()?, (&dir, &old.entry.name), old),
-            Err(errno) => Ok(Proof::failed(errno)),
+        let (dir, name) = match dir {
+            Ok(dir) => (dir, &old.entry.name),
+            Err(errno) => return Ok(Proof::failed(errno)),
+        };
+        let proof = self.evidence.of_version_at(ledger.index()?, (&dir, name), old)?;
+        match proof {
+            Proof::Unreadable(_) if dir.make_own_readable(name) == Ok(true) => {
+                self.evidence.of_version_at(ledger.index()?, (&dir, name), old)
+            }
+            proof => Ok(proof),
         }
     }
 

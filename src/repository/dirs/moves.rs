@@ -1,8 +1,10 @@
 //! Moves and links that never overwrite, also where `renameat2` can't refuse to, and removals of what is meant alone.
 
+use std::os::fd::AsRawFd;
+
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, RenameFlags, openat, renameat, renameat2};
-use nix::sys::stat::{Mode, fstat, mkdirat};
+use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, openat, renameat, renameat2};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstat, mkdirat};
 use nix::unistd::{LinkatFlags, UnlinkatFlags, linkat, symlinkat, unlinkat};
 
 use super::{Dir, Metadata, metadata_of};
@@ -40,6 +42,21 @@ impl Dir {
             Err(Errno::ENOSPC | Errno::EPERM | Errno::EOPNOTSUPP | Errno::ENOSYS) => Err(Errno::EMLINK),
             other => other,
         }
+    }
+
+    /// Lets the owner read and write a file of this process's user again, as it is in the trees; true if it was not so before.
+    pub fn make_own_readable(&self, name: &Name) -> nix::Result<bool> {
+        let flags = OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
+        let held = openat(self, name.as_bytes(), flags, Mode::empty())?;
+        let found = metadata_of(&fstat(&held)?);
+        let is_own = found.kind == Kind::File && found.uid == nix::unistd::geteuid().as_raw();
+        if !is_own || found.mode & 0o600 == 0o600 {
+            return Ok(false);
+        }
+        // The name may be another file's by now; what is held is not.
+        let path = format!("/proc/self/fd/{}", held.as_raw_fd());
+        fchmodat(AT_FDCWD, path.as_str(), Mode::from_bits_truncate(found.mode | 0o600), FchmodatFlags::FollowSymlink)?;
+        Ok(true)
     }
 
     /// Removes a name if what it names is meant at this moment.

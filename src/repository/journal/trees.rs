@@ -41,17 +41,26 @@ pub struct Touched {
 pub struct Found {
     /// The client's paths where something was in the way, which the archive has now.
     pub strays: Vec<AbsPath>,
-    /// Paths in the repository of files that were no longer as they had been proved: they were kept, and nothing was set.
+    /// What became of files that were no longer as they had been proved, a line for each.
     pub changed: Vec<String>,
+}
+
+/// What became of a file that was no longer as it had been proved.
+#[derive(Debug, PartialEq)]
+enum Deviation {
+    // It was not deleted.
+    Kept,
+    // It moved to the archive all the same, to this name.
+    Archived(Name),
+    // No metadata was set.
+    NotSet,
 }
 
 impl Found {
     /// A line for each, for a person.
     pub fn warnings(&self) -> impl Iterator<Item = String> + '_ {
-        let changed =
-            |path| format!("`{path}` was changed by another program, and was kept: run `archive verify --repair`");
         let stray = |path| format!("`{path}` held something unknown, which is in the archive now");
-        self.changed.iter().map(changed).chain(self.strays.iter().map(stray))
+        self.changed.iter().cloned().chain(self.strays.iter().map(stray))
     }
 }
 
@@ -91,21 +100,24 @@ impl Trees {
         for deed in &batch.deeds {
             let done = match deed {
                 Deed::Fill { directory, tray } => {
-                    self.fill(&batch.directories[*directory as usize], tray).map(|()| true)
+                    self.fill(&batch.directories[*directory as usize], tray).map(|()| None)
                 }
                 Deed::Change { directory, name, old, new } => {
                     self.change(&batch.directories[*directory as usize], name, (old, new), again, &mut found)
                 }
                 Deed::Keep { directory, staged, name } => {
-                    self.keep(&batch.directories[*directory as usize], staged, name, again).map(|()| true)
+                    self.keep(&batch.directories[*directory as usize], staged, name, again).map(|()| None)
                 }
                 Deed::Drop { directory, name, inode } => {
-                    self.delete_archived(directory, name, |found| found.is_inode(*inode)).map(|_| true)
+                    self.delete_archived(directory, name, |found| found.is_inode(*inode)).map(|_| None)
                 }
-                Deed::Delete { directory, name, file } => self.delete_archived(directory, name, |found| file.is(found)),
+                Deed::Delete { directory, name, file } => {
+                    let deleted = self.delete_archived(directory, name, |found| file.is(found));
+                    deleted.map(|is_meant| (!is_meant).then_some(Deviation::Kept))
+                }
             };
-            let is_as_proved = done.map_err(|error| error.at(self.place_of(deed, &batch.directories)))?;
-            changed.extend((!is_as_proved).then(|| self.place_of(deed, &batch.directories)));
+            let deviation = done.map_err(|error| error.at(self.place_of(deed, &batch.directories)))?;
+            changed.extend(deviation.map(|deviation| self.describe(&deviation, deed, &batch.directories)));
         }
         batch.rows.extend(found.rows);
         Ok(Found { strays: found.paths, changed })
@@ -132,6 +144,22 @@ impl Trees {
             Unlinked::No => return Ok(false),
         }
         Ok(true)
+    }
+
+    fn describe(&self, deviation: &Deviation, deed: &Deed, directories: &[AbsPath]) -> String {
+        let place = self.place_of(deed, directories);
+        match (deviation, deed) {
+            (Deviation::Archived(name), Deed::Change { directory, .. }) => {
+                let directory = directories[*directory as usize].clone();
+                let kept = Place { tree: Tree::Archive, source: self.source.clone(), directory, name: name.clone() };
+                let kept = Escaped(&kept.on_disk()).to_string();
+                format!("another program changed `{place}`, which is at `{kept}` now: run `archive verify --repair`")
+            }
+            (Deviation::NotSet, _) => format!(
+                "another program changed `{place}`, or it can't be read: its metadata was not set; run `archive verify`"
+            ),
+            _ => format!("another program changed `{place}`, which was not removed: see `archive index check`"),
+        }
     }
 
     // Where in the repository a deed changes something, for a person.
@@ -179,7 +207,6 @@ impl Trees {
         self.archive.clear(directory).on_server(WHAT)
     }
 
-    // False if a file was no longer as it had been proved.
     fn change(
         &mut self,
         directory: &AbsPath,
@@ -187,16 +214,16 @@ impl Trees {
         (old, new): (&Old, &New),
         again: bool,
         strays: &mut Strays,
-    ) -> Result<bool> {
+    ) -> Result<Option<Deviation>> {
         if let New::Staged(staged) = new
             && self.is_placed(staged, again)
         {
-            return Ok(true);
+            return Ok(None);
         }
         let dir = match new {
             New::None => match self.snapshot.directory_by(directory, |base| base.open(directory.below_root())) {
                 // Where something goes that is gone already, nothing has to be made, and may be something else by now.
-                Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(true),
+                Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(None),
                 other => other.on_server(WHAT)?,
             },
             _ => self.directory(directory, strays)?,
@@ -205,23 +232,28 @@ impl Trees {
             && let New::Staged(staged) = new
             && self.completes(directory, &dir, name, (old, staged)).on_server(WHAT)?
         {
-            return Ok(true);
+            return Ok(None);
         }
-        let mut is_as_proved = true;
+        let mut deviation = None;
         match old {
             Old::None => {}
             Old::Archive { name: archived, inode } => {
                 self.retire(directory, &dir, name, (archived, &|found| found.is_inode(*inode)), again)?;
             }
             Old::Retire { name: archived, file } => {
-                is_as_proved = self.retire(directory, &dir, name, (archived, &|found| file.is(found)), again)?;
+                let is_meant = self.retire(directory, &dir, name, (archived, &|found| file.is(found)), again)?;
+                deviation = (!is_meant).then(|| Deviation::Archived(archived.clone()));
             }
             Old::Remove { inode } => self.delete(&dir, name, |found| found.is_inode(*inode)).map(drop)?,
             Old::Delete { file } => {
                 let is_meant = self.delete(&dir, name, |found| file.is(found))?;
                 // What takes the name clears it first. After a crash it may be the place of what came since.
-                if !is_meant && !again && *new == New::None {
-                    self.clear(directory, &dir, name, strays)?;
+                if !is_meant && *new == New::None {
+                    if again {
+                        deviation = Some(Deviation::Kept);
+                    } else {
+                        self.clear(directory, &dir, name, strays)?;
+                    }
                 }
             }
             // What is in a directory by now may be what was placed there.
@@ -237,11 +269,12 @@ impl Trees {
             }
             New::Restate { looks, mtime, file } => {
                 // After a crash it may have been done already.
-                let is_meant = |found: &Metadata| again || file.is(found);
-                is_as_proved &= restate(&dir, name, (*looks, *mtime), &self.staging, is_meant)?;
+                let is_meant = |found: &Metadata| file.is(found) || again && file.is_with(found, *mtime);
+                let is_set = restate(&dir, name, (*looks, *mtime), &self.staging, is_meant)?;
+                deviation = deviation.or((!is_set).then_some(Deviation::NotSet));
             }
         }
-        Ok(is_as_proved)
+        Ok(deviation)
     }
 
     // Moves a tray to where its directory is, which is empty. One that has gone was moved before; where there is no
@@ -444,7 +477,10 @@ impl Trees {
         let target = if found.kind == Kind::Symlink { dir.read_symlink(name).on_server(WHAT)? } else { Vec::new() };
         let hash = match found.kind {
             // One that can't be read moves unread, or it would hold up the source for ever.
-            Kind::File => dir.open_file(name).ok().and_then(|file| hash_content(&file, blake3::Hasher::new()).ok()),
+            Kind::File => {
+                let _ = dir.make_own_readable(name);
+                dir.open_file(name).ok().and_then(|file| hash_content(&file, blake3::Hasher::new()).ok())
+            }
             _ => None,
         };
         let is_claimed = |archived: &Name| strays.claimed.contains(&(path.clone(), archived.clone()));
@@ -490,7 +526,8 @@ fn restate(
         Ok(opened) => opened,
         // Somebody removed it since it was examined; the next pull says so.
         Err(Errno::ENOENT) => return Ok(true),
-        Err(_) => return Ok(false),
+        Err(Errno::EACCES | Errno::EPERM | Errno::ELOOP | Errno::ENOTDIR) => return Ok(false),
+        Err(errno) => return Err(errno).on_server(WHAT),
     };
     if !is_meant(&found) {
         return Ok(false);
