@@ -71,7 +71,7 @@ pub fn rebuild(repository: &Repository, report: &dyn Report) -> Result<Rebuilt> 
     write.catch_up(newest)?;
     for (source, known) in sources.iter().zip(&known) {
         report.notice(format_args!("reads everything of `{source}`"));
-        let unfound = rebuild_source(repository, (source, known), &write, &mut rebuilt)?;
+        let unfound = rebuild_source(repository, (source, known), &write, report, &mut rebuilt)?;
         baseless.push((source, unfound.baseless));
     }
     write.restore_contents()?;
@@ -115,13 +115,14 @@ fn rebuild_source(
     repository: &Repository,
     (source, known): (&SourceName, &Reverse),
     write: &Write<'_>,
+    report: &dyn Report,
     rebuilt: &mut Rebuilt,
 ) -> Result<Unfound> {
     let id = write.enter_source(source)?;
     let run = write.begin_rebuild(id, Timestamp::now())?;
     write.clear_pending(id)?;
     write.begin_finding()?;
-    enter_all(repository, (source, known), &Entering { write, source: id, run }, rebuilt)?;
+    enter_all(repository, (source, known), &Entering { report, write, source: id, run }, rebuilt)?;
     let unfound = write.end_finding(id, run)?;
     write.forget_fingerprints(id)?;
     write.end_rebuild(run, Timestamp::now())?;
@@ -199,6 +200,7 @@ struct Found {
     name: Name,
     metadata: Metadata,
     target: Vec<u8>,
+    // `None` for a file that can't be read.
     hash: Option<Hash>,
     // Set for the first name of an inode.
     first: bool,
@@ -275,8 +277,13 @@ fn look(tree: Tree, path: &AbsPath, dir: &Dir, name: Name) -> Result<(Found, Opt
     let target = if metadata.kind == Kind::Symlink { dir.read_symlink(&name).on_server(WHAT)? } else { Vec::new() };
     let mut file = None;
     if metadata.kind == Kind::File {
-        let opened = dir.open_file_with_metadata(&name).on_server(WHAT)?;
-        (file, metadata) = (Some(opened.0), opened.1);
+        let _ = dir.make_own_readable(&name);
+        match dir.open_file_with_metadata(&name) {
+            Ok(opened) => (file, metadata) = (Some(opened.0), opened.1),
+            // One file of another user must not keep all others from being read.
+            Err(Errno::EACCES | Errno::EPERM) => {}
+            Err(errno) => return Err(errno).on_server(WHAT),
+        }
     }
     let found = Found { tree, directory: path.clone(), name, metadata, target, hash: None, first: false };
     Ok((found, file))
@@ -315,6 +322,7 @@ fn hash_once(file: &File, found: &mut Found, inodes: &Inodes) -> Result<()> {
 
 /// Where found things are entered.
 struct Entering<'a> {
+    report: &'a dyn Report,
     write: &'a Write<'a>,
     source: SourceId,
     run: i64,
@@ -335,6 +343,11 @@ impl Entering<'_> {
             let record = Record::of(&found.metadata, hash, clamped_nanoseconds(Timestamp::now()));
             self.write.set_inode(found.metadata.inode.1, &record)?;
         }
+        if found.metadata.kind == Kind::File && found.hash.is_none() {
+            let path = found.directory.join(&found.name).map_or_else(String::new, |path| path.to_string());
+            self.report
+                .warn(format_args!("can't read `{}{path}`, which is taken for what the index says", found.tree.name()));
+        }
         let directory = self.write.enter_directory(self.source, &found.directory)?;
         match found.tree {
             Tree::Snapshot => self.enter_current(directory, found),
@@ -344,7 +357,7 @@ impl Entering<'_> {
 
     fn enter_current(&self, directory: DirectoryId, found: Found) -> Result<()> {
         if let Some(known) = self.write.current_named(directory, &found.name)? {
-            if is_as_known(&known, &found) {
+            if self.knows(&known, &found)? {
                 return self.write.set_found(known.id, false);
             }
             self.write.close(known.id, self.run, known.archive_name.as_ref())?;
@@ -362,7 +375,7 @@ impl Entering<'_> {
 
     fn enter_archived(&self, directory: DirectoryId, found: Found) -> Result<()> {
         if let Some(known) = self.write.archived_as(directory, &found.name)? {
-            if is_as_known(&known, &found) {
+            if self.knows(&known, &found)? {
                 return self.write.set_found(known.id, true);
             }
             self.write.set_archive_name(known.id, None)?;
@@ -372,8 +385,23 @@ impl Entering<'_> {
         let id = self.write.insert_past(&NewVersion { directory, entry: &entry, hash, run, archive_name, flags })?;
         self.write.set_found(id, true)
     }
+    // True if the index knows what was found; it gets the hash of a file that it has none of.
+    fn knows(&self, known: &Version, found: &Found) -> Result<bool> {
+        if known.entry.kind == Kind::File && known.hash.is_none() && found.hash.is_some() && is_as_known(known, found) {
+            self.write.refresh(known.id, &known.entry, found.hash, known.flags)?;
+        }
+        Ok(is_as_known(known, found))
+    }
 }
 
+// A hash that one of both lacks, for the file could not be read at one time, is that of the other.
 fn is_as_known(known: &Version, found: &Found) -> bool {
-    known.entry.kind == found.metadata.kind && known.hash == found.hash && known.entry.target == found.target
+    let has_hashes = known.hash.is_some() && found.hash.is_some();
+    known.entry.kind == found.metadata.kind
+        && known.entry.target == found.target
+        && if has_hashes { known.hash == found.hash } else { is_alike(known, &found.metadata) }
+}
+
+fn is_alike(known: &Version, found: &Metadata) -> bool {
+    known.entry.kind != Kind::File || known.entry.size == found.size
 }

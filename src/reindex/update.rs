@@ -92,7 +92,9 @@ impl Spot {
         };
         let is_same = match (&found, &known) {
             (None, None) => true,
-            (Some(found), Some(known)) => is_as_known(known, found) && found.name == self.name,
+            (Some(found), Some(known)) => {
+                is_as_known(known, found) && found.name == self.name && known.hash.is_some() >= found.hash.is_some()
+            }
             _ => false,
         };
         if is_same {
@@ -103,7 +105,7 @@ impl Spot {
         let below = directory.join(&self.name).filter(|_| self.tree == Tree::Snapshot);
         let scope = Scope { source, directory: &directory, below: below.as_ref() };
         let before = write.count_baseless(&scope)?;
-        self.take_over(&Entering { write: &write, source, run }, (found, known), &scope)?;
+        self.take_over(&Entering { report, write: &write, source, run }, (found, known), &scope)?;
         write.adopt(&scope, run)?;
         let lost = write.count_baseless(&scope)?.saturating_sub(before);
         write.forget_fingerprint(write.enter_directory(source, &directory)?)?;
