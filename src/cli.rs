@@ -233,7 +233,7 @@ impl Context {
 
     fn repository(&self) -> Result<Repository> {
         match &self.global.repo {
-            // Whatever the configuration says: it may be lost or broken when it matters most.
+            // The configuration is not read: it may be lost or broken when this matters most.
             Some(named) => Repository::open(named),
             None => Repository::open(self.repository_place(&self.config()?).path()),
         }

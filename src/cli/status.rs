@@ -58,7 +58,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     }
 }
 
-/// What commands report that list sources, where there are none.
+/// The notice of a command that lists sources, for a repository without any.
 pub(super) const NO_SOURCE: &str = "the repository holds no source yet: `archive pull` adds one";
 
 fn header() -> Vec<Cell> {

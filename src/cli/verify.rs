@@ -2,7 +2,7 @@
 
 use super::named::known_names;
 use super::{Context, print_result};
-use crate::config::Percent;
+use crate::config::{Config, Percent};
 use crate::error::{Error, Kind, Result};
 use crate::path::SourceName;
 use crate::report::json::{object, text};
@@ -32,7 +32,8 @@ fn share(text: &str) -> std::result::Result<Percent, String> {
 
 pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     let repository = context.repository()?;
-    let config = if args.repair { context.config()? } else { context.config_to_read()?.0 };
+    // Only a repair needs it.
+    let config = if args.repair { context.config()? } else { Config::default() };
     let index = repository.known_index()?;
     let names = known_names(&index, args.source.as_deref())?;
     let mut bad = 0;

@@ -17,12 +17,14 @@ pub(super) struct Beside {
     pub(super) ignored: Vec<PathBuf>,
 }
 
-/// The main file that counts: the first that exists. A symlink to nowhere does, and so does one that can't be looked for, so
-/// that an error reports it.
+/// The main file that counts: the first that exists. A symlink to nowhere does, and so does one at home that can't be looked
+/// for, so that an error reports it. What root keeps to itself is no other user's configuration.
 pub(super) fn usual() -> Option<PathBuf> {
-    use ErrorKind::{NotADirectory, NotFound};
+    use ErrorKind::{NotADirectory, NotFound, PermissionDenied};
+    let is_root = nix::unistd::geteuid().is_root();
     let is_missing = |path: &PathBuf| match std::fs::symlink_metadata(path) {
         Ok(found) => found.is_dir(),
+        Err(error) if path.starts_with("/etc") => error.kind() != PermissionDenied || !is_root,
         Err(error) => matches!(error.kind(), NotFound | NotADirectory),
     };
     usual_places().into_iter().find(|path| !is_missing(path))

@@ -29,7 +29,7 @@ const MAX_HANDLES: u64 = 256;
 // Handles of the server's that are not ours to use up.
 const RESERVED_HANDLES: u64 = 16;
 
-// How many files may get a server stuck. Each keeps a session of the client's sshd, of which a connection has few
+// Files that may get a server stuck. Each keeps a session of the client's sshd, of which a connection has few
 // (MAX_SESSIONS).
 const MAX_STUCK_OPENS: usize = 3;
 

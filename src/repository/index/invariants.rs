@@ -59,7 +59,7 @@ impl Index {
     }
 
     // A rebuild can't tell which directories of the snapshot are above the roots, so those that it found do not count. Nor does a
-    // listing that is to be made anew, for a root was pulled below it since.
+    // listing without a fingerprint: a root was pulled below it since, and the next pull lists it again.
     fn is_below_listed(&self, source: SourceId, path: &AbsPath) -> Result<bool> {
         let mut path = path.clone();
         while let Some((parent, _)) = path.split() {

@@ -9,7 +9,7 @@ use super::{CACHE_KIB, FILE_NAME, OnIndex, PATIENCE};
 use crate::error::Error;
 use crate::repository::dirs::{Dir, is_on_local_disk};
 
-// How many pages of 4 KiB the write-ahead log gathers before they are carried over.
+// Pages of 4 KiB that the write-ahead log gathers before they are carried over.
 const CHECKPOINT_PAGES: i64 = 8192;
 
 // Bytes that SQLite needs at least to open the index: the memory that processes share.
@@ -85,7 +85,7 @@ pub(super) fn has_write_ahead_log(repository: &Path) -> bool {
     read.is_ok() && header[18..20] == [2, 2]
 }
 
-/// Sets up any connection. Without the guarantee of stable plans, statements would be compiled anew for every set of parameters.
+/// Sets up any connection. Without the guarantee of stable plans, statements would be compiled again for every set of parameters.
 pub(super) fn settle(connection: &Connection) -> rusqlite::Result<()> {
     connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.set_prepared_statement_cache_capacity(64);
