@@ -286,8 +286,9 @@ struct Split {
 }
 
 impl Split {
-    // A run that came to no good end shows no moment that a rule could mean: it counts for nothing, and goes when a good one
-    // came after it. A rebuild shows what was left of the trees: it is kept as if it were a pull, but takes no pull's place. A date that can't be right proves nothing, so that run is kept and counts for nothing, too.
+    // A failed run shows no moment that a rule could mean: it counts for nothing, and goes when a good one came after it. The run
+    // of a rebuild shows what was left of the trees: it is kept in addition, and does not count against the limits for pulls. A
+    // date that can't be right proves nothing, so that run is kept and counts for nothing, too.
     fn of(runs: &[RunRow], keep: &Keep, now: &ZonedDateTime) -> Split {
         let misdated = misdated(runs, now.timestamp());
         let is_rebuild = |run: &RunRow| run.outcome.as_deref() == Some("rebuild");

@@ -31,8 +31,8 @@ pub enum What {
     Pattern(Vec<u8>),
 }
 
-/// Forgets: from the snapshot, the archive and the index; with everything that it holds, the source itself. With `dry_run` nothing goes, but all is told. Calls `each`
-/// before a version goes.
+/// Forgets from the snapshot, the archive and the index; with everything that it holds, the source itself. With `dry_run`
+/// nothing goes, but everything is reported. Calls `each` before a version goes.
 pub fn forget(
     repository: &Repository,
     source: &SourceName,

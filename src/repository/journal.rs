@@ -468,8 +468,8 @@ pub struct Recovered {
     pub found: Found,
 }
 
-/// Finishes what an interrupted run of a source left. The source must be locked. Refuses an index that is older than the trees: what it has pending was done long ago, and
-/// the trees have gone on since.
+/// Finishes what an interrupted run of a source left. The source must be locked. Refuses an index that is older than the trees:
+/// what it has pending was done long ago, and the trees have gone on since.
 pub fn recover(repository: &Repository, index: &mut Index, source: &SourceName) -> Result<Recovered> {
     let Some(id) = index.source_id(source)? else { return Ok(Recovered::default()) };
     repository.check_index_is_newest(index)?;
