@@ -2,7 +2,8 @@
 //! invariant of archive-tree(5) to hold, and each kept run shows and gives back what its client held.
 //!
 //! `make histories` runs many of them. `HISTORIES` says how many, `HISTORIES_SEED` the first one's seed, `HISTORIES_OPS` how
-//! many steps each has, and `HISTORIES_WITHOUT` what is left out, as in `Crowd,PutIndexBack`.
+//! many steps each has, and `HISTORIES_WITHOUT` what is left out, as in `Crowd,PutIndexBack`. All workers end after
+//! `HISTORIES_FAILURES` histories that fail, each of which is shortened for `HISTORIES_PATIENCE` seconds.
 
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -43,6 +44,9 @@ const REPORTED_EVERY: usize = 250;
 
 // Seconds that may go by in search of a shorter history that fails.
 const PATIENCE: u64 = 15;
+
+// Histories that fail, of all workers, before they end.
+const MAX_FAILURES: u64 = 9;
 
 /// Numbers that look random, the same ones for the same seed (xorshift, Marsaglia 2003).
 pub struct Dice(u64);
@@ -196,18 +200,20 @@ fn worker() {
         (number("HISTORIES", HISTORIES), number("HISTORIES_SEED", 1), number("HISTORIES_OPS", OPS));
     let place = tempfile::Builder::new().prefix("histories").tempdir_in("/dev/shm").unwrap();
     let (_disk, disk) = disk(place.path());
+    let failed = PathBuf::from(std::env::var_os("HISTORIES_FAILED").unwrap());
     let mut failures = 0;
     for (told, seed) in (first..first + count).filter(|seed| seed % of == own).enumerate() {
         if told > 0 && told % REPORTED_EVERY == 0 {
             println!("HISTORIES: worker {own} has told {told}, up to seed {seed}");
         }
+        if std::fs::read_dir(&failed).unwrap().count() as u64 >= number("HISTORIES_FAILURES", MAX_FAILURES) {
+            break;
+        }
         let history = history(seed, ops);
         if let Some(failure) = tell(&history, place.path(), &disk) {
             failures += 1;
+            std::fs::write(failed.join(seed.to_string()), "").unwrap();
             println!("{}", report(seed, &shrink(history, failure, place.path(), &disk)));
-            if failures >= number("HISTORIES_FAILURES", 3) {
-                break;
-            }
         }
     }
     assert_eq!(failures, 0, "histories failed");
@@ -218,10 +224,12 @@ fn every_invariant_holds_after_every_step_of_random_histories() {
     let cores = std::thread::available_parallelism().map_or(1, usize::from) as u64;
     // A multiple of three, so that each has one size of batches.
     let workers = BATCHES.len() as u64 * number("HISTORIES_PROCESSES", cores.div_ceil(2)).max(1);
+    // One file for each seed whose history fails.
+    let failed = tempfile::tempdir().unwrap();
     let begin = |own: u64| {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args(["histories::worker", "--exact", "--ignored", "--nocapture", "--test-threads", "1"]);
-        command.env("HISTORIES_WORKER", format!("{own}/{workers}"));
+        command.env("HISTORIES_WORKER", format!("{own}/{workers}")).env("HISTORIES_FAILED", failed.path());
         command.env("ARCHIVE_BATCH", BATCHES[(own % BATCHES.len() as u64) as usize]);
         // Each finding is printed at once: a run of hours that is interrupted must not lose it.
         command.stdin(Stdio::null()).spawn().unwrap()
