@@ -19,6 +19,8 @@ mod by_hand;
 mod client;
 #[path = "histories/damage.rs"]
 mod damage;
+#[path = "histories/dropping.rs"]
+mod dropping;
 #[path = "histories/guards.rs"]
 mod guards;
 #[path = "histories/index.rs"]

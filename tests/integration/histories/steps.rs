@@ -6,15 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use archive::prune;
 use archive::pull::{self, Options};
 use archive::remote::{self, Client};
 use archive::report::{Summary, Tee};
 use archive::repository::Repository;
 use archive::restore::{self, To, restore};
-use archive::retention::Keep;
 use archive::source::{ArchiveWhat, HashWhere, LinkWhen, MinFree, Settings, Source};
-use jiff::ToSpan;
 
 use super::Dice;
 use super::client::Change;
@@ -113,9 +110,6 @@ impl How {
         }
     }
 }
-
-/// Whether a path is forgotten.
-type Goes = Box<dyn Fn(&[u8]) -> bool>;
 
 /// One pull that is to be made.
 pub(super) struct Planned {
@@ -220,6 +214,7 @@ impl World {
                 self.pull_several(&planned, dice.below(4) == 0);
             }
             Step::Crowd => self.crowd(dice),
+            Step::Prune if dice.below(4) == 0 => self.prune_between(dice),
             Step::Prune => self.prune(dice),
             Step::Forget => self.forget(dice),
             Step::Rebuild => self.rebuild(),
@@ -327,94 +322,6 @@ impl World {
         self.check(dice);
         for client in &self.clients {
             let _ = fs::remove_dir_all(client.roots()[0].join("crowd"));
-        }
-    }
-
-    fn prune(&mut self, dice: &mut Dice) {
-        if !self.exists() {
-            return;
-        }
-        let source = dice.one_of(&SOURCES).unwrap().0;
-        self.move_runs(source, dice);
-        let mut some = |of: u64| (dice.below(of) == 0).then(|| 1 + dice.below(3) as u32);
-        let mut keep = Keep {
-            last: some(2),
-            hourly: some(4),
-            daily: some(2),
-            weekly: some(4),
-            monthly: some(5),
-            yearly: some(6),
-            within: None,
-        };
-        keep.within = (dice.below(4) == 0).then(|| (dice.below(5) as i64).days().fieldwise());
-        if keep.is_empty() {
-            keep.daily = Some(2);
-        }
-        self.tell(format!("prune {source} {keep:?}"));
-        let Some(repository) = self.repository() else { return };
-        let listener = Listener::default();
-        let pruned = prune::Prune::new(&repository, false, jiff::ZonedDateTime::now(), &listener).source(
-            &name(source),
-            &keep,
-            &mut |_| Ok(()),
-        );
-        match pruned {
-            Ok(pruned) => {
-                self.has_dropped |= pruned.versions > 0;
-                self.tell(format!("    {pruned:?}"));
-            }
-            Err(error) => self.find(format!("prune fails: {error}")),
-        }
-    }
-
-    // As if the runs had been at other times: hours, days or weeks apart, backwards, or in the future.
-    fn move_runs(&mut self, source: &str, dice: &mut Dice) {
-        const HOUR: i64 = 3_600_000_000_000;
-        let step = [HOUR, 24 * HOUR, 24 * HOUR, 7 * 24 * HOUR, 40 * 24 * HOUR, -24 * HOUR, 0][dice.below(7) as usize];
-        let base = [1_600_000_000_000_000_000, 1_795_000_000_000_000_000, 4_000_000_000_000_000_000];
-        let base = base[dice.below(3) as usize];
-        let index = self.index();
-        let runs: Vec<i64> = {
-            let sql = "SELECT run.id FROM run JOIN source ON source.id = run.source WHERE source.name = ?1 ORDER BY 1";
-            let mut statement = index.prepare(sql).unwrap();
-            statement.query_map([source], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
-        };
-        for (at, run) in (0..).zip(runs) {
-            let started = base + step * at + dice.below(HOUR as u64 / 2) as i64;
-            let sql = "UPDATE run SET started = ?2, ended = iif(ended IS NULL, NULL, ?2 + 1) WHERE id = ?1";
-            index.execute(sql, [run, started]).unwrap();
-        }
-        self.tell(format!("runs of {source} are {} h apart from {base}", step / HOUR));
-    }
-
-    fn forget(&mut self, dice: &mut Dice) {
-        if !self.exists() {
-            return;
-        }
-        let source = dice.one_of(&SOURCES).unwrap().0;
-        let paths: Vec<Vec<u8>> =
-            self.states[source].values().flatten().flat_map(|walk| walk.keys().cloned()).collect();
-        let Some(path) = dice.one_of(&paths) else { return };
-        let (what, goes): (_, Goes) = if dice.below(3) == 0 {
-            let pattern = [&b"a"[..], b"b", b"d~"][dice.below(3) as usize];
-            self.tell(format!("forget {source} {}", pattern.escape_ascii()));
-            // What is above the roots has none of these names.
-            let goes = move |path: &[u8]| path.split(|&byte| byte == b'/').any(|part| part == pattern);
-            (prune::forget::What::Pattern(pattern.to_vec()), Box::new(goes))
-        } else {
-            self.tell(format!("forget {source} {}", path.escape_ascii()));
-            let checked = archive::path::AbsPath::new(path.clone()).unwrap();
-            let goes = move |other: &[u8]| other == path || other.starts_with(&[&path[..], b"/"].concat());
-            (prune::forget::What::Path(checked), Box::new(goes))
-        };
-        let Some(repository) = self.repository() else { return };
-        let listener = Listener::default();
-        match prune::forget::forget(&repository, &name(source), &what, (false, &listener), &mut |_| Ok(())) {
-            Ok(_) => {
-                self.has_dropped = true;
-                self.forgotten(source, goes);
-            }
-            Err(error) => self.find(format!("forget fails: {error}")),
         }
     }
 
