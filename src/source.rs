@@ -117,10 +117,10 @@ pub enum CopyBy {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CompressWhen {
-    /// When the line is slower than the compressor.
+    /// When the connection is slower than the compressor
     #[default]
     Auto,
-    /// From the beginning.
+    /// From the beginning
     Always,
     /// Never.
     Never,

@@ -20,7 +20,7 @@ mod restoring;
 #[path = "property/roots.rs"]
 mod roots;
 
-use model::{Model, What, walk};
+use model::{Metadata, Model, What, walk};
 
 /// Something that is done to a client. Numbers choose among what there is when it is done.
 #[derive(Clone, Debug)]
@@ -148,7 +148,7 @@ fn tell(history: &History) {
     // Something must stay: a root that is emptied is not believed.
     let client = Tree::new([("stays", file("here"))]);
     let mut models = BTreeMap::from([("one", Model::default()), ("two", Model::default())]);
-    for (deeds, how) in &history.steps {
+    for (at, (deeds, how)) in history.steps.iter().enumerate() {
         deeds.iter().for_each(|deed| carry_out(&client, deed));
         let name = if how.other_source { "two" } else { "one" };
         let model = models.get_mut(name).unwrap();
@@ -158,7 +158,13 @@ fn tell(history: &History) {
             program.run(["prune", "-q", name, "--keep-last", "1"]).well();
             model.pruned();
         }
-        model.assert_snapshot(&program.snapshot(name, &client.root()), history.link != "content");
+        let has_pruned = history.steps[..=at].iter().any(|(_, how)| how.prunes);
+        let metadata = match history.link {
+            "content" if has_pruned => Metadata::None,
+            "content" => Metadata::OfSingleNames,
+            _ => Metadata::All,
+        };
+        model.assert_snapshot(&program.snapshot(name, &client.root()), metadata);
         model.assert_archive(&program.archive(name, &client.root()));
         assert_eq!(rows(&program, name, &client), model.rows(), "the index");
         program.assert_index_is_right();
