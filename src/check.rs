@@ -171,7 +171,7 @@ pub fn finish_interrupted(
     let finished = Lock::source(repository, source, PATIENCE).and_then(|_lock| recover(repository, index, source));
     match finished {
         Ok(recovered) => {
-            recovered.found.warnings().for_each(|warning| report.warn(&warning));
+            recovered.found.report(report);
             Ok(())
         }
         Err(error) if error.kind() == ErrorKind::Locked => Ok(()),

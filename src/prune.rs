@@ -112,8 +112,7 @@ impl<'a> Prune<'a> {
         self.repository.check_index_is_newest(&index)?;
         if !self.dry_run {
             index.expect_much_writing()?;
-            let recovered = recover(self.repository, &mut index, source)?;
-            recovered.found.warnings().for_each(|warning| self.report.warn(&warning));
+            recover(self.repository, &mut index, source)?.found.report(self.report);
         }
         let Split { kept, dropped, misdated } = Split::of(&index.runs(id)?, keep, &self.now);
         report_misdated(self.report, source, &misdated);
@@ -255,7 +254,7 @@ impl<'a> Dropping<'a> {
         }
         let done = self.journal.carry_out(index, batch, then)?;
         done.settle(index, |_| Ok(()))?;
-        done.found.warnings().for_each(|warning| self.report.warn(&warning));
+        done.found.report(self.report);
         self.emptied.extend(done.batch.deeds.into_iter().filter_map(|deed| match deed {
             Deed::Drop { directory, .. } | Deed::Delete { directory, .. } => Some(directory),
             Deed::Fill { .. } | Deed::Change { .. } | Deed::Keep { .. } => None,

@@ -103,7 +103,7 @@ fn finish_interrupted(
             update_layout(repository, index, source)?;
         } else {
             match recover(repository, index, source) {
-                Ok(recovered) => recovered.found.warnings().for_each(|warning| report.warn(&warning)),
+                Ok(recovered) => recovered.found.report(report),
                 Err(error) => report.warn(&error),
             }
         }
@@ -277,8 +277,7 @@ fn look(tree: Tree, path: &AbsPath, dir: &Dir, name: Name) -> Result<(Found, Opt
     let target = if metadata.kind == Kind::Symlink { dir.read_symlink(&name).on_server(WHAT)? } else { Vec::new() };
     let mut file = None;
     if metadata.kind == Kind::File {
-        let _ = dir.make_own_readable(&name);
-        match dir.open_file_with_metadata(&name) {
+        match dir.open_own_file(&name) {
             Ok(opened) => (file, metadata) = (Some(opened.0), opened.1),
             // One file of another user must not keep all others from being read.
             Err(Errno::EACCES | Errno::EPERM) => {}
@@ -346,7 +345,7 @@ impl Entering<'_> {
         if found.metadata.kind == Kind::File && found.hash.is_none() {
             let path = found.directory.join(&found.name).map_or_else(String::new, |path| path.to_string());
             self.report
-                .warn(format_args!("can't read `{}{path}`, which is taken for what the index says", found.tree.name()));
+                .warn(format_args!("can't read `{path}` in the {}: its content was not checked", found.tree.name()));
         }
         let directory = self.write.enter_directory(self.source, &found.directory)?;
         match found.tree {

@@ -86,8 +86,7 @@ fn begin(
     let lock = Lock::source(repository, source, PATIENCE)?;
     let mut index = repository.index()?;
     repository.check_index_is_newest(&index)?;
-    let recovered = recover(repository, &mut index, source)?;
-    recovered.found.warnings().for_each(|warning| report.warn(&warning));
+    recover(repository, &mut index, source)?.found.report(report);
     Ok((Some(lock), index))
 }
 

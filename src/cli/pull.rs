@@ -266,7 +266,7 @@ fn all_sources(context: &Context, config: &Config, mut worst: u8) -> Result<(Vec
     Ok((sources, worst))
 }
 
-// Nor must one that was named.
+// A mistake in a named source must not keep the others from being pulled either.
 fn named_sources(context: &Context, config: &Config, args: &Args, mut worst: u8) -> Result<(Vec<Source>, u8)> {
     let mut sources: Vec<Source> = Vec::new();
     let targets = args.targets.iter().map(|target| Target::parse(target)).collect::<Result<Vec<_>>>()?;

@@ -202,7 +202,7 @@ impl Keys {
         self.keep().map(drop)
     }
 
-    /// What `prune` keeps.
+    /// The rules of `prune`; `None` keeps everything.
     pub(super) fn keep(&self) -> Result<Option<Keep>> {
         match self.keep.as_ref().map(KeepKeys::policy) {
             Some(keep) if keep.is_empty() => Err(Error::usage("`keep` keeps nothing")

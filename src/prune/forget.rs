@@ -53,8 +53,7 @@ pub fn forget(
     repository.check_index_is_newest(&index)?;
     let mut dropping = None;
     if !dry_run {
-        let recovered = recover(repository, &mut index, source)?;
-        recovered.found.warnings().for_each(|warning| report.warn(&warning));
+        recover(repository, &mut index, source)?.found.report(report);
         dropping = Some(Dropping::open(repository, (id, source), report)?);
     }
     let chosen = Chosen::of(&index, id, what)?;

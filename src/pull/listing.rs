@@ -314,7 +314,7 @@ impl Listing<'_> {
         // directory changes none of them.
         let is_other = remembered.and_then(|known| known.inode).is_some_and(|known| known != 0 && known != *inode);
         let was_mount = self.check_mount(&announced, remembered.map(|known| known.id))?;
-        // The row of a mount that is no more is written anew with its directory.
+        // The row of a mount that does not exist any more is written again with its directory.
         let is_other = is_other || is_mount != was_mount;
         let trusted = self.remembered.index.filter(|_| complete && !self.wants_all && !is_other);
         let kept_fingerprint = remembered.and_then(|known| known.fingerprint);

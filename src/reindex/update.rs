@@ -32,8 +32,7 @@ pub fn update(repository: &Repository, paths: &[PathBuf], report: &dyn Report) -
     let mut changed = 0;
     for path in paths {
         let spot = Spot::find(repository, path)?;
-        let recovered = recover(repository, &mut index, &spot.source)?;
-        recovered.found.warnings().for_each(|warning| report.warn(&warning));
+        recover(repository, &mut index, &spot.source)?.found.report(report);
         let count = spot.update(repository, &mut index, report)?;
         if count == 0 {
             report.notice(format_args!("the index knows `{}` as it is", path.display()));
@@ -93,7 +92,8 @@ impl Spot {
         let is_same = match (&found, &known) {
             (None, None) => true,
             (Some(found), Some(known)) => {
-                is_as_known(known, found) && found.name == self.name && known.hash.is_some() >= found.hash.is_some()
+                let lacks_hash = known.hash.is_none() && found.hash.is_some();
+                is_as_known(known, found) && found.name == self.name && !lacks_hash
             }
             _ => false,
         };

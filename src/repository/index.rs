@@ -414,25 +414,26 @@ pub(crate) trait OnIndex<T> {
 
 impl<T> OnIndex<T> for rusqlite::Result<T> {
     fn on_index(self, what: &str) -> Result<T> {
-        self.map_err(|error| match error.sqlite_error_code() {
-            Some(rusqlite::ErrorCode::DiskFull) => Error::new(ErrorKind::Full, format_args!("{what}: {error}")),
-            // No room for the memory that processes share.
-            _ if error
-                .sqlite_error()
-                .is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE) =>
-            {
-                Error::new(ErrorKind::Full, format_args!("{what}: no space left on device"))
-            }
-            Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
-                Error::new(ErrorKind::Failed, format_args!("{what}: {error}"))
-                    .hint("move index.sqlite aside and run `archive index rebuild`")
-            }
-            Some(
-                rusqlite::ErrorCode::CannotOpen | rusqlite::ErrorCode::ReadOnly | rusqlite::ErrorCode::PermissionDenied,
-            ) => Error::new(ErrorKind::Failed, format_args!("{what}: {error}"))
-                .hint("if files of the repository belong to another user, change the owner with `chown -R`"),
-            _ => Error::new(ErrorKind::Failed, format_args!("{what}: {error}")),
-        })
+        self.map_err(|error| error_on_index(what, &error))
+    }
+}
+
+fn error_on_index(what: &str, error: &rusqlite::Error) -> Error {
+    match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::DiskFull) => Error::new(ErrorKind::Full, format_args!("{what}: {error}")),
+        // No room for the memory that processes share.
+        _ if error.sqlite_error().is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE) => {
+            Error::new(ErrorKind::Full, format_args!("{what}: no space left on device"))
+        }
+        Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
+            Error::new(ErrorKind::Failed, format_args!("{what}: {error}"))
+                .hint("move index.sqlite aside and run `archive index rebuild`")
+        }
+        Some(
+            rusqlite::ErrorCode::CannotOpen | rusqlite::ErrorCode::ReadOnly | rusqlite::ErrorCode::PermissionDenied,
+        ) => Error::new(ErrorKind::Failed, format_args!("{what}: {error}"))
+            .hint("if files of the repository belong to another user, change the owner with `chown -R`"),
+        _ => Error::new(ErrorKind::Failed, format_args!("{what}: {error}")),
     }
 }
 

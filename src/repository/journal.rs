@@ -301,7 +301,7 @@ impl Journal {
 pub struct Done {
     /// What was done.
     pub batch: Batch,
-    /// What was met in the trees that the index did not know of.
+    /// Deviations of the trees from the index.
     pub found: Found,
     source: SourceId,
     // All of it, and of what was before it, is on the disk: nothing is pending once its rows are.
@@ -464,7 +464,7 @@ impl Rows<'_> {
 pub struct Recovered {
     /// How many changes there were that the index did not know of.
     pub changes: u64,
-    /// What was met in the trees that the index did not know of.
+    /// Deviations of the trees from the index.
     pub found: Found,
 }
 

@@ -23,7 +23,7 @@ struct Asked {
     path: AbsPath,
     // In the snapshot, if it exists there.
     dir: Option<Dir>,
-    // Where the directory can't be changed itself.
+    // The tree in which the directory itself can't be changed.
     blocked: Option<Tree>,
 }
 

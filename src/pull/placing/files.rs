@@ -411,12 +411,8 @@ fn open_proved(dir: &Dir, name: &Name, proved: ProvedFile) -> Result<File> {
     if proved.is(&found) {
         return Ok(file);
     }
-    Err(changed_meanwhile(name))
-}
-
-fn changed_meanwhile(name: &Name) -> Error {
     let what = format_args!("`{name}` in the snapshot was changed by another program");
-    Error::new(ErrorKind::Failed, what).hint("pull again")
+    Err(Error::new(ErrorKind::Failed, what).hint("pull again"))
 }
 
 // As well as the file system can keep it.

@@ -1,5 +1,6 @@
 //! Moves and links that never overwrite, also where `renameat2` can't refuse to, and removals of what is meant alone.
 
+use std::fs::File;
 use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
@@ -57,6 +58,14 @@ impl Dir {
         let path = format!("/proc/self/fd/{}", held.as_raw_fd());
         fchmodat(AT_FDCWD, path.as_str(), Mode::from_bits_truncate(found.mode | 0o600), FchmodatFlags::FollowSymlink)?;
         Ok(true)
+    }
+
+    /// As [`open_file_with_metadata`](Dir::open_file_with_metadata), also where the owner, which this process is, may not read.
+    pub fn open_own_file(&self, name: &Name) -> nix::Result<(File, Metadata)> {
+        match self.open_file_with_metadata(name) {
+            Err(Errno::EACCES) if self.make_own_readable(name)? => self.open_file_with_metadata(name),
+            opened => opened,
+        }
     }
 
     /// Removes a name if what it names is meant at this moment.

@@ -18,8 +18,8 @@ use crate::error::Result;
 const TURN: i64 = if cfg!(debug_assertions) { 16 } else { 4096 };
 const RANGES: i64 = 32;
 
-// How many versions a transaction keeps before it enters them.
-const MOST_KEPT: usize = if cfg!(debug_assertions) { 32 } else { 1 << 16 };
+// Versions that a transaction keeps before it enters them.
+const MAX_KEPT: usize = if cfg!(debug_assertions) { 32 } else { 1 << 16 };
 
 /// What fills empty tables of contents and sizes.
 pub(super) const FROM_VERSIONS: [&str; 2] = [
@@ -131,7 +131,7 @@ impl Write<'_> {
         let mut found = self.found.borrow_mut();
         found.sizes.push(size as i64);
         found.heads.extend(hash.map(|hash| (head_of(&hash), version)));
-        if found.sizes.len() < MOST_KEPT {
+        if found.sizes.len() < MAX_KEPT {
             Ok(())
         } else {
             drop(found);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
-use super::{CACHE_KIB, FILE_NAME, OnIndex, PATIENCE};
+use super::{CACHE_KIB, FILE_NAME, PATIENCE, error_on_index};
 use crate::error::Error;
 use crate::repository::dirs::{Dir, is_on_local_disk};
 
@@ -15,7 +15,8 @@ const CHECKPOINT_PAGES: i64 = 8192;
 // Bytes that SQLite needs at least to open the index: the memory that processes share.
 const OPENING_BYTES: u64 = 64 << 10;
 
-/// The error for an index that is read-only. Nothing is opened to find the cause: closing the file again would drop SQLite's locks.
+/// The error for an index that is read-only. Nothing is opened to find the cause: closing the file again would drop SQLite's
+/// locks.
 pub(super) fn not_writable(path: &Path) -> Error {
     use nix::unistd::{AccessFlags, access};
     let errno = access(path, AccessFlags::W_OK).err().unwrap_or(nix::errno::Errno::EACCES);
@@ -28,11 +29,11 @@ pub(super) fn not_opened(failed: &str, repository: &Path, error: rusqlite::Error
     let dir = Dir::open_base(repository).ok().filter(|_| is_unopened);
     match dir.map(|dir| dir.check_has_room_for(OPENING_BYTES)) {
         Some(Err(errno)) => Error::server(failed, errno.into()),
-        Some(Ok(())) | None => Err::<(), _>(error).on_index(failed).expect_err("it is an error"),
+        Some(Ok(())) | None => error_on_index(failed, &error),
     }
 }
 
-/// Waits for others. SQLite does not wait for them itself where the log is made, as those do who open a new index at the same time.
+/// Waits for others that open a new index at the same time: SQLite does not wait for them where the log is made.
 pub(super) fn patiently<T>(mut work: impl FnMut() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -77,7 +78,8 @@ fn leave_write_ahead_log(connection: &Connection, repository: &Path) -> rusqlite
     connection.pragma_update(None, "journal_mode", "DELETE")
 }
 
-/// True for a database with a write-ahead log, as its header says: https://www.sqlite.org/fileformat2.html#file_format_version_numbers
+/// True for a database with a write-ahead log, as its header says:
+/// <https://www.sqlite.org/fileformat2.html#file_format_version_numbers>
 pub(super) fn has_write_ahead_log(repository: &Path) -> bool {
     use std::io::Read;
     let mut header = [0; 20];
@@ -85,7 +87,8 @@ pub(super) fn has_write_ahead_log(repository: &Path) -> bool {
     read.is_ok() && header[18..20] == [2, 2]
 }
 
-/// Sets up any connection. Without the guarantee of stable plans, statements would be compiled again for every set of parameters.
+/// Sets up any connection. Without the guarantee of stable plans, statements would be compiled again for every set of
+/// parameters.
 pub(super) fn settle(connection: &Connection) -> rusqlite::Result<()> {
     connection.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.set_prepared_statement_cache_capacity(64);

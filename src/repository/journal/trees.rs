@@ -10,6 +10,7 @@ use super::{Batch, Deed, Looks, New, Old, Row};
 use crate::entry::{Kind, Time, hash_content};
 use crate::error::{OnServer, Result};
 use crate::path::{AbsPath, Escaped, Name, SourceName};
+use crate::report::Report;
 use crate::repository::Repository;
 use crate::repository::archive::{Archive, open_directory};
 use crate::repository::dirs::{Dir, Metadata, OpenTree, Unlinked, owner_given};
@@ -36,7 +37,7 @@ pub struct Touched {
     pub after: Metadata,
 }
 
-/// What a batch met in the trees that the index did not know of.
+/// Deviations of the trees from the index that a batch met.
 #[derive(Debug, Default)]
 pub struct Found {
     /// The client's paths where something was in the way, which the archive has now.
@@ -61,6 +62,11 @@ impl Found {
     pub fn warnings(&self) -> impl Iterator<Item = String> + '_ {
         let stray = |path| format!("`{path}` held something unknown, which is in the archive now");
         self.changed.iter().cloned().chain(self.strays.iter().map(stray))
+    }
+
+    /// Warns of each.
+    pub fn report(&self, report: &dyn Report) {
+        self.warnings().for_each(|warning| report.warn(&warning));
     }
 }
 
@@ -478,8 +484,8 @@ impl Trees {
         let hash = match found.kind {
             // One that can't be read moves unread, or it would hold up the source for ever.
             Kind::File => {
-                let _ = dir.make_own_readable(name);
-                dir.open_file(name).ok().and_then(|file| hash_content(&file, blake3::Hasher::new()).ok())
+                let opened = dir.open_own_file(name).ok();
+                opened.and_then(|(file, _)| hash_content(&file, blake3::Hasher::new()).ok())
             }
             _ => None,
         };
