@@ -90,6 +90,24 @@ impl Sshd {
         self.configure_client(&format!("Host client\n  ProxyCommand /bin/bash {}\n", script.display()));
     }
 
+    /// From now on another, empty directory is in this one's place for what sshd runs; `None` where that can't be had.
+    pub fn replace_directory(&self, path: &str) -> Option<PathBuf> {
+        let namespace: &[&str] = if super::is_root() { &["--mount"] } else { &["--map-root-user", "--mount"] };
+        let other = self.path("replaced");
+        std::fs::create_dir(&other).unwrap();
+        let script = format!("mount --bind {} {path}", other.display());
+        let tried = Command::new("unshare").args(namespace).args(["sh", "-c", &script]).output();
+        if !tried.is_ok_and(|ran| ran.status.success()) {
+            return None;
+        }
+        let file = self.path("replacing");
+        let config = self.path("sshd_config");
+        std::fs::write(&file, format!("{script} && exec {SSHD} -i -f {}\n", config.display())).unwrap();
+        let command = format!("unshare {} sh {}", namespace.join(" "), file.display());
+        self.configure_client(&format!("Host client\n  ProxyCommand {command}\n"));
+        Some(other)
+    }
+
     /// From now on what goes either way arrives so much later.
     pub fn delay_line(&self, milliseconds: u64) {
         let script = self.path("line");
