@@ -1,22 +1,38 @@
 //! The pull: where a client and the repository meet.
 //!
-//! A pipeline of threads joined by bounded queues, so that memory does not grow with the number of files:
+//! A state machine decides what happens to each file; workers, joined by bounded queues so that memory does not grow with
+//! the number of files, report to it and carry out its orders:
 //!
 //! ```text
-//! client => [listing] -> [dispatch] -> [hashing] <=> client
-//!                             |            |
-//!                             v            v  what is unknown here
-//!                         [applying] <- [receiving] <=SFTP= client
+//!               client
+//!      ^  |      ^  |      ^  |
+//!      |  v      |  v      |  v
+//!   [listing] [hashing] [fetching]
+//!       |          |         |
+//!   [dispatch]     |    [receiving] -> staging
+//!       |          |         |
+//!       +----------+---------+----> [in_flight]: the [machine]
+//!                                        |
+//!                                     [routes] -> hashing, fetching, or
+//!                                        |
+//!                                    [applying] -> trees, index
 //! ```
 //!
-//! - [`listing`] compares what the client lists with the index and, through [`crate::plan`], finds what to do;
-//! - [`dispatch`] sends each step on its way, and keeps removals back until the listing is complete;
-//! - [`hashing`] asks the helper for hashes, and [`contents`] says which of them are here already or on their way, [`possession`]
-//!   who may have what another source has sent;
-//! - [`receiving`] has what comes written into staging, and hashed, as [`arriving`] files, and [`comparing`] says what need
-//!   not come after all;
-//! - [`applying`] alone changes the trees, through [`placing`], batch by batch, and has each written into the index by the
-//!   [`ledger`] while the next one gathers; [`content_locator`] finds what is to be linked.
+//! To follow one file, read [`machine`] first; the order of the modules is that of a run:
+//!
+//! - [`preview`] is a dry run, and [`pipeline`] a run: it starts the workers; [`failure`] ends all of them when one fails;
+//! - [`roots`] checks what the client says of the roots, [`mending`] what an earlier run has left, [`parents`] that every
+//!   listed directory is in a listed one;
+//! - [`listing`] compares what the client lists with the index and, through [`crate::plan`], finds what to do for each
+//!   [`directory`]; [`moved`] finds renamed directories, [`merging`] what changed in one, [`announcements`] and [`path_set`]
+//!   remember which were listed;
+//! - [`dispatch`] reports every step, and keeps [`removals`] until the [`guard`] has counted them; [`counting`] lists once more
+//!   if that takes too long;
+//! - [`machine`] decides, [`in_flight`] lets all workers share it, [`routes`] carries out its orders, [`possession`] finds out
+//!   who may have the content of another source;
+//! - [`hashing`] and [`fetching`] ask the client; [`receiving`] writes what it sends into staging, as [`arriving`] files;
+//! - [`applying`] takes each [`change`], plans it by [`placing`] with contents that [`content_locator`] finds, carries the batch
+//!   out, and has the [`ledger`] write it to the index while the next one gathers.
 
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
@@ -42,9 +58,7 @@ mod announcements;
 mod applying;
 mod arriving;
 mod change;
-mod comparing;
 mod content_locator;
-mod contents;
 mod counting;
 mod directory;
 mod dispatch;
@@ -52,8 +66,10 @@ mod failure;
 mod fetching;
 mod guard;
 mod hashing;
+mod in_flight;
 mod ledger;
 mod listing;
+mod machine;
 mod mending;
 mod merging;
 mod moved;
@@ -66,7 +82,7 @@ mod preview;
 mod receiving;
 mod removals;
 mod roots;
-mod sizes;
+mod routes;
 
 use directory::Directory;
 use guard::{Before, Consent, Gate, GoneFiles};

@@ -110,6 +110,38 @@ fn uses(text: &str) -> Vec<String> {
 }
 
 #[test]
+fn pull_names_all_of_its_modules_in_its_overview() {
+    let text = fs::read_to_string(root().join("src/pull.rs")).unwrap();
+    let overview: String = text.lines().take_while(|line| line.starts_with("//!")).collect();
+    let modules: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';')).collect();
+    assert!(modules.len() > 20, "{modules:?}");
+    for module in &modules {
+        assert!(overview.contains(&format!("[`{module}`]")), "`{module}` is not in the overview of src/pull.rs");
+    }
+    let linked = overview.split("[`").skip(1).filter_map(|rest| rest.split_once("`]")).map(|(name, _)| name);
+    for name in linked.filter(|name| !name.contains("::")) {
+        assert!(modules.contains(&name), "the overview of src/pull.rs names `{name}`, which does not exist");
+    }
+}
+
+#[test]
+fn state_machine_of_a_pull_is_pure() {
+    let impure =
+        ["thread", "Mutex", "RwLock", "Condvar", "Atomic", "Cell<", "Instant", "SystemTime", "Timestamp", "std::fs"];
+    let more =
+        ["fs_err", "std::io", "std::net", "nix::", "rustix::", "Sender", "Receiver", "Index", "tally", "tracing"];
+    let machine = |source: &Source| source.module == "pull::machine" || source.module.starts_with("pull::machine::");
+    let sources: Vec<_> = sources("src").into_iter().filter(machine).collect();
+    assert!(sources.len() > 3);
+    for source in sources {
+        let code = source.text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        for (line, word) in code.flat_map(|line| impure.iter().chain(&more).map(move |word| (line, word))) {
+            assert!(!line.contains(word), "{}: `{word}` in `{}`", source.path.display(), line.trim());
+        }
+    }
+}
+
+#[test]
 fn nobody_reaches_to_a_floor_above() {
     for source in sources("src") {
         let own = floor(&source.module);

@@ -8,17 +8,16 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
-
 use super::change::Change;
-use super::contents::{Contents, FileTask, Key, Released, Spot};
 use super::counting::decide_ahead;
 use super::failure::Failure;
-use super::fetching::path_of;
 use super::guard::Watch;
+use super::in_flight::InFlight;
 use super::ledger::Ledger;
+use super::machine::{Event, FileTask, Possession, SnapshotPath, WaitKey};
 use super::placing::Placing;
 use super::placing::blocked::Blocked;
+use super::routes::{Decider, Routes};
 use super::{Directory, Run};
 use crate::entry::{Attributes, Hash, Kind, Version};
 use crate::error::{OnServer, Result};
@@ -55,9 +54,9 @@ const SYMLINK: &str = "can't make a symlink in the staging area";
 pub fn apply<'a>(
     run: &'a Run<'a>,
     staging: &'a Arc<Staging>,
-    contents: &'a Contents,
+    in_flight: &'a InFlight,
     changes: &Receiver<Change>,
-    released: &'a Sender<Released>,
+    routes: &Routes<'a>,
     failure: &'a Failure<'a>,
 ) -> Result<()> {
     let index = run.repository.index()?;
@@ -73,8 +72,8 @@ pub fn apply<'a>(
             ),
             journal: Journal::open(run.repository, (run.source_id, &run.source.name), Arc::clone(staging))?,
             staging,
-            contents,
-            released,
+            in_flight,
+            decider: Decider::new(run, in_flight, routes.clone()),
             ends: Ends::default(),
             changes: 0,
             late: Vec::new(),
@@ -105,8 +104,8 @@ struct Gathering<'scope, 'a: 'scope> {
     blocked: Blocked,
     journal: Journal,
     staging: &'a Staging,
-    contents: &'a Contents,
-    released: &'a Sender<Released>,
+    in_flight: &'a InFlight,
+    decider: Decider<'a>,
     ends: Ends,
     changes: usize,
     // Files that came while the batch waited for those of its trays: they are the next one's.
@@ -129,11 +128,11 @@ struct Ends {
     directories: Vec<Arc<Directory>>,
 }
 
-/// A task, with the content that is in place when it is done, and where if that is asked for.
+/// A file that ends with a batch; see [`Event::Finished`].
 struct Finished {
-    leads: Vec<Key>,
+    leads: Vec<WaitKey>,
     hash: Option<Hash>,
-    spot: Option<Arc<Spot>>,
+    path: Option<Arc<SnapshotPath>>,
 }
 
 impl Gathering<'_, '_> {
@@ -186,7 +185,7 @@ impl Gathering<'_, '_> {
     fn is_overfull(&self) -> bool {
         self.changes + self.late.len() >= fault::most_changes(MAX_HELD)
             || self.attributes >= MOST_ATTRIBUTES
-            || self.contents.is_full()
+            || self.in_flight.is_full()
     }
 
     fn next(&self, changes: &Receiver<Change>) -> std::result::Result<Change, Nothing> {
@@ -203,7 +202,7 @@ impl Gathering<'_, '_> {
                 // Nothing is gained by closing a batch that has to wait for the one before it.
                 Err(Nothing::Yet) if self.ledger.is_writing() => {}
                 Err(Nothing::Yet) if looks < PATIENCE && self.waits_for_trays() => {}
-                Err(Nothing::Yet) if begun.elapsed() < MOST_AGE && !self.contents.is_awaited() => {}
+                Err(Nothing::Yet) if begun.elapsed() < MOST_AGE && !self.in_flight.is_awaited() => {}
                 received => return received,
             }
         }
@@ -228,7 +227,7 @@ impl Gathering<'_, '_> {
 
     fn is_late(&self, change: &Change) -> bool {
         let is_for_others = || match change {
-            Change::Received(task, staged) => staged.name.tray.is_some() && !self.placing.has_tray_of(&task.directory),
+            Change::Received(file, staged) => staged.name.tray.is_some() && !self.placing.has_tray_of(&file.directory),
             _ => false,
         };
         self.has_enough() && is_for_others()
@@ -272,11 +271,11 @@ impl Gathering<'_, '_> {
             .tally
             .unread(format_args!("can't change `{shown}`: {what} is immutable (see `lsattr -d`, `chattr -ia`)"));
         match change {
-            Change::Received(task, staged) => {
+            Change::Received(file, staged) => {
                 self.staging.unlink(&staged.name).on_server("can't clear the staging area")?;
-                self.unread(task, false)
+                self.unread(file, false)
             }
-            Change::Plain(task) | Change::Known(task, _) => self.unread(task, false),
+            Change::Plain(file) | Change::Known { file, .. } => self.unread(file, false),
             Change::Removed(directory, version) => {
                 self.placing.flag(version.id);
                 self.ends.directories.push(directory);
@@ -288,11 +287,11 @@ impl Gathering<'_, '_> {
 
     fn place(&mut self, change: Change) -> Result<()> {
         match change {
-            Change::Plain(task) => self.plain(task),
-            Change::Restated(task) => self.restated(task),
-            Change::Received(task, staged) => self.received(task, staged),
-            Change::Known(task, hash) => self.known(task, hash),
-            Change::Unread(task, vanished) => self.unread(task, vanished),
+            Change::Plain(file) => self.plain(file),
+            Change::Restated(file) => self.restated(file),
+            Change::Received(file, staged) => self.received(file, staged),
+            Change::Known { file, hash, possession } => self.known(file, hash, possession),
+            Change::Unread { file, has_vanished } => self.unread(file, has_vanished),
             Change::Unlisted(version) => {
                 self.placing.flag(version.id);
                 Ok(())
@@ -310,58 +309,55 @@ impl Gathering<'_, '_> {
         }
     }
 
-    fn plain(&mut self, task: FileTask) -> Result<()> {
-        if task.entry.kind == Kind::Symlink && self.staging.refuses_symlink(&task.entry).on_server(SYMLINK)? {
-            let (path, length) = (path_of(&task), task.entry.target.len());
+    fn plain(&mut self, file: Box<FileTask>) -> Result<()> {
+        if file.entry.kind == Kind::Symlink && self.staging.refuses_symlink(&file.entry).on_server(SYMLINK)? {
+            let (path, length) = (file.path(), file.entry.target.len());
             let what = "the repository's file system can't hold a symlink target of";
             self.run.tally.unread(format_args!("can't keep `{path}`: {what} {length} bytes"));
-            return self.unread(task, false);
+            return self.unread(file, false);
         }
-        tell(self.run, &task, false);
-        self.placing.plain(&mut self.ledger, &task)?;
-        self.finish(task, None);
+        tell(self.run, &file, false);
+        self.placing.plain(&mut self.ledger, &file)?;
+        self.finish(*file, None, true);
         Ok(())
     }
 
-    fn restated(&mut self, task: FileTask) -> Result<()> {
+    fn restated(&mut self, file: Box<FileTask>) -> Result<()> {
         self.run.tally.progress.unchanged.add(1);
-        if let Some(old) = &task.old {
+        if let Some(old) = &file.old {
             self.placing.end(&mut self.ledger, old)?;
-            let entry = Box::new(task.entry.clone());
-            self.placing.row(&task.directory, Row::Refresh { id: old.id, entry, hash: old.hash, flags: old.flags });
+            let entry = Box::new(file.entry.clone());
+            self.placing.row(&file.directory, Row::Refresh { id: old.id, entry, hash: old.hash, flags: old.flags });
         }
-        self.finish(task, None);
+        self.finish(*file, None, true);
         Ok(())
     }
 
-    fn received(&mut self, task: FileTask, staged: Staged) -> Result<()> {
-        tell(self.run, &task, has_content(&task, &staged.hash));
+    fn received(&mut self, file: Box<FileTask>, staged: Staged) -> Result<()> {
+        tell(self.run, &file, file.had_content(&staged.hash));
         let hash = staged.hash;
         self.bytes += staged.size;
-        self.placing.received(&mut self.ledger, &task, staged)?;
-        self.finish(task, Some(hash));
+        self.placing.received(&mut self.ledger, &file, staged)?;
+        let is_as_listed = file.is_as_listed();
+        self.finish(*file, Some(hash), is_as_listed);
         Ok(())
     }
 
-    fn known(&mut self, task: FileTask, hash: Hash) -> Result<()> {
-        if !self.placing.known(&mut self.ledger, &task, hash)? {
-            // No plain file proves to have it: the client has it still.
-            let mut task = task;
-            self.contents.wait(&mut task);
-            let _ = self.released.send(Released::Missing(task));
-            return Ok(());
+    fn known(&mut self, file: Box<FileTask>, hash: Hash, possession: Option<Box<Possession>>) -> Result<()> {
+        if !self.placing.known(&mut self.ledger, &file, hash, possession.as_deref())? {
+            // The client still has the content.
+            return self.decider.report(Event::NotFound(file));
         }
-        tell(self.run, &task, has_content(&task, &hash));
-        self.finish(task, Some(hash));
+        tell(self.run, &file, file.had_content(&hash));
+        self.finish(*file, Some(hash), true);
         Ok(())
     }
 
-    fn unread(&mut self, mut task: FileTask, vanished: bool) -> Result<()> {
-        task.deviates = true;
-        if let Some(old) = task.old.as_ref().filter(|_| !vanished) {
+    fn unread(&mut self, file: Box<FileTask>, has_vanished: bool) -> Result<()> {
+        if let Some(old) = file.old.as_ref().filter(|_| !has_vanished) {
             self.placing.flag(old.id);
         }
-        self.finish(task, None);
+        self.finish(*file, None, false);
         Ok(())
     }
 
@@ -375,16 +371,17 @@ impl Gathering<'_, '_> {
         Ok(())
     }
 
-    fn finish(&mut self, task: FileTask, hash: Option<Hash>) {
-        self.attributes += task.entry.attributes.as_deref().map_or(0, Attributes::weight);
-        let leads_inode = task.leads.iter().any(|key| matches!(key, Key::Inode(_)));
-        let spot = leads_inode
-            .then(|| Arc::new(Spot { directory: task.directory.path.clone(), name: task.entry.name.clone() }));
-        self.ends.finished.push(Finished { leads: task.leads, hash, spot });
-        if !task.deviates {
-            task.directory.done.fetch_add(1, Ordering::Relaxed);
+    fn finish(&mut self, file: FileTask, hash: Option<Hash>, is_as_listed: bool) {
+        self.attributes += file.entry.attributes.as_deref().map_or(0, Attributes::weight);
+        let path = file
+            .leads_inode()
+            .then(|| Arc::new(SnapshotPath { directory: file.directory.path.clone(), name: file.entry.name.clone() }));
+        let (leads, directory) = file.into_leads();
+        self.ends.finished.push(Finished { leads, hash, path });
+        if is_as_listed {
+            directory.done.fetch_add(1, Ordering::Relaxed);
         }
-        self.ends.directories.push(task.directory);
+        self.ends.directories.push(directory);
     }
 
     fn commit(&mut self, then: Then) -> Result<()> {
@@ -393,14 +390,12 @@ impl Gathering<'_, '_> {
         let done = self.journal.carry_out(self.ledger.index()?, batch, then)?;
         done.found.warnings().for_each(|warning| self.run.tally.warn(warning));
         let ends = std::mem::take(&mut self.ends);
-        let (run, staging, contents, released) = (self.run, self.staging, self.contents, self.released);
+        let (run, staging) = (self.run, self.staging);
+        let mut decider = Decider::new(run, self.in_flight, self.decider.routes.clone());
         self.ledger.write(move |index| {
             done.settle(index, |write| end_directories(run, staging, ends.directories, write))?;
-            for Finished { leads, hash, spot } in ends.finished {
-                for task in contents.finish(leads, hash, spot) {
-                    // Nobody takes it when the run is being broken off.
-                    let _ = released.send(task);
-                }
+            for Finished { leads, hash, path } in ends.finished {
+                decider.report(Event::Finished { leads, hash, path })?;
             }
             run.tally.report.progress(&run.tally.progress);
             Ok(())
@@ -434,9 +429,9 @@ fn take_room(run: &Run<'_>, change: &Change) -> Result<()> {
     let settings = &run.source.settings;
     let copies = settings.link == LinkWhen::Never;
     let (known, archived) = match change {
-        Change::Known(task, _) if copies => (task.entry.size, task.entry.size),
-        Change::Received(task, _) if copies => (0, task.entry.size),
-        Change::Known(..) | Change::Received(..) | Change::Plain(_) => (0, 0),
+        Change::Known { file, .. } if copies => (file.entry.size, file.entry.size),
+        Change::Received(file, _) if copies => (0, file.entry.size),
+        Change::Known { .. } | Change::Received(..) | Change::Plain(_) => (0, 0),
         _ => return Ok(()),
     };
     run.room.take(known.saturating_add(if settings.archive == ArchiveWhat::All { archived } else { 0 }))
@@ -444,21 +439,17 @@ fn take_room(run: &Run<'_>, change: &Change) -> Result<()> {
 
 fn bytes_of(change: &Change) -> u64 {
     match change {
-        Change::Known(task, _) => task.entry.size,
+        Change::Known { file, .. } => file.entry.size,
         // What was received is counted by its stream.
         _ => 0,
     }
 }
 
-fn has_content(task: &FileTask, hash: &Hash) -> bool {
-    task.old.as_ref().is_some_and(|old| old.entry.kind == Kind::File && old.hash.as_ref() == Some(hash))
-}
-
 // The name in the snapshot that a change makes, replaces or removes.
 fn changed_name(change: &Change) -> Option<(Arc<Directory>, Name)> {
     match change {
-        Change::Plain(task) | Change::Received(task, _) | Change::Known(task, _) => {
-            Some((Arc::clone(&task.directory), task.entry.name.clone()))
+        Change::Plain(file) | Change::Received(file, _) | Change::Known { file, .. } => {
+            Some((Arc::clone(&file.directory), file.entry.name.clone()))
         }
         Change::Removed(directory, version) => Some((Arc::clone(directory), version.entry.name.clone())),
         _ => None,
@@ -466,13 +457,13 @@ fn changed_name(change: &Change) -> Option<(Arc<Directory>, Name)> {
 }
 
 // Counts and tells a change.
-fn tell(run: &Run<'_>, task: &FileTask, same_content: bool) {
-    let told = match &task.old {
+fn tell(run: &Run<'_>, file: &FileTask, same_content: bool) {
+    let told = match &file.old {
         None => Told::New,
-        Some(old) if old.entry.kind != task.entry.kind => Told::Changed,
-        Some(_) if same_content || task.entry.kind == Kind::Dir => Told::Touched,
-        Some(old) if task.entry.kind != Kind::File && old.entry.target == task.entry.target => Told::Touched,
+        Some(old) if old.entry.kind != file.entry.kind => Told::Changed,
+        Some(_) if same_content || file.entry.kind == Kind::Dir => Told::Touched,
+        Some(old) if file.entry.kind != Kind::File && old.entry.target == file.entry.target => Told::Touched,
         Some(_) => Told::Changed,
     };
-    run.tally.changed(told, &path_of(task));
+    run.tally.changed(told, &file.path());
 }

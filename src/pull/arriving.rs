@@ -9,9 +9,9 @@ use std::thread;
 use crossbeam_channel::bounded;
 
 use super::change::aborted;
-use super::contents::FileTask;
+use super::machine::{FileTask, MAX_HOLE_BYTES, TOO_SPARSE};
 use super::{Directory, Run};
-use crate::entry::{Entry, Extent, Hash};
+use crate::entry::{Extent, Hash};
 use crate::error::{OnServer, Result};
 use crate::fault;
 use crate::path::Name;
@@ -28,27 +28,6 @@ const LONG: u64 = 8 << 20;
 
 // From how many bytes on an earlier version is worth having its blocks shared.
 const WORTH_SHARING: u64 = 128 * 1024;
-
-/// How many bytes of a file may be holes: all of a file on ext4 may be. Zeros are hashed at some gigabytes a second, so that
-/// this takes about an hour, here, on the client, and for each `verify`; a file of 7 EiB, which takes no room on XFS, would
-/// take decades. BLAKE3 knows no shortcut: equal chunks at different offsets have different hashes.
-const MAX_HOLE_BYTES: u64 = 16 << 40;
-
-/// No disk holds more data in one file, whatever its file system says of holes, bytes.
-const MAX_FILE_BYTES: u64 = 256 << 40;
-
-/// Why a file is refused before anybody reads it: it would take for ever.
-pub fn unreadable(entry: &Entry) -> Option<&'static str> {
-    let data = entry.attributes.as_ref().and_then(|attributes| attributes.data.as_deref());
-    let holes = data.map_or(0, |data| data.iter().fold(entry.size, |left, extent| left.saturating_sub(extent.length)));
-    match () {
-        () if holes > MAX_HOLE_BYTES => Some(TOO_SPARSE),
-        () if entry.size > MAX_FILE_BYTES => Some("it is larger than 256 TiB"),
-        () => None,
-    }
-}
-
-const TOO_SPARSE: &str = "more than 16 TiB of it are holes";
 
 // What a hole is hashed by.
 static ZEROS: [u8; 1 << 20] = [0; 1 << 20];

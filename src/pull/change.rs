@@ -1,32 +1,44 @@
-//! What the stages before the last one hand on to it.
+//! What the batch writer takes.
 
 use std::sync::Arc;
 
 use super::Directory;
-use super::contents::FileTask;
+use super::machine::{FileTask, Possession};
 use crate::entry::{Hash, Version};
 use crate::error::{Error, Kind};
 use crate::path::AbsPath;
 use crate::repository::staging::Staged;
 
-/// What is to be applied to the trees and the index.
+/// What the batch writer applies to the trees and the index.
 #[derive(Debug)]
 pub enum Change {
-    /// Something whose content, if any, is all in its entry: directory, symlink, fifo, socket, device.
-    Plain(FileTask),
+    /// An entry without content of its own: directory, symlink, fifo, socket, device.
+    Plain(Box<FileTask>),
     /// Another entry of the same version, in the index only.
-    Restated(FileTask),
+    Restated(Box<FileTask>),
     /// A file whose content was received.
-    Received(FileTask, Staged),
-    /// A file whose content is here already.
-    Known(FileTask, Hash),
-    /// A file that could not be read: what is remembered of it stays. True when it has just vanished.
-    Unread(FileTask, bool),
-    /// Something that could not be listed.
+    Received(Box<FileTask>, Staged),
+    /// A file whose content is on the server; `possession` is needed for content that only another source has sent.
+    Known {
+        /// The file.
+        file: Box<FileTask>,
+        /// Its content.
+        hash: Hash,
+        /// Shows that the client has the content.
+        possession: Option<Box<Possession>>,
+    },
+    /// A file that could not be read: the old version stays.
+    Unread {
+        /// The file.
+        file: Box<FileTask>,
+        /// It does not exist any more; the next listing shows that.
+        has_vanished: bool,
+    },
+    /// An entry that could not be listed.
     Unlisted(Version),
-    /// What the run is about; comes first.
+    /// The roots of the run; comes first.
     Roots(Vec<AbsPath>),
-    /// Something that is no longer there.
+    /// An entry that does not exist any more.
     Removed(Arc<Directory>, Box<Version>),
     /// All changes of a directory were handed over.
     Planned(Arc<Directory>),

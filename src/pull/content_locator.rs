@@ -7,8 +7,8 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::sync::Arc;
 
-use super::contents::{Possession, Spot};
 use super::ledger::Ledger;
+use super::machine::{Possession, SnapshotPath};
 use super::possession::is_possessed;
 use super::{Directory, Run};
 use crate::entry::{Entry, Hash, Kind, Version};
@@ -48,7 +48,7 @@ pub struct Wanted<'a> {
     /// Its hash.
     pub hash: Hash,
     /// Where this run has put another name of its inode.
-    pub other_name: Option<&'a Spot>,
+    pub other_name: Option<&'a SnapshotPath>,
     /// Proof that the client has it, needed for another source's content.
     pub possession: Option<&'a Possession>,
 }
@@ -111,7 +111,7 @@ impl<'a> ContentLocator<'a> {
         {
             return Ok(Some(served));
         }
-        if let Some(Spot { directory, name }) = wanted.other_name
+        if let Some(SnapshotPath { directory, name }) = wanted.other_name
             && let Ok(dir) = self.snapshot.directory_by(directory, |base| base.open(directory.below_root()))
             && let Some(served) = self.own(ledger, evidence, (&dir, name), wanted, &mut serve)?
         {

@@ -1,158 +1,33 @@
-//! The second stage: sends each step on its way through the pipeline.
+//! Reports each step of the listing to the state machine, and removals to the batch writer.
 //!
-//! Removals wait until the listing is complete and a guard has counted them, and with them whatever takes the place
-//! of a directory.
+//! Removals wait until the listing is complete and a guard has counted them, and with them what takes the place of a
+//! directory.
 
 use std::sync::Arc;
 
-use archive_helper::protocol::MAX_BUNDLED;
-use crossbeam_channel::Sender as Unbounded;
-
-use super::arriving::unreadable;
 use super::change::{Change, aborted};
-use super::contents::{Contents, FileTask, Key, Linked, Released, Sampling, Turn};
-use super::fetching::{Fetch, path_of};
 use super::guard::RemovalGuard;
 use super::listing::Steps;
+use super::machine::{Event, FileTask};
 use super::mending::mend;
 use super::removals::{Removal, Removals};
-use super::sizes::{Meeting, Sizes};
+use super::routes::Decider;
 use super::{Directory, Run};
-use crate::entry::{DirectoryId, Entry, Hash, Kind, Version, flags};
+use crate::entry::{DirectoryId, Entry, Hash, Kind, Version};
 use crate::error::Result;
 use crate::path::AbsPath;
 use crate::plan::Step;
-use crate::queue::Sender;
 use crate::repository::index::{Index, SourceId};
-use crate::source::HashWhere;
+use crate::repository::staging::Staging;
 
-// How many remembered versions are looked at together.
+// Versions that are read from the index together.
 const PAGE: u32 = 4096;
 
-// Up to how many bytes a file comes as fast as its hash.
-const LITTLE: u64 = 16 * 1024;
-
-/// BLAKE3 of no bytes at all.
-pub fn hash_of_nothing() -> crate::entry::Hash {
-    *blake3::hash(b"").as_bytes()
-}
-
-/// The ways that lead on once it is known whether a content is here.
-#[derive(Clone)]
-pub struct Onward<'a> {
-    /// To what reads files.
-    pub fetch: Fetch<'a>,
-    /// To the trees.
-    pub changes: Sender<Change>,
-    /// What is under way.
-    pub contents: &'a Contents,
-    /// Sizes of files that this run has come across.
-    pub sizes: &'a Sizes,
-    /// To be decided over again.
-    pub released: Unbounded<Released>,
-}
-
-impl Onward<'_> {
-    /// Has a task decided over again.
-    pub fn release(&self, mut released: Released) -> Result<()> {
-        released.task().into_iter().for_each(|task| self.contents.wait(task));
-        self.released.send(released).map_err(aborted)
-    }
-
-    /// Hands a change over.
-    pub fn change(&self, change: Change) -> Result<()> {
-        self.changes.send(change).map_err(aborted)
-    }
-}
-
-/// The ways that lead on from the listing.
-#[derive(Clone)]
-pub struct Ways<'a> {
-    /// Where content need not be hashed first.
-    pub onward: Onward<'a>,
-    /// To the helper's hashing.
-    pub hashing: Sender<FileTask>,
-}
-
-impl Ways<'_> {
-    /// Sends a file on its way; it has begun already.
-    pub fn file(&self, run: &Run<'_>, index: &Index, task: FileTask) -> Result<()> {
-        let task = match Linked::of(&task.entry) {
-            None => task,
-            Some(inode) => match self.onward.contents.lead_inode(task, inode) {
-                Turn::Lead(task) => task,
-                Turn::Wait => return Ok(()),
-                Turn::Known(task, hash) => return self.onward.change(Change::Known(task, hash)),
-            },
-        };
-        if self.onward.fetch.has_begun(&task) {
-            // What is carried on is checked by the client's hash in the end.
-            self.onward.sizes.meet_other(task.entry.size);
-            return self.hashing.send(task).map_err(aborted);
-        }
-        match run.source.settings.hash {
-            HashWhere::Server => self.to_server(run, task),
-            HashWhere::Client => self.to_client(run, index, task),
-        }
-    }
-
-    // A rebuilt index does not know ctimes, and mtimes as well only as the file system keeps them. What size and mtime say is no
-    // proof, but the client's hash is, and spares sending everything again.
-    fn to_server(&self, run: &Run<'_>, task: FileTask) -> Result<()> {
-        let abilities = run.repository.base().abilities();
-        let is_alike = |old: &Version| {
-            old.has(flags::REBUILT)
-                && old.entry.size == task.entry.size
-                && abilities.keeps(old.entry.mtime, task.entry.mtime)
-        };
-        if task.old.as_deref().is_some_and(is_alike) {
-            self.hashing.send(task).map_err(aborted)
-        } else {
-            self.onward.fetch.want(task)
-        }
-    }
-
-    // Small files of a size that nothing here has come at once, and unless the line is slow so do little ones that have
-    // changed; the client itself sees to it that none comes twice in this run.
-    fn to_client(&self, run: &Run<'_>, index: &Index, task: FileTask) -> Result<()> {
-        let size = task.entry.size;
-        if self.onward.fetch.compares(&task) {
-            self.onward.sizes.meet_other(size);
-            return self.onward.fetch.want(task);
-        }
-        if size <= MAX_BUNDLED && run.client.streams() {
-            let comes_at_once = run.begins_empty || is_little_and_new(&task) && !run.client.has_slow_line();
-            return if !comes_at_once && index.knows_size(size)? {
-                self.hashing.send(task).map_err(aborted)
-            } else {
-                self.onward.fetch.want_once(task)
-            };
-        }
-        // This run has met all sizes of an index that was empty. Other sources may be filling it, too: for a large file that is
-        // worth a look.
-        let is_here = || Ok((size > MAX_BUNDLED || !run.begins_empty) && index.knows_size(size)?);
-        match self.onward.sizes.meet(path_of(&task), size, is_here)? {
-            Meeting::First => self.onward.fetch.want(self.onward.contents.lead(task, Key::Size(size))),
-            Meeting::Sample(first) => {
-                let sampling = Sampling::Wanted { first };
-                self.hashing.send(FileTask { sampling, ..task }).map_err(aborted)
-            }
-            Meeting::Hash => self.hashing.send(task).map_err(aborted),
-        }
-    }
-}
-
-// What has another size than before has another content; if that is here under another name, little has come in vain.
-fn is_little_and_new(task: &FileTask) -> bool {
-    let old = task.old.as_ref().filter(|old| old.entry.kind == Kind::File);
-    task.entry.size <= LITTLE && old.is_some_and(|old| old.entry.size != task.entry.size)
-}
-
-/// Turns steps into changes and tasks.
+/// Takes the steps of the listing.
 pub struct Dispatch<'a> {
     run: &'a Run<'a>,
     index: &'a Index,
-    ways: Ways<'a>,
+    decider: Decider<'a>,
     guard: RemovalGuard<'a>,
 }
 
@@ -162,40 +37,39 @@ impl Steps for Dispatch<'_> {
         let mounts = self.index.mounts(self.run.source_id)?;
         let is_below = |path: &AbsPath| roots.iter().any(|root| path.starts_with(root));
         self.run.gate.expect_mounts(mounts.iter().filter(|(_, path)| is_below(path)).count() as u64);
-        self.ways.onward.change(Change::Roots(roots.to_vec()))
+        self.decider.routes.record(Change::Roots(roots.to_vec()))
     }
 
     fn step(&mut self, directory: &Arc<Directory>, step: Step) -> Result<()> {
-        if !self.ways.onward.contents.wait_for_room() {
+        if !self.decider.in_flight().wait_for_room() {
             return Err(aborted(()));
         }
         if self.guard.note(directory, &step)? {
             return Ok(());
         }
-        let task = |entry, old| FileTask::new(directory.clone(), entry, old);
         match step {
             Step::Same | Step::Removed { .. } => Ok(()),
-            Step::New { entry } => self.enter(task(entry, None)),
-            Step::Touched { entry, old } | Step::Changed { entry, old } => self.enter(task(entry, Some(old))),
+            Step::New { entry } => self.decider.list(directory.clone(), entry, None),
+            Step::Touched { entry, old } | Step::Changed { entry, old } => {
+                self.decider.list(directory.clone(), entry, Some(old))
+            }
             Step::Restated { entry, old } => {
-                self.ways.onward.contents.begin();
-                self.ways.onward.change(Change::Restated(task(entry, Some(old))))
+                self.decider.report(Event::Restated(FileTask::new(directory.clone(), entry, Some(old))))
             }
         }
     }
 
     fn moved(&mut self, directory: &Arc<Directory>, entry: Entry, hash: Option<Hash>) -> Result<()> {
-        if !self.ways.onward.contents.wait_for_room() {
+        if !self.decider.in_flight().wait_for_room() {
             return Err(aborted(()));
         }
         self.guard.note_moved(directory, &entry);
-        let task = FileTask::new(directory.clone(), entry, None);
         match hash {
             Some(hash) => {
-                self.ways.onward.contents.begin();
-                self.ways.onward.change(Change::Known(task, hash))
+                let file = FileTask::new(directory.clone(), entry, None);
+                self.decider.report(Event::Moved { file, hash })
             }
-            None => self.enter(task),
+            None => self.decider.list(directory.clone(), entry, None),
         }
     }
 
@@ -212,12 +86,12 @@ impl Steps for Dispatch<'_> {
     }
 
     fn planned(&mut self, directory: Arc<Directory>) -> Result<()> {
-        self.ways.onward.change(Change::Planned(directory))
+        self.decider.routes.record(Change::Planned(directory))
     }
 
     fn unreadable(&mut self, path: &AbsPath) -> Result<()> {
         match self.index.current_at(self.run.source_id, path)? {
-            Some(version) => self.ways.onward.change(Change::Unlisted(version)),
+            Some(version) => self.decider.routes.record(Change::Unlisted(version)),
             None => Ok(()),
         }
     }
@@ -228,38 +102,29 @@ impl Steps for Dispatch<'_> {
 }
 
 impl<'a> Dispatch<'a> {
-    /// A dispatcher over these ways.
-    pub fn new(run: &'a Run<'a>, index: &'a Index, ways: Ways<'a>) -> Dispatch<'a> {
-        let removals = Removals::new(ways.onward.fetch.staging);
-        let guard = RemovalGuard::new(run.before(index), run.source, removals);
-        Dispatch { run, index, ways, guard }
+    /// Has `decider` decide what happens.
+    pub fn new(run: &'a Run<'a>, index: &'a Index, decider: Decider<'a>, staging: &'a Staging) -> Dispatch<'a> {
+        let guard = RemovalGuard::new(run.before(index), run.source, Removals::new(staging));
+        Dispatch { run, index, decider, guard }
     }
 
     /// Does what had to wait for the end of the listing.
     pub fn finish(self, roots: &[AbsPath]) -> Result<()> {
-        let Dispatch { run, index, ways, guard } = self;
+        let Dispatch { run, index, decider, guard } = self;
         let removals = guard.decide(roots, run.consent)?;
         run.consent.note_listed(roots);
         run.gate.open();
-        let removing = Removing { run, index, ways };
+        let mut removing = Removing { run, index, decider };
         removals.drain(|removal| removing.remove(removal))
-    }
-
-    fn enter(&self, task: FileTask) -> Result<()> {
-        enter(self.run, self.index, &self.ways, task)
     }
 }
 
-fn enter(run: &Run<'_>, index: &Index, ways: &Ways<'_>, task: FileTask) -> Result<()> {
-    ways.onward.contents.begin();
-    if let Some(why) = unreadable(&task.entry) {
-        run.tally.unread(format_args!("can't read `{}` on the client: {why}", path_of(&task)));
-        return ways.onward.change(Change::Unread(task, false));
-    }
-    match (task.entry.kind, task.entry.size) {
-        (Kind::File, 0) => ways.onward.change(Change::Known(task, hash_of_nothing())),
-        (Kind::File, _) => ways.file(run, index, task),
-        _ => ways.onward.change(Change::Plain(task)),
+impl Decider<'_> {
+    /// Reports an entry that is new, changed or touched.
+    fn list(&mut self, directory: Arc<Directory>, entry: Entry, old: Option<Version>) -> Result<()> {
+        let mut file = FileTask::new(directory, entry, old);
+        file.is_begun = self.routes.fetcher.as_ref().is_some_and(|fetcher| fetcher.has_part(&file));
+        self.report(Event::Listed(file))
     }
 }
 
@@ -267,12 +132,12 @@ fn enter(run: &Run<'_>, index: &Index, ways: &Ways<'_>, task: FileTask) -> Resul
 struct Removing<'a> {
     run: &'a Run<'a>,
     index: &'a Index,
-    ways: Ways<'a>,
+    decider: Decider<'a>,
 }
 
 impl Removing<'_> {
     // Whatever takes the place of a directory moves the directory itself away.
-    fn remove(&self, Removal { version, directory, replacement }: Removal) -> Result<()> {
+    fn remove(&mut self, Removal { version, directory, replacement }: Removal) -> Result<()> {
         let old = self.index.version(version)?;
         let directory = match directory {
             Some(directory) => directory,
@@ -284,8 +149,8 @@ impl Removing<'_> {
             self.remove_below(&path)?;
         }
         match replacement {
-            Some(entry) => enter(self.run, self.index, &self.ways, FileTask::new(directory, entry, Some(old))),
-            None => self.ways.onward.change(Change::Removed(directory, Box::new(old))),
+            Some(entry) => self.decider.list(directory, entry, Some(old)),
+            None => self.decider.routes.record(Change::Removed(directory, Box::new(old))),
         }
     }
 
@@ -293,7 +158,7 @@ impl Removing<'_> {
         each_directory_below(self.index, self.run.source_id, path, |id, path| {
             let directory = Arc::new(Directory::new(path));
             each_current(self.index, id, |version| {
-                self.ways.onward.change(Change::Removed(directory.clone(), Box::new(version)))
+                self.decider.routes.record(Change::Removed(directory.clone(), Box::new(version)))
             })
         })
     }

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 
-use super::contents::Contents;
+use super::in_flight::InFlight;
 use crate::error::{Error, Kind, Result};
 use crate::remote::Client;
 
@@ -11,13 +11,13 @@ use crate::remote::Client;
 pub struct Failure<'a> {
     first: Mutex<Option<Error>>,
     client: &'a Client,
-    contents: &'a Contents,
+    in_flight: &'a InFlight,
 }
 
 impl<'a> Failure<'a> {
     /// Nothing has failed yet.
-    pub fn new(client: &'a Client, contents: &'a Contents) -> Failure<'a> {
-        Failure { first: Mutex::new(None), client, contents }
+    pub fn new(client: &'a Client, in_flight: &'a InFlight) -> Failure<'a> {
+        Failure { first: Mutex::new(None), client, in_flight }
     }
 
     /// Runs a stage, or a thread of one; true when it ended well.
@@ -34,7 +34,7 @@ impl<'a> Failure<'a> {
         }
         drop(first);
         self.client.hang_up();
-        self.contents.abort();
+        self.in_flight.abort();
         false
     }
 

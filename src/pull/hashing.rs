@@ -1,4 +1,4 @@
-//! The helper's hashes: which files are asked for, and what is done with the answers.
+//! Asks the client for hashes, and reports them to the state machine.
 
 use std::collections::HashMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -7,39 +7,25 @@ use archive_helper::protocol::{HashOutcome, HashRequest, Hashed, MAX_HASHES, Rep
 use crossbeam_channel::Receiver as Unbounded;
 
 use super::Run;
-use super::change::{Change, aborted};
-use super::contents::{Claim, FileTask, Key, Released, Sampling, Turn};
-use super::dispatch::{Onward, Ways, hash_of_nothing};
+use super::change::aborted;
 use super::failure::Failure;
-use super::fetching::path_of;
-use super::possession::proven;
-use crate::entry::Entry;
+use super::machine::{Claim, Event, FileTask, HashKind, HashOrder};
+use super::routes::Decider;
 use crate::error::Result;
 use crate::queue::Receiver;
+use crate::remote::ReadError;
 use crate::remote::helper::{Conversation, Replies, gone, nonsense};
-use crate::repository::index::Index;
 
-// How many files one request names, some with another one: with the longest paths they fit a frame.
+// Files that one request names, some with another one: with the longest paths they fit a frame.
 const BATCH: usize = 128;
 
-// Below the helper's own limit, so that no request is ever refused.
-const MOST_UNDER_WAY: usize = MAX_HASHES / 2;
+// Files that are asked about at a time: below the helper's own limit, so that it refuses no request.
+const MAX_UNDER_WAY: usize = MAX_HASHES / 2;
 
-/// Decides over claimed contents: link, fetch, or wait.
-pub struct Deciding<'a> {
-    /// The run.
-    pub run: &'a Run<'a>,
-    /// An index of its own, to be used by one thread.
-    pub index: Index,
-    /// Where to send files.
-    pub onward: Onward<'a>,
-}
-
-/// Asks the helper to hash the files that come in, until there are no more, and decides over the answers.
-pub fn hash(tasks: &Receiver<FileTask>, deciding: Deciding<'_>, failure: &Failure<'_>) -> Result<()> {
-    let run = deciding.run;
-    // No helper is started for a run that hashes nothing.
-    if !tasks.is_fed() {
+/// Asks the helper to hash the files of the queue, until it ends, and reports the answers.
+pub fn hash(run: &Run<'_>, orders: &Receiver<HashOrder>, decider: Decider<'_>, failure: &Failure<'_>) -> Result<()> {
+    // A run that hashes nothing starts no helper for it.
+    if !orders.is_fed() {
         return Ok(());
     }
     let Conversation { replies, mut requests } = run.client.converse()?;
@@ -47,29 +33,30 @@ pub fn hash(tasks: &Receiver<FileTask>, deciding: Deciding<'_>, failure: &Failur
     let asked = Asked::default();
     let asked = &asked;
     std::thread::scope(|scope| {
-        // Whoever could still ask would else never hear that nobody answers any more.
+        // Ends the exchange, or what still asks would wait for ever.
         let answers = scope.spawn(move || {
-            let answered = failure.watch(|| answer(replies, asked, deciding));
+            let answered = failure.watch(|| answer(run, replies, asked, decider));
             asked.end();
             answered
         });
-        let mut ask = |task: FileTask| -> Result<()> {
-            let more = std::iter::from_fn(|| tasks.try_recv().ok()).take(BATCH - 1);
-            let batch: Vec<FileTask> = std::iter::once(task).chain(more).collect();
-            requests.send(&Request::Hash(asked.add(batch, run.has_others)?))?;
+        let mut ask = |order: HashOrder| -> Result<()> {
+            let more = std::iter::from_fn(|| orders.try_recv().ok()).take(BATCH - 1);
+            let batch: Vec<HashOrder> = std::iter::once(order).chain(more).collect();
+            asked.add(&batch)?;
+            requests.send(&Request::Hash(batch.into_iter().map(request).collect()))?;
             requests.flush()
         };
-        let sent = tasks.iter().try_for_each(&mut ask);
-        // The helper ends with its input, when the last answer is out.
+        let sent = orders.iter().try_for_each(&mut ask);
+        // The helper ends with its input, after the last answer.
         let drained = if sent.is_ok() { asked.wait_for(0).map(drop) } else { Ok(()) };
         drop(requests);
-        // Why the answers ended tells more than that nobody could be asked any more, and is told already.
+        // Why the answers ended is reported already, and says more than that nobody answers.
         let answered = answers.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         if answered { sent.and(drained) } else { Ok(()) }
     })
 }
 
-/// The files that the helper was asked about, by number.
+/// The sizes of the files that the helper was asked about, by number.
 #[derive(Default)]
 struct Asked {
     under_way: Mutex<UnderWay>,
@@ -78,41 +65,33 @@ struct Asked {
 
 #[derive(Default)]
 struct UnderWay {
-    tasks: HashMap<u64, FileTask>,
-    next: u64,
+    sizes: HashMap<u64, u64>,
     // Nobody takes answers any more.
     ended: bool,
 }
 
 impl Asked {
-    // Waits until there is room for so many files; returns what to ask.
-    fn add(&self, tasks: Vec<FileTask>, proof: bool) -> Result<Vec<HashRequest>> {
-        let mut under_way = self.wait_for(MOST_UNDER_WAY - BATCH)?;
-        let mut requests = Vec::with_capacity(tasks.len());
-        for task in tasks {
-            let id = under_way.next;
-            requests.extend(request(id, &task, proof));
-            under_way.tasks.insert(id, task);
-            under_way.next += 1;
-        }
-        Ok(requests)
+    // Waits until there is room for more files.
+    fn add(&self, orders: &[HashOrder]) -> Result<()> {
+        let mut under_way = self.wait_for(MAX_UNDER_WAY - BATCH)?;
+        under_way.sizes.extend(orders.iter().map(|order| (order.id, order.size)));
+        Ok(())
     }
 
-    // Waits until no more than so many are under way.
+    // Waits until at most this many files are under way.
     fn wait_for(&self, most: usize) -> Result<MutexGuard<'_, UnderWay>> {
-        let too_many = |under_way: &mut UnderWay| under_way.tasks.len() > most && !under_way.ended;
+        let too_many = |under_way: &mut UnderWay| under_way.sizes.len() > most && !under_way.ended;
         let under_way = self.answered.wait_while(self.lock(), too_many).unwrap_or_else(PoisonError::into_inner);
         if under_way.ended { Err(aborted(())) } else { Ok(under_way) }
     }
 
-    // The tasks of these answers.
-    fn take(&self, answers: Vec<Hashed>) -> Result<Vec<(FileTask, HashOutcome)>> {
+    // The sizes of the files of these answers, bytes.
+    fn take(&self, answers: &[Hashed]) -> Result<u64> {
         let mut under_way = self.lock();
-        let task = |Hashed { id, outcome }| Some((under_way.tasks.remove(&id)?, outcome));
-        let taken: Option<Vec<_>> = answers.into_iter().map(task).collect();
+        let sizes: Option<Vec<u64>> = answers.iter().map(|answer| under_way.sizes.remove(&answer.id)).collect();
         drop(under_way);
         self.answered.notify_all();
-        taken.ok_or_else(|| nonsense("a hash came that nobody asked for"))
+        Ok(sizes.ok_or_else(|| nonsense("a hash came that nobody asked for"))?.iter().sum())
     }
 
     fn end(&self) {
@@ -125,103 +104,42 @@ impl Asked {
     }
 }
 
-fn request(id: u64, task: &FileTask, proof: bool) -> Option<HashRequest> {
-    let path = task.directory.path.join(&task.entry.name)?;
-    let Entry { size, mtime, uid, .. } = task.entry;
-    let wants = match &task.sampling {
-        Sampling::Wanted { first } => Wants::Sample { other: first.clone() },
-        _ if proof => Wants::Proof,
-        _ => Wants::Hash,
+fn request(HashOrder { id, path, size, mtime, uid, kind }: HashOrder) -> HashRequest {
+    let wants = match kind {
+        HashKind::Plain => Wants::Hash,
+        HashKind::Keyed => Wants::Proof,
+        HashKind::Sample(other) => Wants::Sample { other },
     };
-    Some(HashRequest { id, path, size, mtime, uid, wants })
+    HashRequest { id, path, size, mtime, uid, wants }
 }
 
-fn answer(mut replies: Replies, asked: &Asked, deciding: Deciding<'_>) -> Result<()> {
+fn answer(run: &Run<'_>, mut replies: Replies, asked: &Asked, mut decider: Decider<'_>) -> Result<()> {
     while let Some(reply) = replies.receive()? {
         let answers = match reply {
             Reply::Hashed(answers) => answers,
             Reply::Alive => continue,
             _ => return Err(nonsense("an answer came that nobody asked for")),
         };
-        for (task, outcome) in asked.take(answers)? {
-            deciding.run.client.line().progress(task.entry.size);
-            deciding.answered(task, outcome)?;
-        }
+        run.client.line().progress(asked.take(&answers)?);
+        answers.into_iter().try_for_each(|answer| decider.report(event(answer)))?;
     }
-    if asked.lock().tasks.is_empty() { Ok(()) } else { Err(gone()) }
+    if asked.lock().sizes.is_empty() { Ok(()) } else { Err(gone()) }
 }
 
-/// Decides anew over tasks that waited for others, until there are no more.
-pub fn rejoin(released: &Unbounded<Released>, deciding: &Deciding<'_>, ways: &Ways<'_>) -> Result<()> {
-    for mut released in released {
-        released.task().into_iter().for_each(|task| ways.onward.contents.resume(task));
-        match released {
-            Released::Known(task, hash) => deciding.onward.change(Change::Known(task, hash))?,
-            Released::Claimed(task, claim) => deciding.decide(task, claim)?,
-            Released::Unproven(task) => ways.hashing.send(task).map_err(aborted)?,
-            Released::Missing(task) => deciding.onward.fetch.want(FileTask { whole: true, ..task })?,
-            Released::Unknown(task) => ways.file(deciding.run, &deciding.index, task)?,
-            Released::End => return Ok(()),
+fn event(Hashed { id, outcome }: Hashed) -> Event {
+    match outcome {
+        HashOutcome::Done { hash, proof } => Event::Hashed { id, claim: Claim { hash, proof } },
+        HashOutcome::Sampled { sample, other } => Event::Sampled { id, sample, of_first: other },
+        HashOutcome::Changed => Event::ChangedBeforeHash { id },
+        HashOutcome::Vanished => Event::HashFailed { id, error: ReadError::Vanished },
+        HashOutcome::Failed(errno) => {
+            let why = nix::errno::Errno::from_raw(errno).desc();
+            Event::HashFailed { id, error: ReadError::Refused(why.to_owned()) }
         }
     }
-    Ok(())
 }
 
-impl Deciding<'_> {
-    fn answered(&self, task: FileTask, outcome: HashOutcome) -> Result<()> {
-        match outcome {
-            // Bytes there are, so this is not their hash.
-            HashOutcome::Done { hash, .. } if hash == hash_of_nothing() => self.onward.fetch.want(task),
-            HashOutcome::Done { hash, proof } => self.decide(task, Claim { hash, proof }),
-            HashOutcome::Sampled { sample, other } => self.sampled(task, sample, other),
-            // Reading it tells better what has become of it; it is compared with nothing, or that could go on for ever.
-            HashOutcome::Changed => self.onward.fetch.want(FileTask { whole: true, ..task }),
-            HashOutcome::Vanished => self.vanished(task),
-            HashOutcome::Failed(errno) => self.unread(task, errno),
-        }
-    }
-
-    fn sampled(&self, task: FileTask, sample: u64, of_first: Option<u64>) -> Result<()> {
-        if !matches!(task.sampling, Sampling::Wanted { .. }) {
-            return Err(nonsense("a sample came that nobody asked for"));
-        }
-        let (size, sampling) = (task.entry.size, Sampling::Is(sample));
-        let task = FileTask { sampling, ..task };
-        if self.onward.sizes.is_other(size, sample, of_first) {
-            self.onward.fetch.want(self.onward.contents.lead(task, Key::Sample(size, sample)))
-        } else {
-            self.onward.release(Released::Unproven(task))
-        }
-    }
-
-    fn vanished(&self, task: FileTask) -> Result<()> {
-        self.onward.change(Change::Unread(task, true))
-    }
-
-    fn unread(&self, task: FileTask, errno: i32) -> Result<()> {
-        let why = nix::errno::Errno::from_raw(errno).desc();
-        self.run.tally.unread(format_args!("can't read `{}` on the client: {why}", path_of(&task)));
-        self.onward.change(Change::Unread(task, false))
-    }
-
-    fn decide(&self, task: FileTask, claim: Claim) -> Result<()> {
-        if task.old.as_ref().is_some_and(|old| old.hash == Some(claim.hash)) {
-            return self.onward.change(Change::Known(task, claim.hash));
-        }
-        let source = self.run.source_id;
-        let known = || self.index.source_sent(source, &claim.hash);
-        match self.onward.contents.lead_claim(task, claim, known)? {
-            Turn::Wait => Ok(()),
-            Turn::Known(task, hash) => self.onward.change(Change::Known(task, hash)),
-            Turn::Lead(mut task) => {
-                if self.run.has_others {
-                    task.possession = proven(self.run, &self.index, &task, claim)?.map(Box::new);
-                }
-                match task.possession {
-                    Some(_) => self.onward.change(Change::Known(task, claim.hash)),
-                    None => self.onward.fetch.want(task),
-                }
-            }
-        }
-    }
+/// Decides again about postponed files, until their end.
+pub fn resume(postponed: &Unbounded<Option<Box<FileTask>>>, mut decider: Decider<'_>) -> Result<()> {
+    postponed.iter().map_while(|file| file).try_for_each(|file| decider.report(Event::Resumed(file)))
 }

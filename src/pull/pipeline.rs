@@ -1,28 +1,31 @@
 //! Joins the stages of a pull: a thread for each, or several, and bounded queues between them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use crossbeam_channel::{Receiver as Unbounded, unbounded};
+use archive_helper::protocol::MAX_BUNDLED;
+use crossbeam_channel::unbounded;
 
 use super::Run;
 use super::applying::apply;
-use super::comparing::Comparing;
-use super::contents::{Contents, Released};
-use super::dispatch::{Dispatch, Onward, Ways};
+use super::dispatch::Dispatch;
 use super::failure::Failure;
-use super::fetching::{Expected, Fetch};
-use super::hashing::{Deciding, hash, rejoin};
+use super::fetching::{Fetcher, Transfers};
+use super::hashing::{hash, resume};
+use super::in_flight::InFlight;
 use super::listing::list;
+use super::machine::{Event, FileId, Policy};
 use super::receiving::{lane, lanes, receive};
-use super::sizes::Sizes;
+use super::routes::{Decider, Routes};
+use crate::entry::Hash;
 use crate::error::{Error, OnServer, Result};
 use crate::fault::most_changes;
 use crate::queue::{bounded_by_number, bounded_lanes};
 use crate::remote::helper::Conversation;
-use crate::remote::{Arrived, Files};
+use crate::remote::{Arrived, Files, MOST_COMPARED_BYTES};
 use crate::repository::journal::recover;
 use crate::repository::staging::Staging;
+use crate::source::{HashWhere, LinkWhen};
 
 // Files that may wait before a stage, and as many again in it; each is a few hundred bytes.
 const QUEUE: usize = 2 * 1024;
@@ -37,64 +40,65 @@ const MOST_ARRIVED: usize = 2 << 20;
 pub(super) fn run(run: &Run<'_>) -> Result<()> {
     finish_interrupted(run)?;
     let staging = Arc::new(clear_staging(run)?);
-    let (contents, sizes, expected) = (Contents::default(), Sizes::default(), Expected::default());
-    let broken = Failure::new(run.client, &contents);
-    let uses_old = run.client.streams() && !run.source.settings.whole_file;
-    let snapshot = uses_old.then(|| run.repository.snapshot(&run.source.name)).transpose()?;
-    let (staging, contents, expected, failure) = (&staging, &contents, &expected, &broken);
+    let policy = policy(run);
+    let snapshot = policy.sends_deltas.then(|| run.repository.snapshot(&run.source.name)).transpose()?;
+    let (in_flight, transfers) = (InFlight::new(policy), Transfers::default());
+    let broken = Failure::new(run.client, &in_flight);
+    let (staging, in_flight, transfers, failure) = (&staging, &in_flight, &transfers, &broken);
     // Before reading begins, which takes all channels that it gets.
     let lister = run.client.converse()?;
     thread::scope(|scope| {
-        let (hashing, tasks) = bounded_by_number(QUEUE);
+        let (hashing, to_hash) = bounded_by_number(QUEUE);
         let (wanted, to_read) = bounded_by_number(QUEUE);
         let (compared, to_compare) = bounded_by_number(QUEUE);
         let writers = lanes(run.source.settings.writers);
-        tracing::debug!(writers, "writes what arrives");
         let (arrived, to_receive) = bounded_lanes(writers, MOST_ARRIVED, Arrived::weight, lane);
         let (changes, to_apply) = bounded_by_number(most_changes(CHANGES));
-        // Holds what waits for others, and what needs a proof after all.
-        let (released, to_rejoin) = unbounded();
-        let end = released.clone();
-        let fetch = Fetch { wanted, compared: compared.clone(), expected, staging, snapshot: snapshot.as_ref() };
-        let onward = Onward { fetch, changes, contents, sizes: &sizes, released: released.clone() };
-        let ways = Ways { onward: onward.clone(), hashing };
-
-        let ways_on = (onward.changes.clone(), released.clone());
-        let comparing = Arc::new(Comparing::new(run, expected, contents, ways_on));
-        let rejoin_ways = ways.clone();
-        let stage = |name: &str| thread::Builder::new().name(name.to_owned());
+        let (postponed, to_resume) = unbounded();
+        let end = postponed.clone();
+        let fetcher = Fetcher {
+            wanted,
+            compared: compared.clone(),
+            transfers,
+            staging,
+            snapshot: snapshot.as_ref(),
+            max_small_file_bytes: MAX_BUNDLED,
+        };
+        let routes = Routes { hashing: Some(hashing), fetcher: Some(fetcher), changes: Some(changes), postponed };
         for to_receive in to_receive {
-            let comparing = Arc::clone(&comparing);
+            let decider = Decider::new(run, in_flight, routes.of_receiving());
             let started = stage("receiving")
-                .spawn_scoped(scope, move || failure.watch(|| receive(run, staging, &to_receive, &comparing)));
+                .spawn_scoped(scope, move || failure.watch(|| receive(run, staging, &to_receive, transfers, decider)));
             failure.watch(|| started.map(drop).on_server("can't start a thread"));
         }
+        let recording = routes.of_recording();
+        let describing = Mutex::new(Decider::new(run, in_flight, routes.of_receiving()));
+        let hashing = Decider::new(run, in_flight, routes.of_hashing());
+        let resuming = Decider::new(run, in_flight, routes.clone());
         let started = [
             stage("applying").spawn_scoped(scope, move || {
-                failure.watch(|| apply(run, staging, contents, &to_apply, &released, failure))
+                failure.watch(|| apply(run, staging, in_flight, &to_apply, &recording, failure))
             }),
             stage("reading").spawn_scoped(scope, move || {
                 let files = Files {
                     wanted: &to_read,
                     compared: (compared, to_compare),
                     arrived: &arrived,
-                    is_wanted: &|id, hash, is_here| comparing.is_wanted(id, hash, is_here),
+                    is_wanted: &|id, hash, is_in_basis| is_wanted(&describing, id, hash, is_in_basis),
                     are_many: run.begins_anew,
                 };
                 failure.watch(|| run.client.read_files(files))
             }),
-            stage("hashing").spawn_scoped(scope, move || {
-                failure.watch(|| deciding(run, onward).and_then(|deciding| hash(&tasks, deciding, failure)))
-            }),
-            stage("deciding").spawn_scoped(scope, move || failure.watch(|| decide_again(run, rejoin_ways, &to_rejoin))),
+            stage("hashing").spawn_scoped(scope, move || failure.watch(|| hash(run, &to_hash, hashing, failure))),
+            stage("deciding").spawn_scoped(scope, move || failure.watch(|| resume(&to_resume, resuming))),
         ];
         for thread in started {
             failure.watch(|| thread.map(drop).on_server("can't start a thread"));
         }
-        failure.watch(|| lead(run, lister, ways));
-        contents.wait_until_finished();
-        // Whoever decides again over tasks that waited is the last that could begin anything.
-        let _ = end.send(Released::End);
+        failure.watch(|| lead(run, lister, routes, in_flight, staging));
+        in_flight.wait_until_finished();
+        // What decides about postponed files is the last that could begin anything.
+        let _ = end.send(None);
     });
     tell_of_metadata(run, staging);
     match broken.first() {
@@ -102,6 +106,33 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
         None => {
             staging.clear_partials().on_server("can't clear the staging area").map_err(|error| in_staging(run, error))
         }
+    }
+}
+
+fn stage(name: &str) -> thread::Builder {
+    thread::Builder::new().name(name.to_owned())
+}
+
+// Whether a file that the client has described must be sent.
+fn is_wanted(decider: &Mutex<Decider<'_>>, id: FileId, hash: &Hash, is_in_basis: bool) -> Result<bool> {
+    let mut decider = decider.lock().unwrap_or_else(PoisonError::into_inner);
+    decider.report(Event::Described { id, hash: *hash, is_in_basis })?;
+    Ok(decider.in_flight().look_up(id, |_| ()).is_some())
+}
+
+fn policy(run: &Run<'_>) -> Policy {
+    let settings = &run.source.settings;
+    let sends_small_files = run.client.streams();
+    Policy {
+        client_hashes: settings.hash == HashWhere::Client,
+        sends_small_files,
+        max_small_file_bytes: MAX_BUNDLED,
+        sends_deltas: sends_small_files && !settings.whole_file,
+        max_delta_bytes: MOST_COMPARED_BYTES,
+        links: settings.link != LinkWhen::Never,
+        begins_empty: run.begins_empty,
+        has_others: run.has_others,
+        abilities: *run.repository.base().abilities(),
     }
 }
 
@@ -136,20 +167,18 @@ fn tell_of_metadata(run: &Run<'_>, staging: &Staging) {
     }
 }
 
-// The first two stages: list, and send every step on its way.
-fn lead(run: &Run<'_>, lister: Conversation, ways: Ways<'_>) -> Result<()> {
+// The first two stages: lists, and reports every step.
+fn lead(
+    run: &Run<'_>,
+    lister: Conversation,
+    routes: Routes<'_>,
+    in_flight: &InFlight,
+    staging: &Staging,
+) -> Result<()> {
     let index = run.repository.index()?;
-    let remembered = run.remembered(&index, ways.onward.fetch.staging);
-    let mut dispatch = Dispatch::new(run, &index, ways);
+    let remembered = run.remembered(&index, staging);
+    let decider = Decider::new(run, in_flight, routes);
+    let mut dispatch = Dispatch::new(run, &index, decider, staging);
     let roots = list(lister, run.source, run.repository.id(), &remembered, run.tally, &mut dispatch)?;
     dispatch.finish(&roots)
-}
-
-fn deciding<'a>(run: &'a Run<'a>, onward: Onward<'a>) -> Result<Deciding<'a>> {
-    Ok(Deciding { run, index: run.repository.index()?, onward })
-}
-
-fn decide_again<'a>(run: &'a Run<'a>, ways: Ways<'a>, released: &Unbounded<Released>) -> Result<()> {
-    let deciding = deciding(run, ways.onward.clone())?;
-    rejoin(released, &deciding, &ways)
 }

@@ -8,9 +8,8 @@ use std::sync::Arc;
 use nix::errno::Errno;
 
 use super::content_locator::ContentLocator;
-use super::contents::FileTask;
-use super::dispatch::hash_of_nothing;
 use super::ledger::Ledger;
+use super::machine::{FileTask, hash_of_nothing};
 use super::{Directory, Run};
 use crate::entry::{Entry, Hash, Kind, Time, Version, flags};
 use crate::error::{Error, Kind as ErrorKind, OnServer, Result};

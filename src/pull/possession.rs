@@ -9,8 +9,7 @@ use std::io::Seek;
 use jiff::Timestamp;
 
 use super::Run;
-use super::contents::{Claim, FileTask, Possession};
-use super::fetching::path_of;
+use super::machine::{Claim, FileTask, Possession};
 use crate::entry::{Hash, hash_content};
 use crate::error::Result;
 use crate::path::Escaped;
@@ -41,7 +40,7 @@ pub fn proven(run: &Run<'_>, index: &Index, task: &FileTask, claim: Claim) -> Re
                     let on_disk = place.on_disk();
                     run.tally.warn(format_args!(
                         "`{}` was copied, for `{}` is not what the client has: run `archive verify`",
-                        path_of(task),
+                        task.path(),
                         Escaped(&on_disk)
                     ));
                     return Ok(None);

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use archive_helper::protocol::{HashOutcome, HashRequest, MAX_HASHES, Reply, Request, Wants};
 
-use super::arriving::unreadable;
 use super::dispatch::{each_current, each_directory_below};
 use super::guard::{Before, Consent, RemovalGuard};
 use super::listing::{Remembered, Steps, list};
+use super::machine::refusal;
 use super::removals::Removals;
 use super::{Directory, Facts, Options, Tally, how, refuse_without_index, with_client};
 use crate::entry::{Entry, Hash, Kind, Version};
@@ -120,7 +120,7 @@ impl Preview<'_> {
 
     fn ask(&mut self, directory: &Directory, entry: &Entry, old: &Version) -> Result<()> {
         let Some(path) = directory.path.join(&entry.name) else { return Ok(()) };
-        if let Some(why) = unreadable(entry) {
+        if let Some(why) = refusal(entry) {
             self.tally.unread(format_args!("can't read `{path}` on the client: {why}"));
             return Ok(());
         }

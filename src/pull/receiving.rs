@@ -1,23 +1,19 @@
 //! Files on their way from the client: written into staging and hashed as they arrive.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry as Slot;
 
 use super::Run;
 use super::arriving::{Arriving, Part, Received, Target};
 use super::change::{Change, aborted};
-use super::comparing::Comparing;
-use super::contents::{Claim, FileTask, Key, Released, Turn};
-use super::fetching::{Asked, path_of};
+use super::fetching::Transfers;
+use super::machine::{Event, FileId, Reading};
 use super::pipeline::in_staging;
-use super::possession::{proof_of, proven};
+use super::routes::{Decider, Kept};
 use crate::entry::{Extent, Hash};
 use crate::error::{OnServer, Result};
 use crate::queue::Receiver;
 use crate::remote::{Arrived, FileState, ReadError};
-use crate::repository::index::Index;
 use crate::repository::staging::{Staged, Staging};
-use crate::source::LinkWhen;
 
 const WHAT: &str = "can't write into the staging area";
 
@@ -28,7 +24,9 @@ const MOST_LANES: usize = 4;
 /// only so many at a time.
 pub fn lanes(writers: Option<u8>) -> usize {
     let usual = || std::thread::available_parallelism().map_or(1, |count| count.get().min(MOST_LANES));
-    writers.map_or_else(usual, usize::from)
+    let writers = writers.map_or_else(usual, usize::from);
+    tracing::debug!(writers, "writes what is received");
+    writers
 }
 
 /// Which of them takes something: the same one for all of a file, and for all of one content, so that whoever hears of
@@ -40,19 +38,24 @@ pub fn lane(arrived: &Arrived) -> usize {
     }
 }
 
-/// Writes what arrives into staging, until nothing more comes.
-pub fn receive(run: &Run<'_>, staging: &Staging, arrived: &Receiver<Arrived>, comparing: &Comparing<'_>) -> Result<()> {
-    let mut inbox = Inbox { run, staging, comparing, receiving: HashMap::new(), index: None };
+/// Writes what is received into staging, until nothing more is.
+pub fn receive(
+    run: &Run<'_>,
+    staging: &Staging,
+    arrived: &Receiver<Arrived>,
+    transfers: &Transfers,
+    decider: Decider<'_>,
+) -> Result<()> {
+    let mut inbox = Inbox { run, staging, transfers, decider, receiving: HashMap::new() };
     arrived.iter().try_for_each(|arrival| inbox.take(arrival)).map_err(|error| in_staging(run, error))
 }
 
 struct Inbox<'a> {
     run: &'a Run<'a>,
     staging: &'a Staging,
-    comparing: &'a Comparing<'a>,
-    receiving: HashMap<u64, Arriving>,
-    // Opened when something has come that may be here already.
-    index: Option<Index>,
+    transfers: &'a Transfers,
+    decider: Decider<'a>,
+    receiving: HashMap<FileId, Arriving>,
 }
 
 impl Inbox<'_> {
@@ -65,32 +68,35 @@ impl Inbox<'_> {
                 self.begun(id)?.skip(length, run)
             }
             Arrived::Here { id, offset, length } => self.here(id, Extent { offset, length }),
-            Arrived::Whole { id, bytes, hash, state } => self.whole(id, (&bytes, hash), state),
-            Arrived::Same { id, hash } => {
-                let claim = Claim { hash, proof: None };
-                self.release(Released::Claimed(self.comparing.expected.take(id), claim))
-            }
+            Arrived::Whole { id, bytes, hash, state } => self.small(id, &bytes, hash, state),
+            Arrived::Same { id, hash } => self.report(id, Event::Repeated { id, hash }),
             Arrived::Restart { id } => self.restart(id),
             Arrived::End { id, state, consistent, claimed } => self.end(id, state, consistent, claimed),
             Arrived::Failed { id, error } => {
                 self.discard(id)?;
-                self.hand_on(failed(self.run, self.comparing.expected.take(id), &error))
+                self.report(id, Event::FetchFailed { id, error })
             }
         }
     }
 
-    fn begun(&mut self, id: u64) -> Result<&mut Arriving> {
-        match self.receiving.entry(id) {
-            Slot::Occupied(begun) => Ok(begun.into_mut()),
-            Slot::Vacant(free) => {
-                let base = self.comparing.expected.base(id);
-                let begun = Arriving::begin(self.staging, self.comparing.expected.target(id), base.as_ref())?;
-                Ok(free.insert(limited(self.run, begun)))
-            }
-        }
+    fn report(&mut self, id: FileId, event: Event) -> Result<()> {
+        self.transfers.end(id);
+        self.decider.report(event)
     }
 
-    fn ahead(&mut self, id: u64) -> Result<()> {
+    fn target(&self, id: FileId) -> Result<Target> {
+        self.transfers.target(id, self.decider.in_flight()).ok_or_else(|| aborted(()))
+    }
+
+    fn begun(&mut self, id: FileId) -> Result<&mut Arriving> {
+        if !self.receiving.contains_key(&id) {
+            let begun = Arriving::begin(self.staging, self.target(id)?, self.transfers.basis(id).as_ref())?;
+            self.receiving.insert(id, limited(self.run, begun));
+        }
+        self.receiving.get_mut(&id).ok_or_else(|| aborted(()))
+    }
+
+    fn ahead(&mut self, id: FileId) -> Result<()> {
         self.begun(id)?.is_ahead = true;
         Ok(())
     }
@@ -100,64 +106,33 @@ impl Inbox<'_> {
         self.run.tally.report.progress(&self.run.tally.progress);
     }
 
-    fn data(&mut self, id: u64, bytes: &[u8]) -> Result<()> {
+    fn data(&mut self, id: FileId, bytes: &[u8]) -> Result<()> {
         self.run.room.take(bytes.len() as u64)?;
         self.count(bytes.len() as u64);
         self.begun(id)?.add(bytes)
     }
 
-    fn here(&mut self, id: u64, extent: Extent) -> Result<()> {
+    fn here(&mut self, id: FileId, extent: Extent) -> Result<()> {
         self.run.room.take(extent.length)?;
-        let (base, run) = (self.comparing.expected.base(id), self.run);
-        self.begun(id)?.copy(base, extent, run)
+        let (basis, run) = (self.transfers.basis(id), self.run);
+        self.begun(id)?.copy(basis, extent, run)
     }
 
-    fn whole(&mut self, id: u64, (bytes, hash): (&[u8], Hash), state: FileState) -> Result<()> {
+    fn small(&mut self, id: FileId, bytes: &[u8], hash: Hash, state: FileState) -> Result<()> {
         self.run.room.take(bytes.len() as u64)?;
-        let Asked { mut task, once, .. } = self.comparing.expected.take_asked(id);
         self.count(bytes.len() as u64);
-        // Several helpers may have sent it, and another file may have had it before.
-        let has_changed = task.old.is_some() && self.run.source.settings.link != LinkWhen::Never;
-        if once && (has_changed || self.run.client.is_far()) {
-            let Some(first) = self.first_of(task, (bytes, hash))? else { return Ok(()) };
-            task = first;
-        }
-        let content = Received::whole((bytes, hash), &task, self.staging)?;
-        self.comparing.contents.lead_arrived(&mut task, hash);
-        self.hand_on(finish(self.run, task, content, state, true, self.staging)?)
+        self.transfers.end(id);
+        let reading = Reading { hash, size: bytes.len() as u64, state, is_consistent: true };
+        let may_repeat = self.run.client.is_far();
+        let event = Event::ReceivedSmall { id, reading, may_repeat };
+        let Some(kept) = self.decider.report_received(event, Some(bytes))? else { return Ok(()) };
+        let received = Received::whole((bytes, hash), &kept.file, self.staging)?;
+        self.keep(kept, received)
     }
 
-    // A content may be here already, or under way to be: then this copy of it counts for nothing, and `None` comes back. It
-    // may be another source's: that the client has it is proven by what it sent.
-    fn first_of(&mut self, task: FileTask, (bytes, hash): (&[u8], Hash)) -> Result<Option<FileTask>> {
-        let index = match &self.index {
-            Some(index) => index,
-            None => self.index.insert(self.run.repository.index()?),
-        };
-        let is_here = || index.source_sent(self.run.source_id, &hash);
-        let possession = |task: &FileTask| {
-            if self.run.has_others {
-                proven(self.run, index, task, Claim { hash, proof: Some(proof_of(self.run, bytes)) })
-            } else {
-                Ok(None)
-            }
-        };
-        match self.comparing.contents.lead_claim(task, Claim { hash, proof: None }, is_here)? {
-            Turn::Lead(mut task) => {
-                task.possession = possession(&task)?.map(Box::new);
-                if task.possession.is_none() {
-                    return Ok(Some(task));
-                }
-                self.hand_on(Change::Known(task, hash)).map(|()| None)
-            }
-            Turn::Wait => Ok(None),
-            Turn::Known(task, hash) => self.hand_on(Change::Known(task, hash)).map(|()| None),
-        }
-    }
-
-    fn restart(&mut self, id: u64) -> Result<()> {
+    fn restart(&mut self, id: FileId) -> Result<()> {
         self.discard(id)?;
-        let target = match self.comparing.expected.target(id) {
+        let target = match self.target(id)? {
             Target::Part(part) => Target::Part(Part { size: 0, ..part }),
             new => new,
         };
@@ -166,52 +141,48 @@ impl Inbox<'_> {
         Ok(())
     }
 
-    fn end(&mut self, id: u64, state: FileState, consistent: bool, claimed: Option<Hash>) -> Result<()> {
+    fn end(&mut self, id: FileId, state: FileState, is_consistent: bool, claimed: Option<Hash>) -> Result<()> {
         let begun = match self.receiving.remove(&id) {
             Some(begun) => begun,
-            None => Arriving::begin(self.staging, self.comparing.expected.target(id), None)?,
+            None => Arriving::begin(self.staging, self.target(id)?, None)?,
         };
-        let (mut task, is_carried_on, is_ahead) =
-            (self.comparing.expected.take(id), begun.is_carried_on, begun.is_ahead);
+        let (is_resumed, is_speculative) = (begun.is_carried_on, begun.is_ahead);
         if let Some(trouble) = begun.trouble {
             begun.discard(self.staging)?;
-            if let Some(words) = trouble.words() {
-                return self.hand_on(failed(self.run, task, &ReadError::Refused(words.to_owned())));
-            }
-            task.whole = true;
-            return self.release(Released::Missing(task));
-        }
-        let mut content = begun.end()?;
-        let is_other = claimed.is_some_and(|claimed| claimed != content.hash);
-        if is_other || is_carried_on && !is_as_claimed(&task, &content.hash) {
-            // What was here of it was spoilt, or of another file: all of it is fetched.
-            self.staging.unlink(&content.name).on_server(WHAT)?;
-            task.whole = true;
-            return self.release(Released::Missing(task));
-        }
-        if is_ahead {
-            // Where it is decided that it must come another time, it may begin to before this copy is gone.
-            content.name = self.staging.set_aside(&content.name).on_server(WHAT)?;
-            let Some(wanted) = self.comparing.decide(task, content.hash, false)? else {
-                return self.staging.unlink(&content.name).on_server(WHAT);
+            let event = match trouble.words() {
+                Some(words) => Event::FetchFailed { id, error: ReadError::Refused(words.to_owned()) },
+                None => Event::BasisLost { id },
             };
-            task = wanted;
+            return self.report(id, event);
         }
-        self.staging.permit(&content.file, &task.entry).on_server(WHAT)?;
-        self.hand_on(finish(self.run, task, content, state, consistent, self.staging)?)
+        let mut received = begun.end()?;
+        if is_speculative || is_resumed || claimed.is_some() {
+            // If it is decided that the file must be fetched again, that may begin before this copy is removed.
+            received.name = self.staging.set_aside(&received.name).on_server(WHAT)?;
+        }
+        self.transfers.end(id);
+        let reading = Reading { hash: received.hash, size: received.size, state, is_consistent };
+        let event = Event::Received { id, reading, claimed, is_resumed, is_speculative };
+        let Some(kept) = self.decider.report_received(event, None)? else {
+            return self.staging.unlink(&received.name).on_server(WHAT);
+        };
+        self.staging.permit(&received.file, &kept.file.entry).on_server(WHAT)?;
+        self.keep(kept, received)
     }
 
-    fn discard(&mut self, id: u64) -> Result<()> {
+    fn discard(&mut self, id: FileId) -> Result<()> {
         self.receiving.remove(&id).map_or(Ok(()), |begun| begun.discard(self.staging))
     }
 
-    fn hand_on(&self, change: Change) -> Result<()> {
-        self.comparing.changes.send(change).map_err(aborted)
-    }
-
-    fn release(&self, mut released: Released) -> Result<()> {
-        released.task().into_iter().for_each(|task| self.comparing.contents.wait(task));
-        self.comparing.released.send(released).map_err(aborted)
+    fn keep(&self, Kept { file, is_consistent }: Kept, received: Received) -> Result<()> {
+        let Received { name, file: open, hash, size } = received;
+        if !is_consistent {
+            let path = file.path();
+            self.run.tally.warn(format_args!("`{path}` kept changing while it was read; its copy may be inconsistent"));
+        }
+        self.staging.dress(&open, &file.entry).on_server(WHAT)?;
+        self.run.tally.progress.copied.add(1);
+        self.decider.routes.record(Change::Received(file, Staged { name, hash, size, consistent: is_consistent }))
     }
 }
 
@@ -219,46 +190,4 @@ impl Inbox<'_> {
 fn limited(run: &Run<'_>, mut begun: Arriving) -> Arriving {
     begun.limit = run.source.settings.max_file_size.unwrap_or(u64::MAX);
     begun
-}
-
-fn finish(
-    run: &Run<'_>,
-    mut task: FileTask,
-    content: Received,
-    state: FileState,
-    consistent: bool,
-    staging: &Staging,
-) -> Result<Change> {
-    let Received { name, file, hash, size } = content;
-    // What was read counts, not what was listed. Its ctime is not known then, so the next run looks at it again.
-    let as_listed = state.size == task.entry.size && size == task.entry.size && state.mtime == task.entry.mtime;
-    (task.entry.size, task.entry.mtime) = (size, state.mtime);
-    let consistent = consistent && (is_as_claimed(&task, &hash) || !as_listed);
-    task.deviates = !as_listed || !consistent;
-    if !consistent {
-        run.tally
-            .warn(format_args!("`{}` kept changing while it was read; its copy may be inconsistent", path_of(&task)));
-    }
-    staging.dress(&file, &task.entry).on_server(WHAT)?;
-    run.tally.progress.copied.add(1);
-    Ok(Change::Received(task, Staged { name, hash, size, consistent }))
-}
-
-fn is_as_claimed(task: &FileTask, hash: &Hash) -> bool {
-    task.leads.iter().all(|key| !matches!(key, Key::Hash(claimed) if claimed != hash))
-}
-
-fn failed(run: &Run<'_>, task: FileTask, error: &ReadError) -> Change {
-    let path = path_of(&task);
-    match error {
-        ReadError::Vanished => {
-            run.tally.notice(format_args!("`{path}` vanished before it was read"));
-            run.tally.progress.skipped.add(1);
-            Change::Unread(task, true)
-        }
-        ReadError::Refused(why) => {
-            run.tally.unread(format_args!("can't read `{path}` on the client: {why}"));
-            Change::Unread(task, false)
-        }
-    }
 }

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::content_locator::{Candidate, Wanted};
-use super::super::contents::{FileTask, Possession, Spot};
-use super::super::dispatch::hash_of_nothing;
 use super::super::ledger::Ledger;
+use super::super::machine::{FileTask, Possession, SnapshotPath, hash_of_nothing};
 use super::{Directory, Origin, Placing, Retired, WHAT, is_restated};
 use crate::entry::{Entry, Hash, Kind, Version, flags, mode_on_disk};
 use crate::error::{Error, Kind as ErrorKind, OnServer, Result};
@@ -27,7 +26,7 @@ struct NewFile<'a> {
     old: Option<&'a Version>,
     hash: Hash,
     flags: u32,
-    other_name: Option<&'a Spot>,
+    other_name: Option<&'a SnapshotPath>,
     possession: Option<&'a Possession>,
     // The old version's plain file, if it differs in metadata only and its inode has other names: its name here may just
     // go.
@@ -39,7 +38,7 @@ type Linked = (StagedName, Origin);
 
 impl<'a> NewFile<'a> {
     fn of(task: &'a FileTask, hash: Hash, flags: u32) -> NewFile<'a> {
-        let FileTask { directory, entry, old, other_name, possession, .. } = task;
+        let FileTask { directory, entry, old, other_name, .. } = task;
         NewFile {
             directory,
             entry,
@@ -47,7 +46,7 @@ impl<'a> NewFile<'a> {
             hash,
             flags,
             other_name: other_name.as_deref(),
-            possession: possession.as_deref(),
+            possession: None,
             drop_old: None,
         }
     }
@@ -79,7 +78,7 @@ impl Placing<'_> {
         let settings = &self.run.source.settings;
         let file = NewFile::of(task, staged.hash, if staged.consistent { 0 } else { flags::INCONSISTENT });
         let same_mtime = file.old.is_some_and(|old| old.entry.mtime == file.entry.mtime);
-        if task.basis_corrupt {
+        if task.is_basis_corrupt() {
             // The record of the inode is no proof any more.
             let age = Age::AtMost(Duration::ZERO);
             self.prove(ledger, (file.directory, &file.entry.name), file.entry.size, (&file.hash, age))?;
@@ -108,8 +107,14 @@ impl Placing<'_> {
     }
 
     /// Plans a file whose content is on the server already; false when no plain file proves to have it.
-    pub(in crate::pull) fn known(&mut self, ledger: &mut Ledger<'_>, task: &FileTask, hash: Hash) -> Result<bool> {
-        let file = NewFile::of(task, hash, 0);
+    pub(in crate::pull) fn known(
+        &mut self,
+        ledger: &mut Ledger<'_>,
+        task: &FileTask,
+        hash: Hash,
+        possession: Option<&Possession>,
+    ) -> Result<bool> {
+        let file = NewFile { possession, ..NewFile::of(task, hash, 0) };
         if file.had_its_content()
             && let Some(found) = self.find_old(ledger, &file)?
             && self.same_content(ledger, file, found)?

@@ -1,31 +1,31 @@
-//! Sizes of large files that a run has come across: what has the size of another one may have its content, too.
+//! Sizes of the large files of a run: files of one size may have the same content.
 //!
-//! Only its hash tells, for which the client has to read all of it. Where no content of the size is here yet, a sample of
-//! each is compared first: nearly always it shows that they differ.
+//! Only hashes tell, for which the client has to read the files. Where the server has no content of the size yet, samples
+//! are compared first: nearly always they show that the files differ.
 
 use std::collections::hash_map::Entry as Slot;
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, PoisonError};
 
 use crate::error::Result;
 use crate::path::AbsPath;
 
-// From which size on samples are compared: a smaller file is read as fast as a sample is told.
-const SAMPLED: u64 = 1 << 20;
+// Smallest file of which a sample is compared, bytes: a smaller file is read as fast.
+const MIN_SAMPLED_BYTES: u64 = 1 << 20;
 
-// Of so many files the paths are kept, if they are not longer than this, in bytes, and so many samples of a size.
-const MOST_FIRST: usize = 32 * 1024;
-const LONGEST: usize = 512;
-const MOST_SAMPLES: usize = 32 * 1024;
+// First files of a size whose paths are kept.
+const MAX_FIRST_FILES: usize = 32 * 1024;
 
-/// What this run has come across.
+// Longest path that is kept, bytes.
+const MAX_PATH_BYTES: usize = 512;
+
+// Samples that are kept of a size.
+const MAX_SAMPLES: usize = 32 * 1024;
+
+/// The sizes that a run has met.
 #[derive(Debug, Default)]
-pub struct Sizes(Mutex<State>);
-
-#[derive(Debug, Default)]
-struct State {
+pub struct Sizes {
     sizes: HashMap<u64, Met>,
-    // How many files are named.
+    // How many paths are kept.
     firsts: usize,
 }
 
@@ -33,7 +33,7 @@ struct State {
 enum Met {
     // Files of this size have to be hashed.
     Hashed,
-    // Few are, and all sizes are kept.
+    // Few are, so all such sizes are kept.
     Sampled(Box<Samples>),
 }
 
@@ -57,9 +57,10 @@ pub enum Meeting {
 
 impl Sizes {
     /// A file was come across; `is_here` tells whether a content of its size is.
-    pub fn meet(&self, path: AbsPath, size: u64, is_here: impl FnOnce() -> Result<bool>) -> Result<Meeting> {
-        let State { sizes, firsts } = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_sampled = size >= SAMPLED && *firsts < MOST_FIRST && path.as_bytes().len() <= LONGEST;
+    pub fn meet(&mut self, path: AbsPath, size: u64, is_here: impl FnOnce() -> Result<bool>) -> Result<Meeting> {
+        let Sizes { sizes, firsts } = self;
+        let is_sampled =
+            size >= MIN_SAMPLED_BYTES && *firsts < MAX_FIRST_FILES && path.as_bytes().len() <= MAX_PATH_BYTES;
         match sizes.entry(size) {
             Slot::Occupied(met) => Ok(match met.get() {
                 Met::Hashed => Meeting::Hash,
@@ -79,24 +80,23 @@ impl Sizes {
     }
 
     /// A file of this size comes of which there will be no sample.
-    pub fn meet_other(&self, size: u64) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(Met::Sampled(samples)) = state.sizes.insert(size, Met::Hashed) {
-            state.firsts -= usize::from(samples.first.is_some());
+    pub fn meet_other(&mut self, size: u64) {
+        if let Some(Met::Sampled(samples)) = self.sizes.insert(size, Met::Hashed) {
+            self.firsts -= usize::from(samples.first.is_some());
         }
     }
 
     /// Whether a file's content is another one than that of all others of its size, by its sample and, if that was not known,
     /// that of the first.
-    pub fn is_other(&self, size: u64, sample: u64, of_first: Option<u64>) -> bool {
-        let State { sizes, firsts } = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn is_other(&mut self, size: u64, sample: u64, of_first: Option<u64>) -> bool {
+        let Sizes { sizes, firsts } = self;
         let Some(Met::Sampled(samples)) = sizes.get_mut(&size) else { return false };
         let Samples { first, known } = &mut **samples;
         if let Some(of_first) = of_first.filter(|_| first.is_some()) {
             (*first, *firsts) = (None, *firsts - 1);
             known.insert(of_first);
         }
-        first.is_none() && known.len() < MOST_SAMPLES && known.insert(sample)
+        first.is_none() && known.len() < MAX_SAMPLES && known.insert(sample)
     }
 }
 
@@ -110,22 +110,22 @@ mod tests {
 
     #[test]
     fn files_of_one_size_are_told_apart_by_samples_and_others_by_hashes() {
-        let (sizes, size) = (Sizes::default(), 5 << 20);
-        let meet = |name: &str, size| sizes.meet(path(name), size, || Ok(false)).unwrap();
-        assert_eq!(meet("a", size), Meeting::First);
-        assert_eq!(meet("b", size), Meeting::Sample(Some(path("a"))));
+        let (mut sizes, size) = (Sizes::default(), 5 << 20);
+        let meet = |sizes: &mut Sizes, name: &str, size| sizes.meet(path(name), size, || Ok(false)).unwrap();
+        assert_eq!(meet(&mut sizes, "a", size), Meeting::First);
+        assert_eq!(meet(&mut sizes, "b", size), Meeting::Sample(Some(path("a"))));
         assert!(!sizes.is_other(size, 2, None), "nothing is known of the first");
         assert!(!sizes.is_other(size, 1, Some(1)));
         assert!(sizes.is_other(size, 2, Some(1)));
-        assert_eq!(meet("c", size), Meeting::Sample(None));
+        assert_eq!(meet(&mut sizes, "c", size), Meeting::Sample(None));
         assert!(!sizes.is_other(size, 2, None));
         assert!(sizes.is_other(size, 3, None));
         sizes.meet_other(size);
-        assert_eq!(meet("d", size), Meeting::Hash);
+        assert_eq!(meet(&mut sizes, "d", size), Meeting::Hash);
         assert!(!sizes.is_other(size, 4, None));
-        let small = SAMPLED - 1;
-        assert_eq!([meet("e", small), meet("f", small)], [Meeting::First, Meeting::Hash]);
-        let here = || sizes.meet(path("g"), 6 << 20, || Ok(true)).unwrap();
+        let small = MIN_SAMPLED_BYTES - 1;
+        assert_eq!([meet(&mut sizes, "e", small), meet(&mut sizes, "f", small)], [Meeting::First, Meeting::Hash]);
+        let mut here = || sizes.meet(path("g"), 6 << 20, || Ok(true)).unwrap();
         assert_eq!([here(), here()], [Meeting::Hash, Meeting::Hash]);
     }
 }

@@ -1,0 +1,179 @@
+//! Carries out the state machine's orders: hands files to the workers that hash, fetch and record them.
+//!
+//! Bounded queues lead from listing and deciding to hashing, from there to fetching and receiving, and from everywhere to
+//! the batch writer; the only way back is the unbounded queue of postponed files. So no two workers wait for each other.
+
+use std::cell::OnceCell;
+
+use crossbeam_channel::Sender as Unbounded;
+
+use super::Run;
+use super::change::{Change, aborted};
+use super::fetching::Fetcher;
+use super::in_flight::InFlight;
+use super::machine::{Claim, Event, FileTask, HashOrder, Lookup, Order, Possession};
+use super::possession::{proof_of, proven};
+use crate::entry::Hash;
+use crate::error::{Error, Kind, Result};
+use crate::queue::Sender;
+use crate::remote::ReadError;
+use crate::repository::index::Index;
+
+/// The queues that a worker hands files to.
+#[derive(Clone)]
+pub struct Routes<'a> {
+    /// To what hashes.
+    pub hashing: Option<Sender<HashOrder>>,
+    /// To what fetches.
+    pub fetcher: Option<Fetcher<'a>>,
+    /// To the batch writer.
+    pub changes: Option<Sender<Change>>,
+    /// To be decided about again; `None` ends that.
+    pub postponed: Unbounded<Option<Box<FileTask>>>,
+}
+
+impl<'a> Routes<'a> {
+    /// The routes of what takes the client's hashes.
+    pub fn of_hashing(&self) -> Routes<'a> {
+        Routes { hashing: None, ..self.clone() }
+    }
+
+    /// The routes of what receives files.
+    pub fn of_receiving(&self) -> Routes<'a> {
+        Routes { fetcher: None, ..self.of_hashing() }
+    }
+
+    /// The routes of the batch writer.
+    pub fn of_recording(&self) -> Routes<'a> {
+        Routes { changes: None, ..self.of_receiving() }
+    }
+
+    /// Hands a change to the batch writer.
+    pub fn record(&self, change: Change) -> Result<()> {
+        self.changes.as_ref().ok_or_else(no_route)?.send(change).map_err(aborted)
+    }
+}
+
+fn no_route() -> Error {
+    Error::new(Kind::Failed, "a file took a turn that does not exist").hint("please report this")
+}
+
+/// A received file that is to be kept.
+pub struct Kept {
+    /// The file.
+    pub file: Box<FileTask>,
+    /// False if it kept changing while it was read.
+    pub is_consistent: bool,
+}
+
+/// One worker's access to the state machine.
+pub struct Decider<'a> {
+    run: &'a Run<'a>,
+    in_flight: &'a InFlight,
+    /// Where its files go.
+    pub routes: Routes<'a>,
+    lookup: RunLookup<'a>,
+    // Memory of the last orders.
+    orders: Vec<Order>,
+}
+
+impl<'a> Decider<'a> {
+    /// With an index of its own, which is opened when it is needed.
+    pub fn new(run: &'a Run<'a>, in_flight: &'a InFlight, routes: Routes<'a>) -> Decider<'a> {
+        Decider { run, in_flight, routes, lookup: RunLookup { run, index: OnceCell::new() }, orders: Vec::new() }
+    }
+
+    /// The files that are under way.
+    pub fn in_flight(&self) -> &'a InFlight {
+        self.in_flight
+    }
+
+    /// Reports an event, and carries out what follows.
+    pub fn report(&mut self, event: Event) -> Result<()> {
+        self.report_received(event, None).map(drop)
+    }
+
+    /// The same for a file that was received, if all of it is in memory as `bytes`. Returns the file if it is to be kept.
+    pub fn report_received(&mut self, event: Event, bytes: Option<&[u8]>) -> Result<Option<Kept>> {
+        let mut orders = std::mem::take(&mut self.orders);
+        self.in_flight.handle(event, &self.lookup, &mut orders)?;
+        orders.reverse();
+        let mut kept = None;
+        while let Some(order) = orders.pop() {
+            match order {
+                Order::Keep { file, is_consistent } => kept = Some(Kept { file, is_consistent }),
+                Order::Prove(file, claim) => {
+                    let possession = self.prove(&file, claim, bytes)?.map(Box::new);
+                    self.in_flight.handle(Event::Proved { file, possession }, &self.lookup, &mut orders)?;
+                }
+                order => self.carry_out(order)?,
+            }
+        }
+        self.orders = orders;
+        Ok(kept)
+    }
+
+    fn carry_out(&self, order: Order) -> Result<()> {
+        match order {
+            Order::Hash(order) => self.routes.hashing.as_ref().ok_or_else(no_route)?.send(order).map_err(aborted),
+            Order::Fetch(order) => self.routes.fetcher.as_ref().ok_or_else(no_route)?.fetch(order),
+            Order::Record(change) => self.routes.record(change),
+            Order::GiveUp(file, error) => self.give_up(file, &error),
+            Order::Postpone(file) => self.routes.postponed.send(Some(file)).map_err(aborted),
+            Order::Keep { .. } | Order::Prove(..) => Err(no_route()),
+        }
+    }
+
+    fn prove(&self, file: &FileTask, claim: Claim, bytes: Option<&[u8]>) -> Result<Option<Possession>> {
+        let proof = claim.proof.or_else(|| bytes.map(|bytes| proof_of(self.run, bytes)));
+        proven(self.run, self.lookup.index()?, file, Claim { proof, ..claim })
+    }
+
+    fn give_up(&self, file: Box<FileTask>, error: &ReadError) -> Result<()> {
+        let path = file.path();
+        let has_vanished = *error == ReadError::Vanished;
+        if has_vanished {
+            self.run.tally.notice(format_args!("`{path}` vanished before it was read"));
+            self.run.tally.progress.skipped.add(1);
+        } else {
+            self.run.tally.unread(format_args!("can't read `{path}` on the client: {error}"));
+        }
+        self.routes.record(Change::Unread { file, has_vanished })
+    }
+}
+
+/// Answers from the index of a run.
+struct RunLookup<'a> {
+    run: &'a Run<'a>,
+    index: OnceCell<Index>,
+}
+
+impl RunLookup<'_> {
+    fn index(&self) -> Result<&Index> {
+        match self.index.get() {
+            Some(index) => Ok(index),
+            None => {
+                let index = self.run.repository.index()?;
+                Ok(self.index.get_or_init(|| index))
+            }
+        }
+    }
+}
+
+impl Lookup for RunLookup<'_> {
+    fn has_size(&self, size: u64) -> Result<bool> {
+        self.index()?.knows_size(size)
+    }
+
+    fn has_content(&self, hash: &Hash) -> Result<bool> {
+        self.index()?.source_sent(self.run.source_id, hash)
+    }
+
+    fn has_foreign_content(&self, hash: &Hash) -> Result<bool> {
+        Ok(!self.index()?.versions_with(hash, 1)?.is_empty())
+    }
+
+    fn is_hashing_cheaper(&self) -> bool {
+        self.run.client.has_slow_line()
+    }
+}
