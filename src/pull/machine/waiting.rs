@@ -77,6 +77,12 @@ impl Waiting {
         self.count == 0
     }
 
+    /// True if no file leads another.
+    #[cfg(test)]
+    pub(super) fn is_forgotten(&self) -> bool {
+        self.files.is_empty() && self.samples.is_empty()
+    }
+
     /// Counts the memory of a file that is to be decided about later.
     pub(super) fn postpone(&mut self, file: &FileTask) {
         self.bytes += file.weight();

@@ -59,7 +59,7 @@ const NEWEST_MTIME: &str = "newest-mtime";
 
 impl Abilities {
     /// Those of a file system with this type until it is probed: a local one has all, any other none.
-    pub(super) fn assumed(kind: i64) -> Abilities {
+    pub(crate) fn assumed(kind: i64) -> Abilities {
         let mut abilities = Abilities {
             moves: true,
             links: true,
