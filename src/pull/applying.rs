@@ -62,30 +62,8 @@ pub fn apply<'a>(
     let index = run.repository.index()?;
     index.expect_much_writing()?;
     thread::scope(|scope| {
-        let gathering = Gathering {
-            run,
-            ledger: Ledger::new(index, scope, failure)?,
-            placing: Placing::open(run, staging)?,
-            blocked: Blocked::new(
-                run.repository.snapshot(&run.source.name)?,
-                run.repository.archive(&run.source.name)?,
-            ),
-            journal: Journal::open(run.repository, (run.source_id, &run.source.name), Arc::clone(staging))?,
-            staging,
-            in_flight,
-            decider: Decider::new(run, in_flight, routes.clone()),
-            ends: Ends::default(),
-            changes: 0,
-            late: Vec::new(),
-            most_changes: fault::most_changes(MOST_CHANGES),
-            idle_batch: if run.begins_anew { MOST_CHANGES } else { IDLE_BATCH },
-            bytes: 0,
-            attributes: 0,
-            begun: None,
-            roots: Vec::new(),
-            watch: Watch::default(),
-        };
-        gathering.run(changes)
+        let ledger = Ledger::new(index, scope, failure)?;
+        BatchWriter::open(run, staging, in_flight, routes, ledger)?.run(changes)
     })
 }
 
@@ -96,8 +74,8 @@ fn clear_flags(run: &Run<'_>, index: &mut Index, roots: &[AbsPath]) -> Result<()
     write.commit()
 }
 
-/// A batch that gathers.
-struct Gathering<'scope, 'a: 'scope> {
+/// Gathers changes, and carries them out batch by batch.
+pub(super) struct BatchWriter<'scope, 'a: 'scope> {
     run: &'a Run<'a>,
     ledger: Ledger<'scope>,
     placing: Placing<'a>,
@@ -135,34 +113,73 @@ struct Finished {
     path: Option<Arc<SnapshotPath>>,
 }
 
-impl Gathering<'_, '_> {
+impl<'scope, 'a: 'scope> BatchWriter<'scope, 'a> {
+    /// Opens the trees of the run's source.
+    pub(super) fn open(
+        run: &'a Run<'a>,
+        staging: &'a Arc<Staging>,
+        in_flight: &'a InFlight,
+        routes: &Routes<'a>,
+        ledger: Ledger<'scope>,
+    ) -> Result<BatchWriter<'scope, 'a>> {
+        let name = &run.source.name;
+        Ok(BatchWriter {
+            run,
+            ledger,
+            placing: Placing::open(run, staging)?,
+            blocked: Blocked::new(run.repository.snapshot(name)?, run.repository.archive(name)?),
+            journal: Journal::open(run.repository, (run.source_id, name), Arc::clone(staging))?,
+            staging,
+            in_flight,
+            decider: Decider::new(run, in_flight, routes.clone()),
+            ends: Ends::default(),
+            changes: 0,
+            late: Vec::new(),
+            most_changes: fault::most_changes(MOST_CHANGES),
+            idle_batch: if run.begins_anew { MOST_CHANGES } else { IDLE_BATCH },
+            bytes: 0,
+            attributes: 0,
+            begun: None,
+            roots: Vec::new(),
+            watch: Watch::default(),
+        })
+    }
+
     fn run(mut self, changes: &Receiver<Change>) -> Result<()> {
         loop {
             match self.next(changes) {
-                Ok(change) => {
-                    if let Err(error) = take_room(self.run, &change) {
-                        // What there was room for is kept.
-                        self.late.clear();
-                        if self.may_commit()? {
-                            self.commit(Then::Nothing)?;
-                        }
-                        return self.ledger.index().and(Err(error));
-                    }
-                    self.take(change)?;
-                }
+                Ok(change) => self.add(change)?,
                 Err(Nothing::Yet) => self.commit_if_open()?,
-                // The run has failed.
-                Err(Nothing::More) if !self.run.gate.is_open() => return self.ledger.index().map(drop),
-                Err(Nothing::More) if self.late.is_empty() => {
-                    self.commit(Then::Nothing)?;
-                    return self.ledger.index().map(drop);
-                }
-                Err(Nothing::More) => self.commit(Then::More)?,
+                Err(Nothing::More) => return self.finish(),
             }
             if self.is_full() {
                 self.commit_if_open()?;
             }
         }
+    }
+
+    /// Adds a change to the batch.
+    pub(super) fn add(&mut self, change: Change) -> Result<()> {
+        if let Err(error) = take_room(self.run, &change) {
+            // What there was room for is kept.
+            self.late.clear();
+            if self.may_commit()? {
+                self.commit(Then::Nothing)?;
+            }
+            return self.ledger.index().and(Err(error));
+        }
+        self.take(change)
+    }
+
+    /// Carries out what is left, unless the run has failed before the guard has decided.
+    pub(super) fn finish(mut self) -> Result<()> {
+        if self.run.gate.is_open() {
+            while !self.late.is_empty() {
+                self.commit(Then::More)?;
+            }
+            self.commit(Then::Nothing)?;
+        }
+        self.ledger.index().map(drop)
     }
 
     // The guard may still stop the run: nothing in the trees is changed before it is certain that it does not.
@@ -171,7 +188,8 @@ impl Gathering<'_, '_> {
         self.watch.opens(self.run.gate, before, self.run.source, &self.roots)
     }
 
-    fn commit_if_open(&mut self) -> Result<()> {
+    /// Carries out the batch, if the guard has decided.
+    pub(super) fn commit_if_open(&mut self) -> Result<()> {
         if !self.may_commit()? {
             if !self.is_overfull() {
                 return Ok(());
@@ -318,7 +336,7 @@ impl Gathering<'_, '_> {
         }
         tell(self.run, &file, false);
         self.placing.plain(&mut self.ledger, &file)?;
-        self.finish(*file, None, true);
+        self.end_file(*file, None, true);
         Ok(())
     }
 
@@ -329,7 +347,7 @@ impl Gathering<'_, '_> {
             let entry = Box::new(file.entry.clone());
             self.placing.row(&file.directory, Row::Refresh { id: old.id, entry, hash: old.hash, flags: old.flags });
         }
-        self.finish(*file, None, true);
+        self.end_file(*file, None, true);
         Ok(())
     }
 
@@ -339,7 +357,7 @@ impl Gathering<'_, '_> {
         self.bytes += staged.size;
         self.placing.received(&mut self.ledger, &file, staged)?;
         let is_as_listed = file.is_as_listed();
-        self.finish(*file, Some(hash), is_as_listed);
+        self.end_file(*file, Some(hash), is_as_listed);
         Ok(())
     }
 
@@ -349,7 +367,7 @@ impl Gathering<'_, '_> {
             return self.decider.report(Event::NotFound(file));
         }
         tell(self.run, &file, file.had_content(&hash));
-        self.finish(*file, Some(hash), true);
+        self.end_file(*file, Some(hash), true);
         Ok(())
     }
 
@@ -357,7 +375,7 @@ impl Gathering<'_, '_> {
         if let Some(old) = file.old.as_ref().filter(|_| !has_vanished) {
             self.placing.flag(old.id);
         }
-        self.finish(*file, None, false);
+        self.end_file(*file, None, false);
         Ok(())
     }
 
@@ -371,7 +389,7 @@ impl Gathering<'_, '_> {
         Ok(())
     }
 
-    fn finish(&mut self, file: FileTask, hash: Option<Hash>, is_as_listed: bool) {
+    fn end_file(&mut self, file: FileTask, hash: Option<Hash>, is_as_listed: bool) {
         self.attributes += file.entry.attributes.as_deref().map_or(0, Attributes::weight);
         let path = file
             .leads_inode()

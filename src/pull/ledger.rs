@@ -1,4 +1,4 @@
-//! The index as the last stage has it: what one batch did is written to it while the next one gathers.
+//! The index as the batch writer has it: one batch is written to it while the next one gathers.
 
 use std::thread::{Builder, Scope};
 
@@ -9,11 +9,16 @@ use super::failure::Failure;
 use crate::error::{OnServer, Result};
 use crate::repository::index::Index;
 
-/// The index, unless something is being written to it: whoever asks for it waits for that.
+/// The index, except while something is written to it: the caller waits for that.
 pub struct Ledger<'scope> {
-    // Nothing while it is being written to, or when that failed.
+    // `None` while it is written to, or when that failed.
     index: Option<Index>,
     is_away: bool,
+    // `None` if the caller writes.
+    writer: Option<Writer<'scope>>,
+}
+
+struct Writer<'scope> {
     work: Sender<(Index, Work<'scope>)>,
     back: Receiver<Option<Index>>,
 }
@@ -21,11 +26,11 @@ pub struct Ledger<'scope> {
 type Work<'scope> = Box<dyn FnOnce(&mut Index) -> Result<()> + Send + 'scope>;
 
 impl<'scope> Ledger<'scope> {
-    /// Takes the index. What is written to it is written on a thread in `scope`, and what goes wrong there goes to `failure`.
+    /// Writes on a thread in `scope`; `failure` learns of errors there.
     pub fn new(index: Index, scope: &'scope Scope<'scope, '_>, failure: &'scope Failure<'_>) -> Result<Ledger<'scope>> {
         let (work, to_do) = bounded::<(Index, Work<'scope>)>(1);
         let (done, back) = bounded(1);
-        let enter = move || {
+        let write = move || {
             for (mut index, work) in to_do {
                 let index = failure.watch(|| work(&mut index)).then_some(index);
                 if done.send(index).is_err() {
@@ -33,30 +38,43 @@ impl<'scope> Ledger<'scope> {
                 }
             }
         };
-        let started = Builder::new().name("entering".to_owned()).spawn_scoped(scope, enter);
+        let started = Builder::new().name("entering".to_owned()).spawn_scoped(scope, write);
         started.on_server("can't start a thread")?;
-        Ok(Ledger { index: Some(index), is_away: false, work, back })
+        Ok(Ledger { index: Some(index), is_away: false, writer: Some(Writer { work, back }) })
     }
 
-    /// The index, with all that was written to it.
+    /// Writes on the caller's thread, so that the order of all work is the caller's.
+    #[cfg(test)]
+    pub fn of_one_thread(index: Index) -> Ledger<'scope> {
+        Ledger { index: Some(index), is_away: false, writer: None }
+    }
+
+    /// The index, with everything that was written to it.
     pub fn index(&mut self) -> Result<&mut Index> {
         if std::mem::take(&mut self.is_away) {
-            self.index = self.back.recv().ok().flatten();
+            self.index = self.writer.as_ref().and_then(|writer| writer.back.recv().ok().flatten());
         }
         self.index.as_mut().ok_or_else(|| aborted(()))
     }
 
-    /// True while something is being written to it.
+    /// True while something is written to it.
     pub fn is_writing(&self) -> bool {
-        self.is_away && self.back.is_empty()
+        self.is_away && self.writer.as_ref().is_some_and(|writer| writer.back.is_empty())
     }
 
     /// Has something written to the index, and does not wait for it.
     pub fn write(&mut self, work: impl FnOnce(&mut Index) -> Result<()> + Send + 'scope) -> Result<()> {
         self.index()?;
-        if let Some(index) = self.index.take() {
-            self.work.send((index, Box::new(work))).map_err(aborted)?;
-            self.is_away = true;
+        let Some(mut index) = self.index.take() else { return Ok(()) };
+        match &self.writer {
+            Some(writer) => {
+                writer.work.send((index, Box::new(work))).map_err(aborted)?;
+                self.is_away = true;
+            }
+            None => {
+                work(&mut index)?;
+                self.index = Some(index);
+            }
         }
         Ok(())
     }
