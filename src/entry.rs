@@ -77,6 +77,59 @@ impl Version {
     }
 }
 
+/// The longest target of a symlink, in bytes.
+pub const MAX_TARGET_BYTES: usize = 4095;
+
+/// How many bytes the names and values of an entry's extended attributes may have together.
+pub const MAX_XATTR_BYTES: usize = 128 * 1024;
+
+/// How many pieces of data a file with holes may have.
+pub const MAX_EXTENTS: usize = 4096;
+
+/// Refuses an entry that no client can have listed. It says what is impossible about it.
+pub fn check(entry: &Entry) -> Result<(), &'static str> {
+    let is_link = entry.kind == Kind::Symlink;
+    let is_device = matches!(entry.kind, Kind::Char | Kind::Block);
+    if entry.size > i64::MAX as u64 || (entry.kind != Kind::File && entry.size != 0) {
+        return Err("size");
+    }
+    if is_link == entry.target.is_empty() || entry.target.len() > MAX_TARGET_BYTES || entry.target.contains(&0) {
+        return Err("link target");
+    }
+    if entry.mode > 0o7777 || (entry.device != 0 && !is_device) || (entry.inode.is_some() && entry.kind == Kind::Dir) {
+        return Err("mode, device or inode");
+    }
+    let Some(attributes) = &entry.attributes else { return Ok(()) };
+    let end = attributes.data.iter().flatten().last().map_or(0, Extent::end);
+    if attributes.data.is_some() && (entry.kind != Kind::File || end > entry.size) {
+        return Err("holes");
+    }
+    check_attributes(attributes)
+}
+
+fn check_attributes(Attributes { xattrs, data }: &Attributes) -> Result<(), &'static str> {
+    let bytes: usize = xattrs.iter().map(|xattr| xattr.name.len() + xattr.value.len()).sum();
+    let ascend = xattrs.windows(2).all(|pair| pair[0].name < pair[1].name);
+    if !ascend || bytes > MAX_XATTR_BYTES || !xattrs.iter().all(|xattr| is_kept(&xattr.name)) {
+        return Err("extended attributes");
+    }
+    let extents = data.as_deref().unwrap_or(&[]);
+    let apart = extents.windows(2).all(|pair| pair[0].end() < pair[1].offset);
+    if extents.len() > MAX_EXTENTS || !apart || extents.iter().any(|extent| extent.length == 0) {
+        return Err("holes");
+    }
+    if xattrs.is_empty() && data.is_none() { Err("attributes") } else { Ok(()) }
+}
+
+// True for the extended attributes that a backup keeps: those of users, access control lists, file capabilities, and what
+// only root sees.
+fn is_kept(name: &[u8]) -> bool {
+    let below = |space: &[u8]| name.len() > space.len() && name.starts_with(space);
+    let is_named =
+        [&b"security.capability"[..], b"system.posix_acl_access", b"system.posix_acl_default"].contains(&name);
+    (is_named || below(b"user.") || below(b"trusted.")) && name.len() <= 255 && !name.contains(&0)
+}
+
 /// The permission bits that a plain file in the trees gets: what the client said, without setuid, setgid and
 /// sticky, and always readable and writable by its owner.
 pub fn mode_on_disk(entry: &Entry) -> u32 {

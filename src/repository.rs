@@ -22,6 +22,7 @@ pub mod place;
 mod relayout;
 pub mod room;
 pub mod staging;
+pub mod stored;
 
 use create::State;
 use dirs::Dir;

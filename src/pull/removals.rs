@@ -12,6 +12,7 @@ use crate::entry::{Attributes, Entry};
 use crate::error::{OnServer, Result};
 use crate::fault::most_changes;
 use crate::repository::staging::Staging;
+use crate::repository::stored::{decode_entry, encode_entry};
 
 // Bytes of memory for waiting removals.
 const MAX_BYTES: usize = 16 << 20;
@@ -121,7 +122,7 @@ impl<'a> Removals<'a> {
 // The version's number, the length of the encoded replacement (0 for none), and the replacement.
 fn write(spool: &mut impl Write, removal: &Removal) -> io::Result<()> {
     let replacement = match &removal.replacement {
-        Some(entry) => postcard::to_allocvec(entry).map_err(io::Error::other)?,
+        Some(entry) => encode_entry(entry),
         None => Vec::new(),
     };
     spool.write_all(&removal.version.to_le_bytes())?;
@@ -139,8 +140,8 @@ fn read(spool: &mut impl BufRead) -> io::Result<Option<Removal>> {
     spool.read_exact(&mut number)?;
     let mut bytes = vec![0; u64::from_le_bytes(number) as usize];
     spool.read_exact(&mut bytes)?;
-    let replacement =
-        if bytes.is_empty() { None } else { Some(postcard::from_bytes(&bytes).map_err(io::Error::other)?) };
+    let damaged = |_| io::Error::from(io::ErrorKind::InvalidData);
+    let replacement = if bytes.is_empty() { None } else { Some(decode_entry(&bytes).map_err(damaged)?) };
     Ok(Some(Removal { version, directory: None, replacement }))
 }
 

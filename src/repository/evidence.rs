@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use nix::errno::Errno;
-use serde::{Deserialize, Serialize};
 
 use super::Repository;
 use super::dirs::{Dir, Metadata, file_metadata};
@@ -32,12 +31,12 @@ pub enum Age {
 }
 
 /// A file as it was when its content was proved. It is linked, copied or deleted only while it is the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProvedFile {
-    inode: u64,
+    pub(super) inode: u64,
     // Bytes.
-    size: u64,
-    mtime: Time,
+    pub(super) size: u64,
+    pub(super) mtime: Time,
 }
 
 impl ProvedFile {

@@ -9,8 +9,6 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
 use super::Repository;
 use super::archive::open_directory;
 use super::dirs::Dir;
@@ -24,23 +22,21 @@ use crate::entry::{DirectoryId, Entry, Hash, Time, flags, mode_on_disk};
 use crate::error::{Error, Kind as ErrorKind, OnServer, Result};
 use crate::path::{AbsPath, Name, SourceName};
 
+mod stored;
 #[cfg(test)]
 mod tests;
 mod trees;
 
 pub use trees::Found;
-use trees::{Touched, Trees};
 
-// The encoding of a batch, postcard's with the types below, and that of one whose rows are in the index already. Another
-// one can't be read. New kinds of deeds are appended: an earlier program can't read a batch that has them, and says so.
-const FORMAT: i64 = 3;
-const SETTLED: i64 = 4;
+use stored::{FORMAT, SETTLED, decode_batch, encode_batch};
+use trees::{Touched, Trees};
 
 // Directories held open while the files of a batch are examined.
 const MAX_OPEN_DIRECTORIES: usize = 128;
 
 /// What is done at once: to the trees first, then to the index.
-#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Batch {
     /// The run that does it.
     pub run: i64,
@@ -51,10 +47,8 @@ pub struct Batch {
     /// In order.
     pub rows: Vec<Row>,
     /// Plain files whose content is known once the deeds are done. Whoever carries the batch out again does not know it.
-    #[serde(skip)]
     pub known: Vec<Known>,
     /// Records of other plain files that were read while the batch was planned.
-    #[serde(skip)]
     pub found: Vec<(u64, Record)>,
 }
 
@@ -81,7 +75,7 @@ pub enum At {
 }
 
 /// One change to the trees.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, PartialEq)]
 pub enum Deed {
     /// A tray of staging becomes a directory of the snapshot, if that is there and empty. Then the changes that place its
     /// files are done; otherwise each places one.
@@ -132,7 +126,7 @@ pub enum Deed {
 }
 
 /// What becomes of what is at a name of the snapshot.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Old {
     /// Nothing is there.
     None,
@@ -175,7 +169,7 @@ impl Old {
 }
 
 /// What comes to a name of the snapshot.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum New {
     /// Nothing.
     None,
@@ -202,7 +196,7 @@ pub enum New {
 }
 
 /// Permission bits and, where it can be given, the owner.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Looks {
     /// At most `0o777`.
     pub mode: u32,
@@ -218,7 +212,7 @@ impl Looks {
 }
 
 /// What is to be written to the index for one change; fields are as the index has them.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, PartialEq)]
 #[allow(missing_docs)]
 pub enum Row {
     /// A version begins.
@@ -394,7 +388,7 @@ impl Done {
 impl Batch {
     // Commits the batch to the index as pending, in the place of the one before it.
     fn record(&self, index: &mut Index, source: SourceId) -> Result<()> {
-        let encoded = postcard::to_stdvec(self).expect("a batch always encodes into memory");
+        let encoded = encode_batch(self);
         let write = index.write()?;
         write.set_pending(source, FORMAT, &encoded)?;
         write.commit()
@@ -495,8 +489,8 @@ fn finish_pending(
     (id, source): (SourceId, &SourceName),
 ) -> Result<Recovered> {
     let Some((format, encoded)) = index.pending(id)? else { return Ok(Recovered::default()) };
-    let batch = [FORMAT, SETTLED].contains(&format).then(|| postcard::from_bytes::<Batch>(&encoded).ok()).flatten();
-    let mut batch = batch.filter(Batch::is_sound).ok_or_else(|| {
+    let batch = [FORMAT, SETTLED].contains(&format).then(|| decode_batch(&encoded).ok()).flatten();
+    let mut batch = batch.ok_or_else(|| {
         Error::new(ErrorKind::Failed, format_args!("an interrupted run of `{source}` can't be finished"))
             .hint("use the version of `archive` that began it, or run `archive index rebuild`")
     })?;
@@ -526,22 +520,4 @@ fn finish_pending(
     write.clear_pending(id)?;
     write.commit()?;
     Ok(Recovered { changes: if format == FORMAT { batch.deeds.len() as u64 } else { 0 }, found })
-}
-
-impl Batch {
-    // Numbers of directories are as good as what wrote them; a damaged index must not make us panic.
-    fn is_sound(&self) -> bool {
-        let known = |directory: &u32| (*directory as usize) < self.directories.len();
-        let deeds = self.deeds.iter().all(|deed| match deed {
-            Deed::Fill { directory, .. } | Deed::Change { directory, .. } | Deed::Keep { directory, .. } => {
-                known(directory)
-            }
-            Deed::Drop { .. } | Deed::Delete { .. } => true,
-        });
-        let rows = |row: &Row| match row {
-            Row::Begin { directory, .. } | Row::Continue { directory, .. } => known(directory),
-            _ => true,
-        };
-        deeds && self.rows.iter().all(rows)
-    }
 }

@@ -8,6 +8,7 @@ use super::*;
 use crate::entry::{Attributes, Extent, Inode, Kind, Xattr, testing};
 use crate::repository::dirs::Dir;
 use crate::repository::staging::Tray;
+use crate::repository::stored::Damaged;
 
 struct Repo {
     _place: TempDir,
@@ -401,10 +402,10 @@ fn batch_of_everything() -> Batch {
 fn batch_is_stored_in_the_bytes_of_its_format() {
     // A change of these bytes, by whatever type they are made of, needs a new number of the format.
     let golden: String = include_str!("format_3.hex").split_whitespace().collect();
-    let stored = postcard::to_stdvec(&batch_of_everything()).unwrap();
+    let stored = encode_batch(&batch_of_everything());
     let hex: String = stored.iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(hex, golden);
-    assert_eq!(postcard::from_bytes(&stored), Ok(batch_of_everything()));
+    assert_eq!(decode_batch(&stored), Ok(batch_of_everything()));
 }
 
 #[test]
@@ -426,11 +427,41 @@ fn deeds_on_proved_files_are_stored_in_these_bytes() {
         ],
         ..Repo::in_d(Deed::Fill { directory: 0, tray: Name::new("t").unwrap() })
     };
-    let stored = postcard::to_stdvec(&batch).unwrap();
+    let stored = encode_batch(&batch);
     let hex: String = stored.iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(
         hex,
         "0201022f64030100016e04828008118cc8afa025000100016e05016e828008118cc8afa02504a403008cc8afa025828008118cc8afa02504022f64016e828008118cc8afa02500"
     );
-    assert_eq!(postcard::from_bytes(&stored), Ok(batch));
+    assert_eq!(decode_batch(&stored), Ok(batch));
+}
+
+#[test]
+fn damaged_batch_is_refused() {
+    let batch = Repo::in_d(Deed::Fill { directory: 0, tray: Name::new("tray").unwrap() });
+    let stored = encode_batch(&batch);
+    assert_eq!(stored, b"\x02\x01\x02/d\x01\x00\x00\x04tray\x00");
+    assert_eq!(decode_batch(&stored), Ok(batch));
+    for damaged in [
+        &b"\x02\x01\x02xd\x01\x00\x00\x04tray\x00"[..],
+        b"\x02\x01\x02/d\x01\x00\x01\x04tray\x00",
+        b"\x02\x01\x02/d\x01\x05\x00\x04tray\x00",
+        b"\x02\x01\x02/d\x01\x00\x00\x04t/ay\x00",
+        b"\x02\x01\x02/d\x01\x00\x00\x04tray",
+        b"\x02\x01\x02/d\x01\x00\x00\xfftray\x00",
+        b"",
+    ] {
+        assert_eq!(decode_batch(damaged), Err(Damaged), "{}", damaged.escape_ascii());
+    }
+    let row = |directory| Row::Begin {
+        directory,
+        entry: Box::new(testing::file("f")),
+        hash: None,
+        archive_name: None,
+        flags: 0,
+    };
+    let with_row =
+        |directory| Batch { directories: vec![AbsPath::root()], rows: vec![row(directory)], ..Batch::default() };
+    assert!(decode_batch(&encode_batch(&with_row(0))).is_ok());
+    assert_eq!(decode_batch(&encode_batch(&with_row(1))), Err(Damaged));
 }

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
-use serde::{Deserialize, Serialize};
 
 use super::Staging;
 use crate::path::Name;
@@ -46,7 +45,7 @@ impl Tray {
 }
 
 /// The name of something in staging.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StagedName {
     /// The tray that it is in; `None` for what is in the area itself.
     pub tray: Option<Name>,
