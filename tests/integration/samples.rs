@@ -1,5 +1,5 @@
-//! Repositories that the build before format 5 of the index wrote, healthy and damaged (tests/samples/README.md): they are
-//! taken over, what can be repaired is, and the rest is reported.
+//! Repositories that earlier builds wrote, healthy, damaged, and of every format (tests/samples/README.md): they are upgraded,
+//! what can be repaired is, and the rest is reported.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -59,6 +59,22 @@ impl Sample {
         if run.is_empty() { self.program.run(["cat", &path]) } else { self.program.run(["cat", &path, "--at", run]) }
     }
 
+    // Somewhere in the trees.
+    fn holds(&self, content: &str) -> bool {
+        let mut waiting = ["snapshot", "archive"].map(|tree| self.dir.join("repo").join(tree)).to_vec();
+        while let Some(dir) = waiting.pop() {
+            for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
+                let kind = entry.file_type().unwrap();
+                if kind.is_dir() {
+                    waiting.push(entry.path());
+                } else if kind.is_file() && fs::read(entry.path()).unwrap() == content.as_bytes() {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
     #[track_caller]
     fn gives_back(&self, source: &str, path: &str, run: &str, content: &str) {
         let ran = self.at(source, path, run);
@@ -107,6 +123,10 @@ fn a_healthy_repository_is_taken_over_as_it_is() {
         sample.gives_back("one", path, run, content);
     }
     sample.gives_back("two", "other/file", "4", "of the other root\n");
+    let to = sample.program.path("restored");
+    let source = format!("one:{}", sample.client().display());
+    sample.program.run(["restore", "--at", "1", &source, to.to_str().unwrap()]).well();
+    assert_eq!(fs::read(restored(&to, "chmod")).unwrap(), b"first content of chmod\n");
     sample.pull("one", &[sample.client()]);
     sample.pull("two", &[sample.client().join("other"), sample.client().join("deep")]);
     sample.check().well();
@@ -199,5 +219,71 @@ fn a_batch_that_an_older_build_left_pending_is_finished() {
             sample.gives_back("one", &format!("new/file{number}"), "", &format!("new {number}\n"));
         }
         sample.check().well();
+    }
+}
+
+#[test]
+fn index_of_every_format_is_upgraded_pulled_into_and_restored_from() {
+    for format in [1, 2, 3, 5, 6] {
+        let sample = Sample::unpack(&format!("index-{format}"));
+        sample.check().well();
+        assert_eq!(sample.findings(), [""; 0], "format {format}");
+        sample.program.run(["verify"]).well();
+        let to = sample.program.path("restored");
+        for (run, flags, path, content) in [
+            ("1", ["--at", "1"].as_slice(), "changed", "first content\n"),
+            ("1", &["--at", "1"], "moved", "content that moves\n"),
+            ("1", &["--at", "1"], "gone/file", "goes\n"),
+            ("2", &[], "changed", "second content\n"),
+            ("2", &[], "d/moved", "content that moves\n"),
+            ("2", &[], "d/linked", "stays\n"),
+            ("2", &[], "new/file", "new\n"),
+        ] {
+            let (to, source) = (to.join(run), format!("one:{}", sample.client().display()));
+            if !to.exists() {
+                sample.program.run([&["restore", &source, to.to_str().unwrap()], flags].concat()).well();
+            }
+            let restored = restored(&to, path);
+            assert_eq!(fs::read_to_string(&restored).unwrap(), content, "format {format}: {}", restored.display());
+        }
+        let mode = fs::metadata(restored(&to.join("2"), "chmod")).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "format {format}");
+        assert_eq!(fs::read_link(restored(&to.join("2"), "link")).unwrap(), Path::new("d/same"), "format {format}");
+        fs::write(sample.client().join("changed"), "third content\n").unwrap();
+        sample.pull("one", &[sample.client()]);
+        sample.gives_back("one", "changed", "", "third content\n");
+        sample.gives_back("one", "changed", "2", "second content\n");
+        sample.check().well();
+        assert_eq!(sample.findings(), [""; 0], "format {format}");
+    }
+}
+
+// What `restore` made of the client's directory.
+fn restored(to: &Path, path: &str) -> PathBuf {
+    let below = to.join("client");
+    if below.exists() { below.join(path) } else { to.join(path) }
+}
+
+#[test]
+fn batch_of_every_journal_format_is_finished_or_refused_and_nothing_is_lost() {
+    for (format, is_known) in [(1, false), (2, false), (6, true)] {
+        let sample = Sample::unpack(&format!("pending-{format}"));
+        if is_known {
+            sample.check().well();
+        } else {
+            let pull = sample.program.run(["pull", "--name", "one", sample.client().to_str().unwrap()]);
+            pull.refused(1, &["an interrupted run of `one` can't be finished", "archive index rebuild"]);
+            sample.program.run(["index", "rebuild"]).well();
+        }
+        sample.pull("one", &[sample.client()]);
+        sample.gives_back("one", "changed", "", "second content\n");
+        sample.gives_back("one", "d/moved", "", "content that moves\n");
+        sample.gives_back("one", "new/file", "", "new\n");
+        for content in ["first content\n", "goes\n"] {
+            assert!(sample.holds(content), "format {format}: {content:?} is lost");
+        }
+        sample.check().well();
+        assert_eq!(sample.findings(), [""; 0], "format {format}");
+        sample.program.run(["verify"]).well();
     }
 }

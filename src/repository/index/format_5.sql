@@ -1,6 +1,8 @@
 -- From format 4 to 5.
 ALTER TABLE source ADD COLUMN layout INTEGER NOT NULL DEFAULT 1;
 ALTER TABLE version ADD COLUMN relies_on INTEGER REFERENCES version;
+-- Builds of format 2 had another table of this name, which later ones left alone.
+DROP TABLE IF EXISTS inode;
 CREATE TABLE inode (
     number  INTEGER PRIMARY KEY,
     size    INTEGER NOT NULL,
