@@ -2,14 +2,117 @@
 
 use std::io::{self, Read};
 
-use archive_helper::protocol::MAX_DIGESTS;
+pub use archive_helper::ground::{Extent, Time};
 
 use crate::path::Name;
 
+mod attributes;
+mod digests;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use archive_helper::protocol::{Attributes, Digests, Entry, Extent, Fingerprint, Hash, Inode, Kind, Time, Xattr};
+pub use attributes::{Attributes, MAX_EXTENTS, MAX_XATTR_BYTES, Xattr};
+pub use digests::{Differences, Digests, Fingerprint};
+
+/// The longest target of a symlink, in bytes.
+pub const MAX_TARGET_BYTES: usize = 4095;
+
+/// How many digests are kept of a directory: of a larger one, a client is asked for all entries.
+pub const MAX_DIGESTS: usize = 16 * 1024;
+
+/// BLAKE3 of some content, plain or keyed.
+pub type Hash = [u8; 32];
+
+/// What an entry is. The numbers are those of the index, of the journal and of digests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Kind {
+    /// A regular file.
+    File = 0,
+    /// A directory.
+    Dir = 1,
+    /// A symbolic link.
+    Symlink = 2,
+    /// A named pipe.
+    Fifo = 3,
+    /// A socket.
+    Socket = 4,
+    /// A character device.
+    Char = 5,
+    /// A block device.
+    Block = 6,
+}
+
+impl Kind {
+    const ALL: [Kind; 7] = [Kind::File, Kind::Dir, Kind::Symlink, Kind::Fifo, Kind::Socket, Kind::Char, Kind::Block];
+
+    /// The kind that a number stands for.
+    pub fn with_number(number: u32) -> Option<Kind> {
+        Kind::ALL.get(number as usize).copied()
+    }
+
+    /// The number that stands for it.
+    pub fn number(self) -> u32 {
+        self as u32
+    }
+}
+
+/// Which inode of the client a file with several names has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Inode {
+    /// The device number of its file system.
+    pub device: u64,
+    /// The inode number.
+    pub number: u64,
+}
+
+/// One listed thing, as `lstat` and `readlink` report it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name in its directory.
+    pub name: Name,
+    /// What it is.
+    pub kind: Kind,
+    /// Bytes of a file, at most `i64::MAX`; 0 for all else.
+    pub size: u64,
+    /// Time of the last change of content.
+    pub mtime: Time,
+    /// Time of the last change of the inode, nanoseconds since 1970 UTC.
+    pub ctime: i64,
+    /// Permission bits with setuid, setgid and sticky: at most `0o7777`.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Its inode, when it is no directory and has more than one link.
+    pub inode: Option<Inode>,
+    /// Number of a character or block device, 0 for all else.
+    pub device: u64,
+    /// Target of a symlink, 1 to [`MAX_TARGET_BYTES`] bytes without NUL; empty for all else.
+    pub target: Vec<u8>,
+    /// What else there is to know of it, if anything. Holes are those of a file, their data not behind its end.
+    pub attributes: Option<Box<Attributes>>,
+}
+
+impl Entry {
+    /// False for what no client can have listed: some limit of its fields does not hold.
+    pub fn is_possible(&self) -> bool {
+        let is_file = self.kind == Kind::File;
+        let has_target = (1..=MAX_TARGET_BYTES).contains(&self.target.len()) && !self.target.contains(&0);
+        let is_device = matches!(self.kind, Kind::Char | Kind::Block);
+        let data = self.attributes.as_ref().and_then(|attributes| attributes.data.as_ref());
+        let data_end = data.and_then(|data| data.last()).map_or(0, Extent::end);
+        self.size <= i64::MAX as u64
+            && (is_file || self.size == 0)
+            && if self.kind == Kind::Symlink { has_target } else { self.target.is_empty() }
+            && self.mode <= 0o7777
+            && (is_device || self.device == 0)
+            && (self.kind != Kind::Dir || self.inode.is_none())
+            && (data.is_none() || is_file && data_end <= self.size)
+            && self.attributes.as_ref().is_none_or(|attributes| attributes.is_possible())
+    }
+}
 
 /// Flags of a version.
 pub mod flags {
@@ -75,59 +178,6 @@ impl Version {
     pub fn is_uncertain(&self) -> bool {
         self.has(flags::INCONSISTENT | flags::REBUILT)
     }
-}
-
-/// The longest target of a symlink, in bytes.
-pub const MAX_TARGET_BYTES: usize = 4095;
-
-/// How many bytes the names and values of an entry's extended attributes may have together.
-pub const MAX_XATTR_BYTES: usize = 128 * 1024;
-
-/// How many pieces of data a file with holes may have.
-pub const MAX_EXTENTS: usize = 4096;
-
-/// Refuses an entry that no client can have listed. It says what is impossible about it.
-pub fn check(entry: &Entry) -> Result<(), &'static str> {
-    let is_link = entry.kind == Kind::Symlink;
-    let is_device = matches!(entry.kind, Kind::Char | Kind::Block);
-    if entry.size > i64::MAX as u64 || (entry.kind != Kind::File && entry.size != 0) {
-        return Err("size");
-    }
-    if is_link == entry.target.is_empty() || entry.target.len() > MAX_TARGET_BYTES || entry.target.contains(&0) {
-        return Err("link target");
-    }
-    if entry.mode > 0o7777 || (entry.device != 0 && !is_device) || (entry.inode.is_some() && entry.kind == Kind::Dir) {
-        return Err("mode, device or inode");
-    }
-    let Some(attributes) = &entry.attributes else { return Ok(()) };
-    let end = attributes.data.iter().flatten().last().map_or(0, Extent::end);
-    if attributes.data.is_some() && (entry.kind != Kind::File || end > entry.size) {
-        return Err("holes");
-    }
-    check_attributes(attributes)
-}
-
-fn check_attributes(Attributes { xattrs, data }: &Attributes) -> Result<(), &'static str> {
-    let bytes: usize = xattrs.iter().map(|xattr| xattr.name.len() + xattr.value.len()).sum();
-    let ascend = xattrs.windows(2).all(|pair| pair[0].name < pair[1].name);
-    if !ascend || bytes > MAX_XATTR_BYTES || !xattrs.iter().all(|xattr| is_kept(&xattr.name)) {
-        return Err("extended attributes");
-    }
-    let extents = data.as_deref().unwrap_or(&[]);
-    let apart = extents.windows(2).all(|pair| pair[0].end() < pair[1].offset);
-    if extents.len() > MAX_EXTENTS || !apart || extents.iter().any(|extent| extent.length == 0) {
-        return Err("holes");
-    }
-    if xattrs.is_empty() && data.is_none() { Err("attributes") } else { Ok(()) }
-}
-
-// True for the extended attributes that a backup keeps: those of users, access control lists, file capabilities, and what
-// only root sees.
-fn is_kept(name: &[u8]) -> bool {
-    let below = |space: &[u8]| name.len() > space.len() && name.starts_with(space);
-    let is_named =
-        [&b"security.capability"[..], b"system.posix_acl_access", b"system.posix_acl_default"].contains(&name);
-    (is_named || below(b"user.") || below(b"trusted.")) && name.len() <= 255 && !name.contains(&0)
 }
 
 /// The permission bits that a plain file in the trees gets: what the client said, without setuid, setgid and

@@ -5,8 +5,9 @@
 //! with what the index remembers ([`plan`]), fetches content that is new, and changes the trees and the index
 //! ([`repository`]). The modules in the order of reading, each using only itself and those before it:
 //!
-//! - [`path`], [`entry`], [`time`], [`error`], [`fault`], [`queue`]: the ground, with the wire's types in
-//!   `archive_helper::protocol`;
+//! - [`path`], [`entry`], [`time`], [`error`], [`fault`], [`queue`]: the ground, with the domain's own
+//!   types: those of the wire (`archive_helper::protocol`) are converted in [`remote::wire`], those that are stored in
+//!   [`repository`];
 //! - [`chronology`], [`schedule`], [`source`], [`config`], [`retention`], [`plan`], [`report`]: what is wanted; no network,
 //!   no disk writes;
 //! - [`remote`] and [`repository`]: the two columns, which don't know each other;

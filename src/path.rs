@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::error::{Error, Result};
 
-pub use archive_helper::protocol::{AbsPath, MAX_NAME, MAX_PATH, Name, escape, is_unprintable};
+pub use archive_helper::ground::{AbsPath, MAX_NAME, MAX_PATH, Name, escape, is_unprintable};
 
 /// The name of a source: also a directory's name in both trees, so it is checked like one, and it is text.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -36,6 +36,7 @@ pub mod stream;
 #[cfg(test)]
 mod testing;
 mod whole;
+pub mod wire;
 
 pub use large::MOST_COMPARED_BYTES;
 pub use probe::{HelperStatus, helper_install, helper_remove, helper_status};

@@ -22,6 +22,7 @@ use crate::path::{AbsPath, Escaped, Name, SourceName};
 use crate::remote::Stop;
 use crate::report::{Report, Restoration, grouped};
 use crate::repository::Repository;
+use crate::repository::stored::encode_entry;
 
 mod filling;
 mod inside;
@@ -216,7 +217,7 @@ impl Shared<'_> {
         if let Some(owners) = &self.options.owners {
             (entry.uid, entry.gid) = owners.there(entry.uid, entry.gid);
         }
-        Item { directory: task.to.clone(), entry, link: task.link.clone() }
+        Item { directory: task.to.clone(), entry: entry.into(), link: task.link.clone() }
     }
 
     // False when nothing is left to be made.
@@ -525,8 +526,9 @@ fn identity(version: &Version) -> Option<Identity> {
     }
     // The ctime is not restored, and becomes another with every name.
     let common = Entry { name: Name::new("name").expect("it is a name"), ctime: 0, ..entry.clone() };
-    let bytes = postcard::to_stdvec(&(common, hash)).ok()?;
-    Some(*blake3::hash(&bytes).as_bytes())
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&encode_entry(&common)).update(hash.as_ref().map_or(&[], |hash| hash));
+    Some(*hasher.finalize().as_bytes())
 }
 
 // What is to be made of what was in a directory. A directory that only leads to roots is made when something in it is, for

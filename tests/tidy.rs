@@ -38,7 +38,8 @@ const FLOORS: [(&str, u8); 28] = [
 ];
 
 /// Foreign crates that only some modules may know.
-const OWNERS: [(&str, &[&str]); 8] = [
+const OWNERS: [(&str, &[&str]); 9] = [
+    ("archive_helper::protocol", &["remote", "pull", "restore"]),
     ("openssh", &["remote::ssh"]),
     ("tokio", &["remote::ssh"]),
     ("clap", &["cli", "source"]),

@@ -22,6 +22,7 @@ use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::path::{AbsPath, Name};
 use crate::plan::{Step, in_order, plan};
 use crate::remote::helper::{Conversation, Replies, Requests, gone, nonsense};
+use crate::remote::wire;
 use crate::report::Change;
 use crate::repository::index::{Index, ListedDirectory, SourceId};
 use crate::source::{Source, refuse_overlap};
@@ -345,7 +346,7 @@ impl Listing<'_> {
             number,
             match (&moved, &kept) {
                 (Some(_), _) => Wish::Nothing,
-                (None, Some(kept)) => Wish::Changes(kept.clone()),
+                (None, Some(kept)) => Wish::Changes(wire::digests(kept.clone())),
                 (None, None) => Wish::All,
             },
         );
@@ -423,6 +424,7 @@ impl Listing<'_> {
         let awaited = self.awaited.remove(&number).filter(|awaited| awaited.last.is_none());
         let awaited = awaited.ok_or_else(|| nonsense("changes came that nobody asked for"))?;
         self.awaited_bytes -= awaited.weight();
+        let (differences, entries) = (differences.into(), wire::entries(entries));
         let Awaited { directory, remembered, fingerprint, kept, .. } = awaited;
         let (Some((index, _)), Some(id), Some(kept)) = (self.remembered.index, remembered, kept) else {
             return Err(nonsense("changes came that nobody asked for"));
@@ -461,6 +463,7 @@ impl Listing<'_> {
 
     fn entries(&mut self, Entries { directory: number, entries, last, order }: Entries) -> Result<()> {
         let awaited = self.awaited.get_mut(&number).ok_or_else(|| nonsense("entries came that nobody asked for"))?;
+        let entries = wire::entries(entries);
         let before = awaited.last.take();
         if entries.is_empty() && !last {
             return Err(nonsense("a directory's entries are not in order"));

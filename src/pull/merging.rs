@@ -1,8 +1,6 @@
 //! What differs in a directory, told by places, held against the names that are current there. Pure.
 
-use archive_helper::protocol::Differences;
-
-use crate::entry::Entry;
+use crate::entry::{Differences, Entry};
 use crate::path::Name;
 
 /// The numbers of those among the current versions, sorted by name, that are gone or replaced; `None` when names would

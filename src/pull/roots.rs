@@ -1,6 +1,6 @@
 //! Roots: how they are asked for, and what the client tells of them.
 
-use archive_helper::protocol::{Root, SkipReason, Skipped, Walk};
+use archive_helper::protocol::{self, Root, SkipReason, Skipped, Walk};
 use nix::errno::Errno;
 
 use super::listing::Remembered;
@@ -52,7 +52,7 @@ pub fn is_what_was_asked(written: &[u8], root: &Root) -> bool {
 /// A root that is a file whose content the kernel makes up: there is nothing of it to store.
 pub fn made_up_file(root: &Root) -> Option<Skipped> {
     match root {
-        Root::Found { path, entry: Some(entry), empty: true } if entry.kind == Kind::File => {
+        Root::Found { path, entry: Some(entry), empty: true } if entry.kind == protocol::Kind::File => {
             Some(Skipped { path: path.clone(), reason: SkipReason::KernelFileSystem })
         }
         _ => None,
@@ -116,7 +116,7 @@ impl Judge<'_> {
 
     fn one(&self, root: Root) -> Result<(AbsPath, Option<Entry>)> {
         match root {
-            Root::Found { path, entry, empty } => self.found(path, entry, empty),
+            Root::Found { path, entry, empty } => self.found(path, entry.map(Entry::from), empty),
             Root::Missing { path } if self.remembered.consent.allows_missing(&path) && self.is_held(&path)? => {
                 Ok((path, None))
             }

@@ -519,18 +519,6 @@ fn path_of(value: ValueRef<'_>) -> rusqlite::Result<AbsPath> {
     AbsPath::new(bytes).ok_or(rusqlite::Error::InvalidQuery)
 }
 
-const KINDS: [Kind; 7] = [Kind::File, Kind::Dir, Kind::Symlink, Kind::Fifo, Kind::Socket, Kind::Char, Kind::Block];
-
 fn kind_of(number: i64) -> Kind {
-    u32::try_from(number).ok().and_then(kind_with_number).unwrap_or(Kind::Socket)
-}
-
-/// The kind that a number stands for, in the index and in the journal.
-pub(super) fn kind_with_number(number: u32) -> Option<Kind> {
-    KINDS.get(number as usize).copied()
-}
-
-/// The number that stands for a kind.
-pub(super) fn kind_number(kind: Kind) -> u32 {
-    KINDS.iter().position(|known| *known == kind).expect("every kind has a number") as u32
+    u32::try_from(number).ok().and_then(Kind::with_number).unwrap_or(Kind::Socket)
 }

@@ -5,8 +5,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::index::{kind_number, kind_with_number};
-use crate::entry::{self, Extent as EntryExtent, Inode as EntryInode};
+use crate::entry::{self, Extent as EntryExtent, Inode as EntryInode, Kind};
 use crate::path;
 
 /// Why bytes can't be what was stored.
@@ -22,7 +21,6 @@ pub(super) struct Bytes<'a>(pub(super) &'a [u8]);
 pub(super) struct Entry<'a> {
     #[serde(borrow)]
     name: Bytes<'a>,
-    /// As in the index.
     kind: u32,
     size: u64,
     /// Nanoseconds since 1970 UTC.
@@ -131,7 +129,7 @@ impl<'a> From<&'a entry::Entry> for Entry<'a> {
     fn from(entry: &'a entry::Entry) -> Entry<'a> {
         Entry {
             name: Bytes::from(&entry.name),
-            kind: kind_number(entry.kind),
+            kind: entry.kind.number(),
             size: entry.size,
             mtime: entry.mtime.into(),
             ctime: entry.ctime,
@@ -150,7 +148,7 @@ impl TryFrom<Entry<'_>> for entry::Entry {
     type Error = Damaged;
 
     fn try_from(stored: Entry<'_>) -> Result<entry::Entry, Damaged> {
-        let kind = kind_with_number(stored.kind).ok_or(Damaged)?;
+        let kind = Kind::with_number(stored.kind).ok_or(Damaged)?;
         let entry = entry::Entry {
             name: stored.name.try_into()?,
             kind,
@@ -165,8 +163,7 @@ impl TryFrom<Entry<'_>> for entry::Entry {
             target: stored.target.0.to_vec(),
             attributes: stored.attributes.map(|attributes| Box::new(attributes.into())),
         };
-        entry::check(&entry).map_err(|_| Damaged)?;
-        Ok(entry)
+        if entry.is_possible() { Ok(entry) } else { Err(Damaged) }
     }
 }
 

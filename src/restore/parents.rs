@@ -21,7 +21,7 @@ impl Walk<'_> {
         let looking = Restore { dry_run: true, overwrite: Overwrite::Never, ..self.shared.asked.clone() };
         let mut looking = Target::open(self.shared.to, &looking)?;
         for (to, name) in lineage(path) {
-            let item = Item { directory: to.clone(), entry: unknown_directory(name.clone()), link: None };
+            let item = Item { directory: to.clone(), entry: unknown_directory(name.clone()).into(), link: None };
             match looking.offer(vec![item])?.as_slice() {
                 [Outcome::Made] => self.make_parent(to, &name, directories)?,
                 [Outcome::There | Outcome::Differs] => {}

@@ -8,6 +8,7 @@ mod attributes;
 pub mod chunks;
 pub mod destination;
 pub mod exclude;
+pub mod ground;
 mod hash;
 mod held;
 mod listing;

@@ -13,17 +13,16 @@ mod bytes;
 mod digests;
 mod restore;
 mod stream;
-mod time;
 
-pub use attributes::{ACCESS_ACL, Attributes, DEFAULT_ACL, Extent, MAX_EXTENTS, MAX_XATTRS, Xattr, is_kept};
-pub use bytes::{AbsPath, Bytes, Name, escape, is_unprintable};
+pub use crate::ground::{AbsPath, Extent, MAX_NAME, MAX_PATH, Name, Time, escape, is_unprintable};
+pub use attributes::{ACCESS_ACL, Attributes, DEFAULT_ACL, MAX_EXTENTS, MAX_XATTRS, Xattr, is_kept};
+pub use bytes::Bytes;
 pub use digests::{Changes, Differences, Digests, MAX_DIGESTS};
 pub use restore::{Fill, Item, Outcome, Overwrite, Restore};
 pub use stream::{
     Chunk, ChunkRequest, Chunks, MAX_AVERAGE, MAX_STREAMS, MIN_AVERAGE, Piece, StreamOutcome, StreamRequest,
     StreamState, Streamed,
 };
-pub use time::Time;
 
 /// The bytes that begin the helper's output: unprintable, so that no login message is taken for them.
 pub const MAGIC: [u8; 8] = [0x00, 0xff, 0x1e, b'A', b'R', b'C', 0x1f, 0xfe];
@@ -39,12 +38,6 @@ pub const MAX_CHATTER: usize = 64 * 1024;
 
 /// The largest frame body, in bytes.
 pub const MAX_FRAME: usize = 1024 * 1024;
-
-/// The longest name of a directory entry, in bytes.
-pub const MAX_NAME: usize = 255;
-
-/// The longest path, in bytes, as Linux's `PATH_MAX` less its terminating NUL.
-pub const MAX_PATH: usize = 4095;
 
 /// How many entries one [`Reply::Entries`] may carry.
 pub const MAX_ENTRIES: usize = 4096;

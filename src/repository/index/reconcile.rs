@@ -180,7 +180,7 @@ impl Write<'_> {
         );
         let entry = &version.entry;
         let target = (!entry.target.is_empty()).then_some(&entry.target);
-        let kind = super::kind_number(entry.kind);
+        let kind = entry.kind.number();
         let mut query = self.transaction.prepare_cached(&sql).on_index(WHAT)?;
         let params = params![
             version.directory.0,
@@ -212,7 +212,7 @@ impl Write<'_> {
         );
         let entry = &version.entry;
         let target = (!entry.target.is_empty()).then_some(&entry.target);
-        let kind = super::kind_number(entry.kind);
+        let kind = entry.kind.number();
         let params = params![
             version.directory.0,
             version.hash,

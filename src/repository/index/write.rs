@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::contents::Found;
-use super::{Index, Newest, OnIndex, SourceId, digests_of, kind_number};
+use super::{Index, Newest, OnIndex, SourceId, digests_of};
 use crate::entry::{Digests, DirectoryId, Entry, Hash, Listed};
 use crate::error::{OnServer, Result};
 use crate::fault;
@@ -196,7 +196,7 @@ impl Write<'_> {
             params![
                 directory.0,
                 entry.name.as_bytes(),
-                kind_number(entry.kind),
+                entry.kind.number(),
                 entry.size as i64,
                 entry.mtime.clamped(),
                 entry.ctime,

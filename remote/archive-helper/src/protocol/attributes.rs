@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::escape;
+use super::{Extent, escape};
 
 /// How many bytes the names and values of an entry's extended attributes may have together.
 pub const MAX_XATTRS: usize = 128 * 1024;
@@ -36,22 +36,6 @@ pub struct Xattr {
     pub name: Vec<u8>,
     /// Its value.
     pub value: Vec<u8>,
-}
-
-/// A part of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Extent {
-    /// Where it begins, in bytes.
-    pub offset: u64,
-    /// How long it is, at least 1.
-    pub length: u64,
-}
-
-impl Extent {
-    /// Where it ends.
-    pub fn end(&self) -> u64 {
-        self.offset.saturating_add(self.length)
-    }
 }
 
 impl Attributes {

@@ -76,21 +76,6 @@ impl Digests {
         Differences { gone, added }
     }
 
-    /// What `self` becomes by such differences, of which `added` has the digests, and what of it is gone; `None` if they
-    /// can't be.
-    pub fn changed(&self, differences: &Differences, added: &Digests) -> Option<(Digests, Digests)> {
-        let Differences { gone, added: places } = differences;
-        let ascend = |places: &[u32]| places.windows(2).all(|pair| pair[0] < pair[1]);
-        let fits = |places: &[u32], len: usize| places.last().is_none_or(|last| (*last as usize) < len);
-        let count = (self.len() + added.len()).checked_sub(gone.len())?;
-        let sound = ascend(gone) && ascend(places) && fits(gone, self.len()) && fits(places, count);
-        if !sound || places.len() != added.len() {
-            return None;
-        }
-        let (new, gone) = differences.apply(self.each(), added.each());
-        Some((Digests(new.concat()), Digests(gone.concat())))
-    }
-
     fn each(&self) -> impl Iterator<Item = &[u8]> {
         self.0.chunks_exact(SIZE)
     }
@@ -118,22 +103,6 @@ pub struct Differences {
     pub added: Vec<u32>,
 }
 
-impl Differences {
-    /// What a list becomes when what is gone leaves it and what is `added` comes to its places, and what is gone.
-    pub fn apply<T>(&self, old: impl Iterator<Item = T>, added: impl Iterator<Item = T>) -> (Vec<T>, Vec<T>) {
-        let mut gone = self.gone.iter().peekable();
-        let (gone, stays): (Vec<_>, Vec<_>) = (0..).zip(old).partition(|(at, _)| gone.next_if_eq(&at).is_some());
-        let mut stays = stays.into_iter().map(|(_, item)| item);
-        let mut added = self.added.iter().zip(added).peekable();
-        let mut at = 0..;
-        let next = std::iter::from_fn(|| {
-            let at = at.next()?;
-            added.next_if(|(place, _)| **place == at).map(|(_, item)| item).or_else(|| stays.next())
-        });
-        (next.collect(), gone.into_iter().map(|(_, item)| item).collect())
-    }
-}
-
 /// What is new in a directory.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Changes {
@@ -153,44 +122,6 @@ mod tests {
         Digests(numbers.iter().flat_map(|number| number.to_le_bytes()).collect())
     }
 
-    fn picked(from: &Digests, places: &[u32]) -> Digests {
-        Digests(places.iter().flat_map(|at| from.each().nth(*at as usize).unwrap().to_vec()).collect())
-    }
-
-    #[test]
-    fn differences_lead_from_old_to_new() {
-        let mut seed = 1_u64;
-        let mut random = |below: u64| {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (seed >> 33) % below
-        };
-        for _ in 0..2000 {
-            let old: Vec<u64> = (0..random(12)).map(|_| random(15)).collect();
-            let mut new = old.clone();
-            for _ in 0..random(5) {
-                match (random(3), new.is_empty()) {
-                    (0, false) => drop(new.remove(random(new.len() as u64) as usize)),
-                    (1, false) => {
-                        let at = random(new.len() as u64) as usize;
-                        new[at] = random(15);
-                    }
-                    _ => new.insert(random(new.len() as u64 + 1) as usize, random(15)),
-                }
-            }
-            // Numbers may come twice, and change places, as digests hardly ever do.
-            let (old, new) = (digests(&old), digests(&new));
-            let differences = old.compare(&new);
-            let added = picked(&new, &differences.added);
-            let gone = picked(&old, &differences.gone);
-            assert_eq!(old.changed(&differences, &added), Some((new.clone(), gone)), "{old:?} {new:?}");
-            assert_eq!(new.compare(&new).gone, if has_twice(&new) { new.compare(&new).gone } else { Vec::new() });
-        }
-    }
-
-    fn has_twice(digests: &Digests) -> bool {
-        digests.each().collect::<std::collections::HashSet<_>>().len() < digests.len()
-    }
-
     #[test]
     fn little_is_told_of_a_small_change() {
         let old = digests(&[1, 2, 3, 4, 5]);
@@ -202,24 +133,5 @@ mod tests {
         assert_eq!(differences(&[1, 2, 9, 4, 5]), (vec![2], vec![2]));
         assert_eq!(differences(&[2, 3, 4, 5]), (vec![0], vec![]));
         assert_eq!(differences(&[1, 2, 3, 4, 5, 6]), (vec![], vec![5]));
-    }
-
-    #[test]
-    fn differences_that_can_not_be_lead_nowhere() {
-        let old = digests(&[1, 2, 3]);
-        for (gone, places, added) in [
-            (vec![3], vec![], 0),
-            (vec![1, 1], vec![], 0),
-            (vec![2, 1], vec![], 0),
-            (vec![0, 1, 2, 3], vec![], 0),
-            (vec![], vec![4], 1),
-            (vec![], vec![0, 0], 2),
-            (vec![], vec![0], 2),
-            (vec![], vec![0, 1], 1),
-            (vec![u32::MAX], vec![u32::MAX], 1),
-        ] {
-            let differences = Differences { gone, added: places };
-            assert_eq!(old.changed(&differences, &digests(&vec![9; added])), None, "{differences:?}");
-        }
     }
 }
