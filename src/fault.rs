@@ -45,6 +45,64 @@ pub fn helper(program: RawFd) -> Command {
 #[cfg(debug_assertions)]
 pub use made::{helper, lacks, most_changes, step};
 
+/// Called after everything written so far has come to be on the disk.
+#[cfg(not(test))]
+#[inline(always)]
+pub fn synced() {}
+
+#[cfg(test)]
+pub use planned::{Plan, synced};
+
+/// Faults of one thread, for a simulation that runs many histories in one process.
+#[cfg(test)]
+mod planned {
+    use std::cell::RefCell;
+
+    use nix::Result;
+    use nix::errno::Errno;
+
+    thread_local! {
+        static PLAN: RefCell<Plan> = RefCell::default();
+    }
+
+    /// What happens to the disk of this thread's repository.
+    #[derive(Default)]
+    pub struct Plan {
+        /// After so many steps every step fails with this.
+        pub failure: Option<(u64, Errno)>,
+        /// Called after each sync.
+        pub on_sync: Option<Box<dyn FnMut()>>,
+        /// How many steps there were.
+        pub steps: u64,
+    }
+
+    impl Plan {
+        /// Replaces the plan of this thread; returns the one before.
+        pub fn set(self) -> Plan {
+            PLAN.replace(self)
+        }
+    }
+
+    pub(super) fn step() -> Result<()> {
+        PLAN.with_borrow_mut(|plan| {
+            plan.steps += 1;
+            match plan.failure {
+                Some((at, errno)) if plan.steps > at => Err(errno),
+                _ => Ok(()),
+            }
+        })
+    }
+
+    pub fn synced() {
+        // The callback may look at the repository by the same calls.
+        let callback = PLAN.with_borrow_mut(|plan| plan.on_sync.take());
+        if let Some(mut callback) = callback {
+            callback();
+            PLAN.with_borrow_mut(|plan| plan.on_sync = Some(callback));
+        }
+    }
+}
+
 #[cfg(debug_assertions)]
 mod made {
     use std::os::fd::RawFd;
@@ -92,6 +150,8 @@ mod made {
 
     /// Stands before everything that changes the repository's disk.
     pub fn step() -> Result<()> {
+        #[cfg(test)]
+        super::planned::step()?;
         let Some((fault, at)) = FAULT.get_or_init(asked_for) else { return Ok(()) };
         let step = STEPS.fetch_add(1, Ordering::Relaxed);
         match fault {

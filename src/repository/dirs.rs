@@ -382,9 +382,11 @@ impl Dir {
         fault::step()?;
         self.file_system.sync()?;
         match syncfs(self) {
-            Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) if !self.abilities().syncs => Ok(()),
-            other => other,
+            Err(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP) if !self.abilities().syncs => {}
+            other => other?,
         }
+        fault::synced();
+        Ok(())
     }
 
     /// Waits until a file of this file system is on the disk, where [`sync_file_system`](Dir::sync_file_system) does not.
