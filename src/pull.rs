@@ -41,10 +41,10 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+use crate::client::{self, ByteCounts, Client, MachineId, Stop, connect};
 use crate::entry::Hash;
 use crate::error::{Error, Kind, Result};
 use crate::path::{AbsPath, SourceName};
-use crate::remote::{self, Client, MachineId, Stop};
 use crate::report::{Change, Level, Outcome, Progress, Report, Summary, counted};
 use crate::repository::index::{Index, SourceId, finished};
 use crate::repository::journal::recover;
@@ -52,7 +52,7 @@ use crate::repository::lock::Lock;
 use crate::repository::room::Room;
 use crate::repository::staging::Staging;
 use crate::repository::{Repository, random_key};
-use crate::source::{RemoteKind, Source};
+use crate::source::{ClientKind, Source};
 
 mod announcements;
 mod applying;
@@ -160,7 +160,7 @@ pub fn finished_starts(repository: &Repository, source: &SourceName, now: Timest
 #[derive(Default)]
 struct Facts {
     run: Option<i64>,
-    remote: Option<RemoteKind>,
+    remote: Option<ClientKind>,
     traffic: (u64, u64),
     // The client worked without any progress for too long.
     has_stalled: bool,
@@ -172,7 +172,7 @@ struct Run<'a> {
     source: &'a Source,
     options: &'a Options,
     tally: &'a Tally<'a>,
-    client: &'a Client,
+    client: &'a dyn Client,
     source_id: SourceId,
     number: i64,
     /// True when the index held nothing as the run began, so that only this run's own contents can be known.
@@ -336,7 +336,7 @@ fn run(
     room.check()?;
     repository.keep_reserve();
     let knows_directories = known.map(|id| index.knows_directories(id)).transpose()?.unwrap_or(false);
-    let how = remote::Options { reads: !knows_directories, ..how(source, options) };
+    let how = client::Options { reads: !knows_directories, ..how(source, options) };
     let known_machine = known.map(|id| index.machine(id)).transpose()?.flatten();
     let (machine, has_begun_to_change) = (Cell::new(None), Cell::new(false));
     let shared = RefCell::new(&mut *index);
@@ -435,7 +435,7 @@ fn begin(
 fn warn_of_other_machine(
     source: &SourceName,
     known: Option<&[u8]>,
-    client: &Client,
+    client: &dyn Client,
     machine: &Cell<Option<MachineId>>,
     tally: &Tally<'_>,
 ) {
@@ -462,19 +462,19 @@ fn refuse_without_index(repository: &Repository, source: &Source, known: Option<
 fn with_retries(
     source: &Source,
     options: &Options,
-    mut how: remote::Options,
+    mut how: client::Options,
     tally: &Tally<'_>,
     facts: &mut Facts,
-    work: impl Fn(&Client) -> Result<()>,
+    work: impl Fn(&dyn Client) -> Result<()>,
 ) -> Result<()> {
     let mut left = source.settings.retries;
     let is_named = Cell::new(false);
-    let work = |client: &Client| {
+    let work = |client: &dyn Client| {
         let result = work(client);
-        if let Some(cause) = client.without_sftp()
+        if let Some(limitation) = client.limitation()
             && !is_named.replace(true)
         {
-            tally.notice(format_args!("can't use SFTP on the client: {cause}; the helper sent all content"));
+            tally.notice(limitation);
         }
         result
     };
@@ -507,9 +507,9 @@ fn with_retries(
 }
 
 // How the source's settings have its client reached.
-fn how(source: &Source, options: &Options) -> remote::Options {
-    remote::Options {
-        remote: source.settings.remote,
+fn how(source: &Source, options: &Options) -> client::Options {
+    client::Options {
+        kind: source.settings.remote,
         helper_dir: options.helper_dir.clone(),
         bytes_per_second: source.settings.bwlimit,
         copy: source.settings.copy,
@@ -528,18 +528,18 @@ fn how(source: &Source, options: &Options) -> remote::Options {
 fn with_client(
     source: &Source,
     options: &Options,
-    how: &remote::Options,
+    how: &client::Options,
     facts: &mut Facts,
     report: &dyn Report,
-    work: impl FnOnce(&Client) -> Result<()>,
+    work: impl FnOnce(&dyn Client) -> Result<()>,
 ) -> Result<()> {
-    let client = Client::connect(source.ssh.as_ref(), how, report)?;
+    let client = connect(source.ssh.as_ref(), how, report)?;
     facts.remote = Some(client.kind());
-    let result = work(&client);
-    facts.has_stalled = client.line().has_stalled();
-    let (sent, received) = client.traffic();
-    facts.traffic = (facts.traffic.0 + sent, facts.traffic.1 + received);
-    client.close();
+    let result = work(&*client);
+    facts.has_stalled = client.has_stalled();
+    let ByteCounts { sent_bytes, received_bytes } = client.traffic();
+    facts.traffic = (facts.traffic.0 + sent_bytes, facts.traffic.1 + received_bytes);
+    client.disconnect();
     match options.stop.asked() {
         Some(stopped) if result.is_err() => Err(stopped),
         _ => result,

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::path::{AbsPath, SourceName};
-use crate::source::RemoteKind;
+use crate::source::ClientKind;
 
 pub mod json;
 pub mod log;
@@ -230,7 +230,7 @@ pub struct Summary {
     /// The exit status that goes with it.
     pub exit: u8,
     /// How the client was reached; `None` when it was not.
-    pub remote: Option<RemoteKind>,
+    pub remote: Option<ClientKind>,
     /// The counts, in the order of [`COUNT_NAMES`].
     pub counts: [u64; COUNT_NAMES.len()],
     /// Wall-clock time.

@@ -11,15 +11,14 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use archive_helper::protocol::{Item, Outcome, Restore};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use nix::errno::Errno;
 
+use crate::client::{RestoreItem, RestoreOptions, RestoreOutcome, RestoreSession, Stop};
 use crate::entry::{Attributes, Entry, Kind, Version};
 use crate::error::{Error, Result};
 use crate::history::{Child, Past};
 use crate::path::{AbsPath, Escaped, Name, SourceName};
-use crate::remote::Stop;
 use crate::report::{Report, Restoration, grouped};
 use crate::repository::Repository;
 use crate::repository::stored::encode_entry;
@@ -31,13 +30,13 @@ mod parents;
 mod privileges;
 mod target;
 
-pub use archive_helper::protocol::Overwrite;
+pub use crate::client::Overwrite;
 pub use owners::{Accounts, Owners};
 pub use privileges::LeftOut;
 pub use target::{To, target_of};
 
 use filling::Filler;
-use target::{Target, TargetPaths};
+use target::{TargetPaths, open_session};
 
 // How many things are offered at once, and how many bytes of attributes they may have together.
 const BATCH: usize = 256;
@@ -159,9 +158,13 @@ pub fn restore(
 }
 
 // Also returns where the repository is below the destination.
-fn open(repository: &Repository, to: To<'_>, asked: &Restore) -> Result<(Target, Vec<AbsPath>)> {
+fn open<'a>(
+    repository: &Repository,
+    to: To<'a>,
+    asked: &RestoreOptions,
+) -> Result<(Box<dyn RestoreSession + 'a>, Vec<AbsPath>)> {
     let here = match to {
-        To::Here(path) => Some(path),
+        To::Here { path, .. } => Some(path),
         // The helper knows the repository by its own directory, and not a bind mount of what is in that.
         To::There { client, directory, .. } if client.is_this_machine() && directory.starts_with(b"/") => {
             Some(Path::new(OsStr::from_bytes(directory)))
@@ -169,18 +172,18 @@ fn open(repository: &Repository, to: To<'_>, asked: &Restore) -> Result<(Target,
         To::There { .. } => None,
     };
     here.map_or(Ok(()), |path| inside::refuse(repository, path))?;
-    let target = Target::open(to, asked)?;
+    let target = open_session(to, asked)?;
     Ok((target, here.map_or_else(Vec::new, |path| inside::own_paths(repository, path))))
 }
 
-fn ask(repository: &Repository, to: &To<'_>, options: &Options) -> Restore {
+fn ask(repository: &Repository, to: &To<'_>, options: &Options) -> RestoreOptions {
     let destination = match to {
-        To::Here(path) => std::path::absolute(path)
+        To::Here { path, .. } => std::path::absolute(path)
             .map_or_else(|_| path.as_os_str().as_bytes().to_vec(), |path| path.as_os_str().as_bytes().to_vec()),
         To::There { directory, .. } => directory.to_vec(),
     };
     let (overwrite, owners, dry_run) = (options.overwrite, options.owners.is_some(), options.dry_run);
-    Restore { destination, overwrite, owners, dry_run, repository: repository.id().to_owned() }
+    RestoreOptions { destination, overwrite, owners, dry_run, repository: repository.id().to_owned() }
 }
 
 /// What all threads know.
@@ -189,7 +192,7 @@ struct Shared<'a> {
     source: &'a SourceName,
     to: To<'a>,
     options: &'a Options,
-    asked: Restore,
+    asked: RestoreOptions,
     paths: &'a TargetPaths,
     report: &'a dyn Report,
     done: Mutex<Restored>,
@@ -212,12 +215,12 @@ impl Shared<'_> {
         self.done.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn item(&self, task: &Task) -> Item {
+    fn item(&self, task: &Task) -> RestoreItem {
         let mut entry = task.version.entry.clone();
         if let Some(owners) = &self.options.owners {
             (entry.uid, entry.gid) = owners.there(entry.uid, entry.gid);
         }
-        Item { directory: task.to.clone(), entry: entry.into(), link: task.link.clone() }
+        RestoreItem { directory: task.to.clone(), entry, link: task.link.clone() }
     }
 
     // False when nothing is left to be made.
@@ -238,14 +241,14 @@ impl Shared<'_> {
     }
 
     // Tells and counts what became of something; true when it is there now.
-    fn note(&self, task: &Task, outcome: &Outcome) -> bool {
+    fn note(&self, task: &Task, outcome: &RestoreOutcome) -> bool {
         let version = &task.version;
         match outcome {
-            Outcome::Made
-            | Outcome::Bare(_)
-            | Outcome::OtherRights(_)
-            | Outcome::OtherTime
-            | Outcome::RoundedTime => {
+            RestoreOutcome::Made
+            | RestoreOutcome::WithoutXattrs(_)
+            | RestoreOutcome::WithoutRights(_)
+            | RestoreOutcome::OtherTime
+            | RestoreOutcome::RoundedTime => {
                 let bytes = if task.link.is_none() { version.entry.size } else { 0 };
                 let mut done = self.done();
                 done.restored += 1;
@@ -255,43 +258,43 @@ impl Shared<'_> {
                 self.report.restored(&Restoration { path: &task.path, target, bytes });
                 self.note_lacks(task, outcome);
             }
-            Outcome::There => self.done().unchanged += 1,
-            Outcome::ThereRounded => {
+            RestoreOutcome::Unchanged => self.done().unchanged += 1,
+            RestoreOutcome::UnchangedRoundedTime => {
                 self.done().unchanged += 1;
                 self.note_lacks(task, outcome);
             }
-            Outcome::Left => self.done().left += 1,
-            Outcome::Differs if self.options.overwrite != Overwrite::Refuse => self.done().left += 1,
-            Outcome::Differs => self.failed(
+            RestoreOutcome::Left => self.done().left += 1,
+            RestoreOutcome::Differs if self.options.overwrite != Overwrite::Refuse => self.done().left += 1,
+            RestoreOutcome::Differs => self.failed(
                 task,
                 "it is there with another owner, mode or extended attributes: `--overwrite always` replaces them",
             ),
-            Outcome::Exists => self.failed(
+            RestoreOutcome::Exists => self.failed(
                 task,
                 "something else is there: `--overwrite older` replaces what is older, `--overwrite always` all",
             ),
-            Outcome::OtherName => self.failed(
+            RestoreOutcome::OtherName => self.failed(
                 task,
                 "the destination's file system takes this name and another entry's for the same: restore it to another directory",
             ),
-            Outcome::NotEmpty => self.failed(task, "a directory is there that is not empty"),
-            Outcome::Failed(errno) if is_in_the_way(*errno) => {
+            RestoreOutcome::NotEmpty => self.failed(task, "a directory is there that is not empty"),
+            RestoreOutcome::Failed(errno) if is_in_the_way(*errno) => {
                 self.failed(task, "a directory above it is no directory there, and symlinks are not followed");
             }
-            Outcome::Failed(errno) => self.failed(task, Errno::from_raw(*errno).desc()),
-            Outcome::Wanted => self.failed(task, "it was not made"),
-            Outcome::IsRepository => self.leave_out_repository(task),
-            Outcome::InRepository => self.failed(task, IN_REPOSITORY),
+            RestoreOutcome::Failed(errno) => self.failed(task, Errno::from_raw(*errno).desc()),
+            RestoreOutcome::ContentWanted => self.failed(task, "it was not made"),
+            RestoreOutcome::IsRepository => self.leave_out_repository(task),
+            RestoreOutcome::InRepository => self.failed(task, IN_REPOSITORY),
         }
         let is_there = matches!(
             outcome,
-            Outcome::Made
-                | Outcome::Bare(_)
-                | Outcome::OtherRights(_)
-                | Outcome::OtherTime
-                | Outcome::RoundedTime
-                | Outcome::There
-                | Outcome::ThereRounded
+            RestoreOutcome::Made
+                | RestoreOutcome::WithoutXattrs(_)
+                | RestoreOutcome::WithoutRights(_)
+                | RestoreOutcome::OtherTime
+                | RestoreOutcome::RoundedTime
+                | RestoreOutcome::Unchanged
+                | RestoreOutcome::UnchangedRoundedTime
         );
         if is_there && version.entry.inode.is_some() && task.link.is_none() {
             self.first_names().extend(task.to.join(&version.entry.name));
@@ -304,9 +307,9 @@ impl Shared<'_> {
     }
 
     // What something that is there lacks. Mtimes are counted and reported together, for there may be as many as files.
-    fn note_lacks(&self, task: &Task, outcome: &Outcome) {
-        if let Outcome::Bare(errno) | Outcome::OtherRights(errno) = outcome {
-            let what = if matches!(outcome, Outcome::Bare(_)) {
+    fn note_lacks(&self, task: &Task, outcome: &RestoreOutcome) {
+        if let RestoreOutcome::WithoutXattrs(errno) | RestoreOutcome::WithoutRights(errno) = outcome {
+            let what = if matches!(outcome, RestoreOutcome::WithoutXattrs(_)) {
                 "all of its extended attributes"
             } else {
                 "its owner or mode"
@@ -315,8 +318,9 @@ impl Shared<'_> {
             self.failed(task, format_args!("it is there, but without {what}: {why}"));
         }
         let mut done = self.done();
-        done.rounded_mtimes += u64::from(matches!(outcome, Outcome::RoundedTime | Outcome::ThereRounded));
-        done.other_mtimes += u64::from(*outcome == Outcome::OtherTime);
+        done.rounded_mtimes +=
+            u64::from(matches!(outcome, RestoreOutcome::RoundedTime | RestoreOutcome::UnchangedRoundedTime));
+        done.other_mtimes += u64::from(*outcome == RestoreOutcome::OtherTime);
     }
 
     fn first_names(&self) -> std::sync::MutexGuard<'_, HashSet<AbsPath>> {
@@ -324,13 +328,18 @@ impl Shared<'_> {
     }
 
     // Makes what is in a batch; returns which of it is there now.
-    fn make(&self, target: &mut Target, filler: &mut Filler<'_>, batch: Vec<Task>) -> Result<Vec<(Task, bool)>> {
+    fn make(
+        &self,
+        target: &mut dyn RestoreSession,
+        filler: &mut Filler<'_>,
+        batch: Vec<Task>,
+    ) -> Result<Vec<(Task, bool)>> {
         self.options.stop.asked().map_or(Ok(()), Err)?;
         let items = batch.iter().map(|task| self.item(task)).collect();
         let outcomes = target.offer(items)?;
         let (mut made, mut filled) = (Vec::with_capacity(batch.len()), Vec::new());
         for (task, outcome) in batch.into_iter().zip(outcomes) {
-            if outcome == Outcome::Wanted {
+            if outcome == RestoreOutcome::ContentWanted {
                 let is_good = filler.fill(target, self.item(&task), &task.path, &task.version)?;
                 filled.push((task, is_good));
             } else {
@@ -351,7 +360,7 @@ impl Shared<'_> {
 struct Walk<'a> {
     shared: &'a Shared<'a>,
     past: &'a Past<'a>,
-    target: Target,
+    target: Box<dyn RestoreSession + 'a>,
     // Where the repository is below the destination.
     own: Vec<AbsPath>,
     tasks: Option<Sender<Vec<Task>>>,
@@ -374,11 +383,11 @@ impl Walk<'_> {
             let items = batch.iter().map(|task| self.shared.item(task)).collect();
             for (task, outcome) in batch.iter().zip(self.target.finish(items)?) {
                 match outcome {
-                    Outcome::Made
-                    | Outcome::Bare(_)
-                    | Outcome::OtherRights(_)
-                    | Outcome::OtherTime
-                    | Outcome::RoundedTime => self.shared.note_lacks(task, &outcome),
+                    RestoreOutcome::Made
+                    | RestoreOutcome::WithoutXattrs(_)
+                    | RestoreOutcome::WithoutRights(_)
+                    | RestoreOutcome::OtherTime
+                    | RestoreOutcome::RoundedTime => self.shared.note_lacks(task, &outcome),
                     _ => drop(self.shared.note(task, &outcome)),
                 }
             }
@@ -403,7 +412,7 @@ impl Walk<'_> {
                 Some(filler) => filler,
                 none => none.insert(Filler::open(self.shared)?),
             };
-            for (task, is_there) in self.shared.make(&mut self.target, filler, vec![task])? {
+            for (task, is_there) in self.shared.make(&mut *self.target, filler, vec![task])? {
                 if is_there && task.link.is_none() {
                     firsts.extend(task.to.join(&task.version.entry.name).map(|first| (lost.clone(), first)));
                 }
@@ -448,7 +457,7 @@ impl Walk<'_> {
         for batch in batches(below) {
             for (task, outcome) in self.offer(batch)? {
                 waiting.extend(task.to.join(&task.version.entry.name).map(|to| (task.path.clone(), to)));
-                if outcome != Outcome::Differs {
+                if outcome != RestoreOutcome::Differs {
                     directories.push(task);
                 }
             }
@@ -497,12 +506,13 @@ impl Walk<'_> {
     }
 
     // Returns what is there now, be it as it should be or not.
-    fn offer(&mut self, batch: Vec<Task>) -> Result<Vec<(Task, Outcome)>> {
+    fn offer(&mut self, batch: Vec<Task>) -> Result<Vec<(Task, RestoreOutcome)>> {
         self.shared.options.stop.asked().map_or(Ok(()), Err)?;
         let items = batch.iter().map(|task| self.shared.item(task)).collect();
         let outcomes = self.target.offer(items)?;
-        let there = |(task, outcome): &(Task, Outcome)| {
-            self.shared.note(task, outcome) || *outcome == Outcome::Differs && task.version.entry.kind == Kind::Dir
+        let there = |(task, outcome): &(Task, RestoreOutcome)| {
+            self.shared.note(task, outcome)
+                || *outcome == RestoreOutcome::Differs && task.version.entry.kind == Kind::Dir
         };
         Ok(batch.into_iter().zip(outcomes).filter(there).collect())
     }
@@ -572,10 +582,10 @@ fn weight(task: &Task) -> usize {
 fn work(shared: &Shared<'_>, to_do: &Receiver<Vec<Task>>) -> Result<()> {
     // What it takes to open another way is only spent when there is something to do.
     let Ok(first) = to_do.recv() else { return Ok(()) };
-    let mut target = Target::open(shared.to, &shared.asked)?;
+    let mut target = open_session(shared.to, &shared.asked)?;
     let mut filler = Filler::open(shared)?;
     for batch in std::iter::once(first).chain(to_do.iter()) {
-        shared.make(&mut target, &mut filler, batch)?;
+        shared.make(&mut *target, &mut filler, batch)?;
     }
     Ok(())
 }

@@ -48,42 +48,29 @@ pub enum LinkWhen {
 /// How a client is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum RemoteKind {
+pub enum ClientKind {
     /// The helper, through ssh
     Helper,
-    /// POSIX commands, through ssh
-    #[value(skip)]
-    Posix,
-    /// SFTP alone
-    #[value(skip)]
-    Sftp,
     /// The helper, on this machine
     Local,
 }
 
-impl RemoteKind {
+impl ClientKind {
     /// The word for it.
     pub fn word(self) -> &'static str {
         match self {
-            RemoteKind::Helper => "helper",
-            RemoteKind::Posix => "posix",
-            RemoteKind::Sftp => "sftp",
-            RemoteKind::Local => "local",
+            ClientKind::Helper => "helper",
+            ClientKind::Local => "local",
         }
     }
 }
 
-/// Refuses a way that does not lead to this machine or to a host, whichever is to be reached.
-pub fn check_way(is_host: bool, remote: Option<RemoteKind>) -> Result<()> {
-    let Some(kind) = remote else { return Ok(()) };
-    let word = kind.word();
+/// Refuses a kind of client that is not for this machine or not for a host, whichever is to be reached.
+pub fn check_client_kind(is_host: bool, kind: Option<ClientKind>) -> Result<()> {
     match (kind, is_host) {
-        (RemoteKind::Local, false) | (RemoteKind::Helper, true) => Ok(()),
-        (RemoteKind::Posix | RemoteKind::Sftp, true) => {
-            Err(Error::usage(format_args!("this version can't reach a client by `{word}` yet")))
-        }
-        (RemoteKind::Local, true) => Err(Error::usage("`local` is for this machine, not for a host")),
-        (_, false) => Err(Error::usage(format_args!("`{word}` needs a host"))),
+        (None, _) | (Some(ClientKind::Local), false) | (Some(ClientKind::Helper), true) => Ok(()),
+        (Some(ClientKind::Local), true) => Err(Error::usage("`local` is for this machine, not for a host")),
+        (Some(ClientKind::Helper), false) => Err(Error::usage("`helper` needs a host")),
     }
 }
 
@@ -252,7 +239,7 @@ pub struct Settings {
     /// Move the files of a new directory into the snapshot together.
     pub gather: bool,
     /// How to reach the client; `None` takes the best that works.
-    pub remote: Option<RemoteKind>,
+    pub remote: Option<ClientKind>,
     /// When `--due` pulls it; `None` makes it always due.
     pub schedule: Option<Schedule>,
     /// What `prune` keeps.

@@ -22,7 +22,7 @@ use crate::report::terminal::Terminal;
 use crate::report::{Level, Report, Summary, Tee};
 use crate::repository::Repository;
 use crate::source::{
-    ArchiveWhat, CompressWhen, CopyBy, HashWhere, LinkWhen, RemoteKind, Source, check_root, check_way,
+    ArchiveWhat, ClientKind, CompressWhen, CopyBy, HashWhere, LinkWhen, Source, check_client_kind, check_root,
 };
 use crate::time::parse_duration;
 
@@ -124,7 +124,7 @@ pub struct Args {
     no_gather: bool,
     /// How to reach the client; else the best way that works
     #[arg(long, value_name = "WAY")]
-    remote: Option<RemoteKind>,
+    remote: Option<ClientKind>,
     /// The source's name, for targets that are paths
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
@@ -147,7 +147,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     let mut sources = Vec::new();
     for mut source in found {
         override_settings(&mut source, args)?;
-        match check_way(source.ssh.is_some(), source.settings.remote) {
+        match check_client_kind(source.ssh.is_some(), source.settings.remote) {
             Ok(()) => sources.push(source),
             Err(error) => {
                 let said = if args.remote.is_some() { "`--remote`" } else { "`remote` in the configuration" };

@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::named::{Named, is_plain_path};
 use super::past::when;
@@ -10,14 +10,14 @@ use super::reach::Reach;
 use super::signals::heed_signals;
 use super::target::Target;
 use super::{Context, print_result};
+use crate::client::{self, AccountLists, Stop, connect};
 use crate::error::{Error, Kind, Result};
 use crate::history::Past;
 use crate::path::Escaped;
-use crate::remote::{self, Client, Stop};
 use crate::report::json::{Json, object, text};
 use crate::report::{Report, Tee, counted, grouped};
 use crate::restore::{Accounts, Options, Overwrite, Owners, Restored, To, restore, target_of};
-use crate::source::Source;
+use crate::source::{Settings, Source};
 use crate::time::When;
 
 /// Restore a file, a directory, or everything of a source
@@ -38,7 +38,7 @@ pub struct Args {
     /// Replace what is there and differs: `never`, if `older` than what is restored, or `always`; without this, what is
     /// there stays, is listed, and counts as an error
     #[arg(long, value_name = "WHICH")]
-    overwrite: Option<Over>,
+    overwrite: Option<Overwrite>,
     /// To whom things belong, for root: the client's `numeric` owners, those with the same `names` here (by the
     /// client's /etc/passwd and /etc/group, if they are kept), or `none` but who restores
     #[arg(long, value_name = "HOW", default_value = "numeric")]
@@ -54,13 +54,6 @@ pub struct Args {
     reach: Reach,
 }
 
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum Over {
-    Never,
-    Older,
-    Always,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Owner {
     Names,
@@ -74,12 +67,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
     let past = Past::open(&repository, &source)?;
     let run = past.run_at(args.at.or(at), jiff::Timestamp::now())?;
     let destination = host_of(&args.destination)?;
-    let overwrite = match args.overwrite {
-        None => Overwrite::Refuse,
-        Some(Over::Never) => Overwrite::Never,
-        Some(Over::Older) => Overwrite::Older,
-        Some(Over::Always) => Overwrite::Always,
-    };
+    let overwrite = args.overwrite.unwrap_or(Overwrite::Refuse);
     let stop = heed_signals()?;
     let names = |accounts: &Accounts| match args.owner {
         Owner::None => Ok(None),
@@ -105,7 +93,12 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
             let host = target.source(&context.config()?, None)?;
             restore_to_host(context, args, host, &stop, work)?
         }
-        None => work(To::Here(Path::new(&args.destination)), &Accounts::Here)?,
+        None => {
+            let client = connect(None, &how(&Settings::default(), None, true, &stop), &context.terminal())?;
+            let done = work(To::Here { client: &*client, path: Path::new(&args.destination) }, &Accounts::Here);
+            client.disconnect();
+            done?
+        }
     };
     tell(context, args, &target_of(args.destination.as_bytes(), &path, args.in_place), &done)?;
     Ok(if done.errors == 0 { 0 } else { Kind::Partial.exit_status() })
@@ -130,30 +123,35 @@ fn restore_to_host(
     if let Some(ssh) = &mut host.ssh {
         args.reach.apply(ssh);
     }
-    let how = remote::Options {
-        remote: None,
-        helper_dir: args.reach.helper_dir(&context.config()?),
-        bytes_per_second: None,
-        copy: host.settings.copy,
-        compress: host.settings.compress,
-        timeout: host.settings.timeout,
-        stall_time: host.settings.stall_time,
-        channels: Some(1),
-        reads: false,
-        keeps_helper: !args.dry_run,
-        readers: None,
-        stop: stop.clone(),
-    };
-    let client = Client::connect(host.ssh.as_ref(), &how, &context.terminal())?;
+    let helper_dir = args.reach.helper_dir(&context.config()?);
+    let how = how(&host.settings, helper_dir, !args.dry_run, stop);
+    let client = connect(host.ssh.as_ref(), &how, &context.terminal())?;
     let directory = host.paths.first().map_or(&b"."[..], Vec::as_slice);
-    let to = To::There { client: &client, directory, written: args.destination.as_bytes() };
+    let to = To::There { client: &*client, directory, written: args.destination.as_bytes() };
     let accounts = match args.owner {
-        Owner::Names => client.accounts().map(|(users, groups)| Accounts::there(&users, &groups)),
+        Owner::Names => client.accounts().map(|AccountLists { users, groups }| Accounts::there(&users, &groups)),
         Owner::Numeric | Owner::None => Ok(Accounts::Here),
     };
     let done = accounts.and_then(|accounts| work(to, &accounts));
-    client.close();
+    client.disconnect();
     done
+}
+
+fn how(settings: &Settings, helper_dir: Option<PathBuf>, keeps_helper: bool, stop: &Stop) -> client::Options {
+    client::Options {
+        kind: None,
+        helper_dir,
+        bytes_per_second: None,
+        copy: settings.copy,
+        compress: settings.compress,
+        timeout: settings.timeout,
+        stall_time: settings.stall_time,
+        channels: Some(1),
+        reads: false,
+        keeps_helper,
+        readers: None,
+        stop: stop.clone(),
+    }
 }
 
 fn tell(context: &Context, args: &Args, target: &[u8], done: &Restored) -> Result<()> {

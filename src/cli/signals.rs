@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use crate::client::{Stop, end_connections};
 use crate::error::{Kind, OnServer, Result};
-use crate::remote::{Stop, end_connections};
 use crate::report::terminal::erase_line;
 
 /// The first signal has a verb finish what it has in hand; a second one, or two seconds, end the process at once. That is

@@ -11,7 +11,8 @@ use crate::path::SourceName;
 use crate::retention::Keep;
 use crate::schedule::{Schedule, TimeOfDay};
 use crate::source::{
-    ArchiveWhat, CompressWhen, CopyBy, HashWhere, LinkWhen, RemoteKind, Settings, Source, Ssh, check_root, check_way,
+    ArchiveWhat, ClientKind, CompressWhen, CopyBy, HashWhere, LinkWhen, Settings, Source, Ssh, check_client_kind,
+    check_root,
 };
 
 /// The keys of a source.
@@ -76,7 +77,7 @@ pub struct Keys {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gather: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub remote: Option<RemoteKind>,
+    pub remote: Option<ClientKind>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verify_age: Option<Span>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -191,7 +192,7 @@ impl Keys {
 
     /// Refuses keys that contradict each other, or mean nothing. Those of the source and of the defaults are taken together.
     pub(super) fn check(&self) -> Result<()> {
-        let way = check_way(self.host.is_some(), self.remote);
+        let way = check_client_kind(self.host.is_some(), self.remote);
         way.map_err(|error| error.hint("leave out `remote`: the best way that works is found"))?;
         if self.every.as_ref().is_some_and(|every| every.0.is_zero()) {
             return Err(

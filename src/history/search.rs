@@ -1,10 +1,9 @@
 //! Versions by name.
 
-use archive_helper::exclude::Excludes;
-
 use super::Past;
 use crate::entry::{Kind, Version};
 use crate::error::Result;
+use crate::exclude::Excludes;
 use crate::path::{AbsPath, Name};
 
 impl Past<'_> {

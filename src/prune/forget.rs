@@ -2,13 +2,12 @@
 
 use std::collections::HashSet;
 
-use archive_helper::exclude::Excludes;
-
 use super::freed::Freed;
 use super::removal::remove_source;
 use super::{Dropping, Going, PATIENCE, Pruned, SMALL_BATCH, is_immutable, look, report_other};
 use crate::entry::{DirectoryId, Kind, Version};
 use crate::error::{Error, Kind as ErrorKind, Result, cause};
+use crate::exclude::Excludes;
 use crate::history::unknown_source;
 use crate::path::{AbsPath, Escaped, Name, SourceName};
 use crate::report::Report;

@@ -1,10 +1,10 @@
 //! Which directories a listing has announced: each may come once.
 
 use super::path_set::{PathSet, Spill};
+use crate::client::protocol_violation;
 use crate::entry::DirectoryId;
 use crate::error::Result;
 use crate::path::AbsPath;
-use crate::remote::helper::nonsense;
 
 /// The bits of more directories would take 128 MiB; a damaged index can say any number.
 const MAX_NUMBER: usize = 1 << 30;
@@ -30,7 +30,7 @@ impl<'a> Announcements<'a> {
             Some(number) => self.add_known(number) && !self.new.contains(path)?,
             None => self.new.insert(path)?,
         };
-        if is_first { Ok(()) } else { Err(nonsense("a directory was announced twice")) }
+        if is_first { Ok(()) } else { Err(protocol_violation("a directory was announced twice")) }
     }
 
     // False if it was there.

@@ -259,7 +259,7 @@ impl<'scope, 'a: 'scope> BatchWriter<'scope, 'a> {
         self.begun.get_or_insert_with(Instant::now);
         self.changes += 1;
         // A client that waits while the server copies and reads has not stalled.
-        self.run.client.line().progress(bytes_of(&change));
+        self.run.client.progress(bytes_of(&change));
         let Some((directory, name)) = changed_name(&change) else { return self.place(change) };
         // What this run has made itself is not blocked.
         if !self.run.begins_anew

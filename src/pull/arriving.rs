@@ -11,11 +11,11 @@ use crossbeam_channel::bounded;
 use super::change::aborted;
 use super::machine::{FileTask, MAX_HOLE_BYTES, TOO_SPARSE};
 use super::{Directory, Run};
+use crate::client::BasisRef;
 use crate::entry::{Extent, Hash};
 use crate::error::{OnServer, Result};
 use crate::fault;
 use crate::path::Name;
-use crate::remote::Base;
 use crate::repository::dirs::Dir;
 use crate::repository::staging::{StagedName, Staging};
 
@@ -143,7 +143,7 @@ impl Trouble {
 impl Arriving {
     /// Makes the file, or opens the part of it that is there. With an earlier version whose blocks the file system can share,
     /// it begins as that, and nothing of it is left for a later run to carry on.
-    pub fn begin(staging: &Staging, target: Target, base: Option<&Base>) -> Result<Arriving> {
+    pub fn begin(staging: &Staging, target: Target, base: Option<&BasisRef>) -> Result<Arriving> {
         let mut hasher = blake3::Hasher::new();
         let is_new = !matches!(target, Target::Part(Part { size: 1.., .. }));
         if let Some(base) = base.filter(|base| is_new && base.size >= WORTH_SHARING)
@@ -216,7 +216,7 @@ impl Arriving {
             let zeros = &ZEROS[..usize::try_from(size - self.size).map_or(ZEROS.len(), |left| left.min(ZEROS.len()))];
             self.hasher.update(zeros);
             self.size += zeros.len() as u64;
-            run.client.line().progress(zeros.len() as u64);
+            run.client.progress(zeros.len() as u64);
             run.options.stop.asked().map_or(Ok(()), Err)?;
         }
         Ok(())
@@ -233,7 +233,7 @@ impl Arriving {
     }
 
     /// Adds what an earlier version has there.
-    pub fn copy(&mut self, base: Option<Base>, extent: Extent, run: &Run<'_>) -> Result<()> {
+    pub fn copy(&mut self, base: Option<BasisRef>, extent: Extent, run: &Run<'_>) -> Result<()> {
         if !self.may_grow(extent.length) {
             return Ok(());
         }
@@ -296,7 +296,7 @@ impl Arriving {
             self.hasher.update(&buffer);
             self.size += buffer.len() as u64;
             at += buffer.len() as u64;
-            run.client.line().progress(buffer.len() as u64);
+            run.client.progress(buffer.len() as u64);
             each(&mut buffer)?;
             run.options.stop.asked().map_or(Ok(()), Err)?;
         }

@@ -3,8 +3,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use archive_helper::protocol::Announced;
-
+use crate::client::list::AnnouncedDirectory;
 use crate::entry::{Digests, Fingerprint, Listed};
 use crate::path::AbsPath;
 use crate::repository::staging::Tray;
@@ -46,7 +45,7 @@ impl Directory {
 
     /// One whose files are to gather, when they are many enough.
     pub fn listed(
-        Announced { path, inode, entries, complete, .. }: Announced,
+        AnnouncedDirectory { path, inode, entries, complete, .. }: AnnouncedDirectory,
         is_mount: bool,
         gathers: bool,
     ) -> Directory {

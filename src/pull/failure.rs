@@ -4,19 +4,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 
 use super::in_flight::InFlight;
+use crate::client::Client;
 use crate::error::{Error, Kind, Result};
-use crate::remote::Client;
 
 /// Remembers the first error, and makes every stage end.
 pub struct Failure<'a> {
     first: Mutex<Option<Error>>,
-    client: &'a Client,
+    client: &'a dyn Client,
     in_flight: &'a InFlight,
 }
 
 impl<'a> Failure<'a> {
     /// Nothing has failed yet.
-    pub fn new(client: &'a Client, in_flight: &'a InFlight) -> Failure<'a> {
+    pub fn new(client: &'a dyn Client, in_flight: &'a InFlight) -> Failure<'a> {
         Failure { first: Mutex::new(None), client, in_flight }
     }
 

@@ -7,11 +7,11 @@ use super::arriving::{Part, Target};
 use super::change::aborted;
 use super::in_flight::InFlight;
 use super::machine::{BasisVersion, FetchOrder, FileId, FileTask};
+use crate::client::{BasisRef, FetchJob};
 use crate::entry::Time;
 use crate::error::Result;
 use crate::path::AbsPath;
 use crate::queue::Sender;
-use crate::remote::{Base, Wanted};
 use crate::repository::dirs::Dir;
 use crate::repository::staging::{Staging, partial_name};
 
@@ -26,12 +26,12 @@ pub struct Transfers(Mutex<HashMap<FileId, Transfer>>);
 struct Transfer {
     // The part that an earlier run has received, or that a later one may resume.
     part: Option<Part>,
-    basis: Option<Base>,
+    basis: Option<BasisRef>,
 }
 
 impl Transfers {
     /// The version that a delta is computed against.
-    pub fn basis(&self, id: FileId) -> Option<Base> {
+    pub fn basis(&self, id: FileId) -> Option<BasisRef> {
         self.lock().get(&id).and_then(|transfer| transfer.basis.clone())
     }
 
@@ -58,17 +58,13 @@ impl Transfers {
 #[derive(Clone)]
 pub struct Fetcher<'a> {
     /// Its queue.
-    pub wanted: Sender<Wanted>,
-    /// Its queue for large files with a basis.
-    pub compared: Sender<Wanted>,
+    pub jobs: Sender<FetchJob>,
     /// What the receivers need to know.
     pub transfers: &'a Transfers,
     /// Where parts of files are that an earlier run has received.
     pub staging: &'a Staging,
     /// Where the bases of deltas are; `None` if there are none.
     pub snapshot: Option<&'a Dir>,
-    /// Largest file that is sent in one piece, bytes.
-    pub max_small_file_bytes: u64,
 }
 
 impl Fetcher<'_> {
@@ -82,14 +78,13 @@ impl Fetcher<'_> {
         if part.is_some() || basis.is_some() {
             self.transfers.lock().insert(id, Transfer { part, basis: basis.clone() });
         }
-        let is_compared = basis.is_some() && size > self.max_small_file_bytes;
-        let queue = if is_compared { &self.compared } else { &self.wanted };
-        queue.send(Wanted { id, path, size, mtime, uid, offset, once: is_dedup, data, base: basis }).map_err(aborted)
+        let job = FetchJob { id, path, size, mtime, uid, offset, dedup: is_dedup, data, basis };
+        self.jobs.send(job).map_err(aborted)
     }
 
-    fn open_later(&self, BasisVersion { directory, name, size }: BasisVersion) -> Option<Base> {
+    fn open_later(&self, BasisVersion { directory, name, size }: BasisVersion) -> Option<BasisRef> {
         let snapshot = self.snapshot?.clone();
-        Some(Base::new(size, move || Ok(snapshot.open(directory.below_root())?.open_file(&name)?)))
+        Some(BasisRef::new(size, move || Ok(snapshot.open(directory.below_root())?.open_file(&name)?)))
     }
 
     /// True if an earlier run has received a part of a file.

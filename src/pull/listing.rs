@@ -4,10 +4,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use archive_helper::protocol::{
-    Announced, Changes, Entries, MAX_ENTRIES, Mounted, Problem, Reply, Request, SkipReason, Skipped, Verdict, Walk,
-    Wish,
-};
 use nix::errno::Errno;
 
 use super::announcements::Announcements;
@@ -15,14 +11,17 @@ use super::guard::Consent;
 use super::moved::{Deferred, Found, Moved};
 use super::parents::{Parents, unlisted};
 use super::path_set::Spill;
-use super::roots::{errno_text, is_what_was_asked, made_up_file, walk};
+use super::roots::{errno_text, is_what_was_asked, list_request, made_up_file};
 use super::{Directory, Tally, merging};
+use crate::client::list::{
+    AnnouncedDirectory, Changes, EntriesPage, ListSink, MAX_PAGE_ENTRIES, Mounted, Problem, Root, SkipReason, Skipped,
+    Wanted,
+};
+use crate::client::{Client, protocol_violation};
 use crate::entry::{Digests, DirectoryId, Entry, Fingerprint, Hash, Kind, Version};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::path::{AbsPath, Name};
 use crate::plan::{Step, in_order, plan};
-use crate::remote::helper::{Conversation, Replies, Requests, gone, nonsense};
-use crate::remote::wire;
 use crate::report::Change;
 use crate::repository::index::{Index, ListedDirectory, SourceId};
 use crate::source::{Source, refuse_overlap};
@@ -35,10 +34,6 @@ const AWAITED: usize = 256;
 
 // Of how many entries the digests are gathered: of a directory that has more, they are read from the index in the end.
 const MOST_DIGESTS: u64 = 4 << 20;
-
-// How many verdicts are sent at once, at the latest.
-const MOST_VERDICTS: usize = 1024;
-const MOST_VERDICT_BYTES: usize = 256 * 1024;
 
 // How many remembered versions are looked at together.
 const PAGE: u32 = 4096;
@@ -103,33 +98,24 @@ impl Remembered<'_> {
 
 /// Has the client walk the source's roots, and calls `steps` for everything found. Returns the roots' paths.
 pub fn list(
-    conversation: Conversation,
+    client: &dyn Client,
     source: &Source,
     repository_id: &str,
     remembered: &Remembered<'_>,
     tally: &Tally<'_>,
     steps: &mut dyn Steps,
 ) -> Result<Vec<AbsPath>> {
-    let Conversation { replies, mut requests } = conversation;
     let mounts = remembered.index.map_or(Ok(Vec::new()), |(index, id)| index.mounts(id))?;
     // Who would ask for all of each directory need not be asked, which is a round trip.
     let wants_all = remembered.distrust || !remembered.knows_directories()?;
-    requests.send(&Request::Walk(Walk {
-        names_excluded: remembered.names_excluded,
-        ..walk(source, repository_id, wants_all)?
-    }))?;
-    requests.flush()?;
-    let listing = Listing {
-        replies,
-        requests,
+    let request = list_request(source, repository_id, wants_all, remembered.names_excluded)?;
+    let mut listing = Listing {
         source,
         remembered,
         wants_all,
         tally,
         steps,
         roots: Vec::new(),
-        verdicts: Vec::new(),
-        verdict_bytes: 0,
         awaited: HashMap::new(),
         awaited_bytes: 0,
         announced: Announcements::new(remembered.spill),
@@ -143,20 +129,17 @@ pub fn list(
         gather: source.settings.gather,
         too_large: 0,
     };
-    listing.run(&source.paths)
+    client.list(&request, &mut listing)?;
+    listing.finish()
 }
 
 struct Listing<'a> {
-    replies: Replies,
-    requests: Requests,
     source: &'a Source,
     remembered: &'a Remembered<'a>,
     wants_all: bool,
     tally: &'a Tally<'a>,
     steps: &'a mut dyn Steps,
     roots: Vec<AbsPath>,
-    verdicts: Vec<Verdict>,
-    verdict_bytes: usize,
     awaited: HashMap<u64, Awaited>,
     awaited_bytes: usize,
     announced: Announcements<'a>,
@@ -195,15 +178,11 @@ impl Awaited {
     }
 }
 
-impl Listing<'_> {
-    fn run(mut self, asked: &[Vec<u8>]) -> Result<Vec<AbsPath>> {
-        let mut found = Vec::new();
-        for asked in asked {
-            match self.next_reply()? {
-                Reply::Root(root) if is_what_was_asked(asked, &root) => found.push(root),
-                Reply::Root(_) => return Err(nonsense("a root is not the one that was asked for")),
-                _ => return Err(nonsense("a root is missing")),
-            }
+impl ListSink for Listing<'_> {
+    fn roots(&mut self, found: Vec<Root>) -> Result<()> {
+        let asked = &self.source.paths;
+        if found.len() != asked.len() || !asked.iter().zip(&found).all(|(asked, root)| is_what_was_asked(asked, root)) {
+            return Err(protocol_violation("a root is not the one that was asked for"));
         }
         let made_up: Vec<_> = found.iter().filter_map(made_up_file).collect();
         let found = self.judge().all(found)?;
@@ -215,64 +194,211 @@ impl Listing<'_> {
             }
             self.begin_root(path, entry)?;
         }
-        made_up.into_iter().for_each(|skipped| self.skipped(&skipped));
-        while self.hear()? {}
+        made_up.into_iter().for_each(|skipped| self.skipped(skipped));
+        Ok(())
+    }
+
+    fn directory(&mut self, listed: AnnouncedDirectory) -> Result<Wanted> {
+        let AnnouncedDirectory { number, ref path, fingerprint, entries, complete, ref inode, .. } = listed;
+        let is_mount = listed.mounted == Mounted::Lasting;
+        if number != self.next || !self.roots.iter().any(|root| path.starts_with(root)) {
+            return Err(protocol_violation("a directory was announced out of turn or outside of the roots"));
+        }
+        self.next += 1;
+        self.tally.progress.excluded.add(listed.excluded);
+        let remembered = match self.remembered.index {
+            Some((index, source)) => index.listed_directory(source, path)?,
+            None => None,
+        };
+        self.announced.add(path, remembered.map(|known| known.id))?;
+        // Another directory has come to this path. The times of what is in it may be those of what was there: a rename of a
+        // directory changes none of them.
+        let is_other = remembered.and_then(|known| known.inode).is_some_and(|known| known != 0 && known != *inode);
+        let was_mount = self.check_mount(&listed, remembered.map(|known| known.id))?;
+        // The row of a mount that does not exist any more is written again with its directory.
+        let is_other = is_other || is_mount != was_mount;
+        let trusted = self.remembered.index.filter(|_| complete && !self.wants_all && !is_other);
+        let kept_fingerprint = remembered.and_then(|known| known.fingerprint);
+        if trusted.is_some() && kept_fingerprint == Some(fingerprint) {
+            self.unchanged(entries);
+            return Ok(Wanted::Nothing);
+        }
+        let kept = match (trusted, remembered) {
+            (Some((index, _)), Some(ListedDirectory { id, fingerprint: Some(fingerprint), .. })) => {
+                index.digests(id, &fingerprint)?
+            }
+            _ => None,
+        };
+        let remembered = remembered.map(|known| known.id);
+        let is_new = match (self.remembered.index, remembered) {
+            (Some(_), Some(_)) if kept.as_ref().is_some_and(|kept| !kept.is_empty()) => false,
+            (Some((index, _)), Some(id)) => index.current_after(id, None, 1)?.is_empty(),
+            _ => true,
+        };
+        // What it held before, if it was there, does not matter: nothing of that is left.
+        let moved = match self.remembered.index.filter(|_| complete && !self.wants_all && is_new) {
+            Some(index) => self.moved.find(index, &listed)?,
+            None => None,
+        };
+        let moved = moved.filter(|moved| !moved.versions.iter().any(|version| self.is_too_large(&version.entry)));
+        let moved = moved.filter(|_| self.deferred.has_room());
+        let directory = Directory::listed(listed, is_mount, is_new && self.gather);
+        match moved {
+            // What is in it may only be placed when the directory itself is, which the one above it lists.
+            Some(moved) if !self.parents.believes(self.remembered.index, &directory.path)? => {
+                self.deferred.add(directory, moved);
+                Ok(Wanted::Nothing)
+            }
+            Some(moved) => self.take_moved(directory, moved).map(|()| Wanted::Nothing),
+            None => {
+                let wanted = kept.clone().map_or(Wanted::All, Wanted::Changes);
+                let directory = Arc::new(directory);
+                let (last, digests) = (None, (entries <= MOST_DIGESTS).then(Digests::default));
+                let announced = entries;
+                self.await_entries(
+                    number,
+                    Awaited { directory, remembered, is_other, last, fingerprint, digests, announced, kept },
+                )?;
+                Ok(wanted)
+            }
+        }
+    }
+
+    fn entries(&mut self, EntriesPage { directory: number, entries, last, order }: EntriesPage) -> Result<()> {
+        let awaited =
+            self.awaited.get_mut(&number).ok_or_else(|| protocol_violation("entries came that nobody asked for"))?;
+        let before = awaited.last.take();
+        if entries.is_empty() && !last {
+            return Err(protocol_violation("a directory's entries are not in order"));
+        }
+        check_entries(&awaited.directory, before.as_ref(), &entries)?;
+        if before.is_none() {
+            let path = awaited.directory.path.clone();
+            self.parents.check(self.remembered.index, &path)?;
+        }
+        let awaited =
+            self.awaited.get_mut(&number).ok_or_else(|| protocol_violation("entries came that nobody asked for"))?;
+        let until = entries.last().map(|entry| entry.name.clone());
+        awaited.last = until.clone();
+        let directory = awaited.directory.clone();
+        let (known, distrust) = (awaited.remembered, self.remembered.distrust || awaited.is_other);
+        let digests =
+            awaited.digests.take().filter(|digests| (digests.len() + entries.len()) as u64 <= awaited.announced);
+        if let Some(mut digests) = digests {
+            entries.iter().for_each(|entry| digests.add(entry));
+            if last {
+                directory.settle_on(digests);
+            } else {
+                awaited.digests = Some(digests);
+            }
+        }
+        let remembered = match (self.remembered.index, known, &until) {
+            (Some((index, _)), Some(id), Some(until)) => index.current_in(id, before.as_ref(), until)?,
+            _ => Vec::new(),
+        };
+        self.tally.progress.listed.add(entries.len() as u64);
+        let order = if self.steps.read_content() { &order[..] } else { &[] };
+        let steps = in_order(plan(entries, remembered, distrust), order);
+        let steps = steps.ok_or_else(|| protocol_violation("an order of entries is none"))?;
+        self.do_steps(&directory, steps)?;
+        self.tally.report.progress(&self.tally.progress);
+        if last {
+            let awaited = self.awaited.remove(&number);
+            self.awaited_bytes -= awaited.as_ref().map_or(0, Awaited::weight);
+            self.rest(&directory, known, until)?;
+            let path = directory.path.clone();
+            self.steps.planned(directory)?;
+            self.take_deferred(&path)?;
+        }
+        Ok(())
+    }
+
+    // What is new in a directory of which the client had digests.
+    fn changes(&mut self, Changes { directory: number, differences, entries }: Changes) -> Result<()> {
+        let awaited = self.awaited.remove(&number).filter(|awaited| awaited.last.is_none());
+        let awaited = awaited.ok_or_else(|| protocol_violation("changes came that nobody asked for"))?;
+        self.awaited_bytes -= awaited.weight();
+        let Awaited { directory, remembered, fingerprint, kept, .. } = awaited;
+        let (Some((index, _)), Some(id), Some(kept)) = (self.remembered.index, remembered, kept) else {
+            return Err(protocol_violation("changes came that nobody asked for"));
+        };
+        self.parents.check(self.remembered.index, &directory.path)?;
+        check_entries(&directory, None, &entries)?;
+        let mut added = Digests::default();
+        entries.iter().for_each(|entry| added.add(entry));
+        let changed = kept.changed(&differences, &added).filter(|(now, _)| now.fingerprint() == fingerprint);
+        let (now, left) =
+            changed.ok_or_else(|| protocol_violation("a directory's changes do not lead to what it is"))?;
+        let current = index.current_names(id)?;
+        let is_as_kept = current.len() == kept.len();
+        let gone = match merging::gone(&current, &differences, &entries) {
+            Some(gone) => gone.into_iter().map(|id| index.version(id)).collect::<Result<Vec<_>>>()?,
+            None if is_as_kept => return Err(protocol_violation("a directory's changes are not in order")),
+            None => Vec::new(),
+        };
+        let mut were = Digests::default();
+        gone.iter().for_each(|version| were.add(&version.entry));
+        if !is_as_kept || left != were {
+            let what = format_args!("the index has a wrong fingerprint of `{}`", directory.path);
+            return Err(Error::new(ErrorKind::Failed, what).hint("pull once with `--checksum`"));
+        }
+        self.tally.progress.listed.add(now.len() as u64);
+        let unchanged = (now.len() - entries.len()) as u64;
+        self.tally.progress.unchanged.add(unchanged);
+        self.steps.present(unchanged);
+        directory.settle_on(now);
+        let steps = plan(entries, gone, self.remembered.distrust);
+        self.do_steps(&directory, steps)?;
+        self.tally.report.progress(&self.tally.progress);
+        let path = directory.path.clone();
+        self.steps.planned(directory)?;
+        self.take_deferred(&path)
+    }
+
+    fn problem(&mut self, problem: Problem) -> Result<()> {
+        // Between being listed and being opened. What is remembered of it stays until a listing shows that it is gone.
+        if let Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP = Errno::from_raw(problem.errno) {
+            self.tally.notice(format_args!("`{}` vanished before it was read", problem.path));
+            return Ok(());
+        }
+        self.tally.unread(format_args!("can't read `{}` on the client: {}", problem.path, errno_text(problem.errno)));
+        self.steps.unreadable(&problem.path)
+    }
+
+    fn skipped(&mut self, skipped: Skipped) {
+        let Skipped { path, reason } = &skipped;
+        if *reason == SkipReason::Excluded {
+            return self.tally.changed(Change::Excluded, path);
+        }
+        self.tally.changed(Change::Skipped, path);
+        match *reason {
+            SkipReason::KernelFileSystem if self.kernel_file_system_told => {}
+            SkipReason::KernelFileSystem => {
+                self.kernel_file_system_told = true;
+                self.tally.notice(format_args!("skipped what the kernel generates, such as `{path}`"));
+            }
+            SkipReason::Repository => {
+                self.tally.notice(format_args!("`{path}` is the repository itself, and was left out"));
+            }
+            SkipReason::OtherFileSystem | SkipReason::Cache | SkipReason::Marker | SkipReason::Excluded => {}
+        }
+    }
+}
+
+impl Listing<'_> {
+    fn finish(self) -> Result<Vec<AbsPath>> {
+        if !self.awaited.is_empty() {
+            return Err(protocol_violation("the listing ended before it was complete"));
+        }
+        if !self.deferred.is_empty() {
+            return Err(unlisted());
+        }
         if self.too_large > 0 {
             let what =
                 format_args!("left out {} larger than max_file_size", crate::report::counted(self.too_large, "file"));
             self.tally.notice(what);
         }
         Ok(self.roots)
-    }
-
-    fn next_reply(&mut self) -> Result<Reply> {
-        loop {
-            let are_many = self.verdicts.len() >= MOST_VERDICTS || self.verdict_bytes >= MOST_VERDICT_BYTES;
-            if self.replies.is_drained() && !self.verdicts.is_empty() || are_many {
-                self.verdict_bytes = 0;
-                self.requests.send(&Request::Verdicts(std::mem::take(&mut self.verdicts)))?;
-                self.requests.flush()?;
-            }
-            if self.replies.turns_out_slow() {
-                self.requests.send(&Request::Pack)?;
-                self.requests.flush()?;
-            }
-            match self.replies.receive()?.ok_or_else(gone)? {
-                Reply::Alive => {}
-                reply => return Ok(reply),
-            }
-        }
-    }
-
-    fn hear(&mut self) -> Result<bool> {
-        match self.next_reply()? {
-            Reply::Directory(announced) => self.announced(announced)?,
-            Reply::Entries(entries) => self.entries(entries)?,
-            Reply::Changes(changes) => self.changes(changes)?,
-            Reply::Problem(problem) => self.problem(&problem)?,
-            Reply::Skipped(skipped) => self.skipped(&skipped),
-            Reply::End => return self.end(),
-            Reply::Root(_)
-            | Reply::Hashed(_)
-            | Reply::Read(_)
-            | Reply::Alive
-            | Reply::Restoring(_)
-            | Reply::Outcomes(_)
-            | Reply::Chunks(_)
-            | Reply::Piece(_)
-            | Reply::Streamed(_)
-            | Reply::Packed(_) => {
-                return Err(nonsense("an answer came that nobody asked for"));
-            }
-        }
-        Ok(true)
-    }
-
-    fn end(&mut self) -> Result<bool> {
-        if !self.awaited.is_empty() {
-            return Err(nonsense("the listing ended before it was complete"));
-        }
-        if self.deferred.is_empty() { Ok(false) } else { Err(unlisted()) }
     }
 
     // A root's own entry stands in the directory above it, of which nothing else is told.
@@ -298,92 +424,11 @@ impl Listing<'_> {
         Ok(())
     }
 
-    fn announced(&mut self, announced: Announced) -> Result<()> {
-        let Announced { directory: number, ref path, fingerprint, entries, complete, ref inode, .. } = announced;
-        let is_mount = announced.mounted == Mounted::Lasting;
-        if number != self.next || !self.roots.iter().any(|root| path.starts_with(root)) {
-            return Err(nonsense("a directory was announced out of turn or outside of the roots"));
-        }
-        self.next += 1;
-        self.tally.progress.excluded.add(announced.excluded);
-        let remembered = match self.remembered.index {
-            Some((index, source)) => index.listed_directory(source, path)?,
-            None => None,
-        };
-        self.announced.add(path, remembered.map(|known| known.id))?;
-        // Another directory has come to this path. The times of what is in it may be those of what was there: a rename of a
-        // directory changes none of them.
-        let is_other = remembered.and_then(|known| known.inode).is_some_and(|known| known != 0 && known != *inode);
-        let was_mount = self.check_mount(&announced, remembered.map(|known| known.id))?;
-        // The row of a mount that does not exist any more is written again with its directory.
-        let is_other = is_other || is_mount != was_mount;
-        let trusted = self.remembered.index.filter(|_| complete && !self.wants_all && !is_other);
-        let kept_fingerprint = remembered.and_then(|known| known.fingerprint);
-        if trusted.is_some() && kept_fingerprint == Some(fingerprint) {
-            self.unchanged(number, entries);
-            return Ok(());
-        }
-        let kept = match (trusted, remembered) {
-            (Some((index, _)), Some(ListedDirectory { id, fingerprint: Some(fingerprint), .. })) => {
-                index.digests(id, &fingerprint)?
-            }
-            _ => None,
-        };
-        let remembered = remembered.map(|known| known.id);
-        let is_new = match (self.remembered.index, remembered) {
-            (Some(_), Some(_)) if kept.as_ref().is_some_and(|kept| !kept.is_empty()) => false,
-            (Some((index, _)), Some(id)) => index.current_after(id, None, 1)?.is_empty(),
-            _ => true,
-        };
-        // What it held before, if it was there, does not matter: nothing of that is left.
-        let moved = match self.remembered.index.filter(|_| complete && !self.wants_all && is_new) {
-            Some(index) => self.moved.find(index, &announced)?,
-            None => None,
-        };
-        let moved = moved.filter(|moved| !moved.versions.iter().any(|version| self.is_too_large(&version.entry)));
-        let moved = moved.filter(|_| self.deferred.has_room());
-        self.judge_directory(
-            number,
-            match (&moved, &kept) {
-                (Some(_), _) => Wish::Nothing,
-                (None, Some(kept)) => Wish::Changes(wire::digests(kept.clone())),
-                (None, None) => Wish::All,
-            },
-        );
-        let directory = Directory::listed(announced, is_mount, is_new && self.gather);
-        match moved {
-            // What is in it may only be placed when the directory itself is, which the one above it lists.
-            Some(moved) if !self.parents.believes(self.remembered.index, &directory.path)? => {
-                self.deferred.add(directory, moved);
-                Ok(())
-            }
-            Some(moved) => self.take_moved(directory, moved),
-            None => {
-                let directory = Arc::new(directory);
-                let (last, digests) = (None, (entries <= MOST_DIGESTS).then(Digests::default));
-                let announced = entries;
-                self.await_entries(
-                    number,
-                    Awaited { directory, remembered, is_other, last, fingerprint, digests, announced, kept },
-                )
-            }
-        }
-    }
-
-    fn unchanged(&mut self, directory: u64, entries: u64) {
-        self.judge_directory(directory, Wish::Nothing);
+    fn unchanged(&mut self, entries: u64) {
         self.tally.progress.listed.add(entries);
         self.tally.progress.unchanged.add(entries);
         self.steps.present(entries);
         self.tally.report.progress(&self.tally.progress);
-    }
-
-    fn judge_directory(&mut self, directory: u64, send: Wish) {
-        if self.wants_all {
-            return;
-        }
-        self.verdict_bytes += if let Wish::Changes(kept) = &send { kept.as_bytes().len() } else { 0 };
-        self.verdicts.push(Verdict { directory, send });
     }
 
     fn take_moved(&mut self, directory: Directory, Found { origin, versions, digests }: Found) -> Result<()> {
@@ -413,99 +458,9 @@ impl Listing<'_> {
     fn await_entries(&mut self, number: u64, awaited: Awaited) -> Result<()> {
         self.awaited_bytes += awaited.weight();
         if self.awaited_bytes > MOST_AWAITED {
-            return Err(nonsense("too many directories were announced"));
+            return Err(protocol_violation("too many directories were announced"));
         }
         self.awaited.insert(number, awaited);
-        Ok(())
-    }
-
-    // What is new in a directory of which the client had digests.
-    fn changes(&mut self, Changes { directory: number, differences, entries }: Changes) -> Result<()> {
-        let awaited = self.awaited.remove(&number).filter(|awaited| awaited.last.is_none());
-        let awaited = awaited.ok_or_else(|| nonsense("changes came that nobody asked for"))?;
-        self.awaited_bytes -= awaited.weight();
-        let (differences, entries) = (differences.into(), wire::entries(entries));
-        let Awaited { directory, remembered, fingerprint, kept, .. } = awaited;
-        let (Some((index, _)), Some(id), Some(kept)) = (self.remembered.index, remembered, kept) else {
-            return Err(nonsense("changes came that nobody asked for"));
-        };
-        self.parents.check(self.remembered.index, &directory.path)?;
-        check_entries(&directory, None, &entries)?;
-        let mut added = Digests::default();
-        entries.iter().for_each(|entry| added.add(entry));
-        let changed = kept.changed(&differences, &added).filter(|(now, _)| now.fingerprint() == fingerprint);
-        let (now, left) = changed.ok_or_else(|| nonsense("a directory's changes do not lead to what it is"))?;
-        let current = index.current_names(id)?;
-        let is_as_kept = current.len() == kept.len();
-        let gone = match merging::gone(&current, &differences, &entries) {
-            Some(gone) => gone.into_iter().map(|id| index.version(id)).collect::<Result<Vec<_>>>()?,
-            None if is_as_kept => return Err(nonsense("a directory's changes are not in order")),
-            None => Vec::new(),
-        };
-        let mut were = Digests::default();
-        gone.iter().for_each(|version| were.add(&version.entry));
-        if !is_as_kept || left != were {
-            let what = format_args!("the index has a wrong fingerprint of `{}`", directory.path);
-            return Err(Error::new(ErrorKind::Failed, what).hint("pull once with `--checksum`"));
-        }
-        self.tally.progress.listed.add(now.len() as u64);
-        let unchanged = (now.len() - entries.len()) as u64;
-        self.tally.progress.unchanged.add(unchanged);
-        self.steps.present(unchanged);
-        directory.settle_on(now);
-        let steps = plan(entries, gone, self.remembered.distrust);
-        self.do_steps(&directory, steps)?;
-        self.tally.report.progress(&self.tally.progress);
-        let path = directory.path.clone();
-        self.steps.planned(directory)?;
-        self.take_deferred(&path)
-    }
-
-    fn entries(&mut self, Entries { directory: number, entries, last, order }: Entries) -> Result<()> {
-        let awaited = self.awaited.get_mut(&number).ok_or_else(|| nonsense("entries came that nobody asked for"))?;
-        let entries = wire::entries(entries);
-        let before = awaited.last.take();
-        if entries.is_empty() && !last {
-            return Err(nonsense("a directory's entries are not in order"));
-        }
-        check_entries(&awaited.directory, before.as_ref(), &entries)?;
-        if before.is_none() {
-            let path = awaited.directory.path.clone();
-            self.parents.check(self.remembered.index, &path)?;
-        }
-        let awaited = self.awaited.get_mut(&number).ok_or_else(|| nonsense("entries came that nobody asked for"))?;
-        let until = entries.last().map(|entry| entry.name.clone());
-        awaited.last = until.clone();
-        let directory = awaited.directory.clone();
-        let (known, distrust) = (awaited.remembered, self.remembered.distrust || awaited.is_other);
-        let digests =
-            awaited.digests.take().filter(|digests| (digests.len() + entries.len()) as u64 <= awaited.announced);
-        if let Some(mut digests) = digests {
-            entries.iter().for_each(|entry| digests.add(entry));
-            if last {
-                directory.settle_on(digests);
-            } else {
-                awaited.digests = Some(digests);
-            }
-        }
-        let remembered = match (self.remembered.index, known, &until) {
-            (Some((index, _)), Some(id), Some(until)) => index.current_in(id, before.as_ref(), until)?,
-            _ => Vec::new(),
-        };
-        self.tally.progress.listed.add(entries.len() as u64);
-        let order = if self.steps.read_content() { &order[..] } else { &[] };
-        let steps = in_order(plan(entries, remembered, distrust), order);
-        let steps = steps.ok_or_else(|| nonsense("an order of entries is none"))?;
-        self.do_steps(&directory, steps)?;
-        self.tally.report.progress(&self.tally.progress);
-        if last {
-            let awaited = self.awaited.remove(&number);
-            self.awaited_bytes -= awaited.as_ref().map_or(0, Awaited::weight);
-            self.rest(&directory, known, until)?;
-            let path = directory.path.clone();
-            self.steps.planned(directory)?;
-            self.take_deferred(&path)?;
-        }
         Ok(())
     }
 
@@ -549,46 +504,17 @@ impl Listing<'_> {
     fn is_too_large(&self, entry: &Entry) -> bool {
         self.max_file_size.is_some_and(|most| entry.size > most)
     }
-
-    fn problem(&mut self, problem: &Problem) -> Result<()> {
-        // Between being listed and being opened. What is remembered of it stays until a listing shows that it is gone.
-        if let Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP = Errno::from_raw(problem.errno) {
-            self.tally.notice(format_args!("`{}` vanished before it was read", problem.path));
-            return Ok(());
-        }
-        self.tally.unread(format_args!("can't read `{}` on the client: {}", problem.path, errno_text(problem.errno)));
-        self.steps.unreadable(&problem.path)
-    }
-
-    fn skipped(&mut self, skipped: &Skipped) {
-        let path = &skipped.path;
-        if skipped.reason == SkipReason::Excluded {
-            return self.tally.changed(Change::Excluded, path);
-        }
-        self.tally.changed(Change::Skipped, path);
-        match skipped.reason {
-            SkipReason::KernelFileSystem if self.kernel_file_system_told => {}
-            SkipReason::KernelFileSystem => {
-                self.kernel_file_system_told = true;
-                self.tally.notice(format_args!("skipped what the kernel generates, such as `{path}`"));
-            }
-            SkipReason::Repository => {
-                self.tally.notice(format_args!("`{path}` is the repository itself, and was left out"));
-            }
-            SkipReason::OtherFileSystem | SkipReason::Cache | SkipReason::Marker | SkipReason::Excluded => {}
-        }
-    }
 }
 
 // Names ascend, also from those that came `before`, and none makes a path too long.
 fn check_entries(directory: &Directory, before: Option<&Name>, entries: &[Entry]) -> Result<()> {
     let ascending = entries.windows(2).all(|pair| pair[0].name < pair[1].name);
     let after_before = entries.first().zip(before).is_none_or(|(first, before)| first.name > *before);
-    if !ascending || !after_before || entries.len() > MAX_ENTRIES {
-        return Err(nonsense("a directory's entries are not in order"));
+    if !ascending || !after_before || entries.len() > MAX_PAGE_ENTRIES {
+        return Err(protocol_violation("a directory's entries are not in order"));
     }
     if entries.iter().any(|entry| directory.path.join(&entry.name).is_none()) {
-        Err(nonsense("a path is longer than any can be"))
+        Err(protocol_violation("a path is longer than any can be"))
     } else {
         Ok(())
     }

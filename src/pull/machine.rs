@@ -34,10 +34,9 @@ use self::policy::is_little_and_changed;
 use self::size_sampling::{Meeting, Sizes};
 use self::waiting::{Claimed, LinkedInode, Waiting};
 use super::change::Change;
+use crate::client::{HashJob, HashKind, ReadError, protocol_violation};
 use crate::entry::{Entry, Hash, Kind};
 use crate::error::{Error, Result};
-use crate::remote::ReadError;
-use crate::remote::helper::nonsense;
 
 mod event;
 mod file;
@@ -47,7 +46,7 @@ mod size_sampling;
 mod tests;
 mod waiting;
 
-pub use event::{BasisVersion, Event, FetchOrder, FileId, HashKind, HashOrder, Order};
+pub use event::{BasisVersion, Event, FetchOrder, FileId, Order};
 pub use file::{Claim, FileTask, MAX_HOLE_BYTES, Possession, Reading, SnapshotPath, TOO_SPARSE, refusal};
 pub use policy::Policy;
 pub use waiting::WaitKey;
@@ -174,7 +173,7 @@ impl Machine {
 }
 
 fn unasked() -> Error {
-    nonsense("an answer came that nobody asked for")
+    protocol_violation("an answer came that nobody asked for")
 }
 
 // Files that the client was asked about, by number.
@@ -274,20 +273,20 @@ impl Step<'_> {
                 waiting.lead(&mut file, WaitKey::Size(size));
                 self.fetch_usual(file)
             }
-            Meeting::Sample(first) => self.hash_as(file.with(State::Sampling), HashKind::Sample(first)),
+            Meeting::Sample(first) => self.hash_as(file.with(State::Sampling), HashKind::Sample { other: first }),
             Meeting::Hash => self.hash(file),
         }
     }
 
     fn hash(&mut self, file: Box<FileTask>) -> Result<()> {
-        let kind = if self.machine.policy.has_others { HashKind::Keyed } else { HashKind::Plain };
+        let kind = if self.machine.policy.has_others { HashKind::Proof } else { HashKind::Plain };
         self.hash_as(file.with(State::Hashing), kind)
     }
 
     fn hash_as(&mut self, file: Box<FileTask>, kind: HashKind) -> Result<()> {
         let (path, &Entry { size, mtime, uid, .. }) = (file.path(), &file.entry);
         let id = self.machine.hashing.enter(file);
-        self.order(Order::Hash(HashOrder { id, path, size, mtime, uid, kind }))
+        self.order(Order::Hash(HashJob { id, path, size, mtime, uid, kind }))
     }
 
     fn fetch_usual(&mut self, file: Box<FileTask>) -> Result<()> {
@@ -311,7 +310,7 @@ impl Step<'_> {
     fn sampled(&mut self, id: FileId, sample: u64, of_first: Option<u64>) -> Result<()> {
         let mut file = self.machine.hashing.take(id)?;
         if file.state != State::Sampling {
-            return Err(nonsense("a sample came that nobody asked for"));
+            return Err(protocol_violation("a sample came that nobody asked for"));
         }
         let size = file.entry.size;
         file.sample = Some(sample);

@@ -5,9 +5,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use archive_helper::protocol::Announced;
-
 use super::Directory;
+use crate::client::list::AnnouncedDirectory;
 use crate::entry::{Digests, DirectoryId, Version, flags};
 use crate::error::Result;
 use crate::path::AbsPath;
@@ -71,8 +70,8 @@ pub struct Moved {
 
 impl Moved {
     /// What is in a directory that is new at its path and that the index knows by another one.
-    pub fn find(&mut self, (index, source): (&Index, SourceId), announced: &Announced) -> Result<Option<Found>> {
-        let Announced { path, inode, fingerprint, entries, complete, .. } = announced;
+    pub fn find(&mut self, (index, source): (&Index, SourceId), listed: &AnnouncedDirectory) -> Result<Option<Found>> {
+        let AnnouncedDirectory { path, inode, fingerprint, entries, complete, .. } = listed;
         if !complete || *inode == 0 || !(1..=MOST_ENTRIES).contains(entries) {
             return Ok(None);
         }

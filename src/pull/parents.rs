@@ -3,11 +3,11 @@
 //! The entries of a directory come before those of the ones below it, for the helper sends them in the order of verdicts.
 
 use super::path_set::{PathSet, Spill};
+use crate::client::protocol_violation;
 use crate::entry::{Entry, Kind};
 use crate::error::{Error, Result};
 use crate::path::AbsPath;
 use crate::plan::Step;
-use crate::remote::helper::nonsense;
 use crate::repository::index::{Index, SourceId};
 
 /// What a listing says of directories.
@@ -99,5 +99,5 @@ impl<'a> Parents<'a> {
 
 /// The error of a directory that the one above it does not list.
 pub fn unlisted() -> Error {
-    nonsense("it announced a directory that is not listed in the one above it")
+    protocol_violation("it announced a directory that is not listed in the one above it")
 }

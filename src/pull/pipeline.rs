@@ -3,7 +3,6 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use archive_helper::protocol::MAX_BUNDLED;
 use crossbeam_channel::unbounded;
 
 use super::Run;
@@ -17,12 +16,11 @@ use super::listing::list;
 use super::machine::{Event, FileId, Policy};
 use super::receiving::{lane, lanes, receive};
 use super::routes::{Decider, Routes};
+use crate::client::{self, FetchEvent, MAX_DELTA_BYTES, MAX_SMALL_FILE_BYTES};
 use crate::entry::Hash;
 use crate::error::{Error, OnServer, Result};
 use crate::fault::most_changes;
 use crate::queue::{bounded_by_number, bounded_lanes};
-use crate::remote::helper::Conversation;
-use crate::remote::{Arrived, Files, MOST_COMPARED_BYTES};
 use crate::repository::journal::recover;
 use crate::repository::staging::Staging;
 use crate::source::{HashWhere, LinkWhen};
@@ -45,25 +43,15 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
     let (in_flight, transfers) = (InFlight::new(policy), Transfers::default());
     let broken = Failure::new(run.client, &in_flight);
     let (staging, in_flight, transfers, failure) = (&staging, &in_flight, &transfers, &broken);
-    // Before reading begins, which takes all channels that it gets.
-    let lister = run.client.converse()?;
     thread::scope(|scope| {
         let (hashing, to_hash) = bounded_by_number(QUEUE);
-        let (wanted, to_read) = bounded_by_number(QUEUE);
-        let (compared, to_compare) = bounded_by_number(QUEUE);
+        let (jobs, to_fetch) = bounded_by_number(QUEUE);
         let writers = lanes(run.source.settings.writers);
-        let (arrived, to_receive) = bounded_lanes(writers, MOST_ARRIVED, Arrived::weight, lane);
+        let (arrived, to_receive) = bounded_lanes(writers, MOST_ARRIVED, FetchEvent::weight, lane);
         let (changes, to_apply) = bounded_by_number(most_changes(CHANGES));
         let (postponed, to_resume) = unbounded();
         let end = postponed.clone();
-        let fetcher = Fetcher {
-            wanted,
-            compared: compared.clone(),
-            transfers,
-            staging,
-            snapshot: snapshot.as_ref(),
-            max_small_file_bytes: MAX_BUNDLED,
-        };
+        let fetcher = Fetcher { jobs, transfers, staging, snapshot: snapshot.as_ref() };
         let routes = Routes { hashing: Some(hashing), fetcher: Some(fetcher), changes: Some(changes), postponed };
         for to_receive in to_receive {
             let decider = Decider::new(run, in_flight, routes.of_receiving());
@@ -80,22 +68,21 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
                 failure.watch(|| apply(run, staging, in_flight, &to_apply, &recording, failure))
             }),
             stage("reading").spawn_scoped(scope, move || {
-                let files = Files {
-                    wanted: &to_read,
-                    compared: (compared, to_compare),
-                    arrived: &arrived,
+                let fetch = client::Fetch {
+                    jobs: &to_fetch,
+                    events: &arrived,
                     is_wanted: &|id, hash, is_in_basis| is_wanted(&describing, id, hash, is_in_basis),
-                    are_many: run.begins_anew,
+                    expects_many: run.begins_anew,
                 };
-                failure.watch(|| run.client.read_files(files))
+                failure.watch(|| run.client.fetch(fetch))
             }),
-            stage("hashing").spawn_scoped(scope, move || failure.watch(|| hash(run, &to_hash, hashing, failure))),
+            stage("hashing").spawn_scoped(scope, move || failure.watch(|| hash(run, &to_hash, hashing))),
             stage("deciding").spawn_scoped(scope, move || failure.watch(|| resume(&to_resume, resuming))),
         ];
         for thread in started {
             failure.watch(|| thread.map(drop).on_server("can't start a thread"));
         }
-        failure.watch(|| lead(run, lister, routes, in_flight, staging));
+        failure.watch(|| lead(run, routes, in_flight, staging));
         in_flight.wait_until_finished();
         // What decides about postponed files is the last that could begin anything.
         let _ = end.send(None);
@@ -122,13 +109,13 @@ fn is_wanted(decider: &Mutex<Decider<'_>>, id: FileId, hash: &Hash, is_in_basis:
 
 fn policy(run: &Run<'_>) -> Policy {
     let settings = &run.source.settings;
-    let sends_small_files = run.client.streams();
+    let client::Capabilities { sends_small_files, sends_deltas, .. } = run.client.capabilities();
     Policy {
         client_hashes: settings.hash == HashWhere::Client,
         sends_small_files,
-        max_small_file_bytes: MAX_BUNDLED,
-        sends_deltas: sends_small_files && !settings.whole_file,
-        max_delta_bytes: MOST_COMPARED_BYTES,
+        max_small_file_bytes: MAX_SMALL_FILE_BYTES,
+        sends_deltas: sends_deltas && !settings.whole_file,
+        max_delta_bytes: MAX_DELTA_BYTES,
         links: settings.link != LinkWhen::Never,
         begins_empty: run.begins_empty,
         has_others: run.has_others,
@@ -168,17 +155,11 @@ fn tell_of_metadata(run: &Run<'_>, staging: &Staging) {
 }
 
 // The first two stages: lists, and reports every step.
-fn lead(
-    run: &Run<'_>,
-    lister: Conversation,
-    routes: Routes<'_>,
-    in_flight: &InFlight,
-    staging: &Staging,
-) -> Result<()> {
+fn lead(run: &Run<'_>, routes: Routes<'_>, in_flight: &InFlight, staging: &Staging) -> Result<()> {
     let index = run.repository.index()?;
     let remembered = run.remembered(&index, staging);
     let decider = Decider::new(run, in_flight, routes);
     let mut dispatch = Dispatch::new(run, &index, decider, staging);
-    let roots = list(lister, run.source, run.repository.id(), &remembered, run.tally, &mut dispatch)?;
+    let roots = list(run.client, run.source, run.repository.id(), &remembered, run.tally, &mut dispatch)?;
     dispatch.finish(&roots)
 }

@@ -11,10 +11,10 @@ use super::content_locator::ContentLocator;
 use super::ledger::Ledger;
 use super::machine::{FileTask, hash_of_nothing};
 use super::{Directory, Run};
+use crate::client::protocol_violation;
 use crate::entry::{Entry, Hash, Kind, Time, Version, flags};
 use crate::error::{Error, Kind as ErrorKind, OnServer, Result};
 use crate::path::{AbsPath, Name};
-use crate::remote::helper::nonsense;
 use crate::repository::archive::Archive;
 use crate::repository::dirs::{Dir, Metadata, OpenTree};
 use crate::repository::evidence::{Age, Evidence, ProvedFile};
@@ -166,7 +166,7 @@ impl<'a> Placing<'a> {
         if ledger.index()?.is_current(old.id)? && self.ended.insert(old.id) {
             Ok(())
         } else {
-            Err(nonsense("it lists one path in two ways"))
+            Err(protocol_violation("it lists one path in two ways"))
         }
     }
 

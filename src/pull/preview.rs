@@ -1,23 +1,21 @@
 //! A dry run: lists and compares as a pull does, asks the helper for hashes where only they tell, changes nothing.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use archive_helper::protocol::{HashOutcome, HashRequest, MAX_HASHES, Reply, Request, Wants};
-
+use super::change::aborted;
 use super::dispatch::{each_current, each_directory_below};
 use super::guard::{Before, Consent, RemovalGuard};
 use super::listing::{Remembered, Steps, list};
 use super::machine::refusal;
 use super::removals::Removals;
 use super::{Directory, Facts, Options, Tally, how, refuse_without_index, with_client};
+use crate::client::{self, Client, HashJob, HashKind, HashOutcome, protocol_violation};
 use crate::entry::{Entry, Hash, Kind, Version};
 use crate::error::Result;
 use crate::fault::most_changes;
 use crate::path::AbsPath;
 use crate::plan::Step;
-use crate::remote::helper::{Conversation, gone, nonsense};
-use crate::remote::{self, Client};
+use crate::queue::bounded_by_number;
 use crate::report::Change;
 use crate::repository::Repository;
 use crate::repository::index::{Index, SourceId};
@@ -45,13 +43,13 @@ pub(super) fn preview(
         index.as_ref().map_or(Ok(()), |index| repository.check_index_is_newest(index))?;
     }
     let id = repository.map(Repository::id).unwrap_or_default();
-    let how = remote::Options { channels: Some(1), ..how(source, options) };
+    let how = client::Options { channels: Some(1), ..how(source, options) };
     with_client(source, options, &how, facts, tally.report, |client| {
         let hashes = source.settings.hash == HashWhere::Client;
-        let (doubtful, conversation) = (Vec::new(), None);
+        let doubtful = Vec::new();
         let before = known.map(|(index, source_id)| Before { index, source_id, run: None, is_empty: false });
         let guard = before.map(|before| RemovalGuard::new(before, source, Removals::to_count(None)));
-        let mut preview = Preview { tally, index: known, client, conversation, doubtful, hashes, guard };
+        let mut preview = Preview { tally, index: known, client, doubtful, hashes, guard };
         let consent = Consent::read(known, options)?;
         let remembered = Remembered {
             index: known,
@@ -60,7 +58,7 @@ pub(super) fn preview(
             consent: &consent,
             spill: None,
         };
-        let roots = list(client.converse()?, source, id, &remembered, tally, &mut preview)?;
+        let roots = list(client, source, id, &remembered, tally, &mut preview)?;
         preview.hash()?;
         preview.guard.map_or(Ok(()), |guard| guard.decide(&roots, &consent).map(drop))
     })
@@ -69,11 +67,9 @@ pub(super) fn preview(
 struct Preview<'a> {
     tally: &'a Tally<'a>,
     index: Option<(&'a Index, SourceId)>,
-    client: &'a Client,
-    // The one for hashes, which begins with the first of them.
-    conversation: Option<Conversation>,
+    client: &'a dyn Client,
     // The next files of which only a hash tells whether they changed, and the hash that they had.
-    doubtful: Vec<(HashRequest, Option<Hash>)>,
+    doubtful: Vec<(HashJob, Option<Hash>)>,
     hashes: bool,
     guard: Option<RemovalGuard<'a>>,
 }
@@ -125,7 +121,7 @@ impl Preview<'_> {
             return Ok(());
         }
         let (id, &Entry { size, mtime, uid, .. }) = (self.doubtful.len() as u64, entry);
-        self.doubtful.push((HashRequest { id, path, size, mtime, uid, wants: Wants::Hash }, old.hash));
+        self.doubtful.push((HashJob { id, path, size, mtime, uid, kind: HashKind::Plain }, old.hash));
         if self.doubtful.len() < most_changes(MAX_DOUBTFUL) { Ok(()) } else { self.hash() }
     }
 
@@ -148,30 +144,21 @@ impl Preview<'_> {
         if self.doubtful.is_empty() {
             return Ok(());
         }
-        let files = std::mem::take(&mut self.doubtful);
-        let Conversation { replies, requests } = match &mut self.conversation {
-            Some(conversation) => conversation,
-            None => self.conversation.insert(self.client.converse()?),
-        };
-        for batch in files.chunks(MAX_HASHES / 2) {
-            let mut open: HashMap<u64, _> = batch.iter().map(|(request, old)| (request.id, (request, old))).collect();
-            requests.send(&Request::Hash(batch.iter().map(|(request, _)| request.clone()).collect()))?;
-            requests.flush()?;
-            while !open.is_empty() {
-                let answers = match replies.receive()?.ok_or_else(gone)? {
-                    Reply::Hashed(answers) => answers,
-                    Reply::Alive => continue,
-                    _ => return Err(nonsense("an answer came that nobody asked for")),
-                };
-                for answer in answers {
-                    let (request, old) =
-                        open.remove(&answer.id).ok_or_else(|| nonsense("a hash came that nobody asked for"))?;
-                    self.client.line().progress(request.size);
-                    self.tally.changed(judge(&answer.outcome, old), &request.path);
-                }
-            }
-        }
-        Ok(())
+        let (mut asked, files): (Vec<_>, Vec<_>) = std::mem::take(&mut self.doubtful)
+            .into_iter()
+            .map(|(job, old)| (Some((job.path.clone(), old)), job))
+            .unzip();
+        let (jobs, to_hash) = bounded_by_number(files.len());
+        files.into_iter().try_for_each(|job| jobs.send(job)).map_err(aborted)?;
+        drop(jobs);
+        let tally = self.tally;
+        // Without proofs, the key is of no use.
+        self.client.hash(&Hash::default(), &to_hash, &mut |id: u64, outcome: HashOutcome| {
+            let place = usize::try_from(id).ok().and_then(|id| asked.get_mut(id)).and_then(Option::take);
+            let (path, old) = place.ok_or_else(|| protocol_violation("a hash came that nobody asked for"))?;
+            tally.changed(judge(&outcome, &old), &path);
+            Ok(())
+        })
     }
 }
 

@@ -9,10 +9,10 @@ use super::fetching::Transfers;
 use super::machine::{Event, FileId, Reading};
 use super::pipeline::in_staging;
 use super::routes::{Decider, Kept};
+use crate::client::{FetchEvent, FileState, ReadError};
 use crate::entry::{Extent, Hash};
 use crate::error::{OnServer, Result};
 use crate::queue::Receiver;
-use crate::remote::{Arrived, FileState, ReadError};
 use crate::repository::staging::{Staged, Staging};
 
 const WHAT: &str = "can't write into the staging area";
@@ -31,9 +31,9 @@ pub fn lanes(writers: Option<u8>) -> usize {
 
 /// Which of them takes something: the same one for all of a file, and for all of one content, so that whoever hears of
 /// a content that has come finds it.
-pub fn lane(arrived: &Arrived) -> usize {
+pub fn lane(arrived: &FetchEvent) -> usize {
     match arrived {
-        Arrived::Whole { hash, .. } | Arrived::Same { hash, .. } => usize::from(hash[0]),
+        FetchEvent::Full { hash, .. } | FetchEvent::AlreadySent { hash, .. } => usize::from(hash[0]),
         other => other.id() as usize,
     }
 }
@@ -42,7 +42,7 @@ pub fn lane(arrived: &Arrived) -> usize {
 pub fn receive(
     run: &Run<'_>,
     staging: &Staging,
-    arrived: &Receiver<Arrived>,
+    arrived: &Receiver<FetchEvent>,
     transfers: &Transfers,
     decider: Decider<'_>,
 ) -> Result<()> {
@@ -59,20 +59,23 @@ struct Inbox<'a> {
 }
 
 impl Inbox<'_> {
-    fn take(&mut self, arrival: Arrived) -> Result<()> {
+    fn take(&mut self, arrival: FetchEvent) -> Result<()> {
         match arrival {
-            Arrived::Data { id, bytes } => self.data(id, &bytes),
-            Arrived::Ahead { id } => self.ahead(id),
-            Arrived::Hole { id, length } => {
+            FetchEvent::Data { id, bytes } => self.data(id, &bytes),
+            FetchEvent::Speculative { id } => self.ahead(id),
+            FetchEvent::Hole { id, length } => {
                 let run = self.run;
                 self.begun(id)?.skip(length, run)
             }
-            Arrived::Here { id, offset, length } => self.here(id, Extent { offset, length }),
-            Arrived::Whole { id, bytes, hash, state } => self.small(id, &bytes, hash, state),
-            Arrived::Same { id, hash } => self.report(id, Event::Repeated { id, hash }),
-            Arrived::Restart { id } => self.restart(id),
-            Arrived::End { id, state, consistent, claimed } => self.end(id, state, consistent, claimed),
-            Arrived::Failed { id, error } => {
+            FetchEvent::FromBasis { id, offset, length } => self.here(id, Extent { offset, length }),
+            FetchEvent::Full { id, bytes, hash, state, may_repeat } => {
+                let reading = Reading { hash, size: bytes.len() as u64, state, is_consistent: true };
+                self.small(id, &bytes, reading, may_repeat)
+            }
+            FetchEvent::AlreadySent { id, hash } => self.report(id, Event::Repeated { id, hash }),
+            FetchEvent::Restart { id } => self.restart(id),
+            FetchEvent::End { id, state, consistent, claimed } => self.end(id, state, consistent, claimed),
+            FetchEvent::Failed { id, error } => {
                 self.discard(id)?;
                 self.report(id, Event::FetchFailed { id, error })
             }
@@ -118,15 +121,13 @@ impl Inbox<'_> {
         self.begun(id)?.copy(basis, extent, run)
     }
 
-    fn small(&mut self, id: FileId, bytes: &[u8], hash: Hash, state: FileState) -> Result<()> {
+    fn small(&mut self, id: FileId, bytes: &[u8], reading: Reading, may_repeat: bool) -> Result<()> {
         self.run.room.take(bytes.len() as u64)?;
         self.count(bytes.len() as u64);
         self.transfers.end(id);
-        let reading = Reading { hash, size: bytes.len() as u64, state, is_consistent: true };
-        let may_repeat = self.run.client.is_far();
         let event = Event::ReceivedSmall { id, reading, may_repeat };
         let Some(kept) = self.decider.report_received(event, Some(bytes))? else { return Ok(()) };
-        let received = Received::whole((bytes, hash), &kept.file, self.staging)?;
+        let received = Received::whole((bytes, reading.hash), &kept.file, self.staging)?;
         self.keep(kept, received)
     }
 

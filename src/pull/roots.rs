@@ -1,18 +1,18 @@
 //! Roots: how they are asked for, and what the client tells of them.
 
-use archive_helper::protocol::{self, Root, SkipReason, Skipped, Walk};
 use nix::errno::Errno;
 
 use super::listing::Remembered;
+use crate::client::list::{ListRequest, Root, SkipReason, Skipped};
+use crate::client::protocol_violation;
 use crate::entry::{Entry, Kind, Version};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::path::{AbsPath, Escaped, Name};
-use crate::remote::helper::nonsense;
 use crate::repository::index::Stop;
 use crate::source::Source;
 
-/// The request to walk a source's roots; for all entries of every directory with `all`.
-pub fn walk(source: &Source, repository_id: &str, all: bool) -> Result<Walk> {
+/// The request to list a source's roots; for all entries of every directory with `all`.
+pub fn list_request(source: &Source, repository_id: &str, all: bool, names_excluded: bool) -> Result<ListRequest> {
     let settings = &source.settings;
     let markers = settings.exclude_if_present.iter().map(|name| {
         Name::new(name.as_bytes()).ok_or_else(|| {
@@ -20,7 +20,7 @@ pub fn walk(source: &Source, repository_id: &str, all: bool) -> Result<Walk> {
                 .hint("`exclude_if_present` takes names, not paths")
         })
     });
-    Ok(Walk {
+    Ok(ListRequest {
         roots: source.paths.clone(),
         exclude: settings.exclude.clone(),
         exclude_caches: settings.exclude_caches,
@@ -28,7 +28,7 @@ pub fn walk(source: &Source, repository_id: &str, all: bool) -> Result<Walk> {
         one_file_system: settings.one_file_system,
         repository: repository_id.to_owned(),
         all,
-        names_excluded: false,
+        names_excluded,
     })
 }
 
@@ -52,7 +52,7 @@ pub fn is_what_was_asked(written: &[u8], root: &Root) -> bool {
 /// A root that is a file whose content the kernel makes up: there is nothing of it to store.
 pub fn made_up_file(root: &Root) -> Option<Skipped> {
     match root {
-        Root::Found { path, entry: Some(entry), empty: true } if entry.kind == protocol::Kind::File => {
+        Root::Found { path, entry: Some(entry), empty: true } if entry.kind == Kind::File => {
             Some(Skipped { path: path.clone(), reason: SkipReason::KernelFileSystem })
         }
         _ => None,
@@ -131,7 +131,7 @@ impl Judge<'_> {
     fn found(&self, path: AbsPath, entry: Option<Entry>, empty: bool) -> Result<(AbsPath, Option<Entry>)> {
         let name = path.split().map(|(_, name)| name);
         if entry.as_ref().map(|entry| &entry.name) != name.as_ref() {
-            return Err(nonsense("a root has another name than asked for"));
+            return Err(protocol_violation("a root has another name than asked for"));
         }
         if !self.remembered.consent.allows_missing(&path)
             && let Some(what) = self.loss(&path, entry.as_ref(), empty)?

@@ -11,19 +11,19 @@ use super::Run;
 use super::change::{Change, aborted};
 use super::fetching::Fetcher;
 use super::in_flight::InFlight;
-use super::machine::{Claim, Event, FileTask, HashOrder, Lookup, Order, Possession};
+use super::machine::{Claim, Event, FileTask, Lookup, Order, Possession};
 use super::possession::{proof_of, proven};
+use crate::client::{HashJob, ReadError};
 use crate::entry::Hash;
 use crate::error::{Error, Kind, Result};
 use crate::queue::Sender;
-use crate::remote::ReadError;
 use crate::repository::index::Index;
 
 /// The queues that a worker hands files to.
 #[derive(Clone)]
 pub struct Routes<'a> {
     /// To what hashes.
-    pub hashing: Option<Sender<HashOrder>>,
+    pub hashing: Option<Sender<HashJob>>,
     /// To what fetches.
     pub fetcher: Option<Fetcher<'a>>,
     /// To the batch writer.
@@ -174,6 +174,6 @@ impl Lookup for RunLookup<'_> {
     }
 
     fn is_hashing_cheaper(&self) -> bool {
-        self.run.client.has_slow_line()
+        self.run.client.hashing_is_cheaper()
     }
 }

@@ -272,7 +272,7 @@ impl Display for Plain<'_> {
 mod tests {
     use super::*;
     use crate::report::COUNT_NAMES;
-    use crate::source::RemoteKind;
+    use crate::source::ClientKind;
 
     #[test]
     fn a_summary_has_three_lines() {
@@ -284,7 +284,7 @@ mod tests {
             run: Some(12),
             outcome: Outcome::Ok,
             exit: 0,
-            remote: Some(RemoteKind::Helper),
+            remote: Some(ClientKind::Helper),
             counts,
             seconds: 4.2,
             dry_run: false,

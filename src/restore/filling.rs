@@ -4,17 +4,15 @@ use std::fs::File;
 use std::io::Read;
 use std::rc::Rc;
 
-use archive_helper::protocol::Item;
 use nix::errno::Errno;
 
 use super::Shared;
-use super::target::{Target, TargetPaths, To};
+use super::target::TargetPaths;
+use crate::client::{Client, RestoreItem, RestoreSession, Stop};
 use crate::entry::{Extent, Hash, Version};
 use crate::error::{Result, cause};
 use crate::history::{Past, content_hash};
 use crate::path::{AbsPath, Escaped};
-use crate::remote::Stop;
-use crate::remote::stream::Traffic;
 use crate::report::Report;
 use crate::repository::archive::open_directory;
 use crate::repository::dirs::{Dir, OpenTree};
@@ -31,8 +29,7 @@ pub(super) struct Filler<'a> {
     paths: &'a TargetPaths,
     report: &'a dyn Report,
     stop: &'a Stop,
-    // The connection to a host.
-    line: Option<&'a Traffic>,
+    client: &'a dyn Client,
     buffer: Vec<u8>,
 }
 
@@ -40,10 +37,6 @@ impl<'a> Filler<'a> {
     /// A reader of a source's contents.
     pub(super) fn open(shared: &Shared<'a>) -> Result<Filler<'a>> {
         let Shared { repository, source, to, paths, report, options, .. } = *shared;
-        let line = match to {
-            To::Here(_) => None,
-            To::There { client, .. } => Some(&**client.line()),
-        };
         Ok(Filler {
             past: Rc::new(Past::open(repository, source)?),
             snapshot: repository.tree_to_read(Tree::Snapshot, source)?.map(OpenTree::new),
@@ -51,13 +44,19 @@ impl<'a> Filler<'a> {
             paths,
             report,
             stop: &options.stop,
-            line,
+            client: to.client(),
             buffer: vec![0; BUFFER],
         })
     }
 
     /// Sends a version's content to a file, which is begun and ended here; false when nothing good came of it.
-    pub(super) fn fill(&mut self, target: &mut Target, item: Item, path: &AbsPath, version: &Version) -> Result<bool> {
+    pub(super) fn fill(
+        &mut self,
+        target: &mut dyn RestoreSession,
+        item: RestoreItem,
+        path: &AbsPath,
+        version: &Version,
+    ) -> Result<bool> {
         let data = version.entry.attributes.as_ref().and_then(|attributes| attributes.data.clone());
         let to = item.directory.join(&item.entry.name).map_or_else(Vec::new, |to| self.paths.of(&to));
         target.begin(item)?;
@@ -79,7 +78,7 @@ impl<'a> Filler<'a> {
     // Returns why no copy was good.
     fn fill_from_others(
         &mut self,
-        target: &mut Target,
+        target: &mut dyn RestoreSession,
         data: Option<&[Extent]>,
         (path, version): (&AbsPath, &Version),
         denied: Option<Errno>,
@@ -93,7 +92,7 @@ impl<'a> Filler<'a> {
             None => "no place holds its content any more".to_owned(),
         };
         for content in past.copies(hash) {
-            target.again()?;
+            target.restart()?;
             if self.copy(content?, data, target, path)? == Some(hash) {
                 return Ok(None);
             }
@@ -108,7 +107,7 @@ impl<'a> Filler<'a> {
         &mut self,
         mut content: File,
         data: Option<&[Extent]>,
-        target: &mut Target,
+        target: &mut dyn RestoreSession,
         path: &AbsPath,
     ) -> Result<Option<Hash>> {
         let mut hasher = blake3::Hasher::new();
@@ -124,7 +123,7 @@ impl<'a> Filler<'a> {
             };
             self.stop.asked().map_or(Ok(()), Err)?;
             // A large hole is read, but not sent.
-            self.line.iter().for_each(|line| line.progress(count as u64));
+            self.client.progress(count as u64);
             let bytes = &self.buffer[..count];
             hasher.update(bytes);
             write_between_holes(data, offset, bytes, target)?;
@@ -149,7 +148,12 @@ impl<'a> Filler<'a> {
     }
 }
 
-fn write_between_holes(data: Option<&[Extent]>, offset: u64, bytes: &[u8], target: &mut Target) -> Result<()> {
+fn write_between_holes(
+    data: Option<&[Extent]>,
+    offset: u64,
+    bytes: &[u8],
+    target: &mut dyn RestoreSession,
+) -> Result<()> {
     let Some(data) = data else { return target.write(offset, bytes) };
     let (mut at, end) = (offset, offset + bytes.len() as u64);
     while at < end {

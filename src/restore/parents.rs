@@ -1,10 +1,10 @@
 //! What leads to a path that keeps its whole path at the destination.
 
-use archive_helper::protocol::{Item, Outcome, Overwrite, Restore};
 use nix::errno::Errno;
 
-use super::target::Target;
+use super::target::open_session;
 use super::{Task, Walk, is_in_the_way};
+use crate::client::{Overwrite, RestoreItem, RestoreOptions, RestoreOutcome};
 use crate::entry::{Kind, unknown_directory};
 use crate::error::{self, Error, Result};
 use crate::path::{AbsPath, Escaped, Name};
@@ -18,14 +18,14 @@ impl Walk<'_> {
             return Ok(());
         }
         // Looks, and changes nothing.
-        let looking = Restore { dry_run: true, overwrite: Overwrite::Never, ..self.shared.asked.clone() };
-        let mut looking = Target::open(self.shared.to, &looking)?;
+        let looking = RestoreOptions { dry_run: true, overwrite: Overwrite::Never, ..self.shared.asked.clone() };
+        let mut looking = open_session(self.shared.to, &looking)?;
         for (to, name) in lineage(path) {
-            let item = Item { directory: to.clone(), entry: unknown_directory(name.clone()).into(), link: None };
+            let item = RestoreItem { directory: to.clone(), entry: unknown_directory(name.clone()), link: None };
             match looking.offer(vec![item])?.as_slice() {
-                [Outcome::Made] => self.make_parent(to, &name, directories)?,
-                [Outcome::There | Outcome::Differs] => {}
-                [Outcome::IsRepository | Outcome::InRepository] => return Ok(()),
+                [RestoreOutcome::Made] => self.make_parent(to, &name, directories)?,
+                [RestoreOutcome::Unchanged | RestoreOutcome::Differs] => {}
+                [RestoreOutcome::IsRepository | RestoreOutcome::InRepository] => return Ok(()),
                 outcomes => return Err(self.not_a_directory(&to, &name, outcomes)),
             }
         }
@@ -42,9 +42,9 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn not_a_directory(&self, to: &AbsPath, name: &Name, outcomes: &[Outcome]) -> Error {
+    fn not_a_directory(&self, to: &AbsPath, name: &Name, outcomes: &[RestoreOutcome]) -> Error {
         let why = match outcomes {
-            [Outcome::Failed(errno)] if !is_in_the_way(*errno) => Errno::from_raw(*errno).desc(),
+            [RestoreOutcome::Failed(errno)] if !is_in_the_way(*errno) => Errno::from_raw(*errno).desc(),
             _ => "it is no directory, and symlinks are not followed",
         };
         let target = self.shared.target_path(to, name);

@@ -3,11 +3,11 @@
 use std::io::{Cursor, sink};
 use std::path::Path;
 
+use archive::client::sftp::{Options, Sftp};
+use archive::client::{FetchEvent, FetchJob};
 use archive::config::Config;
 use archive::path::AbsPath;
 use archive::queue::bounded_by_number;
-use archive::remote::sftp::{Options, Sftp};
-use archive::remote::{Arrived, Wanted};
 use archive_helper::protocol::{Reply, Request, read_frame, write_frame};
 
 /// Frames decode to an error, or to something that encodes to what decodes to the same.
@@ -33,16 +33,16 @@ pub fn sftp(bytes: &[u8]) {
     let sizes = [10, 40_000, 0, 300_000];
     for (id, size) in (0..).zip(sizes) {
         let path = AbsPath::new(format!("/f{id}").as_bytes()).unwrap();
-        want.send(Wanted {
+        want.send(FetchJob {
             id,
             path,
             size,
             mtime: 1_000_000_000.into(),
             uid: 7,
             offset: 0,
-            once: false,
+            dedup: false,
             data: None,
-            base: None,
+            basis: None,
         })
         .unwrap();
     }
@@ -53,7 +53,7 @@ pub fn sftp(bytes: &[u8]) {
     drop(arrive);
     let mut got = 0;
     for arrival in arrived.iter() {
-        if let Arrived::Data { bytes, .. } = arrival {
+        if let FetchEvent::Data { bytes, .. } = arrival {
             assert!(!bytes.is_empty() && bytes.len() <= 256 * 1024);
             got += bytes.len();
         }

@@ -13,6 +13,8 @@ fn mistakes_are_told_with_line_and_column() {
         ("[source.a]\nqqq = 1", "2:1", "unknown key `qqq`: archive.toml(5) describes every key"),
         ("[source.a]\npaths = 5", "2:9", "invalid type"),
         ("[source.a]\nhash = 'both'", "2:8", "unknown variant `both`"),
+        ("[source.a]\nremote = 'posix'", "2:10", "unknown variant `posix`, expected `helper` or `local`"),
+        ("[source.a]\nremote = 'sftp'", "2:10", "unknown variant `sftp`, expected `helper` or `local`"),
         ("[source.a]\nevery = 'soon'", "2:9", "`soon` is no duration"),
         ("[source.a]\nmax_delete = '200%'", "2:14", "is no share"),
         ("[source.a]\nwriters = 0", "2:11", "`0` is not from 1 to 16"),
@@ -255,9 +257,7 @@ fn shells_complete_the_names_of_sources() {
     }
 }
 
-const SOURCE_MISTAKES: [(&str, &str); 11] = [
-    ("host = 'h'\nremote = 'posix'", "can't reach a client by `posix` yet: leave out `remote`:"),
-    ("host = 'h'\nremote = 'sftp'", "can't reach a client by `sftp` yet: leave out `remote`:"),
+const SOURCE_MISTAKES: [(&str, &str); 9] = [
     ("host = 'h'\nremote = 'local'", "`local` is for this machine, not for a host: leave out `remote`:"),
     ("remote = 'helper'", "`helper` needs a host: leave out `remote`:"),
     ("keep = {}", "`keep` keeps nothing"),

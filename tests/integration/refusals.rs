@@ -169,7 +169,7 @@ fn wrong_targets_are_usage_errors_and_make_no_repository() {
         (vec!["pull", "client:/a", "--name", "a/b"], vec!["can't name a source"]),
         (vec!["pull", "client:/a", "--exclude-from", "/no/file"], vec!["/no/file"]),
         (vec!["pull", "--all"], vec!["no source", "archive.toml"]),
-        (vec!["pull", "--remote", "posix", "client:/a"], vec!["posix"]),
+        (vec!["pull", "--remote", "posix", "client:/a"], vec!["posix", "possible values: helper, local"]),
         (vec!["pull", "/a", "--remote", "helper"], vec!["needs a host"]),
     ] {
         let ran = program.run(&arguments);

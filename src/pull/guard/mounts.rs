@@ -2,11 +2,10 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use archive_helper::exclude::Excludes;
-
 use super::super::Directory;
 use super::{Before, Consent};
 use crate::error::Result;
+use crate::exclude::Excludes;
 use crate::path::{AbsPath, Name};
 use crate::repository::index::Stop;
 use crate::source::Source;

@@ -1,9 +1,8 @@
 //! Mount points that are remembered: is what is listed there of the file system that was mounted?
 
-use archive_helper::protocol::{Announced, Mounted};
-
 use super::super::roots::Judge;
 use super::Listing;
+use crate::client::list::{AnnouncedDirectory, Mounted};
 use crate::entry::DirectoryId;
 use crate::error::Result;
 
@@ -14,25 +13,25 @@ impl Listing<'_> {
 
     // Whether a file system was mounted there before. An unmounted one leaves a directory of the file system above, which is
     // empty, or holds other files: that is known when all below it was listed.
-    pub(super) fn check_mount(&mut self, announced: &Announced, known: Option<DirectoryId>) -> Result<bool> {
+    pub(super) fn check_mount(&mut self, listed: &AnnouncedDirectory, known: Option<DirectoryId>) -> Result<bool> {
         if known.is_none_or(|id| !self.mounts.contains(&id)) {
             return Ok(false);
         }
         // Was remembered before it was known that such a file system comes and goes.
-        if announced.mounted == Mounted::Passing {
+        if listed.mounted == Mounted::Passing {
             self.steps.mount();
             return Ok(true);
         }
-        let is_mount = announced.mounted == Mounted::Lasting;
+        let is_mount = listed.mounted == Mounted::Lasting;
         // An empty disk in the place of another one, or an automount that has expired. With `one_file_system` a person wants it.
-        let is_empty = announced.entries == 0 && announced.complete;
+        let is_empty = listed.entries == 0 && listed.complete;
         if is_empty && !(is_mount && self.source.settings.one_file_system) {
-            self.judge().refuse_empty_mount(&announced.path)?;
+            self.judge().refuse_empty_mount(&listed.path)?;
         }
         if is_mount {
             self.steps.mount();
         } else {
-            self.steps.unmounted(&announced.path);
+            self.steps.unmounted(&listed.path);
         }
         Ok(true)
     }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::super::change::Change;
 use super::file::{Claim, FileTask, Possession, Reading, SnapshotPath};
 use super::waiting::WaitKey;
+use crate::client::{HashJob, ReadError};
 use crate::entry::{Extent, Hash, Time};
 use crate::path::{AbsPath, Name};
-use crate::remote::ReadError;
 
 /// The number of a file that is being hashed, or fetched.
 pub type FileId = u64;
@@ -56,7 +56,7 @@ pub enum Event {
 #[derive(Debug)]
 pub enum Order {
     /// Have the client hash a file.
-    Hash(HashOrder),
+    Hash(HashJob),
     /// Have the client send a file.
     Fetch(FetchOrder),
     /// Read the server's files with the claimed content, and find out whether the claim proves possession.
@@ -70,34 +70,6 @@ pub enum Order {
     GiveUp(Box<FileTask>, ReadError),
     /// Report this file as [`Event::Resumed`], as soon as this may wait for other workers.
     Postpone(Box<FileTask>),
-}
-
-/// A file to be hashed.
-#[derive(Debug, PartialEq)]
-pub struct HashOrder {
-    /// Its number.
-    pub id: FileId,
-    /// Its path on the client.
-    pub path: AbsPath,
-    /// As listed, bytes.
-    pub size: u64,
-    /// As listed.
-    pub mtime: Time,
-    /// Its owner, as listed.
-    pub uid: u32,
-    /// What to compute.
-    pub kind: HashKind,
-}
-
-/// What to compute of a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HashKind {
-    /// Its BLAKE3 hash.
-    Plain,
-    /// The same, and the hash under the run's key.
-    Keyed,
-    /// A sample of it, and one of the first file of its size if that is named.
-    Sample(Option<AbsPath>),
 }
 
 /// A file to be fetched.

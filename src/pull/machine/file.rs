@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::super::Directory;
 use super::waiting::WaitKey;
+use crate::client::FileState;
 use crate::entry::{Attributes, Entry, Hash, Kind, Version};
 use crate::path::{AbsPath, Name};
 use crate::repository::index::Record;
@@ -101,7 +102,7 @@ pub struct Reading {
     /// Received bytes.
     pub size: u64,
     /// Size and mtime of the open file after the last byte.
-    pub state: crate::remote::FileState,
+    pub state: FileState,
     /// False if the file kept changing while it was read.
     pub is_consistent: bool,
 }

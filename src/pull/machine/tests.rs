@@ -4,10 +4,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 
 use super::*;
+use crate::client::FileState;
 use crate::entry::{DirectoryId, Time, Version, testing};
 use crate::path::{AbsPath, Name};
 use crate::pull::Directory;
-use crate::remote::FileState;
 use crate::repository::dirs::Abilities;
 
 const SMALL: u64 = 100;
@@ -101,13 +101,13 @@ impl Table {
     fn note(&mut self, order: Order) -> String {
         let name = |path: &AbsPath| path.split().unwrap().1.to_string();
         match order {
-            Order::Hash(HashOrder { id, path, kind, .. }) => {
+            Order::Hash(HashJob { id, path, kind, .. }) => {
                 self.ids.insert(name(&path), id);
                 let how = match kind {
                     HashKind::Plain => "hash".to_owned(),
-                    HashKind::Keyed => "hash with key".to_owned(),
-                    HashKind::Sample(None) => "sample".to_owned(),
-                    HashKind::Sample(Some(first)) => format!("with {} sample", name(&first)),
+                    HashKind::Proof => "hash with key".to_owned(),
+                    HashKind::Sample { other: None } => "sample".to_owned(),
+                    HashKind::Sample { other: Some(first) } => format!("with {} sample", name(&first)),
                 };
                 format!("{how} {}", name(&path))
             }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use archive::client::{self, connect};
 use archive::pull::{self, Options};
-use archive::remote::{self, Client};
 use archive::report::{Summary, Tee};
 use archive::repository::Repository;
 use archive::restore::{self, To, restore};
@@ -173,10 +173,10 @@ impl Planned {
     }
 }
 
-fn no_ssh() -> remote::Options {
+fn no_ssh() -> client::Options {
     let Settings { copy, compress, timeout, stall_time, .. } = Settings::default();
-    remote::Options {
-        remote: None,
+    client::Options {
+        kind: None,
         helper_dir: None,
         bytes_per_second: None,
         copy,
@@ -467,17 +467,16 @@ impl World {
             privileged: true,
             stop: Default::default(),
         };
-        // A host of which the helper runs here, without ssh.
-        let host = is_host.then(|| Client::connect(None, &no_ssh(), &Tee(Vec::new())).unwrap());
-        let place = match &host {
-            Some(client) => {
-                let directory = to.as_os_str().as_bytes();
-                To::There { client, directory, written: directory }
-            }
-            None => To::Here(&to),
+        // This machine, as itself and as a host.
+        let client = connect(None, &no_ssh(), &Tee(Vec::new())).unwrap();
+        let directory = to.as_os_str().as_bytes();
+        let place = if is_host {
+            To::There { client: &*client, directory, written: directory }
+        } else {
+            To::Here { client: &*client, path: &to }
         };
         let restored = restore(&repository, &name(source), &abs(path), place, &options, &listener);
-        host.into_iter().for_each(Client::close);
+        client.disconnect();
         match restored {
             Ok(restored) if restored.errors == 0 && listener.errors().is_empty() => {}
             Ok(restored) => self.find(format!("restore of run {run}: {restored:?} {:?}", listener.errors())),
