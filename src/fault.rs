@@ -93,6 +93,7 @@ mod planned {
         })
     }
 
+    /// Calls what the plan has for a sync.
     pub fn synced() {
         // The callback may look at the repository by the same calls.
         let callback = PLAN.with_borrow_mut(|plan| plan.on_sync.take());

@@ -31,10 +31,10 @@ impl InFlight {
 
     /// Has the machine handle an event; what is to be done is added to `orders`.
     pub fn handle(&self, event: Event, lookup: &dyn Lookup, orders: &mut Vec<Order>) -> Result<()> {
-        let may_wake = matches!(event, Event::Resumed(_) | Event::Finished { .. });
         let mut shared = self.lock();
+        let (was_full, was_busy) = (shared.is_full(), shared.machine.unfinished() > 0);
         shared.machine.handle(event, lookup, orders)?;
-        let wakes = may_wake && (shared.machine.unfinished() == 0 || !shared.is_full());
+        let wakes = was_full && !shared.is_full() || was_busy && shared.machine.unfinished() == 0;
         drop(shared);
         if wakes {
             self.changed.notify_all();

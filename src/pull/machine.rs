@@ -3,28 +3,34 @@
 //! Workers report [`Event`]s, and carry out the [`Order`]s that [`Machine::handle`] adds. A file is listed, and then:
 //!
 //! ```text
-//! Listed -> Waiting     another name of its inode is under way
-//!        -> Hashing     the server may have its content: the client hashes it
-//!        -> Sampling    another file of its size is under way: the client takes samples of both
-//!        -> Fetching    the server can't have its content, or a delta is faster than a hash
-//! Sampling -> Fetching  its sample is new
-//!          -> Hashing   it is not
-//! Hashing -> (linked)   its old version, or another file in place, has the content
-//!         -> Waiting    the content is under way
-//!         -> Proving    only another source has the content: does the client have it, too?
-//!         -> Fetching   the server does not have the content
-//! Proving -> (linked)   the client has shown that it has the content
-//!         -> Fetching   it has not
-//! Fetching -> Received  it is in staging
-//!          -> Waiting   the client reports a content that is under way
-//!          -> (linked)  the client reports a content that is in place
-//!          -> Missing   it is not what the client reported, or its basis is unreadable: all of it is fetched
-//! Waiting -> (linked)   its leader is done, and has the same content
-//!         -> Hashing …  its leader failed, or has another content: as if it had just been listed, or hashed
-//! (linked) -> Missing   no file on the server proves to have the content
+//! Listed    -> (linked)    it is empty, or another name of its inode is in place
+//!           -> Waiting     another name of its inode is under way
+//!           -> Hashing     the server may have its content
+//!           -> Sampling    this run has met a file of its size, and samples may tell them apart
+//!           -> Fetching    the server can't have its content, or fetching costs less than hashing
+//! Sampling  -> Fetching    no file of its size has its sample
+//!           -> Hashing     another one has, or may have
+//! Hashing   -> (linked)    its old version has the content, or a file in place
+//!           -> Waiting     the content is under way
+//!           -> Proving     this source has not sent the content: does the client have what another one has sent?
+//!           -> Fetching    there is nothing to prove, or the file has changed
+//! Proving   -> (linked)    the client has shown that it has the content
+//!           -> Fetching    it has not
+//!           -> Received    it has not, but it has sent the content already
+//! Fetching  -> Received    it is in staging, or small and in memory
+//!           -> (linked)    the client reports a content that is in place
+//!           -> Waiting     the client reports a content that is under way
+//!           -> Hashing     the client reports a content that only another source has sent
+//!           -> Proving     a small file was received, and another source may have its content
+//!           -> Missing     its basis can't be read, or the result is not what the client has reported
+//! Waiting   -> (linked)    its leader is done, and has the same content
+//!           -> as Hashing  its leader has failed or has another content; the client has hashed this file before
+//!           -> as Listed   the same, and the client has not hashed it
+//! (linked)  -> Missing     no file on the server proves to have the content
+//! Missing   -> Fetching    in full
 //! ```
 //!
-//! Every state also ends when the client can't read the file.
+//! A file is given up if the client can't read it, while it is sampled, hashed or fetched.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -36,7 +42,7 @@ use self::waiting::{Claimed, LinkedInode, Waiting};
 use super::change::Change;
 use crate::client::{HashJob, HashKind, ReadError, protocol_violation};
 use crate::entry::{Entry, Hash, Kind};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind as ErrorKind, Result};
 
 mod event;
 mod file;
@@ -112,7 +118,7 @@ impl Machine {
         self.fetching.files.get(&id).map(|file| &**file)
     }
 
-    /// Handles an event; adds what is to be done to `orders`. Fails if a lookup fails, or on an event that answers no order.
+    /// Handles an event; adds what is to be done to `orders`. Fails if a lookup fails, and on an answer without a question.
     pub fn handle(&mut self, event: Event, lookup: &dyn Lookup, orders: &mut Vec<Order>) -> Result<()> {
         let mut step = Step { machine: self, lookup, orders };
         match event {
@@ -162,7 +168,7 @@ impl Machine {
                 step.resumed(file)
             }
             Event::Finished { leads, hash, path } => {
-                step.machine.unfinished -= 1;
+                step.machine.unfinished = step.machine.unfinished.checked_sub(1).ok_or_else(broken)?;
                 // Their memory remains counted.
                 let released = step.machine.waiting.finish(leads, hash, path.as_ref());
                 step.orders.extend(released.into_iter().map(Order::Postpone));
@@ -174,6 +180,11 @@ impl Machine {
 
 fn unasked() -> Error {
     protocol_violation("an answer came that nobody asked for")
+}
+
+// A worker has reported what no order asked for.
+fn broken() -> Error {
+    Error::new(ErrorKind::Failed, "a part of the program broke").hint("please report this")
 }
 
 // Files that the client was asked about, by number.
@@ -324,11 +335,14 @@ impl Step<'_> {
 
     fn hashed(&mut self, id: FileId, claim: Claim) -> Result<()> {
         let file = self.machine.hashing.take(id)?;
-        // A file with bytes has another hash.
-        if claim.hash == hash_of_nothing() { self.fetch_usual(file) } else { self.claimed(file, claim) }
+        self.claimed(file, claim)
     }
 
     fn claimed(&mut self, file: Box<FileTask>, claim: Claim) -> Result<()> {
+        // A file with bytes has another hash. Without a basis the client can't report one again.
+        if claim.hash == hash_of_nothing() {
+            return self.fetch(file, Fetching::Full);
+        }
         if file.old.as_ref().is_some_and(|old| old.hash == Some(claim.hash)) {
             return self.link(file, claim.hash, None);
         }
@@ -353,7 +367,7 @@ impl Step<'_> {
     }
 
     fn proved(&mut self, file: Box<FileTask>, possession: Option<Box<Possession>>) -> Result<()> {
-        let State::Proving { claim, received } = file.state else { return Err(unasked()) };
+        let State::Proving { claim, received } = file.state else { return Err(broken()) };
         match (possession, received) {
             (Some(possession), _) => self.link(file, claim.hash, Some(possession)),
             (None, Some(reading)) => self.keep_small(file, reading),
@@ -371,7 +385,7 @@ impl Step<'_> {
     }
 
     // A file that was fetched before its hash was known, if it is still wanted.
-    fn wanted(&mut self, file: Box<FileTask>, hash: Hash, is_in_basis: bool) -> Result<Option<Box<FileTask>>> {
+    fn wanted(&mut self, mut file: Box<FileTask>, hash: Hash, is_in_basis: bool) -> Result<Option<Box<FileTask>>> {
         // A file with bytes has another hash. A file that was hashed before was decided about then.
         if hash == hash_of_nothing() || !self.machine.policy.client_hashes || file.is_claimed() {
             return Ok(Some(file));
@@ -381,7 +395,8 @@ impl Step<'_> {
                 return self.link(file, hash, None).map(|()| None);
             }
             // The basis lacks what it should have.
-            return Ok(Some(file.with(State::Fetching(Fetching::BasisCorrupt))));
+            file.is_basis_corrupt = true;
+            return Ok(Some(file));
         }
         let is_foreign = self.machine.policy.has_others
             && !self.lookup.has_content(&hash)?
@@ -414,7 +429,7 @@ impl Step<'_> {
     // Files with the same content that are hashed from now on wait for it.
     fn keep_small(&mut self, mut file: Box<FileTask>, reading: Reading) -> Result<()> {
         self.machine.waiting.lead(&mut file, WaitKey::Hash(reading.hash));
-        self.keep(file, reading, false)
+        self.keep(file, reading)
     }
 
     fn received(
@@ -433,19 +448,20 @@ impl Step<'_> {
             return self.postpone(file, State::Missing);
         }
         let file = if is_speculative { self.wanted(file, reading.hash, false)? } else { Some(file) };
-        let Some(file) = file else { return Ok(()) };
-        let is_basis_corrupt = file.state == State::Fetching(Fetching::BasisCorrupt);
-        self.keep(file, reading, is_basis_corrupt)
+        match file {
+            Some(file) => self.keep(file, reading),
+            None => Ok(()),
+        }
     }
 
     // What was read counts, not what was listed. Its ctime is unknown then, so the next run reads the file again.
-    fn keep(&mut self, mut file: Box<FileTask>, reading: Reading, is_basis_corrupt: bool) -> Result<()> {
+    fn keep(&mut self, mut file: Box<FileTask>, reading: Reading) -> Result<()> {
         let Reading { hash, size, state, is_consistent } = reading;
         let is_unchanged = state.size == file.entry.size && size == file.entry.size && state.mtime == file.entry.mtime;
         (file.entry.size, file.entry.mtime) = (size, state.mtime);
         let is_consistent = is_consistent && (file.is_as_claimed(&hash) || !is_unchanged);
         let as_listed = is_unchanged && is_consistent;
-        let file = file.with(State::Received { as_listed, is_basis_corrupt });
+        let file = file.with(State::Received { as_listed });
         self.order(Order::Keep { file, is_consistent })
     }
 
@@ -456,7 +472,7 @@ impl Step<'_> {
             State::Unproven => self.hash(file),
             State::Missing => self.fetch(file, Fetching::Full),
             State::Found(hash) => self.link(file, hash, None),
-            _ => Err(unasked()),
+            _ => Err(broken()),
         }
     }
 }

@@ -71,7 +71,7 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
                 let fetch = client::Fetch {
                     jobs: &to_fetch,
                     events: &arrived,
-                    is_wanted: &|id, hash, is_in_basis| is_wanted(&describing, id, hash, is_in_basis),
+                    is_wanted: &|id, hash, is_in_basis| is_wanted(&describing, transfers, id, hash, is_in_basis),
                     expects_many: run.begins_anew,
                 };
                 failure.watch(|| run.client.fetch(fetch))
@@ -101,10 +101,20 @@ fn stage(name: &str) -> thread::Builder {
 }
 
 // Whether a file that the client has described must be sent.
-fn is_wanted(decider: &Mutex<Decider<'_>>, id: FileId, hash: &Hash, is_in_basis: bool) -> Result<bool> {
+fn is_wanted(
+    decider: &Mutex<Decider<'_>>,
+    transfers: &Transfers,
+    id: FileId,
+    hash: &Hash,
+    is_in_basis: bool,
+) -> Result<bool> {
     let mut decider = decider.lock().unwrap_or_else(PoisonError::into_inner);
     decider.report(Event::Described { id, hash: *hash, is_in_basis })?;
-    Ok(decider.in_flight().look_up(id, |_| ()).is_some())
+    let is_wanted = decider.in_flight().look_up(id, |_| ()).is_some();
+    if !is_wanted {
+        transfers.end(id);
+    }
+    Ok(is_wanted)
 }
 
 fn policy(run: &Run<'_>) -> Policy {

@@ -4,14 +4,14 @@ use std::collections::HashMap;
 
 use super::Run;
 use super::arriving::{Arriving, Part, Received, Target};
-use super::change::{Change, aborted};
+use super::change::Change;
 use super::fetching::Transfers;
-use super::machine::{Event, FileId, Reading};
+use super::machine::{Event, FileId, FileTask, Reading};
 use super::pipeline::in_staging;
 use super::routes::{Decider, Kept};
-use crate::client::{FetchEvent, FileState, ReadError};
+use crate::client::{FetchEvent, FileState, ReadError, protocol_violation};
 use crate::entry::{Extent, Hash};
-use crate::error::{OnServer, Result};
+use crate::error::{Error, OnServer, Result};
 use crate::queue::Receiver;
 use crate::repository::staging::{Staged, Staging};
 
@@ -88,7 +88,7 @@ impl Inbox<'_> {
     }
 
     fn target(&self, id: FileId) -> Result<Target> {
-        self.transfers.target(id, self.decider.in_flight()).ok_or_else(|| aborted(()))
+        self.transfers.target(id, self.decider.in_flight()).ok_or_else(unasked)
     }
 
     fn begun(&mut self, id: FileId) -> Result<&mut Arriving> {
@@ -96,7 +96,7 @@ impl Inbox<'_> {
             let begun = Arriving::begin(self.staging, self.target(id)?, self.transfers.basis(id).as_ref())?;
             self.receiving.insert(id, limited(self.run, begun));
         }
-        self.receiving.get_mut(&id).ok_or_else(|| aborted(()))
+        self.receiving.get_mut(&id).ok_or_else(unasked)
     }
 
     fn ahead(&mut self, id: FileId) -> Result<()> {
@@ -157,8 +157,11 @@ impl Inbox<'_> {
             return self.report(id, event);
         }
         let mut received = begun.end()?;
-        if is_speculative || is_resumed || claimed.is_some() {
-            // If it is decided that the file must be fetched again, that may begin before this copy is removed.
+        let is_other = |file: &FileTask| is_resumed && !file.is_as_claimed(&received.hash);
+        let is_refused = claimed.is_some_and(|claimed| claimed != received.hash)
+            || self.decider.in_flight().look_up(id, is_other).unwrap_or(true);
+        if is_speculative || is_refused {
+            // The file may be fetched again before this copy is removed.
             received.name = self.staging.set_aside(&received.name).on_server(WHAT)?;
         }
         self.transfers.end(id);
@@ -185,6 +188,10 @@ impl Inbox<'_> {
         self.run.tally.progress.copied.add(1);
         self.decider.routes.record(Change::Received(file, Staged { name, hash, size, consistent: is_consistent }))
     }
+}
+
+fn unasked() -> Error {
+    protocol_violation("a file came that nobody asked for")
 }
 
 // What was listed as larger is left out already.

@@ -55,7 +55,7 @@ impl<'a> Routes<'a> {
 }
 
 fn no_route() -> Error {
-    Error::new(Kind::Failed, "a file took a turn that does not exist").hint("please report this")
+    Error::new(Kind::Failed, "a part of the program broke").hint("please report this")
 }
 
 /// A received file that is to be kept.
@@ -90,7 +90,10 @@ impl<'a> Decider<'a> {
 
     /// Reports an event, and carries out what follows.
     pub fn report(&mut self, event: Event) -> Result<()> {
-        self.report_received(event, None).map(drop)
+        match self.report_received(event, None)? {
+            Some(_) => Err(no_route()),
+            None => Ok(()),
+        }
     }
 
     /// The same for a file that was received, if all of it is in memory as `bytes`. Returns the file if it is to be kept.
@@ -119,7 +122,11 @@ impl<'a> Decider<'a> {
             Order::Fetch(order) => self.routes.fetcher.as_ref().ok_or_else(no_route)?.fetch(order),
             Order::Record(change) => self.routes.record(change),
             Order::GiveUp(file, error) => self.give_up(file, &error),
-            Order::Postpone(file) => self.routes.postponed.send(Some(file)).map_err(aborted),
+            Order::Postpone(file) => {
+                // Nobody takes it when the run is being broken off; what was received until then is still recorded.
+                let _ = self.routes.postponed.send(Some(file));
+                Ok(())
+            }
             Order::Keep { .. } | Order::Prove(..) => Err(no_route()),
         }
     }

@@ -52,6 +52,8 @@ pub struct FileTask {
     pub(super) state: State,
     // A sample of its content, once the client has taken one.
     pub(super) sample: Option<u64>,
+    // The client's file has the content of the old version, but the file in the snapshot has not.
+    pub(super) is_basis_corrupt: bool,
 }
 
 /// What is decided about a file.
@@ -65,33 +67,32 @@ pub(super) enum State {
     Hashing,
     /// Another file with its content, inode or size is under way.
     Waiting(Option<Claim>),
-    /// The file that it waited for has another content, or failed.
+    /// The client has reported its hash, and it is to be decided what follows.
     Claimed(Claim),
-    /// The client must hash it under the run's key.
+    /// Neither a sample nor a plain hash is enough: the client must hash it, under the run's key if there are other sources.
     Unproven,
     /// The server reads what the client says it has; `received` if the client has sent the content.
     Proving { claim: Claim, received: Option<Reading> },
-    /// No file on the server has its content: the client must send all of it.
+    /// The client must send all of it: no file on the server proves to have its content, its basis can't be read, or the
+    /// result was another content than the client has reported.
     Missing,
     /// The content that it waited for is in place.
     Found(Hash),
     /// The client sends it.
     Fetching(Fetching),
     /// It is in staging.
-    Received { as_listed: bool, is_basis_corrupt: bool },
+    Received { as_listed: bool },
 }
 
 /// How the client sends a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fetching {
-    /// All of it, whatever the server has.
+    /// All of it, except a part that an earlier run has received.
     Full,
     /// As a delta against its basis, and from where an earlier run was cut off, if possible.
     Delta,
     /// A small file: only a reference if the same content was sent before.
     Dedup,
-    /// As [`Fetching::Delta`]; the content is that of the old version, but the file in the snapshot has another one.
-    BasisCorrupt,
 }
 
 /// What the client and the receiver report of a file that was read to its end.
@@ -148,6 +149,7 @@ impl FileTask {
             leads: Vec::new(),
             state: State::Listed,
             sample: None,
+            is_basis_corrupt: false,
         })
     }
 
@@ -158,12 +160,12 @@ impl FileTask {
 
     /// True if the snapshot's file was found to have another content than the index says.
     pub fn is_basis_corrupt(&self) -> bool {
-        matches!(self.state, State::Received { is_basis_corrupt: true, .. })
+        self.is_basis_corrupt
     }
 
     /// True if what was read is what was listed; otherwise the next run must read it again.
     pub fn is_as_listed(&self) -> bool {
-        !matches!(self.state, State::Received { as_listed: false, .. })
+        !matches!(self.state, State::Received { as_listed: false })
     }
 
     /// True if other names of its inode wait for it.
@@ -181,13 +183,13 @@ impl FileTask {
         self.old.as_ref().is_some_and(|old| old.entry.kind == Kind::File && old.hash.as_ref() == Some(hash))
     }
 
-    /// True if the client has reported a hash of it.
+    /// True if other files wait for its content, which is known by the client's hash.
     pub(super) fn is_claimed(&self) -> bool {
         self.leads.iter().any(|key| matches!(key, WaitKey::Hash(_)))
     }
 
     /// True unless the client has reported another hash.
-    pub(super) fn is_as_claimed(&self, hash: &Hash) -> bool {
+    pub fn is_as_claimed(&self, hash: &Hash) -> bool {
         self.leads.iter().all(|key| !matches!(key, WaitKey::Hash(claimed) if claimed != hash))
     }
 

@@ -18,47 +18,49 @@ const MAX_FIRST_FILES: usize = 32 * 1024;
 // Longest path that is kept, bytes.
 const MAX_PATH_BYTES: usize = 512;
 
-// Samples that are kept of a size.
+// Samples that are kept.
 const MAX_SAMPLES: usize = 32 * 1024;
 
 /// The sizes that a run has met.
 #[derive(Debug, Default)]
 pub struct Sizes {
     sizes: HashMap<u64, Met>,
-    // How many paths are kept.
+    // First files whose paths are kept.
     firsts: usize,
+    // Samples of all sizes.
+    samples: usize,
 }
 
 #[derive(Debug)]
 enum Met {
-    // Files of this size have to be hashed.
+    // Files of this size are hashed.
     Hashed,
-    // Few are, so all such sizes are kept.
+    // Files of this size are sampled. There are few such sizes.
     Sampled(Box<Samples>),
 }
 
 #[derive(Debug)]
 struct Samples {
-    // The first file, while it is not sampled.
+    // The first file, until it is sampled.
     first: Option<AbsPath>,
     known: HashSet<u64>,
 }
 
-/// How to tell whether a file's content is here or under way.
+/// How to find out whether a file's content is in place or under way.
 #[derive(Debug, PartialEq)]
 pub enum Meeting {
-    /// It is not: nothing has its size.
+    /// It is not: no other content has its size.
     First,
-    /// By a sample; the first file of its size is to be sampled, too, if that is named.
+    /// By a sample of the file, and one of the first file of its size if that is named.
     Sample(Option<AbsPath>),
     /// By its hash.
     Hash,
 }
 
 impl Sizes {
-    /// A file was come across; `is_here` tells whether a content of its size is.
-    pub fn meet(&mut self, path: AbsPath, size: u64, is_here: impl FnOnce() -> Result<bool>) -> Result<Meeting> {
-        let Sizes { sizes, firsts } = self;
+    /// Adds a file of this size; `is_in_place` says whether the server has a content of this size.
+    pub fn meet(&mut self, path: AbsPath, size: u64, is_in_place: impl FnOnce() -> Result<bool>) -> Result<Meeting> {
+        let Sizes { sizes, firsts, .. } = self;
         let is_sampled =
             size >= MIN_SAMPLED_BYTES && *firsts < MAX_FIRST_FILES && path.as_bytes().len() <= MAX_PATH_BYTES;
         match sizes.entry(size) {
@@ -66,7 +68,7 @@ impl Sizes {
                 Met::Hashed => Meeting::Hash,
                 Met::Sampled(samples) => Meeting::Sample(samples.first.clone()),
             }),
-            Slot::Vacant(new) if is_here()? => {
+            Slot::Vacant(new) if is_in_place()? => {
                 new.insert(Met::Hashed);
                 Ok(Meeting::Hash)
             }
@@ -79,24 +81,26 @@ impl Sizes {
         }
     }
 
-    /// A file of this size comes of which there will be no sample.
+    /// Adds a file of this size that is not sampled.
     pub fn meet_other(&mut self, size: u64) {
         if let Some(Met::Sampled(samples)) = self.sizes.insert(size, Met::Hashed) {
             self.firsts -= usize::from(samples.first.is_some());
+            self.samples -= samples.known.len();
         }
     }
 
-    /// Whether a file's content is another one than that of all others of its size, by its sample and, if that was not known,
-    /// that of the first.
+    /// True if a sample, and that of the first file of the size, show that no other file of the size has the content.
     pub fn is_other(&mut self, size: u64, sample: u64, of_first: Option<u64>) -> bool {
-        let Sizes { sizes, firsts } = self;
+        let Sizes { sizes, firsts, samples: count } = self;
         let Some(Met::Sampled(samples)) = sizes.get_mut(&size) else { return false };
         let Samples { first, known } = &mut **samples;
         if let Some(of_first) = of_first.filter(|_| first.is_some()) {
             (*first, *firsts) = (None, *firsts - 1);
-            known.insert(of_first);
+            *count += usize::from(known.insert(of_first));
         }
-        first.is_none() && known.len() < MAX_SAMPLES && known.insert(sample)
+        let is_other = first.is_none() && *count < MAX_SAMPLES && known.insert(sample);
+        *count += usize::from(is_other);
+        is_other
     }
 }
 
