@@ -1,4 +1,4 @@
-//! Every transition of the state machine, as tables of events and orders.
+//! Transitions of the state machine, as tables of events and orders.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -80,9 +80,21 @@ fn version(name: &str, size: u64, hash: Hash) -> Version {
     }
 }
 
+fn shown(hash: &Hash) -> String {
+    match *hash {
+        ONE => "one".to_owned(),
+        TWO => "two".to_owned(),
+        other if other == hash_of_nothing() => "nothing".to_owned(),
+        other => format!("{other:?}"),
+    }
+}
+
+fn state(size: u64) -> FileState {
+    FileState { size, mtime: testing::file("x").mtime, uid: 0 }
+}
+
 fn reading(hash: Hash, size: u64) -> Reading {
-    let state = FileState { size, mtime: testing::file("x").mtime, uid: 0 };
-    Reading { hash, size, state, is_consistent: true }
+    Reading { hash, size, state: state(size), is_consistent: true }
 }
 
 impl Table {
@@ -117,18 +129,23 @@ impl Table {
                 let how: String = words.iter().filter(|(_, is_so)| *is_so).map(|(word, _)| *word).collect();
                 format!("fetch {how}{}", name(&path))
             }
-            Order::Prove(file, _) => self.keep("prove", file),
+            Order::Prove(file, claim) => {
+                let name = self.keep("prove", file);
+                format!("{name} has {}", shown(&claim.hash))
+            }
             Order::Keep { file, is_consistent } => {
                 let how = match (is_consistent, file.is_as_listed(), file.is_basis_corrupt()) {
-                    (_, _, true) => "keep for corrupt basis",
-                    (false, _, _) => "keep inconsistent",
-                    (true, false, _) => "keep other than listed",
-                    (true, true, _) => "keep",
+                    (false, _, true) => "keep inconsistent for corrupt basis",
+                    (false, _, false) => "keep inconsistent",
+                    (true, _, true) => "keep for corrupt basis",
+                    (true, false, false) => "keep other than listed",
+                    (true, true, false) => "keep",
                 };
                 self.keep(how, file)
             }
-            Order::Record(Change::Known { file, possession, .. }) => {
-                self.keep(if possession.is_some() { "link proved" } else { "link" }, file)
+            Order::Record(Change::Known { file, hash, possession }) => {
+                let name = self.keep(if possession.is_some() { "link proved" } else { "link" }, file);
+                format!("{name} to {}", shown(&hash))
             }
             Order::Record(Change::Plain(file)) => self.keep("record", file),
             Order::Record(Change::Restated(file)) => self.keep("restate", file),
@@ -242,7 +259,7 @@ fn listed_file_is_sent_the_way_that_costs_least() {
     };
     let old = |size| Some(version("f", size, ONE));
     for (set, size, old, expected) in [
-        (nothing, 0, None, "link f"),
+        (nothing, 0, None, "link f to nothing"),
         (nothing, SMALL, None, "fetch dedup f"),
         (nothing, LARGE, None, "fetch f"),
         (nothing, 300 << 40, None, "give up f"),
@@ -294,7 +311,7 @@ fn rebuilt_version_is_hashed_also_where_the_server_hashes() {
     let mut old = version("f", LARGE, ONE);
     old.flags = crate::entry::flags::REBUILT;
     assert_eq!(table.list_entry(Entry { size: LARGE, ..testing::file("f") }, Some(old)), "hash f");
-    assert_eq!(table.hashed("f", ONE), "link f");
+    assert_eq!(table.hashed("f", ONE), "link f to one");
 }
 
 #[test]
@@ -310,10 +327,10 @@ fn equal_contents_from_several_paths_are_fetched_once() {
     assert!(table.machine.has_waiting());
     assert_eq!(table.received("a", ONE, None), "keep a");
     assert_eq!(table.finish("a", Some(ONE)), "postpone b, postpone c");
-    assert_eq!(table.resume("b"), "link b");
-    assert_eq!(table.resume("c"), "link c");
+    assert_eq!(table.resume("b"), "link b to one");
+    assert_eq!(table.resume("c"), "link c to one");
     assert_eq!(table.list("d", LARGE), "hash d");
-    assert_eq!(table.hashed("d", ONE), "link d", "it is in place by now");
+    assert_eq!(table.hashed("d", ONE), "link d to one", "it is in place by now");
     for name in ["b", "c", "d"] {
         assert_eq!(table.finish(name, Some(ONE)), "");
     }
@@ -336,7 +353,7 @@ fn waiting_file_leads_when_its_leader_fails() {
         assert_eq!(table.resume("c"), "", "it waits for b now");
         assert_eq!(table.received("b", ONE, None), "keep b");
         assert_eq!(table.finish("b", Some(ONE)), "postpone c");
-        assert_eq!(table.resume("c"), "link c");
+        assert_eq!(table.resume("c"), "link c to one");
         assert_eq!(table.finish("c", Some(ONE)), "");
         table.assert_done();
     }
@@ -364,7 +381,7 @@ fn first_file_of_a_size_is_fetched_and_the_others_wait_for_its_hash() {
     assert_eq!(table.hashed("b", ONE), "");
     assert_eq!(table.received("a", ONE, None), "keep a");
     assert_eq!(table.finish("a", Some(ONE)), "postpone b");
-    assert_eq!(table.resume("b"), "link b");
+    assert_eq!(table.resume("b"), "link b to one");
     assert_eq!(table.finish("b", Some(ONE)), "");
     table.assert_done();
 }
@@ -387,7 +404,7 @@ fn huge_files_of_one_size_are_told_apart_by_samples() {
     assert_eq!(table.resume("c"), "", "it waits for b, which has its sample");
     assert_eq!(table.received("b", ONE, None), "keep b");
     assert_eq!(table.finish("b", Some(ONE)), "postpone c");
-    assert_eq!(table.resume("c"), "link c");
+    assert_eq!(table.resume("c"), "link c to one");
     assert_eq!(table.finish("c", Some(ONE)), "");
     table.assert_done();
 }
@@ -437,9 +454,9 @@ fn names_of_one_inode_are_fetched_once() {
     assert_eq!(table.list_entry(linked("other", LARGE + 1), None), "fetch other", "the number is used again");
     assert_eq!(table.received("a", ONE, None), "keep a");
     assert_eq!(table.finish("a", Some(ONE)), "postpone b");
-    assert_eq!(table.resume("b"), "link b");
+    assert_eq!(table.resume("b"), "link b to one");
     assert_eq!(table.files["b"].other_name.as_ref().unwrap().name, Name::new("a").unwrap());
-    assert_eq!(table.list_entry(linked("c", LARGE), None), "link c", "it is in place by now");
+    assert_eq!(table.list_entry(linked("c", LARGE), None), "link c to one", "it is in place by now");
     table.received("other", TWO, None);
     for (name, hash) in [("b", ONE), ("c", ONE), ("other", TWO)] {
         table.finish(name, Some(hash));
@@ -465,7 +482,7 @@ fn touched_file_with_its_old_content_is_linked() {
     let mut table = Table::new(policy());
     table.known.sizes.get_mut().insert(SMALL);
     assert_eq!(table.list_changed("f", SMALL, version("f", SMALL, ONE)), "hash f");
-    assert_eq!(table.hashed("f", ONE), "link f");
+    assert_eq!(table.hashed("f", ONE), "link f to one");
 }
 
 #[test]
@@ -478,11 +495,11 @@ fn described_file_is_sent_only_if_its_content_is_unknown() {
         let orders = table.handle(Event::Described { id, hash, is_in_basis });
         (orders, table.machine.fetched(id).is_some())
     };
-    let linked = ("link f".to_owned(), false);
+    let linked = |name: &str| (format!("link f to {name}"), false);
     let sent = (String::new(), true);
-    assert_eq!(described(|_| (), ONE, true), linked, "only its mtime differs");
+    assert_eq!(described(|_| (), ONE, true), linked("one"), "only its mtime differs");
     assert_eq!(described(|_| (), TWO, false), sent);
-    assert_eq!(described(|table| table.known.own.get_mut().extend([TWO]), TWO, false), linked);
+    assert_eq!(described(|table| table.known.own.get_mut().extend([TWO]), TWO, false), linked("two"));
     // A file with bytes has another hash.
     assert_eq!(described(|_| (), hash_of_nothing(), false), sent);
     let foreign = |table: &mut Table| {
@@ -523,8 +540,10 @@ fn corrupt_snapshot_copy_is_fetched_in_full() {
     let mut table = Table::new(policy());
     table.known.sizes.get_mut().insert(LARGE);
     table.known.own.get_mut().insert(ONE);
-    table.list("f", LARGE);
-    assert_eq!(table.hashed("f", ONE), "link f");
+    // Its mtime and size are the old ones, so it is hashed and not fetched as a delta at first.
+    let entry = Entry { size: LARGE, ..testing::file("f") };
+    assert_eq!(table.list_entry(entry, Some(version("f", LARGE, TWO))), "hash f");
+    assert_eq!(table.hashed("f", ONE), "link f to one");
     let file = table.file("f");
     assert_eq!(table.handle(Event::NotFound(file)), "postpone f");
     assert!(table.machine.waiting_bytes() > 0);
@@ -554,8 +573,9 @@ fn file_that_changes_while_it_is_read_is_kept_as_it_was_read() {
 fn file_that_changes_before_it_is_hashed_is_fetched_in_full() {
     let mut table = Table::new(policy());
     table.known.sizes.get_mut().insert(LARGE);
-    table.list("f", LARGE);
-    assert_eq!(table.handle(Event::ChangedBeforeHash { id: table.id("f") }), "fetch f");
+    let entry = Entry { size: LARGE, ..testing::file("f") };
+    assert_eq!(table.list_entry(entry, Some(version("f", LARGE, TWO))), "hash f");
+    assert_eq!(table.handle(Event::ChangedBeforeHash { id: table.id("f") }), "fetch f", "not as a delta");
     table.list("g", LARGE);
     assert_eq!(table.handle(Event::HashFailed { id: table.id("g"), error: ReadError::Vanished }), "forget g");
 }
@@ -574,9 +594,9 @@ fn content_of_another_source_is_linked_only_with_a_proof() {
         Box::new(Possession { proof: TWO, inode: 1, record })
     };
     let claim = Claim { hash: ONE, proof: Some(TWO) };
-    for (possession, expected) in [(None, "fetch resumable f"), (Some(possession()), "link proved f")] {
+    for (possession, expected) in [(None, "fetch resumable f"), (Some(possession()), "link proved f to one")] {
         let mut table = table();
-        assert_eq!(table.handle(Event::Hashed { id: table.id("f"), claim }), "prove f");
+        assert_eq!(table.handle(Event::Hashed { id: table.id("f"), claim }), "prove f has one");
         let file = table.file("f");
         assert_eq!(table.handle(Event::Proved { file, possession }), expected);
     }
@@ -586,9 +606,9 @@ fn content_of_another_source_is_linked_only_with_a_proof() {
     let mut table = Table::new(Policy { has_others: true, begins_empty: true, ..policy() });
     table.known.foreign.get_mut().insert(ONE);
     table.list_changed("g", SMALL, version("g", SMALL - 1, TWO));
-    assert_eq!(table.received_small("g", ONE), "prove g");
+    assert_eq!(table.received_small("g", ONE), "prove g has one");
     let file = table.file("g");
-    assert_eq!(table.handle(Event::Proved { file, possession: Some(possession()) }), "link proved g");
+    assert_eq!(table.handle(Event::Proved { file, possession: Some(possession()) }), "link proved g to one");
 }
 
 #[test]
@@ -596,7 +616,7 @@ fn small_content_that_is_in_place_or_under_way_is_not_kept_twice() {
     let mut table = Table::new(policy());
     table.known.own.get_mut().insert(ONE);
     table.list_changed("a", SMALL, version("a", SMALL - 1, TWO));
-    assert_eq!(table.received_small("a", ONE), "link a");
+    assert_eq!(table.received_small("a", ONE), "link a to one");
     table.list("b", SMALL);
     assert_eq!(table.received_small("b", TWO), "keep b", "the client sends each content once");
     table.list("c", SMALL);
@@ -607,8 +627,8 @@ fn small_content_that_is_in_place_or_under_way_is_not_kept_twice() {
     assert_eq!(table.handle(Event::Repeated { id: table.id("d"), hash: TWO }), "postpone d");
     assert_eq!(table.resume("d"), "", "it waits for b");
     assert_eq!(table.finish("b", Some(TWO)), "postpone c, postpone d");
-    assert_eq!(table.resume("c"), "link c");
-    assert_eq!(table.resume("d"), "link d");
+    assert_eq!(table.resume("c"), "link c to two");
+    assert_eq!(table.resume("d"), "link d to two");
 }
 
 #[test]
@@ -629,18 +649,103 @@ fn memory_of_a_postponed_file_is_counted_until_it_is_decided_about() {
 }
 
 #[test]
-fn lost_connection_leaves_nothing_that_is_counted_as_done() {
-    // The run ends with the first error: whatever is under way is unfinished, and no commit releases a file as linked.
+fn corrupt_basis_is_not_forgotten_when_the_file_is_fetched_in_full() {
+    type End = fn(&mut Table) -> String;
+    let lost: End = |table| table.handle(Event::BasisLost { id: table.id("f") });
+    let other: End = |table| table.received("f", TWO, Some(ONE));
+    for end in [lost, other] {
+        let mut table = Table::new(policy());
+        table.list_changed("f", LARGE, version("f", LARGE, ONE));
+        table.handle(Event::Described { id: table.id("f"), hash: ONE, is_in_basis: false });
+        assert_eq!(end(&mut table), "postpone f");
+        assert_eq!(table.resume("f"), "fetch f");
+        assert_eq!(table.received("f", ONE, None), "keep for corrupt basis f");
+    }
+}
+
+#[test]
+fn speculatively_sent_file_is_kept_only_if_it_is_wanted() {
+    let received = |set: fn(&mut Table), hash| {
+        let mut table = Table::new(policy());
+        set(&mut table);
+        table.list_changed("f", LARGE, version("f", LARGE, ONE));
+        let event = Event::Received {
+            id: table.id("f"),
+            reading: Reading {
+                state: FileState { mtime: table.machine.fetched(0).unwrap().entry.mtime, ..state(LARGE) },
+                ..reading(hash, LARGE)
+            },
+            claimed: None,
+            is_resumed: false,
+            is_speculative: true,
+        };
+        table.handle(event)
+    };
+    assert_eq!(received(|_| (), TWO), "keep f");
+    assert_eq!(received(|_| (), ONE), "keep for corrupt basis f", "its basis was not read");
+    assert_eq!(received(|table| table.known.own.get_mut().extend([TWO]), TWO), "link f to two");
+    let foreign = |table: &mut Table| {
+        table.machine.policy.has_others = true;
+        table.known.foreign.get_mut().extend([TWO]);
+    };
+    assert_eq!(received(foreign, TWO), "postpone f");
+    assert_eq!(received(|table| table.machine.policy.client_hashes = false, ONE), "keep f");
+}
+
+#[test]
+fn hash_of_nothing_is_not_that_of_a_file_with_bytes() {
     let mut table = Table::new(policy());
     table.known.sizes.get_mut().insert(LARGE);
-    for name in ["a", "b", "c", "d"] {
-        table.list(name, LARGE);
+    table.known.own.get_mut().insert(hash_of_nothing());
+    let entry = Entry { size: LARGE, ..testing::file("f") };
+    table.list_entry(entry, Some(version("f", LARGE, ONE)));
+    assert_eq!(table.hashed("f", hash_of_nothing()), "fetch f", "without a basis, so that it is not described again");
+    table.list("g", SMALL);
+    assert_eq!(table.handle(Event::Repeated { id: table.id("g"), hash: hash_of_nothing() }), "postpone g");
+    assert_eq!(table.resume("g"), "fetch g");
+}
+
+#[test]
+fn entries_without_content_and_moved_files_are_recorded_at_once() {
+    let mut table = Table::new(policy());
+    let directory = || Arc::new(Directory::new(AbsPath::new("/d").unwrap()));
+    let link = Entry { kind: Kind::Symlink, target: b"x".to_vec(), ..testing::file("l") };
+    assert_eq!(table.list_entry(link, None), "record l");
+    let file = FileTask::new(directory(), Entry { size: LARGE, ..testing::file("m") }, None);
+    assert_eq!(table.handle(Event::Moved { file, hash: TWO }), "link m to two");
+    let file = FileTask::new(directory(), testing::file("r"), Some(version("r", 0, ONE)));
+    assert_eq!(table.handle(Event::Restated(file)), "restate r");
+    for (name, hash) in [("l", None), ("m", Some(TWO)), ("r", None)] {
+        assert_eq!(table.finish(name, hash), "");
     }
-    for name in ["a", "b"] {
-        table.hashed(name, ONE);
-    }
-    table.received("a", ONE, None);
-    assert_eq!(table.machine.unfinished(), 4);
-    assert_eq!(table.finish("a", Some(ONE)), "postpone b");
-    assert_eq!(table.machine.unfinished(), 3);
+    table.assert_done();
+}
+
+#[test]
+fn small_content_without_a_proof_is_kept() {
+    let mut table = Table::new(Policy { has_others: true, begins_empty: true, ..policy() });
+    table.list_changed("g", SMALL, version("g", SMALL - 1, TWO));
+    assert_eq!(table.received_small("g", ONE), "prove g has one");
+    let file = table.file("g");
+    assert_eq!(table.handle(Event::Proved { file, possession: None }), "keep g");
+    let mut table = Table::new(Policy { links: false, ..policy() });
+    table.known.own.get_mut().insert(ONE);
+    table.list_changed("g", SMALL, version("g", SMALL - 1, TWO));
+    assert_eq!(table.received_small("g", ONE), "keep g", "nothing is linked");
+}
+
+#[test]
+fn event_that_no_order_asked_for_is_an_error_of_the_program() {
+    let mut table = Table::new(policy());
+    table.list("f", LARGE);
+    table.received("f", ONE, None);
+    let file = table.file("f");
+    assert!(table.handle(Event::Resumed(file)).contains("a part of the program broke"));
+    table.list("g", LARGE + 1);
+    table.received("g", ONE, None);
+    let file = table.file("g");
+    assert!(table.handle(Event::Proved { file, possession: None }).contains("a part of the program broke"));
+    let mut table = Table::new(policy());
+    let event = Event::Finished { leads: Vec::new(), hash: None, path: None };
+    assert!(table.handle(event).contains("a part of the program broke"));
 }
