@@ -116,7 +116,7 @@ impl Judge<'_> {
 
     fn one(&self, root: Root) -> Result<(AbsPath, Option<Entry>)> {
         match root {
-            Root::Found { path, entry, empty } => self.found(path, entry.map(Entry::from), empty),
+            Root::Found { path, entry, empty } => self.found(path, entry, empty),
             Root::Missing { path } if self.remembered.consent.allows_missing(&path) && self.is_held(&path)? => {
                 Ok((path, None))
             }
