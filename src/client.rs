@@ -10,6 +10,7 @@
 //!               |-- channels, compression         how it uses the connection
 //!             deploy, ssh                         how a helper gets to a machine and is started there
 //!             sftp, local                         readers of files, with the same promises
+//!             fake                                a client in memory, for tests
 //! ```
 
 use std::path::PathBuf;
@@ -22,6 +23,8 @@ use crate::report::Report;
 use crate::source::{ClientKind, CompressWhen, CopyBy, Ssh, check_client_kind};
 
 mod deploy;
+#[cfg(any(test, debug_assertions))]
+pub mod fake;
 pub mod fetch;
 pub mod hash;
 mod helper;
