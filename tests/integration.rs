@@ -11,6 +11,8 @@ mod tidy;
 mod attributes;
 #[path = "integration/changes.rs"]
 mod changes;
+#[path = "integration/client_suite.rs"]
+mod client_suite;
 #[path = "integration/clocks.rs"]
 mod clocks;
 #[path = "integration/conf_d.rs"]
