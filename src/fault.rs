@@ -70,6 +70,8 @@ mod planned {
     pub struct Plan {
         /// After so many steps every step fails with this.
         pub failure: Option<(u64, Errno)>,
+        /// Called instead of the step with this number; does not return.
+        pub kill: Option<(u64, fn() -> !)>,
         /// Called after each sync.
         pub on_sync: Option<Box<dyn FnMut()>>,
         /// How many steps there were.
@@ -86,10 +88,13 @@ mod planned {
     pub(super) fn step() -> Result<()> {
         PLAN.with_borrow_mut(|plan| {
             plan.steps += 1;
-            match plan.failure {
-                Some((at, errno)) if plan.steps > at => Err(errno),
-                _ => Ok(()),
+            match (plan.kill, plan.failure) {
+                // What unwinds may have something to drop.
+                (Some((at, kill)), _) if plan.steps >= at && !std::thread::panicking() => Some(kill),
+                (_, Some((at, errno))) if plan.steps > at => return Err(errno),
+                _ => None,
             }
+            .map_or(Ok(()), |kill| kill())
         })
     }
 

@@ -31,6 +31,7 @@
 //! - [`machine`] decides, [`in_flight`] lets all workers share it, [`routes`] carries out its orders, [`possession`] finds out
 //!   who may have the content of another source;
 //! - [`hashing`] and [`fetching`] ask the client; [`receiving`] writes what it sends into staging, as [`arriving`] files;
+//! - [`tally`] counts and reports;
 //! - [`applying`] takes each [`change`], plans it by [`placing`] with contents that [`content_locator`] finds, carries the batch
 //!   out, and has the [`ledger`] write it to the index while the next one gathers.
 
@@ -44,15 +45,15 @@ use jiff::Timestamp;
 use crate::client::{self, ByteCounts, Client, MachineId, Stop, connect};
 use crate::entry::Hash;
 use crate::error::{Error, Kind, Result};
-use crate::path::{AbsPath, SourceName};
-use crate::report::{Change, Level, Outcome, Progress, Report, Summary, counted};
+use crate::path::SourceName;
+use crate::report::{Progress, Report, Summary, counted};
 use crate::repository::index::{Index, SourceId, finished};
 use crate::repository::journal::recover;
 use crate::repository::lock::Lock;
 use crate::repository::room::Room;
 use crate::repository::staging::Staging;
 use crate::repository::{Repository, random_key};
-use crate::source::{ClientKind, Source};
+use crate::source::Source;
 
 mod announcements;
 mod applying;
@@ -83,11 +84,15 @@ mod receiving;
 mod removals;
 mod roots;
 mod routes;
+mod tally;
+#[cfg(test)]
+mod tests;
 
 use directory::Directory;
 use guard::{Before, Consent, Gate, GoneFiles};
 use listing::Remembered;
 use path_set::Spill;
+use tally::{Facts, Tally};
 
 // How long to wait before connecting again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -114,15 +119,26 @@ pub struct Options {
 /// Pulls a source into a repository, and tells how it went, also to `report`. Only a dry run does without a
 /// repository.
 pub fn pull(repository: Option<&Repository>, source: &Source, options: &Options, report: &dyn Report) -> Summary {
+    pull_by(&Threads, repository, source, options, report)
+}
+
+fn pull_by(
+    engine: &dyn Engine,
+    repository: Option<&Repository>,
+    source: &Source,
+    options: &Options,
+    report: &dyn Report,
+) -> Summary {
     let started = Instant::now();
     report.begin(&source.name, None);
     let tally = Tally { progress: Progress::default(), report, first_error: OnceLock::new() };
     let options = &Options { stop: options.stop.within(source.settings.max_time), ..options.clone() };
     // The last one that closes the index brings all of its log to the disk, so it stays open until the end is remembered.
     let (mut facts, mut index) = (Facts::default(), None);
+    let pull = Pull { source, options, tally: &tally, engine };
     let result = match (repository, options.dry_run) {
-        (repository, true) => preview::preview(repository, source, options, &tally, &mut facts),
-        (Some(repository), false) => run(repository, source, options, &tally, &mut facts, &mut index),
+        (repository, true) => preview::preview(&pull, repository, &mut facts),
+        (Some(repository), false) => pull.run(repository, &mut facts, &mut index),
         (None, false) => Err(Error::usage("a pull needs a repository").hint("name one with `--repo DIR`")),
     };
     if let Err(error) = &result {
@@ -154,16 +170,6 @@ pub fn finished_starts(repository: &Repository, source: &SourceName, now: Timest
     let index = repository.index()?;
     let Some(id) = index.source_id(source)? else { return Ok(Vec::new()) };
     Ok(finished(&index.runs(id)?, now).into_iter().map(|run| run.started).collect())
-}
-
-/// What a summary tells beyond the counts.
-#[derive(Default)]
-struct Facts {
-    run: Option<i64>,
-    remote: Option<ClientKind>,
-    traffic: (u64, u64),
-    // The client worked without any progress for too long.
-    has_stalled: bool,
 }
 
 /// What every stage of a run knows.
@@ -206,199 +212,210 @@ impl Run<'_> {
     }
 }
 
-/// The counts of a run, and whom it tells.
-struct Tally<'a> {
-    progress: Progress,
-    report: &'a dyn Report,
-    first_error: OnceLock<String>,
+/// How a pull reaches its client, and has the stages of a run work.
+trait Engine {
+    fn connect(&self, source: &Source, how: &client::Options, report: &dyn Report) -> Result<Box<dyn Client>>;
+    fn work(&self, run: &Run<'_>) -> Result<()>;
 }
 
-impl Tally<'_> {
-    fn notice(&self, text: impl std::fmt::Display) {
-        self.report.message(Level::Notice, &text);
+/// A thread for each stage.
+struct Threads;
+
+impl Engine for Threads {
+    fn connect(&self, source: &Source, how: &client::Options, report: &dyn Report) -> Result<Box<dyn Client>> {
+        connect(source.ssh.as_ref(), how, report)
     }
 
-    fn warn(&self, text: impl std::fmt::Display) {
-        self.progress.warnings.add(1);
-        self.report.message(Level::Warning, &text);
-    }
-
-    fn error(&self, text: impl std::fmt::Display) {
-        self.progress.errors.add(1);
-        self.first_error.get_or_init(|| text.to_string());
-        self.report.message(Level::Error, &text);
-    }
-
-    // Why the run did not end well: what ended it, or else its first error.
-    fn reason(&self, end: Option<&Error>) -> Option<String> {
-        let others = self.progress.errors.get().saturating_sub(1);
-        match (end, self.first_error.get(), others) {
-            (Some(error), ..) => Some(error.to_string()),
-            (None, Some(first), 1..) => Some(format!("{first}, and {}", counted(others, "other error"))),
-            (None, first, _) => first.cloned(),
-        }
-    }
-
-    /// Something of the client could not be read.
-    fn unread(&self, text: impl std::fmt::Display) {
-        self.progress.skipped.add(1);
-        self.error(text);
-    }
-
-    fn changed(&self, change: Change, path: &AbsPath) {
-        let counter = match change {
-            Change::New => &self.progress.new,
-            Change::Changed => &self.progress.changed,
-            Change::Touched => &self.progress.touched,
-            Change::Removed => &self.progress.removed,
-            Change::Skipped => &self.progress.skipped,
-            // Its directory counts it.
-            Change::Excluded => return self.report.change(change, path),
-        };
-        counter.add(1);
-        self.report.change(change, path);
-        self.report.progress(&self.progress);
-    }
-
-    // What an earlier attempt changed was unchanged in a later one; and one that was cut off may have listed less.
-    fn add_attempts_up(&self, most_listed: u64) {
-        let Progress { listed, unchanged, new, changed, touched, .. } = &self.progress;
-        let done = new.get() + changed.get() + touched.get();
-        let all = listed.get().max(most_listed).max(done);
-        let left = if most_listed == 0 { all - done } else { unchanged.get().min(all - done) };
-        listed.reset();
-        listed.add(all);
-        unchanged.reset();
-        unchanged.add(left);
-    }
-
-    fn has_changed(&self) -> bool {
-        let progress = &self.progress;
-        [&progress.new, &progress.changed, &progress.touched, &progress.removed].iter().any(|count| count.get() > 0)
-    }
-
-    fn summary(
-        &self,
-        source: &Source,
-        options: &Options,
-        facts: &Facts,
-        error: Option<&Error>,
-        started: Instant,
-    ) -> Summary {
-        let (outcome, exit) = match error.map(Error::kind) {
-            None if self.progress.errors.get() == 0 => (Outcome::Ok, 0),
-            None => (Outcome::Partial, Kind::Partial.exit_status()),
-            Some(kind @ (Kind::Guard | Kind::Interrupted | Kind::Terminated)) => (Outcome::Stopped, kind.exit_status()),
-            // What was received until the line broke is in place.
-            Some(Kind::Unreachable) if facts.remote.is_some() => (Outcome::Partial, Kind::Unreachable.exit_status()),
-            Some(kind) => (Outcome::Failed, kind.exit_status()),
-        };
-        Summary {
-            source: source.name.to_string(),
-            run: facts.run,
-            outcome,
-            exit,
-            remote: facts.remote,
-            counts: self.progress.counts(facts.traffic.0, facts.traffic.1),
-            seconds: started.elapsed().as_secs_f64(),
-            dry_run: options.dry_run,
-        }
+    fn work(&self, run: &Run<'_>) -> Result<()> {
+        pipeline::run(run)
     }
 }
 
-fn run(
-    repository: &Repository,
-    source: &Source,
-    options: &Options,
-    tally: &Tally<'_>,
-    facts: &mut Facts,
-    opened: &mut Option<Index>,
-) -> Result<()> {
-    let _lock = Lock::source(repository, &source.name, options.lock_wait)?;
-    let index = opened.insert(repository.index()?);
-    let known = index.source_id(&source.name)?;
-    refuse_without_index(repository, source, known)?;
-    repository.check_index_is_newest(index)?;
-    let finished = recover(repository, index, &source.name)?;
-    finished.found.warnings().for_each(|warning| tally.warn(warning));
-    if finished.changes > 0 {
-        tally
-            .notice(format_args!("finished {} that an interrupted run had begun", counted(finished.changes, "change")));
-    }
-    let cut_off = Cell::new(known.map(|id| index.has_cut_off_runs(id)).transpose()?.unwrap_or(false));
-    let begun = Cell::new(known.map(|id| begin(repository, index, (id, &source.name), tally)).transpose()?);
-    facts.run = begun.get().map(|(_, number)| number);
-    if repository.is_open_to_others() {
-        tally.warn(format_args!("others may look into `{}`: run `chmod 700` on it", repository.dir().display()));
-    }
-    let consent = Consent::read(known.map(|id| (&*index, id)), options)?;
-    let room = Room::new(repository, source.settings.min_free);
-    room.check()?;
-    repository.keep_reserve();
-    let knows_directories = known.map(|id| index.knows_directories(id)).transpose()?.unwrap_or(false);
-    let how = client::Options { reads: !knows_directories, ..how(source, options) };
-    let known_machine = known.map(|id| index.machine(id)).transpose()?.flatten();
-    let (machine, has_begun_to_change) = (Cell::new(None), Cell::new(false));
-    let shared = RefCell::new(&mut *index);
-    let pulled = with_retries(source, options, how, tally, facts, |client| {
-        warn_of_other_machine(&source.name, known_machine.as_deref(), client, &machine, tally);
-        let index = &mut **shared.borrow_mut();
-        // A new source is entered now that its client was reached: a mistyped one never is.
-        let (source_id, number) = match begun.get() {
-            Some(begun) => begun,
-            None => {
-                let id = index.enter_source(&source.name)?;
-                begin(repository, index, (id, &source.name), tally)?
-            }
-        };
-        begun.set(Some((source_id, number)));
-        let has_others = index.has_other_sources(source_id)?;
-        let gate = Gate::default();
-        let (begins_empty, key) = (index.is_empty()?, random_key()?);
-        let done = pipeline::run(&Run {
-            repository,
-            source,
-            options,
-            tally,
-            client,
-            source_id,
-            number,
-            begins_empty,
-            begins_anew: !index.knows_directories(source_id)?,
-            mends: cut_off.replace(true),
-            has_others,
-            key,
-            room: &room,
-            consent: &consent,
-            gate: &gate,
+/// One pull, from the first attempt to the last.
+struct Pull<'a> {
+    source: &'a Source,
+    options: &'a Options,
+    tally: &'a Tally<'a>,
+    engine: &'a dyn Engine,
+}
+
+impl Pull<'_> {
+    fn run(&self, repository: &Repository, facts: &mut Facts, opened: &mut Option<Index>) -> Result<()> {
+        let Pull { source, options, tally, engine } = *self;
+        let _lock = Lock::source(repository, &source.name, options.lock_wait)?;
+        let index = opened.insert(repository.index()?);
+        let known = index.source_id(&source.name)?;
+        refuse_without_index(repository, source, known)?;
+        repository.check_index_is_newest(index)?;
+        let finished = recover(repository, index, &source.name)?;
+        finished.found.warnings().for_each(|warning| tally.warn(warning));
+        if finished.changes > 0 {
+            tally.notice(format_args!(
+                "finished {} that an interrupted run had begun",
+                counted(finished.changes, "change")
+            ));
+        }
+        let cut_off = Cell::new(known.map(|id| index.has_cut_off_runs(id)).transpose()?.unwrap_or(false));
+        let begun = Cell::new(known.map(|id| begin(repository, index, (id, &source.name), tally)).transpose()?);
+        facts.run = begun.get().map(|(_, number)| number);
+        if repository.is_open_to_others() {
+            tally.warn(format_args!("others may look into `{}`: run `chmod 700` on it", repository.dir().display()));
+        }
+        let consent = Consent::read(known.map(|id| (&*index, id)), options)?;
+        let room = Room::new(repository, source.settings.min_free);
+        room.check()?;
+        repository.keep_reserve();
+        let knows_directories = known.map(|id| index.knows_directories(id)).transpose()?.unwrap_or(false);
+        let how = client::Options { reads: !knows_directories, ..self.how() };
+        let known_machine = known.map(|id| index.machine(id)).transpose()?.flatten();
+        let (machine, has_begun_to_change) = (Cell::new(None), Cell::new(false));
+        let shared = RefCell::new(&mut *index);
+        let pulled = self.with_retries(how, facts, |client| {
+            warn_of_other_machine(&source.name, known_machine.as_deref(), client, &machine, tally);
+            let index = &mut **shared.borrow_mut();
+            // A new source is entered now that its client was reached: a mistyped one never is.
+            let (source_id, number) = match begun.get() {
+                Some(begun) => begun,
+                None => {
+                    let id = index.enter_source(&source.name)?;
+                    begin(repository, index, (id, &source.name), tally)?
+                }
+            };
+            begun.set(Some((source_id, number)));
+            let has_others = index.has_other_sources(source_id)?;
+            let gate = Gate::default();
+            let (begins_empty, key) = (index.is_empty()?, random_key()?);
+            let done = engine.work(&Run {
+                repository,
+                source,
+                options,
+                tally,
+                client,
+                source_id,
+                number,
+                begins_empty,
+                begins_anew: !index.knows_directories(source_id)?,
+                mends: cut_off.replace(true),
+                has_others,
+                key,
+                room: &room,
+                consent: &consent,
+                gate: &gate,
+            });
+            has_begun_to_change.set(has_begun_to_change.get() || gate.is_open());
+            done
         });
-        has_begun_to_change.set(has_begun_to_change.get() || gate.is_open());
-        done
-    });
-    if !has_begun_to_change.get() && pulled.as_ref().is_err_and(|error| error.kind() == Kind::Guard) {
-        tally.progress.forget_changes();
+        if !has_begun_to_change.get() && pulled.as_ref().is_err_and(|error| error.kind() == Kind::Guard) {
+            tally.progress.forget_changes();
+        }
+        facts.run = begun.get().map(|(_, number)| number);
+        if let Some(begun) = begun.get() {
+            let noted = note_outcome(index, begun, &pulled, consent.into_outcome());
+            match (&pulled, noted) {
+                // Why the guard stopped it matters more.
+                (Err(_), Err(error)) => tally.warn(format_args!("can't note what the pull was stopped for: {error}")),
+                (_, noted) => noted?,
+            }
+        }
+        pulled?;
+        if let (Some(id), Some((source_id, _))) = (machine.get(), begun.get())
+            && known_machine.as_deref() != Some(&id[..])
+        {
+            index.set_machine(source_id, &id)?;
+        }
+        if tally.has_changed()
+            && let Err(error) = keep_copy_of_index(repository, source, index)
+        {
+            tally.warn(format_args!("no copy of the index was kept: {error}"));
+        }
+        Ok(())
     }
-    facts.run = begun.get().map(|(_, number)| number);
-    if let Some(begun) = begun.get() {
-        let noted = note_outcome(index, begun, &pulled, consent.into_outcome());
-        match (&pulled, noted) {
-            // Why the guard stopped it matters more.
-            (Err(_), Err(error)) => tally.warn(format_args!("can't note what the pull was stopped for: {error}")),
-            (_, noted) => noted?,
+
+    /// Works, and when the line is lost connects again, as often as the source says.
+    fn with_retries(
+        &self,
+        mut how: client::Options,
+        facts: &mut Facts,
+        work: impl Fn(&dyn Client) -> Result<()>,
+    ) -> Result<()> {
+        let Pull { source, tally, .. } = *self;
+        let mut left = source.settings.retries;
+        let is_named = Cell::new(false);
+        let work = |client: &dyn Client| {
+            let result = work(client);
+            if let Some(limitation) = client.limitation()
+                && !is_named.replace(true)
+            {
+                tally.notice(limitation);
+            }
+            result
+        };
+        let mut most_listed = 0;
+        let result = loop {
+            let reached = facts.remote.is_some();
+            let error = match self.with_client(&how, facts, work) {
+                Ok(()) => break Ok(()),
+                Err(error) => error,
+            };
+            most_listed = most_listed.max(tally.progress.listed.get());
+            let lost = error.kind() == Kind::Unreachable && (reached || facts.remote.is_some());
+            // One that stalls would stall again, and others wait.
+            if !lost || left == 0 || facts.has_stalled {
+                break Err(error);
+            }
+            left -= 1;
+            // Whatever made the line break, several channels at a time are not to do so again.
+            how.channels = Some(1);
+            tally.notice(format_args!("{error}; connects again"));
+            tally.progress.listed.reset();
+            tally.progress.unchanged.reset();
+            tally.progress.excluded.reset();
+            std::thread::sleep(PAUSE);
+        };
+        if left < source.settings.retries {
+            tally.add_attempts_up(if result.is_ok() { 0 } else { most_listed });
+        }
+        result
+    }
+
+    // How the source's settings have its client reached.
+    fn how(&self) -> client::Options {
+        let Pull { source, options, .. } = *self;
+        client::Options {
+            kind: source.settings.remote,
+            helper_dir: options.helper_dir.clone(),
+            bytes_per_second: source.settings.bwlimit,
+            copy: source.settings.copy,
+            compress: source.settings.compress,
+            timeout: source.settings.timeout,
+            stall_time: source.settings.stall_time,
+            channels: source.settings.channels,
+            reads: false,
+            keeps_helper: !options.dry_run,
+            readers: source.settings.readers,
+            stop: options.stop.clone(),
         }
     }
-    pulled?;
-    if let (Some(id), Some((source_id, _))) = (machine.get(), begun.get())
-        && known_machine.as_deref() != Some(&id[..])
-    {
-        index.set_machine(source_id, &id)?;
+
+    /// Connects, works, and closes the connection whatever came of the work.
+    fn with_client(
+        &self,
+        how: &client::Options,
+        facts: &mut Facts,
+        work: impl FnOnce(&dyn Client) -> Result<()>,
+    ) -> Result<()> {
+        let client = self.engine.connect(self.source, how, self.tally.report)?;
+        facts.remote = Some(client.kind());
+        let result = work(&*client);
+        facts.has_stalled = client.has_stalled();
+        let ByteCounts { sent_bytes, received_bytes } = client.traffic();
+        facts.traffic = (facts.traffic.0 + sent_bytes, facts.traffic.1 + received_bytes);
+        client.disconnect();
+        match self.options.stop.asked() {
+            Some(stopped) if result.is_err() => Err(stopped),
+            _ => result,
+        }
     }
-    if tally.has_changed()
-        && let Err(error) = keep_copy_of_index(repository, source, index)
-    {
-        tally.warn(format_args!("no copy of the index was kept: {error}"));
-    }
-    Ok(())
 }
 
 // A stop remains until a pull that lists what was missing succeeds, or begins to remove it.
@@ -458,94 +475,6 @@ fn refuse_without_index(repository: &Repository, source: &Source, known: Option<
         .hint("run `archive index rebuild` first"))
 }
 
-/// Works, and when the line is lost connects again, as often as the source says.
-fn with_retries(
-    source: &Source,
-    options: &Options,
-    mut how: client::Options,
-    tally: &Tally<'_>,
-    facts: &mut Facts,
-    work: impl Fn(&dyn Client) -> Result<()>,
-) -> Result<()> {
-    let mut left = source.settings.retries;
-    let is_named = Cell::new(false);
-    let work = |client: &dyn Client| {
-        let result = work(client);
-        if let Some(limitation) = client.limitation()
-            && !is_named.replace(true)
-        {
-            tally.notice(limitation);
-        }
-        result
-    };
-    let mut most_listed = 0;
-    let result = loop {
-        let reached = facts.remote.is_some();
-        let error = match with_client(source, options, &how, facts, tally.report, work) {
-            Ok(()) => break Ok(()),
-            Err(error) => error,
-        };
-        most_listed = most_listed.max(tally.progress.listed.get());
-        let lost = error.kind() == Kind::Unreachable && (reached || facts.remote.is_some());
-        // One that stalls would stall again, and others wait.
-        if !lost || left == 0 || facts.has_stalled {
-            break Err(error);
-        }
-        left -= 1;
-        // Whatever made the line break, several channels at a time are not to do so again.
-        how.channels = Some(1);
-        tally.notice(format_args!("{error}; connects again"));
-        tally.progress.listed.reset();
-        tally.progress.unchanged.reset();
-        tally.progress.excluded.reset();
-        std::thread::sleep(PAUSE);
-    };
-    if left < source.settings.retries {
-        tally.add_attempts_up(if result.is_ok() { 0 } else { most_listed });
-    }
-    result
-}
-
-// How the source's settings have its client reached.
-fn how(source: &Source, options: &Options) -> client::Options {
-    client::Options {
-        kind: source.settings.remote,
-        helper_dir: options.helper_dir.clone(),
-        bytes_per_second: source.settings.bwlimit,
-        copy: source.settings.copy,
-        compress: source.settings.compress,
-        timeout: source.settings.timeout,
-        stall_time: source.settings.stall_time,
-        channels: source.settings.channels,
-        reads: false,
-        keeps_helper: !options.dry_run,
-        readers: source.settings.readers,
-        stop: options.stop.clone(),
-    }
-}
-
-/// Connects, works, and closes the connection whatever came of the work.
-fn with_client(
-    source: &Source,
-    options: &Options,
-    how: &client::Options,
-    facts: &mut Facts,
-    report: &dyn Report,
-    work: impl FnOnce(&dyn Client) -> Result<()>,
-) -> Result<()> {
-    let client = connect(source.ssh.as_ref(), how, report)?;
-    facts.remote = Some(client.kind());
-    let result = work(&*client);
-    facts.has_stalled = client.has_stalled();
-    let ByteCounts { sent_bytes, received_bytes } = client.traffic();
-    facts.traffic = (facts.traffic.0 + sent_bytes, facts.traffic.1 + received_bytes);
-    client.disconnect();
-    match options.stop.asked() {
-        Some(stopped) if result.is_err() => Err(stopped),
-        _ => result,
-    }
-}
-
 // A lost index costs the exact metadata of shared inodes; a copy not older than a day or so keeps that loss small.
 fn keep_copy_of_index(repository: &Repository, source: &Source, index: &Index) -> Result<()> {
     const KEPT: usize = 2;
@@ -560,29 +489,4 @@ fn keep_copy_of_index(repository: &Repository, source: &Source, index: &Index) -
     copies.sort_by_key(|copy| (*copy <= today, copy.clone()));
     let superfluous = (copies.len() + 1).saturating_sub(KEPT);
     copies.drain(..superfluous).try_for_each(|old| repository.remove_index_copy(&old))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::report::Tee;
-
-    /// Returns the counts of listed and unchanged entries after a last attempt with these counts.
-    fn added_up(listed: u64, unchanged: u64, new: u64, most_listed: u64) -> (u64, u64) {
-        let tally = Tally { progress: Progress::default(), report: &Tee(Vec::new()), first_error: OnceLock::new() };
-        tally.progress.listed.add(listed);
-        tally.progress.unchanged.add(unchanged);
-        tally.progress.new.add(new);
-        tally.add_attempts_up(most_listed);
-        (tally.progress.listed.get(), tally.progress.unchanged.get())
-    }
-
-    #[test]
-    fn entries_of_several_attempts_are_counted_once() {
-        // Well in the end; lost at the end of the second attempt; lost before it listed anything again.
-        assert_eq!(added_up(314, 313, 313, 0), (314, 1));
-        assert_eq!(added_up(314, 313, 313, 314), (314, 1));
-        assert_eq!(added_up(0, 0, 313, 314), (314, 0));
-        assert_eq!(added_up(100, 100, 313, 300), (313, 0));
-    }
 }

@@ -64,6 +64,12 @@ impl InFlight {
         shared.is_ending || shared.machine.has_waiting()
     }
 
+    /// Files that are not committed or given up.
+    #[cfg(test)]
+    pub fn unfinished(&self) -> usize {
+        self.lock().machine.unfinished()
+    }
+
     /// Waits until every file is committed or given up, or the run is aborted.
     pub fn wait_until_finished(&self) {
         let mut shared = self.lock();

@@ -101,7 +101,7 @@ fn stage(name: &str) -> thread::Builder {
 }
 
 // Whether a file that the client has described must be sent.
-fn is_wanted(
+pub(super) fn is_wanted(
     decider: &Mutex<Decider<'_>>,
     transfers: &Transfers,
     id: FileId,
@@ -117,7 +117,7 @@ fn is_wanted(
     Ok(is_wanted)
 }
 
-fn policy(run: &Run<'_>) -> Policy {
+pub(super) fn policy(run: &Run<'_>) -> Policy {
     let settings = &run.source.settings;
     let client::Capabilities { sends_small_files, sends_deltas, .. } = run.client.capabilities();
     Policy {
@@ -134,13 +134,13 @@ fn policy(run: &Run<'_>) -> Policy {
 }
 
 // An earlier attempt may have been broken off.
-fn finish_interrupted(run: &Run<'_>) -> Result<()> {
+pub(super) fn finish_interrupted(run: &Run<'_>) -> Result<()> {
     let recovered = recover(run.repository, &mut run.repository.index()?, &run.source.name)?;
     recovered.found.warnings().for_each(|warning| run.tally.warn(warning));
     Ok(())
 }
 
-fn clear_staging(run: &Run<'_>) -> Result<Staging> {
+pub(super) fn clear_staging(run: &Run<'_>) -> Result<Staging> {
     let opened = Staging::open(run.repository.staging(&run.source.name)?);
     let staging = opened.on_server("can't open the staging area").map_err(|error| in_staging(run, error))?;
     staging.clear().on_server("can't clear the staging area").map_err(|error| in_staging(run, error))?;

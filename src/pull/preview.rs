@@ -8,7 +8,7 @@ use super::guard::{Before, Consent, RemovalGuard};
 use super::listing::{Remembered, Steps, list};
 use super::machine::refusal;
 use super::removals::Removals;
-use super::{Directory, Facts, Options, Tally, how, refuse_without_index, with_client};
+use super::{Directory, Facts, Pull, Tally, refuse_without_index};
 use crate::client::{self, Client, HashJob, HashKind, HashOutcome, protocol_violation};
 use crate::entry::{Entry, Hash, Kind, Version};
 use crate::error::Result;
@@ -19,20 +19,15 @@ use crate::queue::bounded_by_number;
 use crate::report::Change;
 use crate::repository::Repository;
 use crate::repository::index::{Index, SourceId};
-use crate::source::{HashWhere, Source};
+use crate::source::HashWhere;
 
 // Files that wait for their hashes. They are asked for after the listing, since a server may allow one session only; more
 // than these are asked for meanwhile.
 const MAX_DOUBTFUL: usize = 64 * 1024;
 
 /// Tells what a pull would do.
-pub(super) fn preview(
-    repository: Option<&Repository>,
-    source: &Source,
-    options: &Options,
-    tally: &Tally<'_>,
-    facts: &mut Facts,
-) -> Result<()> {
+pub(super) fn preview(pull: &Pull<'_>, repository: Option<&Repository>, facts: &mut Facts) -> Result<()> {
+    let Pull { source, options, tally, .. } = *pull;
     let index = repository.map(Repository::index_to_read).transpose()?.flatten();
     let known = match &index {
         Some(index) => index.source_id(&source.name)?.map(|id| (index, id)),
@@ -43,8 +38,8 @@ pub(super) fn preview(
         index.as_ref().map_or(Ok(()), |index| repository.check_index_is_newest(index))?;
     }
     let id = repository.map(Repository::id).unwrap_or_default();
-    let how = client::Options { channels: Some(1), ..how(source, options) };
-    with_client(source, options, &how, facts, tally.report, |client| {
+    let how = client::Options { channels: Some(1), ..pull.how() };
+    pull.with_client(&how, facts, |client| {
         let hashes = source.settings.hash == HashWhere::Client;
         let doubtful = Vec::new();
         let before = known.map(|(index, source_id)| Before { index, source_id, run: None, is_empty: false });

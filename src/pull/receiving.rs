@@ -46,11 +46,12 @@ pub fn receive(
     transfers: &Transfers,
     decider: Decider<'_>,
 ) -> Result<()> {
-    let mut inbox = Inbox { run, staging, transfers, decider, receiving: HashMap::new() };
+    let mut inbox = Inbox::new(run, staging, transfers, decider);
     arrived.iter().try_for_each(|arrival| inbox.take(arrival)).map_err(|error| in_staging(run, error))
 }
 
-struct Inbox<'a> {
+/// The files that are being received by one worker.
+pub(super) struct Inbox<'a> {
     run: &'a Run<'a>,
     staging: &'a Staging,
     transfers: &'a Transfers,
@@ -58,8 +59,19 @@ struct Inbox<'a> {
     receiving: HashMap<FileId, Arriving>,
 }
 
-impl Inbox<'_> {
-    fn take(&mut self, arrival: FetchEvent) -> Result<()> {
+impl<'a> Inbox<'a> {
+    /// No file has begun.
+    pub(super) fn new(
+        run: &'a Run<'a>,
+        staging: &'a Staging,
+        transfers: &'a Transfers,
+        decider: Decider<'a>,
+    ) -> Inbox<'a> {
+        Inbox { run, staging, transfers, decider, receiving: HashMap::new() }
+    }
+
+    /// Takes what was received next.
+    pub(super) fn take(&mut self, arrival: FetchEvent) -> Result<()> {
         match arrival {
             FetchEvent::Data { id, bytes } => self.data(id, &bytes),
             FetchEvent::Speculative { id } => self.ahead(id),

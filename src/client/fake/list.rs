@@ -8,7 +8,7 @@ use crate::client::list::{
     AnnouncedDirectory, Changes, EntriesPage, ListRequest, ListSink, Mounted, Problem, Root, SkipReason, Skipped,
     Wanted,
 };
-use crate::entry::{Digests, Entry, Kind};
+use crate::entry::{Differences, Digests, Entry, Kind};
 use crate::error::Result;
 use crate::exclude::Excludes;
 use crate::path::{AbsPath, Name};
@@ -160,10 +160,28 @@ impl Walk<'_> {
         sink: &mut dyn ListSink,
     ) -> Result<()> {
         self.client.event(Call::List, 0)?;
-        let differences = known.compare(now);
+        let differences = differences(known, now);
         let mut places = differences.added.iter().peekable();
         let is_added = |(place, entry): (u32, Entry)| places.next_if_eq(&&place).map(|_| entry);
         let entries = (0..).zip(entries).filter_map(is_added).collect();
         sink.changes(Changes { directory, differences, entries })
     }
+}
+
+// What became of known digests. What stays keeps its order, as names do.
+fn differences(known: &Digests, now: &Digests) -> Differences {
+    let each = |digests: &Digests| digests.as_bytes().chunks_exact(8).map(<[u8]>::to_vec).collect::<Vec<_>>();
+    let (known, now) = (each(known), each(now));
+    let (mut gone, mut added, mut at) = (Vec::new(), Vec::new(), 0);
+    for (place, digest) in (0..).zip(&now) {
+        match known[at..].iter().position(|other| other == digest) {
+            Some(skipped) => {
+                gone.extend((at..at + skipped).map(|place| place as u32));
+                at += skipped + 1;
+            }
+            None => added.push(place),
+        }
+    }
+    gone.extend((at..known.len()).map(|place| place as u32));
+    Differences { gone, added }
 }
