@@ -80,7 +80,7 @@ enum ColorWhen {
 #[derive(Debug, Subcommand)]
 enum Command {
     Init(init::Args),
-    Pull(pull::Args),
+    Pull(Box<pull::Args>),
     Accept(accept::Args),
     Status(status::Args),
     Log(past::LogArgs),

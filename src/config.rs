@@ -2,24 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use toml::{Spanned, Table};
 
-use crate::error::{Error, Result, cause};
+use crate::error::{Error, Result};
 use crate::path::{AbsPath, Escaped, SourceName};
 use crate::retention::Keep;
-use crate::source::{Source, refuse_overlap};
+use crate::source::{BYTE_ORDER_MARK, Settings, Source, Ssh, refuse_overlap};
 
 mod files;
-mod keys;
 mod mistakes;
-mod values;
-
-pub use keys::{KeepKeys, Keys};
-pub use values::{AtOnce, Calendar, Percent, Room, Span};
-
-use keys::check_source;
+mod tables;
 
 /// What all files together say.
 #[derive(Clone, Debug, Default)]
@@ -30,45 +24,55 @@ pub struct Config {
     pub repository: Option<PathBuf>,
     /// Where helpers for other machine types are.
     pub helper_dir: Option<PathBuf>,
-    /// For sources that don't say otherwise, configured or not.
-    pub defaults: Keys,
     /// Why files of `conf.d` don't count: one line for each.
     pub mistakes: Vec<String>,
     /// Files in `conf.d` that are neither read nor what editors and package managers leave.
     pub ignored: Vec<PathBuf>,
-    sources: BTreeMap<String, Keys>,
+    // For sources that don't say otherwise, configured or not.
+    defaults: Table,
+    sources: BTreeMap<String, Table>,
+    // What flags say instead of the files.
+    flags: Table,
     // Where each source begins: file, line and column.
     positions: BTreeMap<String, String>,
     // Sources of two files: neither counts, for which of them is meant is not known.
     contested: BTreeSet<String>,
 }
 
-/// One file.
+/// One file, with the keys of sources as settings, or as they are written.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+struct File<Keys> {
     repository: Option<PathBuf>,
     helper_dir: Option<PathBuf>,
-    defaults: Option<toml::Spanned<Keys>>,
-    #[serde(default)]
-    source: BTreeMap<toml::Spanned<String>, Keys>,
+    defaults: Option<Spanned<Keys>>,
+    #[serde(default = "BTreeMap::new")]
+    source: BTreeMap<Spanned<String>, Keys>,
 }
 
-impl File {
-    // Also returns the text to which positions in the file refer.
-    fn parse<'a>(path: &Path, text: &'a str) -> Result<(File, &'a str)> {
+/// The text of a file, and what it says.
+struct Parsed<'a> {
+    // Positions refer to it.
+    text: &'a str,
+    settings: File<Settings>,
+    written: File<Table>,
+}
+
+impl Parsed<'_> {
+    fn new<'a>(path: &Path, text: &'a str) -> Result<Parsed<'a>> {
         let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
-        let file = toml::from_str(text).map_err(|error| mistakes::describe(path, text, &error))?;
-        Ok((file, text))
+        let wrong = |error: toml::de::Error| mistakes::describe(path, text, &error);
+        let settings = toml::from_str(text).map_err(wrong)?;
+        Ok(Parsed { text, settings, written: toml::from_str(text).map_err(wrong)? })
     }
 
     // A key of the main file only: a source must not be pulled without what another file says of it, even if that file
     // can't be read.
     fn key_for_all(&self) -> Option<&'static str> {
         let keys = [
-            ("repository", self.repository.is_some()),
-            ("helper_dir", self.helper_dir.is_some()),
-            ("[defaults]", self.defaults.is_some()),
+            ("repository", self.settings.repository.is_some()),
+            ("helper_dir", self.settings.helper_dir.is_some()),
+            ("[defaults]", self.settings.defaults.is_some()),
         ];
         keys.into_iter().find_map(|(key, is_said)| is_said.then_some(key))
     }
@@ -83,8 +87,7 @@ impl Config {
         };
         let mut config = Config::default();
         let text = files::read(&main)?;
-        let (file, text) = File::parse(&main, &text)?;
-        config.add(&main, file, text)?;
+        config.add(&main, Parsed::new(&main, &text)?)?;
         let beside = files::beside(&main)?;
         for path in beside.read {
             config.add_beside(&path)?;
@@ -103,11 +106,11 @@ impl Config {
             }
         };
         let parsed = match std::str::from_utf8(&bytes) {
-            Ok(text) => File::parse(path, text),
+            Ok(text) => Parsed::new(path, text),
             Err(error) => Err(files::not_utf8(path, error)),
         };
-        if let Ok((file, _)) = &parsed
-            && let Some(key) = file.key_for_all()
+        if let Ok(parsed) = &parsed
+            && let Some(key) = parsed.key_for_all()
         {
             let main = self.files.first().map_or("archive.toml".into(), |main| main.display().to_string());
             return Err(Error::usage(format_args!(
@@ -116,7 +119,7 @@ impl Config {
             ))
             .hint(format_args!("move it to `{main}`")));
         }
-        match parsed.and_then(|(file, text)| self.add(path, file, text)) {
+        match parsed.and_then(|parsed| self.add(path, parsed)) {
             Err(error) if files::may_count_for_all(&bytes) => Err(error),
             Err(error) => {
                 self.mistakes.push(error.to_string());
@@ -129,39 +132,60 @@ impl Config {
     /// Reads a configuration from text; `path` is where it stands.
     pub fn parse(path: &Path, text: &str) -> Result<Config> {
         let mut config = Config::default();
-        let (file, text) = File::parse(path, text)?;
-        config.add(path, file, text)?;
+        config.add(path, Parsed::new(path, text)?)?;
         Ok(config)
     }
 
     // Nothing of a file with a mistake counts, nor does a source that another file has too.
-    fn add(&mut self, path: &Path, file: File, text: &str) -> Result<()> {
+    fn add(&mut self, path: &Path, Parsed { text, settings, written }: Parsed<'_>) -> Result<()> {
         let (mut sources, mut positions) = (BTreeMap::new(), BTreeMap::new());
-        for (name, keys) in file.source {
+        for ((name, settings), table) in settings.source.into_iter().zip(written.source.into_values()) {
             let position = mistakes::position(path, text, name.span());
             let name = name.into_inner();
-            let keys = keys.placed(path);
-            check_source(&name, &keys).map_err(|error| Error::usage(format_args!("{position}: {error}")))?;
+            check_source(&name, &settings).map_err(|error| Error::usage(format_args!("{position}: {error}")))?;
             if self.sources.remove(&name).is_some() || self.contested.contains(&name) {
                 let error = self.twice(path, &format!("[source.{name}]"));
                 self.contested.insert(name);
                 return Err(error);
             }
             positions.insert(name.clone(), position);
-            sources.insert(name, keys);
+            sources.insert(name, tables::placed(path, table)?);
         }
-        let defaults = file.defaults.map(|defaults| {
+        if let (Some(defaults), Some(table)) = (settings.defaults, written.defaults) {
             let position = mistakes::position(path, text, defaults.span());
-            let keys = defaults.into_inner().placed(path);
-            let checked = keys.keep().map(|_| keys);
-            checked.map_err(|error| Error::usage(format_args!("{position}: {error}")))
-        });
-        self.defaults = defaults.transpose()?.unwrap_or_else(|| std::mem::take(&mut self.defaults));
-        self.repository = placed(path, file.repository).or(self.repository.take());
-        self.helper_dir = placed(path, file.helper_dir).or(self.helper_dir.take());
+            let checked = defaults.get_ref().keep().map(drop);
+            checked.map_err(|error| Error::usage(format_args!("{position}: {error}")))?;
+            self.defaults = tables::placed(path, table.into_inner())?;
+        }
+        let at = |written: PathBuf| tables::place(path, &written);
+        self.repository = settings.repository.map(at).or(self.repository.take());
+        self.helper_dir = settings.helper_dir.map(at).or(self.helper_dir.take());
         self.sources.extend(sources);
         self.positions.extend(positions);
         self.files.push(path.to_owned());
+        Ok(())
+    }
+
+    /// Has the flags among these count more than what the files say. A flag that was not given is left out or false.
+    pub fn override_with(&mut self, flags: &impl Serialize) {
+        let flags = Table::try_from(flags).expect("flags can be written as TOML");
+        tables::merge(&mut self.flags, flags.into_iter().filter(|(_, value)| *value != toml::Value::Boolean(false)));
+    }
+
+    /// As [`override_with`](Config::override_with), with one of the keys of `tuning`: `KEY=VALUE`, as the file has it.
+    pub fn tune(&mut self, written: &str) -> Result<()> {
+        let wrong = |why: &dyn std::fmt::Display| {
+            let text = format_args!("can't set `{}`: {why}", Escaped(written.as_bytes()));
+            Error::usage(text)
+                .hint("write it as in `--tuning writers=1`; archive.toml(5) describes the keys of `tuning`")
+        };
+        let (key, value) = written.split_once('=').ok_or_else(|| wrong(&"it has no `=`"))?;
+        let quoted = || toml::Value::String(value.to_owned());
+        let value = value.parse::<i64>().map(Into::into).or_else(|_| value.parse::<bool>().map(Into::into));
+        let tuning = Table::from_iter([(key.to_owned(), value.unwrap_or_else(|_| quoted()))]);
+        let flags = Table::from_iter([("tuning".to_owned(), toml::Value::Table(tuning))]);
+        flags.clone().try_into::<Settings>().map_err(|error| wrong(&error.message()))?;
+        tables::merge(&mut self.flags, flags);
         Ok(())
     }
 
@@ -175,14 +199,21 @@ impl Config {
         self.sources.keys().map(String::as_str)
     }
 
-    /// The keys of a source, those of `defaults` filled in.
-    pub fn keys(&self, name: &str) -> Option<Keys> {
-        self.sources.get(name).map(|keys| keys.clone().or(&self.defaults))
+    /// The settings of a source, or of one that no file configures.
+    pub fn settings(&self, name: &str) -> Settings {
+        self.merged(self.sources.get(name).into_iter().chain([&self.flags]))
+    }
+
+    // The defaults, and what counts more, in order.
+    fn merged<'a>(&self, tables: impl Iterator<Item = &'a Table>) -> Settings {
+        let mut merged = self.defaults.clone();
+        tables.for_each(|table| tables::merge(&mut merged, table.clone()));
+        merged.try_into().expect("each key was checked when it was read")
     }
 
     /// What counts for the repository that is used, and for every source.
     pub fn effective(&self, repository: &Path) -> Effective {
-        let source = self.sources.iter().map(|(name, keys)| (name.clone(), keys.clone().or(&self.defaults).filled()));
+        let source = self.sources.iter().map(|(name, table)| (name.clone(), self.merged([table].into_iter())));
         Effective { repository: repository.to_owned(), helper_dir: self.helper_dir.clone(), source: source.collect() }
     }
 
@@ -200,15 +231,17 @@ impl Config {
 
     /// A source with its settings; an error names the source, and where it stands.
     pub fn source(&self, name: &str) -> Result<Option<Source>> {
-        let Some(keys) = self.keys(name) else { return Ok(None) };
-        let source = keys.check().and_then(|()| keys.source(SourceName::new(name)?));
+        if !self.sources.contains_key(name) {
+            return Ok(None);
+        }
+        let settings = self.settings(name);
+        let source = settings.check().and_then(|()| Source::new(SourceName::new(name)?, settings));
         source.map(Some).map_err(|error| self.mistake(name, &error))
     }
 
     /// What `prune` keeps of a source, which need not be configured.
     pub fn keep(&self, name: &str) -> Result<Option<Keep>> {
-        let keys = self.keys(name).unwrap_or_else(|| self.defaults.clone());
-        keys.keep().map_err(|error| self.mistake(name, &error))
+        self.settings(name).keep().map(|keep| keep.cloned()).map_err(|error| self.mistake(name, &error))
     }
 
     fn mistake(&self, name: &str, error: &Error) -> Error {
@@ -223,7 +256,7 @@ pub struct Effective {
     repository: PathBuf,
     #[serde(skip_serializing_if = "Option::is_none")]
     helper_dir: Option<PathBuf>,
-    source: BTreeMap<String, Keys>,
+    source: BTreeMap<String, Settings>,
 }
 
 impl Effective {
@@ -238,41 +271,17 @@ impl Effective {
     }
 }
 
-/// The lines of a file of exclude patterns.
-pub fn read_patterns(path: &Path) -> Result<Vec<Vec<u8>>> {
-    let bytes = std::fs::read(path).map_err(|error| {
-        let text = format_args!("can't read the exclude patterns `{}`: {}", path.display(), cause(&error));
-        Error::usage(text).hint("name a file of exclude patterns")
-    })?;
-    if bytes.contains(&0) {
-        let text = format_args!("the exclude patterns `{}` are not plain text, but UTF-16 or binary", path.display());
-        return Err(Error::usage(text).hint("save the file as UTF-8"));
+// Refuses what no source can have.
+fn check_source(name: &str, settings: &Settings) -> Result<()> {
+    SourceName::new(name)?;
+    if let Some(host) = &settings.host {
+        Ssh { host: Ssh::plain_host(host), ..Ssh::default() }.check_host()?;
     }
-    // Editors of other systems begin a file with a byte order mark, and end each line with a carriage return.
-    let text = bytes.strip_prefix(BYTE_ORDER_MARK.as_bytes()).unwrap_or(&bytes);
-    let is_foreign =
-        text.len() < bytes.len() || text.split_inclusive(|&byte| byte == b'\n').all(|line| line.ends_with(b"\r\n"));
-    let lines = text.split(|&byte| byte == b'\n');
-    Ok(lines.map(|line| line.strip_suffix(b"\r").filter(|_| is_foreign).unwrap_or(line).to_vec()).collect())
-}
-
-// Editors of other systems begin UTF-8 text with it.
-const BYTE_ORDER_MARK: &str = "\u{feff}";
-
-/// A limit of time, for which 0 is none.
-pub fn limit(length: Duration) -> Option<Duration> {
-    Some(length).filter(|length| !length.is_zero())
-}
-
-// A path in a configuration file starts at that file's directory, or with `~/` at home.
-fn placed(file: &Path, path: Option<PathBuf>) -> Option<PathBuf> {
-    let path = path?;
-    let home = std::env::var_os("HOME").map(PathBuf::from);
-    let start = || std::path::absolute(file).ok().and_then(|file| Some(file.parent()?.to_owned())).unwrap_or_default();
-    Some(match (path.strip_prefix("~"), home) {
-        (Ok(below), Some(home)) => home.join(below),
-        _ => start().join(path),
-    })
+    let paths = settings.paths.as_deref().unwrap_or_default();
+    if settings.paths.as_ref().is_some_and(Vec::is_empty) {
+        return Err(Error::usage("`paths` is empty").hint("name at least one directory or file"));
+    }
+    check_paths(paths.iter().map(String::as_bytes))
 }
 
 /// Refuses paths of which one lies within another, as far as that shows before the client was asked.

@@ -385,14 +385,14 @@ impl Pull<'_> {
             kind: source.settings.remote,
             helper_dir: options.helper_dir.clone(),
             bytes_per_second: source.settings.bwlimit,
-            copy: source.settings.copy,
+            copy: source.settings.tuning.copy,
             compress: source.settings.compress,
             timeout: source.settings.timeout,
             stall_time: source.settings.stall_time,
-            channels: source.settings.channels,
+            channels: source.settings.tuning.channels.map(u8::from),
             reads: false,
             keeps_helper: !options.dry_run,
-            readers: source.settings.readers,
+            readers: source.settings.tuning.readers.map(u8::from),
             stop: options.stop.clone(),
         }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, SpanFieldwise, Timestamp};
+use serde::{Deserialize, Serialize};
 
 /// A shorter time without a run is no gap.
 const MIN_GAP: SignedDuration = SignedDuration::from_hours(24);
@@ -12,22 +13,56 @@ const MIN_GAP: SignedDuration = SignedDuration::from_hours(24);
 const MIN_GAP_INTERVALS: i32 = 10;
 
 /// How many runs of each kind to keep; as restic's and borg's options of the same names.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Keep {
     /// The newest so many.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub last: Option<u32>,
     /// The newest of each of so many hours.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub hourly: Option<u32>,
     /// The newest of each of so many days.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub daily: Option<u32>,
     /// The newest of each of so many weeks.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub weekly: Option<u32>,
     /// The newest of each of so many months.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub monthly: Option<u32>,
     /// The newest of each of so many years.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub yearly: Option<u32>,
     /// All that began no longer than this before the newest; a gap between runs counts as one usual interval.
+    #[serde(with = "calendar_span", skip_serializing_if = "Option::is_none")]
     pub within: Option<SpanFieldwise>,
+}
+
+// A stretch of the calendar, as `--keep-within` takes it.
+mod calendar_span {
+    use jiff::SpanFieldwise;
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    use crate::time::parse_calendar_span;
+
+    pub fn serialize<S: Serializer>(span: &Option<SpanFieldwise>, serializer: S) -> Result<S::Ok, S::Error> {
+        let Some(SpanFieldwise(span)) = span else { return serializer.serialize_none() };
+        let units = [
+            (span.get_years().into(), "y"),
+            (span.get_months(), "m"),
+            (span.get_weeks(), "w"),
+            (span.get_days(), "d"),
+            (span.get_hours(), "h"),
+        ];
+        let written: String =
+            units.iter().filter(|(count, _)| *count != 0).map(|(count, unit)| format!("{count}{unit}")).collect();
+        serializer.serialize_str(if written.is_empty() { "0d" } else { &written })
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SpanFieldwise>, D::Error> {
+        parse_calendar_span(&String::deserialize(deserializer)?).map(Some).map_err(de::Error::custom)
+    }
 }
 
 impl Keep {

@@ -1,17 +1,24 @@
-//! What is pulled and how: a source and its settings. Every default stands here.
+//! What is pulled and how: a source and its settings. Every key, its default and its documentation stand here.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::path::{AbsPath, Escaped, SourceName};
 use crate::retention::Keep;
-use crate::schedule::Schedule;
+use crate::schedule::{Schedule, TimeOfDay};
+
+mod patterns;
+mod values;
+
+pub use patterns::{BYTE_ORDER_MARK, read_patterns};
+pub use values::{AtOnce, Percent, Size, Span};
 
 /// Where new and changed content is hashed first.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HashWhere {
     /// On the client: what the server has is not sent, except small files that changed
@@ -22,7 +29,7 @@ pub enum HashWhere {
 }
 
 /// What goes into the archive, and when.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ArchiveWhat {
     /// Removed and replaced files
@@ -33,7 +40,7 @@ pub enum ArchiveWhat {
 }
 
 /// When files of equal content share an inode.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LinkWhen {
     /// Whenever their content is equal
@@ -46,7 +53,7 @@ pub enum LinkWhen {
 }
 
 /// How a client is reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ClientKind {
     /// The helper, through ssh
@@ -90,7 +97,7 @@ pub fn check_root(path: &[u8]) -> Result<()> {
 }
 
 /// How content comes from a client with a helper.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CopyBy {
     /// The helper sends it.
@@ -101,7 +108,7 @@ pub enum CopyBy {
 }
 
 /// When what the helper sends is compressed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CompressWhen {
     /// When the connection is slower than the compressor
@@ -187,18 +194,56 @@ pub struct Source {
     pub ssh: Option<Ssh>,
     /// The roots, as written.
     pub paths: Vec<Vec<u8>>,
+    /// When `--due` pulls it; `None` makes it always due.
+    pub schedule: Option<Schedule>,
     /// How it is pulled.
     pub settings: Settings,
 }
 
-/// How a source is pulled.
-#[derive(Clone, Debug, PartialEq)]
+impl Source {
+    /// The source that these settings describe.
+    pub fn new(name: SourceName, mut settings: Settings) -> Result<Source> {
+        if let Some(path) = settings.exclude_from.take() {
+            settings.exclude.extend(read_patterns(&path)?);
+        }
+        let schedule = Schedule::new(settings.every.take(), settings.at.take())?;
+        let paths = settings.paths.take().unwrap_or_default().into_iter().map(String::into_bytes).collect();
+        let (config, port, identity) = (settings.ssh_config.take(), settings.port.take(), settings.identity.take());
+        let ssh = settings.host.take().map(|host| Ssh { host: Ssh::plain_host(&host), config, port, identity });
+        Ok(Source { name, ssh, paths, schedule, settings })
+    }
+}
+
+/// The keys of a source, as `archive.toml` has them. A new one is a field here, its default below, a flag in `cli::pull` if it
+/// is to have one, and a paragraph in archive.toml(5).
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Settings {
+    /// The client; `None` is this machine. A [`Source`] has it in its `ssh`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// The roots. A [`Source`] has them in its `paths`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paths: Option<Vec<String>>,
+    /// A configuration file for ssh.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ssh_config: Option<PathBuf>,
+    /// The port of the client's sshd.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// The private key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<PathBuf>,
     /// Patterns of gitignore(5).
+    #[serde(with = "values::patterns", skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<Vec<u8>>,
+    /// A file with more of them. Those of a [`Source`] are in its `exclude`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exclude_from: Option<PathBuf>,
     /// Leave out what stands beside a `CACHEDIR.TAG`.
     pub exclude_caches: bool,
     /// Leave out what stands beside a file of one of these names.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub exclude_if_present: Vec<String>,
     /// Do not enter other file systems.
     pub one_file_system: bool,
@@ -209,49 +254,60 @@ pub struct Settings {
     /// When inodes are shared.
     pub link: LinkWhen,
     /// The largest share of files that a pull may remove, in percent.
+    #[serde(with = "values::percent")]
     pub max_delete: u8,
     /// The room that a pull leaves free.
     pub min_free: MinFree,
     /// Larger files are left out, in bytes; `None` is no limit.
+    #[serde(with = "values::size_limit", skip_serializing_if = "Option::is_none")]
     pub max_file_size: Option<u64>,
     /// How long the client may stay silent when it owes an answer.
+    #[serde(with = "values::duration")]
     pub timeout: Duration,
     /// How long the client may say that it is at work without sending anything; `None` is no limit.
+    #[serde(with = "values::time_limit")]
     pub stall_time: Option<Duration>,
     /// How long a whole pull may take; `None` is no limit.
+    #[serde(with = "values::time_limit")]
     pub max_time: Option<Duration>,
     /// How often to connect again when the line is lost.
     pub retries: u32,
     /// The most bytes a second to read from the client; `None` is no limit.
+    #[serde(with = "values::size_limit", skip_serializing_if = "Option::is_none")]
     pub bwlimit: Option<u64>,
-    /// How content comes.
-    pub copy: CopyBy,
-    /// Send changed files whole, whatever of them is here.
+    /// Send changed files whole, whatever of them is on the server.
     pub whole_file: bool,
     /// When what the helper sends is compressed.
     pub compress: CompressWhen,
-    /// Over how many channels small files come; `None` takes as many as fill the line.
-    pub channels: Option<u8>,
-    /// How many threads of the helper read on the client; `None` takes as many as it has processors, but not too many.
-    pub readers: Option<u8>,
-    /// How many threads write what arrives; `None` takes as many as there are processors, but not too many.
-    pub writers: Option<u8>,
-    /// Move the files of a new directory into the snapshot together.
-    pub gather: bool,
     /// How to reach the client; `None` takes the best that works.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub remote: Option<ClientKind>,
-    /// When `--due` pulls it; `None` makes it always due.
-    pub schedule: Option<Schedule>,
-    /// What `prune` keeps.
-    pub keep: Option<Keep>,
     /// How long a plain file counts as intact after it was read: an older one is read before anything is linked to it.
+    #[serde(with = "values::duration")]
     pub verify_age: Duration,
+    /// How long a period is in which it is pulled once. A [`Source`] has it in its `schedule`.
+    #[serde(with = "values::some_duration", skip_serializing_if = "Option::is_none")]
+    pub every: Option<Duration>,
+    /// From when on in each period.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at: Option<TimeOfDay>,
+    /// Switches for measurements, which nobody should need.
+    pub tuning: Tuning,
+    /// What `prune` keeps; `None` is everything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep: Option<Keep>,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
         Settings {
+            host: None,
+            paths: None,
+            ssh_config: None,
+            port: None,
+            identity: None,
             exclude: Vec::new(),
+            exclude_from: None,
             exclude_caches: false,
             exclude_if_present: Vec::new(),
             one_file_system: false,
@@ -268,17 +324,63 @@ impl Default for Settings {
             max_time: Some(Duration::from_secs(7 * 24 * 3600)),
             retries: 2,
             bwlimit: None,
-            copy: CopyBy::default(),
             whole_file: false,
             compress: CompressWhen::default(),
-            channels: None,
-            readers: None,
-            writers: None,
-            gather: true,
             remote: None,
-            schedule: None,
-            keep: None,
             verify_age: Duration::from_secs(30 * 24 * 3600),
+            every: None,
+            at: None,
+            tuning: Tuning::default(),
+            keep: None,
+        }
+    }
+}
+
+/// The keys of `tuning`: for measurements, and for machines that the choices made automatically do not fit.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tuning {
+    /// How content is received.
+    pub copy: CopyBy,
+    /// Over how many channels small files are received; `None` takes as many as fill the connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub channels: Option<AtOnce>,
+    /// How many threads of the helper read on the client; `None` takes as many as it has processors, but not too many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub readers: Option<AtOnce>,
+    /// How many threads write what is received; `None` takes as many as there are processors, but not too many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub writers: Option<AtOnce>,
+    /// Move the files of a new directory into the snapshot together.
+    pub gather: bool,
+}
+
+impl Default for Tuning {
+    fn default() -> Tuning {
+        Tuning { copy: CopyBy::default(), channels: None, readers: None, writers: None, gather: true }
+    }
+}
+
+impl Settings {
+    /// Refuses settings that contradict each other, or mean nothing.
+    pub fn check(&self) -> Result<()> {
+        let way = check_client_kind(self.host.is_some(), self.remote);
+        way.map_err(|error| error.hint("leave out `remote`: the best way that works is found"))?;
+        if self.every.is_some_and(|every| every.is_zero()) {
+            return Err(
+                Error::usage("`every` is zero").hint("write it as in `1d`; without it, the source is always due")
+            );
+        }
+        self.paths.iter().flatten().try_for_each(|path| check_root(path.as_bytes()))?;
+        self.keep().map(drop)
+    }
+
+    /// The rules of `prune`; `None` keeps everything.
+    pub fn keep(&self) -> Result<Option<&Keep>> {
+        match &self.keep {
+            Some(keep) if keep.is_empty() => Err(Error::usage("`keep` keeps nothing")
+                .hint("write it as in `keep = { daily = 14 }`; without it, everything is kept")),
+            keep => Ok(keep.as_ref()),
         }
     }
 }

@@ -258,9 +258,10 @@ fn every_flag_and_key_stands_in_the_manual() {
         }
         assert!(options.contains(command.get_name()), "archive.1 does not tell of `{}`", command.get_name());
     }
-    let config =
-        ["src/config.rs", "src/config/keys.rs"].map(|file| fs::read_to_string(root().join(file)).unwrap()).concat();
-    for name in ["struct File {", "struct Keys {", "struct KeepKeys {"] {
+    let config = ["src/config.rs", "src/source.rs", "src/retention.rs"]
+        .map(|file| fs::read_to_string(root().join(file)).unwrap())
+        .concat();
+    for name in ["struct File<Keys> {", "struct Settings {", "struct Tuning {", "struct Keep {"] {
         let body = config.split(name).nth(1).unwrap().split("\n}").next().unwrap();
         let fields = body
             .lines()

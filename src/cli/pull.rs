@@ -1,6 +1,7 @@
 //! `archive pull`.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -8,12 +9,13 @@ use std::thread;
 use std::time::Duration;
 
 use jiff::ZonedDateTime;
+use serde::Serialize;
 
 use super::reach::Reach;
 use super::signals::heed_signals;
 use super::target::Target;
 use super::{Context, Where, init};
-use crate::config::{AtOnce, Config, Percent, Room, check_paths, limit, read_patterns};
+use crate::config::{Config, check_paths};
 use crate::error::{Error, Result};
 use crate::pull::{self, Options, finished_starts};
 use crate::report::json::Json;
@@ -22,7 +24,8 @@ use crate::report::terminal::Terminal;
 use crate::report::{Level, Report, Summary, Tee};
 use crate::repository::Repository;
 use crate::source::{
-    ArchiveWhat, ClientKind, CompressWhen, CopyBy, HashWhere, LinkWhen, Source, check_client_kind, check_root,
+    ArchiveWhat, ClientKind, CompressWhen, HashWhere, LinkWhen, MinFree, Percent, Size, Source, Span,
+    check_client_kind, check_root, read_patterns,
 };
 use crate::time::parse_duration;
 
@@ -47,16 +50,43 @@ pub struct Args {
     /// Trust no size and time: have every file hashed
     #[arg(short = 'c', long)]
     checksum: bool,
+    #[command(flatten)]
+    flags: Flags,
+    /// Take a root that is missing, or empty, for removed: all that the snapshot has of it goes to the archive
+    #[arg(long)]
+    allow_missing: bool,
+    /// How many sources to pull at the same time
+    #[arg(short, long, value_name = "NUMBER", default_value = "1", value_parser = clap::value_parser!(u8).range(1..))]
+    jobs: u8,
+    /// How to reach the client; else the best way that works
+    #[arg(long, value_name = "WAY")]
+    remote: Option<ClientKind>,
+    /// The source's name, for targets that are paths
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    #[command(flatten)]
+    reach: Reach,
+    /// How long to wait while another pull of the same source goes on, as in 10m
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = parse_duration)]
+    lock_wait: Duration,
+}
+
+/// Flags that count more than the settings of the same names. Patterns and names add to those.
+#[derive(Debug, clap::Args, Serialize)]
+struct Flags {
     /// Leave out what matches, as in gitignore(5); a leading slash anchors at /
+    #[serde(skip)]
     #[arg(long, value_name = "PATTERN")]
     exclude: Vec<OsString>,
     /// Leave out what matches the lines of a file
+    #[serde(skip)]
     #[arg(long, value_name = "FILE")]
     exclude_from: Vec<PathBuf>,
     /// Leave out what stands beside a CACHEDIR.TAG
     #[arg(long)]
     exclude_caches: bool,
     /// Leave out what stands beside a file of this name
+    #[serde(skip)]
     #[arg(long, value_name = "NAME")]
     exclude_if_present: Vec<String>,
     /// Do not enter other file systems
@@ -71,68 +101,40 @@ pub struct Args {
     /// When files of equal content share an inode
     #[arg(long, value_name = "WHEN")]
     link: Option<LinkWhen>,
-    /// Take a root that is missing, or empty, for removed: all that the snapshot has of it goes to the archive
-    #[arg(long)]
-    allow_missing: bool,
     /// Stop when more than this share of the files would be removed
     #[arg(long, value_name = "PERCENT")]
     max_delete: Option<Percent>,
     /// Stop, with exit status 5, before less than this is free: bytes as in 10GiB, or a share as in 5%
     #[arg(long, value_name = "ROOM")]
-    min_free: Option<Room>,
+    min_free: Option<MinFree>,
     /// Leave out files that are larger, as in 4GiB; 0 is no limit
     #[arg(long, value_name = "SIZE")]
-    max_file_size: Option<bytesize::ByteSize>,
+    max_file_size: Option<Size>,
     /// How long the client may stay silent when it owes an answer; 60s unless set
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
-    timeout: Option<Duration>,
+    #[arg(long, value_name = "DURATION")]
+    timeout: Option<Span>,
     /// How long the client may report that it is working while it sends almost nothing; 6h unless set, 0s is no limit
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
-    stall_time: Option<Duration>,
+    #[arg(long, value_name = "DURATION")]
+    stall_time: Option<Span>,
     /// Stop, with exit status 4, when the pull of a source takes longer than this; 7d unless set, 0s is no limit
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
-    max_time: Option<Duration>,
+    #[arg(long, value_name = "DURATION")]
+    max_time: Option<Span>,
     /// How often to connect again when the line is lost; 2 unless set
     #[arg(long, value_name = "NUMBER")]
     retries: Option<u32>,
     /// Read at most this many bytes a second from each source, as in 500KiB or 2MB; 0 is no limit
     #[arg(long, value_name = "RATE")]
-    bwlimit: Option<bytesize::ByteSize>,
-    /// How many sources to pull at the same time
-    #[arg(short, long, value_name = "NUMBER", default_value = "1", value_parser = clap::value_parser!(u8).range(1..))]
-    jobs: u8,
-    /// How content comes: sent by the helper unless told otherwise, or through SFTP alone
-    #[arg(long, value_name = "HOW")]
-    copy: Option<CopyBy>,
+    bwlimit: Option<Size>,
     /// Fetch files whole when they have changed, instead of only what is not in the earlier version
     #[arg(short = 'W', long)]
     whole_file: bool,
     /// When what the helper sends is compressed; unless told otherwise, when the line is slow
     #[arg(short = 'z', long, value_name = "WHEN", num_args = 0..=1, default_missing_value = "always", require_equals = true)]
     compress: Option<CompressWhen>,
-    /// Over how many channels of the connection small files come; else as many as fill the line, five at most
-    #[arg(long, value_name = "NUMBER")]
-    channels: Option<AtOnce>,
-    /// How many threads read on a client; else one for each of its processors, four at most
-    #[arg(long, value_name = "NUMBER")]
-    readers: Option<AtOnce>,
-    /// How many threads write the files of one source; else one for each processor, four at most
-    #[arg(long, value_name = "NUMBER")]
-    writers: Option<AtOnce>,
-    /// Move every file and symlink into the snapshot by itself, those of a new directory too, instead of all of it at once
-    #[arg(long)]
-    no_gather: bool,
-    /// How to reach the client; else the best way that works
-    #[arg(long, value_name = "WAY")]
-    remote: Option<ClientKind>,
-    /// The source's name, for targets that are paths
-    #[arg(long, value_name = "NAME")]
-    name: Option<String>,
-    #[command(flatten)]
-    reach: Reach,
-    /// How long to wait while another pull of the same source goes on, as in 10m
-    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = parse_duration)]
-    lock_wait: Duration,
+    /// Set a key of `tuning`, see archive.toml(5), as in writers=1
+    #[arg(long, value_name = "KEY=VALUE")]
+    #[serde(skip)]
+    tuning: Vec<String>,
 }
 
 pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
@@ -141,12 +143,14 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
             "name a source of the configuration, `[USER@]HOST:PATH` or a path, or pull every source with `--all`",
         ));
     }
-    let config = context.config()?;
+    let mut config = context.config()?;
+    config.override_with(&args.flags);
+    args.flags.tuning.iter().try_for_each(|written| config.tune(written))?;
     // Wrong arguments must not leave a new repository behind, so they are read first.
     let (found, mut worst) = sources(context, &config, args)?;
     let mut sources = Vec::new();
     for mut source in found {
-        override_settings(&mut source, args)?;
+        add_flags(&mut source, args)?;
         match check_client_kind(source.ssh.is_some(), source.settings.remote) {
             Ok(()) => sources.push(source),
             Err(error) => {
@@ -302,42 +306,21 @@ fn due(repository: Option<&Repository>, sources: Vec<Source>, now: &ZonedDateTim
     let mut due = Vec::new();
     for source in sources {
         let runs = finished_starts(repository, &source.name, now.timestamp())?;
-        if source.settings.schedule.is_none_or(|schedule| schedule.due_from(&runs, now) <= now.timestamp()) {
+        if source.schedule.is_none_or(|schedule| schedule.due_from(&runs, now) <= now.timestamp()) {
             due.push(source);
         }
     }
     Ok(due)
 }
 
-fn override_settings(source: &mut Source, args: &Args) -> Result<()> {
-    use std::os::unix::ffi::OsStrExt;
-    let settings = &mut source.settings;
-    settings.exclude.extend(args.exclude.iter().map(|pattern| pattern.as_bytes().to_vec()));
-    for path in &args.exclude_from {
+// What flags add to a source's settings, and what they say of the way to its client.
+fn add_flags(source: &mut Source, args: &Args) -> Result<()> {
+    let (settings, flags) = (&mut source.settings, &args.flags);
+    settings.exclude.extend(flags.exclude.iter().map(|pattern| pattern.as_bytes().to_vec()));
+    for path in &flags.exclude_from {
         settings.exclude.extend(read_patterns(path)?);
     }
-    settings.exclude_caches |= args.exclude_caches;
-    settings.exclude_if_present.extend(args.exclude_if_present.iter().cloned());
-    settings.one_file_system |= args.one_file_system;
-    settings.hash = args.hash.unwrap_or(settings.hash);
-    settings.archive = args.archive.unwrap_or(settings.archive);
-    settings.link = args.link.unwrap_or(settings.link);
-    settings.max_delete = args.max_delete.map_or(settings.max_delete, |percent| percent.0);
-    settings.min_free = args.min_free.map_or(settings.min_free, |room| room.0);
-    settings.max_file_size =
-        args.max_file_size.map_or(settings.max_file_size, |size| Some(size.as_u64()).filter(|size| *size > 0));
-    settings.timeout = args.timeout.unwrap_or(settings.timeout);
-    settings.stall_time = args.stall_time.map_or(settings.stall_time, limit);
-    settings.max_time = args.max_time.map_or(settings.max_time, limit);
-    settings.retries = args.retries.unwrap_or(settings.retries);
-    settings.bwlimit = args.bwlimit.map_or(settings.bwlimit, |rate| Some(rate.as_u64()).filter(|rate| *rate > 0));
-    settings.copy = args.copy.unwrap_or(settings.copy);
-    settings.whole_file |= args.whole_file;
-    settings.compress = args.compress.unwrap_or(settings.compress);
-    settings.channels = args.channels.map(u8::from).or(settings.channels);
-    settings.readers = args.readers.map(u8::from).or(settings.readers);
-    settings.writers = args.writers.map(u8::from).or(settings.writers);
-    settings.gather &= !args.no_gather;
+    settings.exclude_if_present.extend(flags.exclude_if_present.iter().cloned());
     settings.remote = args.remote.or(settings.remote);
     if let Some(ssh) = &mut source.ssh {
         args.reach.apply(ssh);

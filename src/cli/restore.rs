@@ -142,7 +142,7 @@ fn how(settings: &Settings, helper_dir: Option<PathBuf>, keeps_helper: bool, sto
         kind: None,
         helper_dir,
         bytes_per_second: None,
-        copy: settings.copy,
+        copy: settings.tuning.copy,
         compress: settings.compress,
         timeout: settings.timeout,
         stall_time: settings.stall_time,

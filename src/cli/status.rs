@@ -77,7 +77,7 @@ fn header() -> Vec<Cell> {
 fn names(repository: &Repository, config: &Config, args: &Args) -> Result<Vec<String>> {
     let mut names = repository.known_index()?.source_names()?;
     // One that was never pulled is what a person must hear of.
-    let configured = config.source_names().filter(|name| config.keys(name).is_some_and(|keys| keys.paths.is_some()));
+    let configured = config.source_names().filter(|name| config.settings(name).paths.is_some());
     names.extend(configured.map(str::to_owned));
     names.sort();
     names.dedup();
@@ -150,7 +150,7 @@ struct Known {
 
 impl Known {
     fn read(repository: &Repository, config: &Config, name: String) -> Result<Known> {
-        let schedule = config.source(&name).ok().flatten().and_then(|source| source.settings.schedule);
+        let schedule = config.source(&name).ok().flatten().and_then(|source| source.schedule);
         let known = Known { name, schedule, runs: Vec::new(), verification: None, size: (0, 0) };
         let Ok(past) = Past::open(repository, &SourceName::new(&known.name)?) else { return Ok(known) };
         let verification = match past.verification()? {

@@ -5,10 +5,10 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
 use super::named::{split, without_brackets};
-use crate::config::{Config, Keys};
+use crate::config::Config;
 use crate::error::{Error, Result, cause};
 use crate::path::{Escaped, SourceName};
-use crate::source::{Source, Ssh, name_of_host};
+use crate::source::{Settings, Source, Ssh, name_of_host};
 
 /// The source's name of this machine, when no configuration gives it another.
 const THIS_MACHINE: &str = "localhost";
@@ -66,7 +66,7 @@ impl Target {
             Target::Remote { host, path } => {
                 let own_name = name_of_host(&host);
                 let name = name.map_or(own_name.clone(), str::to_owned);
-                let mut source = keys(config, &name).source(SourceName::new(&name)?)?;
+                let mut source = Source::new(SourceName::new(&name)?, settings(config, &name))?;
                 let configured = source.ssh.take().unwrap_or_default();
                 // A configured host says how the source is reached; a user named here counts more.
                 let known = !configured.host.is_empty() && !host.contains('@') && own_name == name;
@@ -77,7 +77,7 @@ impl Target {
             }
             Target::Local(path) => {
                 let name = name.unwrap_or(THIS_MACHINE);
-                let mut source = keys(config, name).source(SourceName::new(name)?)?;
+                let mut source = Source::new(SourceName::new(name)?, settings(config, name))?;
                 (source.ssh, source.paths) = (None, vec![path]);
                 Ok(source)
             }
@@ -85,13 +85,11 @@ impl Target {
     }
 }
 
-fn keys(config: &Config, name: &str) -> Keys {
-    let mut keys = config.keys(name).unwrap_or_else(|| config.defaults.clone());
-    if keys.host.is_none() {
-        // Ssh's settings count for hosts that are named on the command line, too.
-        keys.host = Some(String::new());
-    }
-    keys
+fn settings(config: &Config, name: &str) -> Settings {
+    let mut settings = config.settings(name);
+    // Ssh's settings count for hosts that are named on the command line, too.
+    settings.host.get_or_insert_default();
+    settings
 }
 
 fn host_and_path(bytes: &[u8]) -> Option<(&[u8], &[u8])> {

@@ -2,11 +2,12 @@
 
 use super::named::known_names;
 use super::{Context, print_result};
-use crate::config::{Config, Percent};
+use crate::config::Config;
 use crate::error::{Error, Kind, Result};
 use crate::path::SourceName;
 use crate::report::json::{object, text};
 use crate::report::{counted, grouped};
+use crate::source::Percent;
 use crate::verify::{Options, verify};
 
 /// Read the plain files and compare them with the index
@@ -42,7 +43,7 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
         if args.repair {
             config.check_known(&name)?;
         }
-        let link = config.keys(&name).and_then(|keys| keys.link).unwrap_or_default();
+        let link = config.settings(&name).link;
         let sample = args.sample.map(|Percent(percent)| percent);
         let options = Options { sample, repair: args.repair.then_some(link) };
         let verified = verify(&repository, &source, options, &context.terminal())?;

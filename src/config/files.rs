@@ -5,8 +5,8 @@ use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::BYTE_ORDER_MARK;
 use crate::error::{Error, OnServer, Result, cause};
+use crate::source::BYTE_ORDER_MARK;
 
 /// What is in `conf.d`, in the order of the names.
 #[derive(Debug, Default)]

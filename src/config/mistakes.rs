@@ -9,11 +9,19 @@ use crate::path::Escaped;
 // Keys as much alike as this, of 1, may be mistyped ones.
 const MIN_LIKENESS: f64 = 0.75;
 
+// Keys of a source that are keys of its `tuning` now.
+const MOVED: [&str; 5] = ["copy", "channels", "readers", "writers", "gather"];
+
 /// What is wrong with a file, in one line.
 pub(super) fn describe(path: &Path, text: &str, error: &toml::de::Error) -> Error {
     let message = error.message().lines().collect::<Vec<_>>().join(" ");
     let position = position(path, text, error.span().unwrap_or_default());
     let (message, nearest) = match unknown_key(&message) {
+        Some((key, _)) if MOVED.contains(&key) => {
+            let text = format_args!("{position}: `{key}` is a key of the table `tuning` now");
+            return Error::new(Kind::Usage, text)
+                .hint(format_args!("write `tuning = {{ {key} = … }}`, or leave it out"));
+        }
         Some((key, nearest)) => (format!("unknown key `{key}`"), nearest),
         None => (in_words(&message), None),
     };
@@ -26,9 +34,10 @@ pub(super) fn describe(path: &Path, text: &str, error: &toml::de::Error) -> Erro
 
 // The message with words for what Serde and the types of values are called in the program.
 fn in_words(message: &str) -> String {
-    const WORDS: [(&str, &str); 7] = [
-        ("struct Keys", "a table of settings"),
-        ("struct KeepKeys", "a table such as `{ daily = 14 }`"),
+    const WORDS: [(&str, &str); 8] = [
+        ("struct Settings", "a table of settings"),
+        ("struct Keep", "a table such as `{ daily = 14 }`"),
+        ("struct Tuning", "a table such as `{ writers = 1 }`"),
         ("parsable string", "a size such as `500KiB`"),
         ("a sequence", "a list such as `[\"/home\", \"/etc\"]`"),
         ("a boolean", "true or false"),
@@ -79,7 +88,7 @@ mod tests {
         for (message, words) in [
             ("invalid type: string \"x\", expected u16", "invalid type: string \"x\", expected a number"),
             (
-                "invalid type: integer `1`, expected struct Keys",
+                "invalid type: integer `1`, expected struct Settings",
                 "invalid type: integer `1`, expected a table of settings",
             ),
             ("invalid type: integer `1`, expected a boolean", "invalid type: integer `1`, expected true or false"),

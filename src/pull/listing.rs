@@ -126,7 +126,7 @@ pub fn list(
         next: 0,
         kernel_file_system_told: false,
         max_file_size: source.settings.max_file_size,
-        gather: source.settings.gather,
+        gather: source.settings.tuning.gather,
         too_large: 0,
     };
     client.list(&request, &mut listing)?;

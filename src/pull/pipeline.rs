@@ -46,7 +46,7 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
     thread::scope(|scope| {
         let (hashing, to_hash) = bounded_by_number(QUEUE);
         let (jobs, to_fetch) = bounded_by_number(QUEUE);
-        let writers = lanes(run.source.settings.writers);
+        let writers = lanes(run.source.settings.tuning.writers.map(u8::from));
         let (arrived, to_receive) = bounded_lanes(writers, MOST_ARRIVED, FetchEvent::weight, lane);
         let (changes, to_apply) = bounded_by_number(most_changes(CHANGES));
         let (postponed, to_resume) = unbounded();

@@ -17,8 +17,16 @@ fn mistakes_are_told_with_line_and_column() {
         ("[source.a]\nremote = 'sftp'", "2:10", "unknown variant `sftp`, expected `helper` or `local`"),
         ("[source.a]\nevery = 'soon'", "2:9", "`soon` is no duration"),
         ("[source.a]\nmax_delete = '200%'", "2:14", "is no share"),
-        ("[source.a]\nwriters = 0", "2:11", "`0` is not from 1 to 16"),
-        ("[source.a]\nchannels = 17", "2:12", "`17` is not from 1 to 16"),
+        ("[source.a]\ntuning = { writers = 0 }", "2:22", "`0` is not from 1 to 16"),
+        ("[source.a.tuning]\nchannels = 17", "2:12", "`17` is not from 1 to 16"),
+        (
+            "[source.a]\nwriters = 1",
+            "2:1",
+            "`writers` is a key of the table `tuning` now: write `tuning = { writers = …",
+        ),
+        ("[defaults]\ngather = false", "2:1", "`gather` is a key of the table `tuning` now"),
+        ("[source.a]\ntuning = { writer = 1 }", "2:12", "unknown key `writer`: did you mean `writers`?"),
+        ("[source.a]\ntuning = 1", "2:10", "expected a table such as `{ writers = 1 }`"),
         ("[defaults]\nkeep = { dayly = 3 }", "2:10", "unknown key `dayly`"),
         ("[source.a\n", "1:10", ""),
         ("[source.'a/b']\npaths = ['/a']", "1:9", "can't name a source"),
@@ -35,14 +43,30 @@ fn mistakes_are_told_with_line_and_column() {
 #[test]
 fn as_many_threads_write_as_were_asked_for() {
     let (program, client) = (Program::new(), Tree::new([("a", file("a"))]));
-    let config = program.configured(&format!("[source.a]\npaths = ['{}']\nwriters = 3\n", client.root().display()));
-    for (flags, writers) in [(&[][..], 3), (&["--writers", "2"], 2)] {
+    let config = program
+        .configured(&format!("[source.a]\npaths = ['{}']\ntuning = {{ writers = 3 }}\n", client.root().display()));
+    for (flags, writers) in [(&[][..], 3), (&["--tuning", "writers=2"], 2)] {
         let ran = program.run([&["--config", &config, "pull", "a", "-vv"], flags].concat());
         ran.well();
         assert!(ran.stderr.contains(&format!("writers={writers}")), "{}", ran.stderr);
     }
-    let ran = program.run(["pull", "--writers", "0", "/x"]);
-    assert!(ran.status == 2 && ran.stderr.contains("`0` is not from 1 to 16"), "{} {}", ran.status, ran.stderr);
+    for (written, why) in [
+        ("writers=0", "`0` is not from 1 to 16"),
+        ("writers=many", "invalid type"),
+        ("writer=1", "unknown field `writer`"),
+        ("copy=scp", "unknown variant `scp`"),
+        ("gather", "it has no `=`"),
+    ] {
+        let ran = program.run(["pull", "--tuning", written, "/x"]);
+        ran.refused(2, &[&format!("can't set `{written}`: "), why, "--tuning writers=1"]);
+    }
+    // Both the file's and the flags' keys count, and those of `defaults`.
+    let text = format!(
+        "[defaults.tuning]\ngather = false\nwriters = 1\n[source.a]\npaths = ['{}']\ntuning = {{ writers = 3 }}\n",
+        client.root().display()
+    );
+    let shown = program.run(["--config", &program.configured(&text), "config", "show"]).stdout;
+    assert!(shown.contains("[source.a.tuning]\ncopy = \"auto\"\nwriters = 3\ngather = false"), "{shown}");
 }
 
 #[test]

@@ -279,8 +279,8 @@ fn files_gather_unless_they_are_not_to() {
             staged.flatten().any(|staged| staged.path().is_dir())
         })
     };
-    assert!(gathered("", &[]) && gathered("gather = true", &[]));
-    assert!(!gathered("", &["--no-gather"]) && !gathered("gather = false", &[]));
+    assert!(gathered("", &[]) && gathered("tuning = { gather = true }", &[]));
+    assert!(!gathered("", &["--tuning", "gather=false"]) && !gathered("tuning = { gather = false }", &[]));
 }
 
 #[test]

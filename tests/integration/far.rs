@@ -73,7 +73,7 @@ fn there_are_as_many_channels_as_were_asked_for() {
     for (line, channels) in [(25, "1"), (0, "3")] {
         sshd.delay_line(line);
         let target = format!("client:{}", client.root().display());
-        let ran = Program::new().pull(&sshd, [target.as_str(), "-vv", "--channels", channels]);
+        let ran = Program::new().pull(&sshd, [target.as_str(), "-vv", &format!("--tuning=channels={channels}")]);
         ran.well();
         assert!(ran.stderr.contains(&format!("channels={channels}")), "{}", ran.stderr);
     }
@@ -91,7 +91,7 @@ fn many_channels_leave_some_for_what_else_there_is() {
     let (sshd, client) = (Sshd::new(), client());
     client.put("large", file(vec![7; 300_000]));
     let target = format!("client:{}", client.root().display());
-    Program::new().pull(&sshd, [target.as_str(), "--channels", "16", "--retries", "0"]).well();
+    Program::new().pull(&sshd, [target.as_str(), "--tuning", "channels=16", "--retries", "0"]).well();
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn a_server_that_opens_two_or_one_is_enough_for_what_needs_no_more() {
     let client = client();
     let target = format!("client:{}", client.root().display());
     let two = Sshd::with("MaxSessions 2");
-    Program::new().pull(&two, [target.as_str(), "--copy", "sftp", "--hash", "server", "--retries", "0"]).well();
+    Program::new().pull(&two, [target.as_str(), "--tuning", "copy=sftp", "--hash", "server", "--retries", "0"]).well();
     let (one, program) = (Sshd::with("MaxSessions 1"), Program::new());
     program.pull_local(&client.root(), &["--name", "client"]);
     // The second finds the helper there.

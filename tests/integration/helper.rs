@@ -122,11 +122,11 @@ fn every_helper_is_told_how_many_threads_are_to_read() {
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
     let config = fs::read_to_string(sshd.path("sshd_config")).unwrap();
     fs::write(sshd.path("sshd_config"), format!("{config}ForceCommand {}\n", script.display())).unwrap();
-    for flags in [&["--readers", "3"][..], &["--readers", "3", "--checksum"]] {
+    for flags in [&["--tuning", "readers=3"][..], &["--tuning", "readers=3", "--checksum"]] {
         program.pull_well(&sshd, &client.root(), flags);
     }
     let config = program.configured(&format!(
-        "[source.client]\nhost = 'client'\nssh_config = '{}'\npaths = ['{}']\nreaders = 3\n",
+        "[source.client]\nhost = 'client'\nssh_config = '{}'\npaths = ['{}']\ntuning = {{ readers = 3 }}\n",
         sshd.config().display(),
         client.root().display()
     ));

@@ -85,7 +85,7 @@ fn blocks_of_an_earlier_version_are_shared_where_the_file_system_can() {
 #[test]
 fn a_large_file_comes_whole_where_that_is_asked_for() {
     let sshd = Sshd::new();
-    for flags in [&["--whole-file"][..], &["--copy", "sftp"], &["--bwlimit", "200MB"]] {
+    for flags in [&["--whole-file"][..], &["--tuning", "copy=sftp"], &["--bwlimit", "200MB"]] {
         let program = Program::new();
         let client = Tree::new([("f", file(noise(1, SIZE))), ("small", file("small"))]);
         program.pull_well(&sshd, &client.root(), flags);

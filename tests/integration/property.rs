@@ -184,7 +184,7 @@ fn pull(program: &Program, sshd: Option<&Sshd>, client: &Tree, link: &str, how: 
     let archive = if how.archive_all { "all" } else { "replaced" };
     let mut flags = vec!["--name", name, "--link", link, "--hash", hash, "--archive", archive, "--max-delete", "100"];
     if how.plain {
-        flags.extend(["--copy", "sftp", "--whole-file", "--no-gather", "--writers", "1"]);
+        flags.extend(["--tuning=copy=sftp", "--whole-file", "--tuning=gather=false", "--tuning=writers=1"]);
     }
     flags.push(if how.packed { "--compress=always" } else { "--compress=auto" });
     for again in [false, true] {

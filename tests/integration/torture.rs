@@ -136,12 +136,12 @@ impl Torture {
         flags.extend(["--archive", ["replaced", "all"][self.dice.below(2) as usize]]);
         flags.extend(["--link", ["content", "exact", "never"][self.dice.below(3) as usize]]);
         flags.extend(["--hash", ["client", "server"][self.dice.below(2) as usize]]);
-        flags.extend(["--copy", ["auto", "auto", "sftp"][self.dice.below(3) as usize]]);
-        for flag in ["--writers", "--readers", "--channels"] {
-            flags.extend([flag, ["1", "3"][self.dice.below(2) as usize]]);
+        flags.extend(["--tuning", ["copy=auto", "copy=auto", "copy=sftp"][self.dice.below(3) as usize]]);
+        for counts in [["writers=1", "writers=3"], ["readers=1", "readers=3"], ["channels=1", "channels=3"]] {
+            flags.extend(["--tuning", counts[self.dice.below(2) as usize]]);
         }
         flags.push(["--compress=auto", "--compress=always", "--compress=never"][self.dice.below(3) as usize]);
-        let switches = [("--no-gather", 4), ("--whole-file", 4), ("--checksum", 8)];
+        let switches = [("--tuning=gather=false", 4), ("--whole-file", 4), ("--checksum", 8)];
         flags.extend(switches.iter().filter(|(_, of)| self.dice.below(*of) == 0).map(|(flag, _)| *flag));
         flags
     }

@@ -69,7 +69,9 @@ fn sftp_alone_is_refused_where_there_is_no_server() {
     for (sshd, cause) in [(sshd(""), "no SFTP server"), (noisy(), "Welcome to this machine!")] {
         let (program, client) = (Program::new(), client());
         let target = format!("client:{}", client.root().display());
-        program.pull(&sshd, [&target, "--copy", "sftp"]).refused(1, &["can't use SFTP", cause, "--copy sftp"]);
+        program
+            .pull(&sshd, [&target, "--tuning", "copy=sftp"])
+            .refused(1, &["can't use SFTP", cause, "--tuning copy=sftp"]);
         program.pull(&sshd, [&target]).well();
     }
 }

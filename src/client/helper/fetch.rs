@@ -126,7 +126,7 @@ fn fetch_full(
     }
     if client.options.copy == CopyBy::Sftp {
         return Err(Error::new(Kind::Failed, format_args!("can't use SFTP on the client: {cause}"))
-            .hint("allow the helper to send content: leave out `--copy sftp`"));
+            .hint("allow the helper to send content: leave out `--tuning copy=sftp`"));
     }
     // What looks like a missing server may be a lost connection: then this fails.
     let conversation = client.converse()?;

@@ -20,7 +20,7 @@ use crate::path::{AbsPath, SourceName};
 use crate::pull::{Options, pull_by};
 use crate::report::{Change, Level, Outcome, Progress, Report, Summary, Tee};
 use crate::repository::Repository;
-use crate::source::{ArchiveWhat, HashWhere, LinkWhen, Settings, Source};
+use crate::source::{ArchiveWhat, HashWhere, LinkWhen, Settings, Source, Tuning};
 
 #[path = "../../../tests/support/checker.rs"]
 #[expect(dead_code, reason = "the integration tests use all of it")]
@@ -82,7 +82,7 @@ impl History {
             link: *random.pick(&[LinkWhen::Content, LinkWhen::Exact, LinkWhen::Never]),
             archive: *random.pick(&[ArchiveWhat::Replaced, ArchiveWhat::Replaced, ArchiveWhat::All]),
             whole_file: random.once_in(8),
-            gather: !random.once_in(4),
+            tuning: Tuning { gather: !random.once_in(4), ..Tuning::default() },
             retries: 0,
             max_delete: 100,
             verify_age: *random.pick(&[Duration::ZERO, Duration::from_secs(1 << 30)]),
@@ -94,6 +94,7 @@ impl History {
                 ssh: None,
                 paths: vec![b"/data".to_vec()],
                 settings: settings.clone(),
+                schedule: None,
             },
             machine: Machine::new(),
             clock: Cell::new(1_000),

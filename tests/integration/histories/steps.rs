@@ -11,7 +11,7 @@ use archive::pull::{self, Options};
 use archive::report::{Summary, Tee};
 use archive::repository::Repository;
 use archive::restore::{self, To, restore};
-use archive::source::{ArchiveWhat, HashWhere, LinkWhen, MinFree, Settings, Source};
+use archive::source::{ArchiveWhat, HashWhere, LinkWhen, MinFree, Settings, Source, Tuning};
 
 use super::Dice;
 use super::client::Change;
@@ -93,7 +93,7 @@ impl How {
         flags.extend(["--hash", ["client", "server"][self.hash]]);
         flags.extend(["--archive", ["replaced", "all"][self.archive]]);
         flags.extend(self.checksum.then_some("--checksum"));
-        flags.extend((!self.gather).then_some("--no-gather"));
+        flags.extend((!self.gather).then_some("--tuning=gather=false"));
         flags
     }
 
@@ -102,7 +102,7 @@ impl How {
             link: [LinkWhen::Content, LinkWhen::Exact, LinkWhen::Never][self.link],
             hash: [HashWhere::Client, HashWhere::Server][self.hash],
             archive: [ArchiveWhat::Replaced, ArchiveWhat::All][self.archive],
-            gather: self.gather,
+            tuning: Tuning { gather: self.gather, ..Tuning::default() },
             max_delete: if is_guarded { Settings::default().max_delete } else { 100 },
             min_free: MinFree::Bytes(0),
             retries: 0,
@@ -153,7 +153,13 @@ impl Planned {
 
     pub(super) fn carry_out(&self, repository: &Repository, report: &Listener) -> Summary {
         let paths = self.roots.iter().map(|root| root.as_os_str().as_bytes().to_vec()).collect();
-        let source = Source { name: name(self.source), ssh: None, paths, settings: self.how.settings(self.is_guarded) };
+        let source = Source {
+            name: name(self.source),
+            ssh: None,
+            paths,
+            schedule: None,
+            settings: self.how.settings(self.is_guarded),
+        };
         let options = Options {
             checksum: self.how.checksum,
             allow_missing: !self.is_guarded,
@@ -174,12 +180,12 @@ impl Planned {
 }
 
 fn no_ssh() -> client::Options {
-    let Settings { copy, compress, timeout, stall_time, .. } = Settings::default();
+    let Settings { tuning, compress, timeout, stall_time, .. } = Settings::default();
     client::Options {
         kind: None,
         helper_dir: None,
         bytes_per_second: None,
-        copy,
+        copy: tuning.copy,
         compress,
         timeout,
         stall_time,
