@@ -2,16 +2,15 @@
 
 use std::cell::Cell;
 
-use crate::protocol::{AbsPath, Attributes, Extent, MAX_EXTENTS, MAX_XATTRS, Name, Xattr, is_kept};
-use crate::stack::Place;
-use crate::system::{self, Directory, Errno, File};
+use crate::protocol::{AbsPath, Attributes, Extent, MAX_EXTENTS, Name, Xattr};
+use crate::system::{Directory, Errno, File, read_xattrs};
 
 // Holes that are smaller count as data once there are too many; doubles until they fit.
 const LEAST_HOLE: u64 = 64 * 1024;
 
 /// Reads the attributes of what is in one directory, which is the process's own meanwhile: one at a time.
 pub struct Reading<'a, R: Fn(AbsPath, Errno)> {
-    place: &'a Place,
+    path: &'a AbsPath,
     directory: Option<Directory>,
     report: R,
     // The file system knows no attributes.
@@ -19,12 +18,11 @@ pub struct Reading<'a, R: Fn(AbsPath, Errno)> {
 }
 
 impl<'a, R: Fn(AbsPath, Errno)> Reading<'a, R> {
-    /// Begins with a directory; what can't be read goes to `report`.
-    pub fn begin(place: &'a Place, report: R) -> Reading<'a, R> {
-        // One that is gone by now has nothing to tell: the next walk sees that.
-        let directory = place.root.directory.open_below(place.relative()).ok();
-        let directory = directory.filter(|directory| directory.enter().is_ok());
-        Reading { place, directory, report, unsupported: Cell::new(false) }
+    /// Begins with a directory, which may be gone by now, and its path; what can't be read goes to `report`.
+    pub fn begin(directory: Result<Directory, Errno>, path: &'a AbsPath, report: R) -> Reading<'a, R> {
+        // One that is gone has no attributes: the next walk sees that.
+        let directory = directory.ok().filter(|directory| directory.enter().is_ok());
+        Reading { path, directory, report, unsupported: Cell::new(false) }
     }
 
     /// The attributes of a name; its holes only when it may have any.
@@ -42,7 +40,7 @@ impl<'a, R: Fn(AbsPath, Errno)> Reading<'a, R> {
                 // What went meanwhile, or what only root may see.
                 Errno::NOENT | Errno::NOTDIR | Errno::ACCESS | Errno::PERM => {}
                 errno => {
-                    if let Some(path) = Name::new(name).and_then(|name| self.place.path.join(&name)) {
+                    if let Some(path) = Name::new(name).and_then(|name| self.path.join(&name)) {
                         (self.report)(path, errno);
                     }
                 }
@@ -57,28 +55,6 @@ pub fn of_root(path: &AbsPath, sparse: bool) -> Option<Box<Attributes>> {
     let file = sparse.then(|| File::open_followed(path).ok()).flatten();
     let xattrs = read_xattrs(path.as_bytes(), true).unwrap_or_default();
     Attributes { xattrs, data: file.and_then(|file| data(&file)) }.some()
-}
-
-/// The extended attributes of what `path` names, or leads to if `follow`; those that are kept.
-pub fn read_xattrs(path: &[u8], follow: bool) -> Result<Vec<Xattr>, Errno> {
-    let names = system::xattr_names(path, follow)?;
-    let (mut xattrs, mut bytes) = (Vec::new(), 0);
-    for name in names.split(|&byte| byte == 0).filter(|name| is_kept(name)) {
-        match system::xattr(path, name, follow) {
-            Ok(value) => {
-                bytes += name.len() + value.len();
-                xattrs.push(Xattr { name: name.to_vec(), value });
-            }
-            Err(Errno::NODATA | Errno::ACCESS | Errno::PERM) => {}
-            Err(errno) => return Err(errno),
-        }
-        if bytes > MAX_XATTRS {
-            return Err(Errno::TOOBIG);
-        }
-    }
-    xattrs.sort();
-    xattrs.dedup_by(|one, other| one.name == other.name);
-    Ok(xattrs)
 }
 
 // Where a file has data, if it has a hole.

@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::protocol::{AbsPath, Entry, Item, Kind, Outcome, Overwrite, Restore, Time, Xattr};
+use crate::repository;
 use crate::root;
 use crate::system::folder::{self, Folder};
 use crate::system::{Errno, Metadata};
@@ -110,7 +111,7 @@ impl Destination {
 
     fn open_or_create(options: Restore) -> Result<Destination, Errno> {
         let path = root::path_here(&options.destination);
-        if root::is_in_repository(&path, options.repository.as_bytes()) {
+        if repository::is_in_repository(&path, options.repository.as_bytes()) {
             return Err(Errno::BUSY);
         }
         let base = match Folder::open(&path) {

@@ -16,6 +16,7 @@ mod outgoing;
 mod pack;
 pub mod protocol;
 mod read;
+mod repository;
 mod root;
 pub mod serve;
 mod stack;

@@ -14,19 +14,15 @@ use crate::protocol::{AbsPath, Entry, Extent, Inode, Kind, MAX_PATH, Name, Time}
 
 pub mod folder;
 mod mounted;
+mod xattrs;
+
+pub use xattrs::read_xattrs;
 
 /// An error number of the system.
 pub type Errno = rustix::io::Errno;
 
 // How low the helper's priority is: 0 is everybody's, 19 the lowest.
 const NICENESS: i32 = 10;
-
-// The most that the names of a thing's extended attributes may take: see limits.h. The kernel makes as much room as it
-// is told of, and mostly there are none.
-const XATTR_NAMES: usize = 64 * 1024;
-const FEW_XATTR_NAMES: usize = 512;
-// And the value of one of them.
-const XATTR_VALUE: usize = 64 * 1024;
 
 // The unit in which `stat` counts a file's blocks, whatever the file system's own are.
 const BLOCK: u64 = 512;
@@ -394,36 +390,6 @@ impl File {
         let end = fs::seek(&self.0, SeekFrom::Hole(offset))?;
         Ok(Some(Extent { offset, length: end.saturating_sub(offset) }))
     }
-}
-
-/// The names of the extended attributes of what `path` names, or leads to if `follow`; each ended by a NUL.
-pub fn xattr_names(path: &[u8], follow: bool) -> Result<Vec<u8>, Errno> {
-    match xattr_names_within(FEW_XATTR_NAMES, path, follow) {
-        Err(Errno::RANGE) => xattr_names_within(XATTR_NAMES, path, follow),
-        names => names,
-    }
-}
-
-fn xattr_names_within(most: usize, path: &[u8], follow: bool) -> Result<Vec<u8>, Errno> {
-    let mut names = Vec::with_capacity(most);
-    if follow {
-        fs::listxattr(path, spare_capacity(&mut names))
-    } else {
-        fs::llistxattr(path, spare_capacity(&mut names))
-    }?;
-    Ok(names)
-}
-
-/// The value of an extended attribute of what `path` names, or leads to if `follow`.
-pub fn xattr(path: &[u8], name: &[u8], follow: bool) -> Result<Vec<u8>, Errno> {
-    let mut value = Vec::with_capacity(XATTR_VALUE);
-    if follow {
-        fs::getxattr(path, name, spare_capacity(&mut value))
-    } else {
-        fs::lgetxattr(path, name, spare_capacity(&mut value))
-    }?;
-    value.shrink_to_fit();
-    Ok(value)
 }
 
 // Opens without leaving a trace in the access time, where that is allowed.

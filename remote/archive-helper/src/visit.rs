@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::exclude::{Excludes, Filter};
 use crate::listing::{Listing, Unsorted};
 use crate::protocol::{AbsPath, Entry, Kind, MAX_EXCLUDED_NAMED, MAX_PATH, Mounted, Name, SkipReason, Skipped};
-use crate::root;
+use crate::repository;
 use crate::stack::{Names, Place, Siblings};
 use crate::system::{Directory, Errno, Listed, Metadata};
 
@@ -193,7 +193,7 @@ impl<'a> Visit<'a> {
 
     // What keeps out of a directory by being in it; the items that are left are what is listed all the same.
     fn mark(&self, items: &mut Items) -> Option<SkipReason> {
-        if items.has(root::FORMAT) && self.is_repository() {
+        if items.has(repository::FORMAT) && self.is_repository() {
             items.list.clear();
             return Some(SkipReason::Repository);
         }
@@ -208,8 +208,8 @@ impl<'a> Visit<'a> {
 
     fn is_repository(&self) -> bool {
         let id = &self.options.repository;
-        let head = || self.directory.head(root::FORMAT, root::FORMAT_HEAD);
-        !id.is_empty() && head().is_some_and(|head| root::is_repository(&head, id))
+        let head = || self.directory.head(repository::FORMAT, repository::FORMAT_HEAD);
+        !id.is_empty() && head().is_some_and(|head| repository::is_repository(&head, id))
     }
 
     fn is_cache(&self) -> bool {

@@ -60,7 +60,8 @@ impl Walking {
         thread::scope(|scope| {
             let send = || {
                 self.held.send_wanted(|directory, wish, Listed { place, listing }| {
-                    let attributes = Reading::begin(place, |path, errno| self.report(path, errno));
+                    let opened = place.root.directory.open_below(place.relative());
+                    let attributes = Reading::begin(opened, &place.path, |path, errno| self.report(path, errno));
                     let of = |name: &[u8], sparse| attributes.of(name, sparse);
                     let changes = match wish {
                         Wish::Changes(known) => listing.changes(directory, known, of),

@@ -9,10 +9,9 @@ use rustix::fs::{
     XattrFlags,
 };
 
-use super::{BELOW, DIRECTORY, Directory, Errno, Metadata};
-use crate::attributes::read_xattrs;
+use super::{BELOW, DIRECTORY, Directory, Errno, Metadata, read_xattrs};
 use crate::protocol::{ACCESS_ACL, DEFAULT_ACL, Kind, MAX_PATH, Time, Xattr};
-use crate::root;
+use crate::repository;
 
 /// An open directory, to be written to.
 pub struct Folder(OwnedFd);
@@ -90,14 +89,14 @@ impl Folder {
     /// repository that the user could write to.
     pub fn is_repository(&self, id: &[u8]) -> Result<bool, Errno> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = match fs::openat(&self.0, root::FORMAT, flags, Mode::empty()) {
+        let file = match fs::openat(&self.0, repository::FORMAT, flags, Mode::empty()) {
             Ok(file) => file,
             Err(Errno::NOENT | Errno::LOOP | Errno::ACCESS | Errno::NXIO) => return Ok(false),
             Err(errno) => return Err(errno),
         };
-        let mut head = [0; root::FORMAT_HEAD];
+        let mut head = [0; repository::FORMAT_HEAD];
         match rustix::io::retry_on_intr(|| rustix::io::read(&file, &mut head)) {
-            Ok(length) => Ok(root::is_repository(&head[..length], id)),
+            Ok(length) => Ok(repository::is_repository(&head[..length], id)),
             Err(Errno::ISDIR | Errno::INVAL) => Ok(false),
             Err(errno) => Err(errno),
         }
