@@ -9,11 +9,12 @@ use std::time::Duration;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use crate::entry::{Digests, DirectoryId, Entry, Fingerprint, Inode, Kind, Time, Version, flags};
+use crate::entry::{Digests, DirectoryId, Fingerprint, Kind, Version, flags};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::path::{AbsPath, Name, SourceName};
 
 mod attributes;
+mod columns;
 mod contents;
 mod facts;
 mod guarding;
@@ -40,7 +41,10 @@ pub use reconcile::{Scope, Unfound};
 pub use verified::Verification;
 pub use write::{NewVersion, Write};
 
+use columns::{COLUMNS, version_of};
 use opening::{configure, not_opened, not_writable, patiently};
+
+const CANT_WRITE: &str = "can't write the index";
 
 /// The database's name in the repository.
 pub const FILE_NAME: &str = "index.sqlite";
@@ -85,13 +89,6 @@ pub struct Index {
     // Keeps the private copy that is open; it is removed with the last index that uses it.
     copy: Option<Arc<reading::PrivateCopy>>,
 }
-
-const COLUMNS: &str = "version.id, version.directory, version.name, version.kind, version.size, version.mtime, \
-                       version.ctime, version.mode, version.uid, version.gid, version.target, version.device, \
-                       version.inode_device, version.inode_number, version.hash, version.from_run, \
-                       version.until_run, version.archive_name, version.flags, \
-                       CASE WHEN version.attributes IS NULL THEN NULL \
-                       ELSE (SELECT value FROM attributes WHERE id = version.attributes) END, version.relies_on";
 
 impl Index {
     /// Opens the index in a repository, creating it when it is not there.
@@ -452,50 +449,6 @@ fn digests_of(connection: &Connection, directory: DirectoryId) -> Result<Option<
         digests.add(&version.entry);
     }
     Ok(Some(digests))
-}
-
-fn version_of(row: &Row<'_>) -> rusqlite::Result<Version> {
-    let inode = match (row.get::<_, Option<i64>>(12)?, row.get::<_, Option<i64>>(13)?) {
-        (Some(device), Some(number)) => Some(Inode { device: device as u64, number: number as u64 }),
-        _ => None,
-    };
-    let (attributes, far) = match row.get_ref(19)? {
-        ValueRef::Null => (None, None),
-        value => attributes::decode(value.as_str()?).ok_or(rusqlite::Error::InvalidQuery)?,
-    };
-    let clamped: i64 = row.get(5)?;
-    let mtime = far.unwrap_or_else(|| Time::from(clamped));
-    if mtime.clamped() != clamped {
-        return Err(rusqlite::Error::InvalidQuery);
-    }
-    let entry = Entry {
-        name: name_of(row.get_ref(2)?)?,
-        kind: kind_of(row.get(3)?),
-        size: row.get::<_, i64>(4)? as u64,
-        mtime,
-        ctime: row.get(6)?,
-        mode: row.get(7)?,
-        uid: row.get(8)?,
-        gid: row.get(9)?,
-        inode,
-        device: row.get::<_, Option<i64>>(11)?.unwrap_or(0) as u64,
-        target: row.get::<_, Option<Vec<u8>>>(10)?.unwrap_or_default(),
-        attributes,
-    };
-    Ok(Version {
-        id: row.get(0)?,
-        directory: DirectoryId(row.get(1)?),
-        entry,
-        hash: row.get(14)?,
-        from_run: row.get(15)?,
-        until_run: row.get(16)?,
-        archive_name: match row.get_ref(17)? {
-            ValueRef::Null => None,
-            value => Some(name_of(value)?),
-        },
-        flags: row.get(18)?,
-        relies_on: row.get(20)?,
-    })
 }
 
 // The least of the paths below one, and what is greater than all of them.

@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rusqlite::params;
 
-use super::{OnIndex, Write};
+use super::{CANT_WRITE, OnIndex, Write};
 use crate::entry::{Attributes, Entry, Extent, Time, Xattr};
 use crate::error::Result;
 
@@ -28,7 +28,7 @@ impl Write<'_> {
             .transaction
             .prepare_cached(sql)
             .and_then(|mut insert| insert.query_row(params![&digest.as_bytes()[..16], text], |row| row.get(0)));
-        id.on_index("can't write the index")
+        id.on_index(CANT_WRITE)
     }
 
     /// Forgets attributes that no version has any more.

@@ -4,11 +4,10 @@
 //! large pull. So those of new versions go into a small one, `new_content`, which little by little, a range of hashes
 //! at a time, is carried over into the large one, `content`: what falls together there is written together.
 
-use rusqlite::params;
+use rusqlite::{Connection, params};
 
 use super::facts::{Located, located};
-use super::write::WHAT;
-use super::{Index, OnIndex, SourceId, Write};
+use super::{CANT_WRITE, Index, OnIndex, SourceId};
 use crate::entry::{Entry, Hash, Kind};
 use crate::error::Result;
 
@@ -104,111 +103,117 @@ impl Index {
     }
 }
 
-/// What a transaction is about to enter. All of it at once, in order, is less work.
+/// Contents and sizes that a transaction is about to enter. All of it at once, in order, is less work.
 #[derive(Default)]
-pub(super) struct Found {
+pub(super) struct NewContents {
     heads: Vec<(Head, i64)>,
     sizes: Vec<i64>,
     // The first and the last number that new versions, of whatever kind, got meanwhile.
     numbers: Option<(i64, i64)>,
 }
 
-impl Found {
-    fn number(&mut self, version: i64) {
+impl NewContents {
+    /// Has a new version found by its content and size, if it is one of a file.
+    pub(super) fn add(
+        &mut self,
+        transaction: &Connection,
+        version: i64,
+        entry: &Entry,
+        hash: Option<Hash>,
+    ) -> Result<()> {
         let (first, _) = self.numbers.unwrap_or((version, version));
         self.numbers = Some((first, version));
-    }
-}
-
-impl Write<'_> {
-    /// Has a new version found by its content and size, if it is one of a file.
-    pub(super) fn keep_new(&self, version: i64, entry: &Entry, hash: Option<Hash>) -> Result<()> {
-        self.found.borrow_mut().number(version);
-        if entry.kind == Kind::File { self.keep_content(version, entry.size, hash) } else { Ok(()) }
+        if entry.kind == Kind::File { self.keep(transaction, version, entry.size, hash) } else { Ok(()) }
     }
 
-    fn keep_content(&self, version: i64, size: u64, hash: Option<Hash>) -> Result<()> {
-        let mut found = self.found.borrow_mut();
-        found.sizes.push(size as i64);
-        found.heads.extend(hash.map(|hash| (head_of(&hash), version)));
-        if found.sizes.len() < MAX_KEPT {
-            Ok(())
-        } else {
-            drop(found);
-            self.enter_contents()
-        }
+    fn keep(&mut self, transaction: &Connection, version: i64, size: u64, hash: Option<Hash>) -> Result<()> {
+        self.sizes.push(size as i64);
+        self.heads.extend(hash.map(|hash| (head_of(&hash), version)));
+        if self.sizes.len() < MAX_KEPT { Ok(()) } else { self.enter(transaction) }
     }
 
     /// Has a version, which is about to get another size and hash, found by them; only if it does get others.
-    pub(super) fn change_content(&self, version: i64, entry: &Entry, hash: Option<Hash>) -> Result<()> {
+    pub(super) fn change(
+        &mut self,
+        transaction: &Connection,
+        version: i64,
+        entry: &Entry,
+        hash: Option<Hash>,
+    ) -> Result<()> {
         if entry.kind != Kind::File {
             return Ok(());
         }
         let sql = "SELECT 1 FROM version WHERE id = ?1 AND (size <> ?2 OR hash IS NOT ?3)";
-        let mut query = self.transaction.prepare_cached(sql).on_index(WHAT)?;
-        if !query.exists(params![version, entry.size as i64, hash]).on_index(WHAT)? {
+        let mut query = transaction.prepare_cached(sql).on_index(CANT_WRITE)?;
+        if !query.exists(params![version, entry.size as i64, hash]).on_index(CANT_WRITE)? {
             return Ok(());
         }
-        self.leave_content(version)?;
-        self.keep_content(version, entry.size, hash)
+        self.remove(transaction, version)?;
+        self.keep(transaction, version, entry.size, hash)
     }
 
     /// Has a version no longer found by its content.
-    pub(super) fn leave_content(&self, version: i64) -> Result<()> {
-        self.enter_contents()?;
+    pub(super) fn remove(&mut self, transaction: &Connection, version: i64) -> Result<()> {
+        self.enter(transaction)?;
         for table in ["content", "new_content"] {
             let sql = format!(
                 "DELETE FROM {table} WHERE version = ?1 AND head = (SELECT substr(hash, 1, 8) FROM version WHERE id = ?1)"
             );
-            self.execute(&sql, params![version])?;
+            execute(transaction, &sql, params![version])?;
         }
         Ok(())
     }
 
     /// Has every version found by its content and size, whatever it was found by before.
-    pub fn restore_contents(&self) -> Result<()> {
-        self.delete_contents()?;
-        FROM_VERSIONS.iter().try_for_each(|sql| self.execute(sql, params![]))
+    pub(super) fn rebuild(&mut self, transaction: &Connection) -> Result<()> {
+        self.clear(transaction)?;
+        FROM_VERSIONS.iter().try_for_each(|sql| execute(transaction, sql, params![]))
     }
 
     /// Has nothing found any more.
-    pub(super) fn delete_contents(&self) -> Result<()> {
-        self.enter_contents()?;
+    fn clear(&mut self, transaction: &Connection) -> Result<()> {
+        self.enter(transaction)?;
         ["content", "new_content", "size"]
             .into_iter()
-            .try_for_each(|table| self.execute(&format!("DELETE FROM {table}"), params![]))
+            .try_for_each(|table| execute(transaction, &format!("DELETE FROM {table}"), params![]))
     }
 
     /// Enters what was kept for it, and carries ranges over whose turn it is.
-    pub(super) fn enter_contents(&self) -> Result<()> {
-        let Found { mut heads, mut sizes, numbers } = self.found.take();
+    pub(super) fn enter(&mut self, transaction: &Connection) -> Result<()> {
+        let NewContents { mut heads, mut sizes, numbers } = std::mem::take(self);
         sizes.sort_unstable();
         sizes.dedup();
-        let mut enter =
-            self.transaction.prepare_cached("INSERT OR IGNORE INTO size (bytes) VALUES (?1)").on_index(WHAT)?;
-        sizes.iter().try_for_each(|size| enter.execute(params![size]).map(drop)).on_index(WHAT)?;
+        let sql = "INSERT OR IGNORE INTO size (bytes) VALUES (?1)";
+        let mut enter = transaction.prepare_cached(sql).on_index(CANT_WRITE)?;
+        sizes.iter().try_for_each(|size| enter.execute(params![size]).map(drop)).on_index(CANT_WRITE)?;
         heads.sort_unstable();
         // A row that is there already does no harm.
         let sql = "INSERT OR IGNORE INTO new_content (head, version) VALUES (?1, ?2)";
-        let mut enter = self.transaction.prepare_cached(sql).on_index(WHAT)?;
-        heads.iter().try_for_each(|(head, version)| enter.execute(params![head, version]).map(drop)).on_index(WHAT)?;
+        let mut enter = transaction.prepare_cached(sql).on_index(CANT_WRITE)?;
+        let entered = heads.iter().try_for_each(|(head, version)| enter.execute(params![head, version]).map(drop));
+        entered.on_index(CANT_WRITE)?;
         let Some((first, last)) = numbers else { return Ok(()) };
         let turns = (first - 1) / TURN + 1..=last / TURN;
-        turns.take(RANGES as usize).try_for_each(|turn| self.carry_over(turn % RANGES))
+        turns.take(RANGES as usize).try_for_each(|turn| carry_over(transaction, turn % RANGES))
     }
+}
 
-    fn carry_over(&self, range: i64) -> Result<()> {
-        let from = [(range * 256 / RANGES) as u8];
-        // Beyond every head, for the last.
-        let until = match u8::try_from((range + 1) * 256 / RANGES) {
-            Ok(until) => vec![until],
-            Err(_) => vec![u8::MAX; 9],
-        };
-        let sql = "INSERT OR IGNORE INTO content SELECT head, version FROM new_content \
-                   WHERE head >= ?1 AND head < ?2 ORDER BY head, version";
-        self.execute(sql, params![from, until])?;
-        self.execute("DELETE FROM new_content WHERE head >= ?1 AND head < ?2", params![from, until])
-    }
+fn carry_over(transaction: &Connection, range: i64) -> Result<()> {
+    let from = [(range * 256 / RANGES) as u8];
+    // Beyond every head, for the last.
+    let until = match u8::try_from((range + 1) * 256 / RANGES) {
+        Ok(until) => vec![until],
+        Err(_) => vec![u8::MAX; 9],
+    };
+    let sql = "INSERT OR IGNORE INTO content SELECT head, version FROM new_content \
+               WHERE head >= ?1 AND head < ?2 ORDER BY head, version";
+    execute(transaction, sql, params![from, until])?;
+    execute(transaction, "DELETE FROM new_content WHERE head >= ?1 AND head < ?2", params![from, until])
+}
+
+fn execute(transaction: &Connection, sql: &str, params: impl rusqlite::Params) -> Result<()> {
+    let done = transaction.prepare_cached(sql).and_then(|mut statement| statement.execute(params));
+    done.map(drop).on_index(CANT_WRITE)
 }
 
 fn head_of(hash: &Hash) -> Head {

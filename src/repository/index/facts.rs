@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use rusqlite::params;
 
+use super::columns::FURTHER;
 use super::{COLUMNS, Index, OnIndex, SourceId, path_of, version_of};
 use crate::chronology;
 use crate::entry::{DirectoryId, Version};
@@ -25,11 +26,11 @@ pub struct Located {
 
 impl Located {
     pub(super) fn of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Located> {
-        let source: String = row.get(21)?;
+        let source: String = row.get(FURTHER)?;
         Ok(Located {
             version: version_of(row)?,
             source: SourceName::new(&source).map_err(|_| rusqlite::Error::InvalidQuery)?,
-            directory: path_of(row.get_ref(22)?)?,
+            directory: path_of(row.get_ref(FURTHER + 1)?)?,
         })
     }
 }

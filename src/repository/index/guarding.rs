@@ -3,12 +3,10 @@
 
 use rusqlite::{Connection, params};
 
-use super::{Index, OnIndex, SourceId, path_of, range_below};
+use super::{CANT_WRITE, Index, OnIndex, SourceId, path_of, range_below};
 use crate::entry::DirectoryId;
 use crate::error::Result;
 use crate::path::AbsPath;
-
-const WHAT: &str = "can't write the index";
 
 // Mount points of a source that are guarded: a hostile client could call every directory one.
 const MAX_MOUNTS: u32 = 4096;
@@ -92,7 +90,7 @@ impl Index {
     ) -> Result<()> {
         let mut stop = stop.clone();
         let accepted = self.stop_of(source)?.filter(|before| before.is_accepted);
-        let transaction = self.connection.transaction().on_index(WHAT)?;
+        let transaction = self.connection.transaction().on_index(CANT_WRITE)?;
         match accepted {
             None => forget_stop(&transaction, source)?,
             // An acceptance that did not suffice is added to the new stop.
@@ -108,20 +106,20 @@ impl Index {
         }
         write_stop(&transaction, source, &Stopped { run, reason: reason.to_owned(), stop, is_accepted: false })?;
         add_stopped_files(&transaction, source, files)?;
-        transaction.commit().on_index(WHAT)
+        transaction.commit().on_index(CANT_WRITE)
     }
 
     /// Lets the next pull of a source remove what this run was stopped for; false when another stop has taken its place.
     pub fn accept_stop(&mut self, source: SourceId, run: i64) -> Result<bool> {
         let sql = "UPDATE stopped SET accepted = 1 WHERE source = ?1 AND run = ?2";
-        self.connection.execute(sql, params![source.0, run]).map(|rows| rows == 1).on_index(WHAT)
+        self.connection.execute(sql, params![source.0, run]).map(|rows| rows == 1).on_index(CANT_WRITE)
     }
 
     /// Forgets what a pull of these roots has listed and went through with; a stop of other roots remains.
     pub fn clear_stop(&mut self, source: SourceId, roots: &[AbsPath]) -> Result<()> {
         let Some(stopped) = self.stop_of(source)? else { return Ok(()) };
         let mut stop = stopped.stop.clone().without(roots);
-        let transaction = self.connection.transaction().on_index(WHAT)?;
+        let transaction = self.connection.transaction().on_index(CANT_WRITE)?;
         if stop.paths.is_empty() && stop.roots.is_empty() {
             forget_stop(&transaction, source)?;
         } else {
@@ -130,7 +128,7 @@ impl Index {
             }
             write_stop(&transaction, source, &Stopped { stop, ..stopped })?;
         }
-        transaction.commit().on_index(WHAT)
+        transaction.commit().on_index(CANT_WRITE)
     }
 
     /// The directories of a source that hold something, and on which another file system was mounted as they were listed
@@ -170,11 +168,11 @@ fn write_stop(connection: &Connection, source: SourceId, stopped: &Stopped) -> R
     let Stopped { run, reason, stop, is_accepted } = stopped;
     let paths: Vec<u8> = stop.paths.iter().flat_map(|path| [path.as_bytes(), b"\0"].concat()).collect();
     let row = params![source.0, run, reason, stop.removed as i64, paths, is_accepted];
-    connection.execute("INSERT OR REPLACE INTO stopped VALUES (?1, ?2, ?3, ?4, ?5, ?6)", row).on_index(WHAT)?;
-    connection.execute("DELETE FROM stopped_root WHERE source = ?1", params![source.0]).on_index(WHAT)?;
+    connection.execute("INSERT OR REPLACE INTO stopped VALUES (?1, ?2, ?3, ?4, ?5, ?6)", row).on_index(CANT_WRITE)?;
+    connection.execute("DELETE FROM stopped_root WHERE source = ?1", params![source.0]).on_index(CANT_WRITE)?;
     for root in &stop.roots {
         let row = params![source.0, root.as_bytes()];
-        connection.execute("INSERT OR IGNORE INTO stopped_root VALUES (?1, ?2)", row).on_index(WHAT)?;
+        connection.execute("INSERT OR IGNORE INTO stopped_root VALUES (?1, ?2)", row).on_index(CANT_WRITE)?;
     }
     Ok(())
 }
@@ -185,16 +183,19 @@ fn add_stopped_files(
     files: impl Iterator<Item = Result<i64>>,
 ) -> Result<()> {
     let sql = "INSERT OR IGNORE INTO stopped_file (version, source) VALUES (?1, ?2)";
-    let mut insert = connection.prepare(sql).on_index(WHAT)?;
+    let mut insert = connection.prepare(sql).on_index(CANT_WRITE)?;
     for version in files {
-        insert.execute(params![version?, source.0]).on_index(WHAT)?;
+        insert.execute(params![version?, source.0]).on_index(CANT_WRITE)?;
     }
     Ok(())
 }
 
 fn count_stopped_files(connection: &Connection, source: SourceId) -> Result<u64> {
     let sql = "SELECT count(*) FROM stopped_file WHERE source = ?1";
-    connection.query_row(sql, params![source.0], |row| row.get::<_, i64>(0)).map(|count| count as u64).on_index(WHAT)
+    connection
+        .query_row(sql, params![source.0], |row| row.get::<_, i64>(0))
+        .map(|count| count as u64)
+        .on_index(CANT_WRITE)
 }
 
 // Those at and below a path; returns how many.
@@ -207,13 +208,13 @@ fn forget_stopped_files(connection: &Connection, source: SourceId, path: &AbsPat
                WHERE version.id = stopped_file.version \
                AND (path = ?2 OR (path > ?3 AND path < ?4) OR (path = ?5 AND name = ?6)))";
     let row = params![source.0, path.as_bytes(), from, until, parent, name];
-    connection.execute(sql, row).map(|rows| rows as u64).on_index(WHAT)
+    connection.execute(sql, row).map(|rows| rows as u64).on_index(CANT_WRITE)
 }
 
 fn forget_stop(connection: &Connection, source: SourceId) -> Result<()> {
     let tables = ["stopped", "stopped_root", "stopped_file"];
     let tables = tables.map(|table| format!("DELETE FROM {table} WHERE source = ?1"));
-    let forget = |sql: &String| connection.execute(sql, params![source.0]).map(drop).on_index(WHAT);
+    let forget = |sql: &String| connection.execute(sql, params![source.0]).map(drop).on_index(CANT_WRITE);
     tables.iter().try_for_each(forget)
 }
 

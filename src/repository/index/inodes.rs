@@ -5,8 +5,7 @@
 
 use rusqlite::{ToSql, params};
 
-use super::write::WHAT;
-use super::{Index, OnIndex, Write};
+use super::{CANT_WRITE, Index, OnIndex, Write};
 use crate::entry::Hash;
 use crate::error::Result;
 use crate::repository::dirs::Metadata;
@@ -85,15 +84,15 @@ impl Write<'_> {
         const COLUMNS: usize = 6;
         let rows = vec!["(?, ?, ?, ?, ?, ?)"; records.len()].join(", ");
         let sql = format!("INSERT OR REPLACE INTO inode (number, size, mtime, ctime, hash, read) VALUES {rows}");
-        let mut insert = self.transaction.prepare_cached(&sql).on_index(WHAT)?;
+        let mut insert = self.transaction.prepare_cached(&sql).on_index(CANT_WRITE)?;
         for (row, (number, record)) in records.iter().enumerate() {
             let Record { size, mtime, ctime, hash, read } = record;
             let values: [&dyn ToSql; COLUMNS] = [&(*number as i64), &(*size as i64), mtime, ctime, hash, read];
             for (column, value) in values.into_iter().enumerate() {
-                insert.raw_bind_parameter(row * COLUMNS + column + 1, value).on_index(WHAT)?;
+                insert.raw_bind_parameter(row * COLUMNS + column + 1, value).on_index(CANT_WRITE)?;
             }
         }
-        insert.raw_execute().map(drop).on_index(WHAT)
+        insert.raw_execute().map(drop).on_index(CANT_WRITE)
     }
 
     /// Forgets an inode that is gone.

@@ -2,8 +2,7 @@
 
 use rusqlite::{OptionalExtension, params};
 
-use super::write::WHAT;
-use super::{COLUMNS, OnIndex, SourceId, Write, range_below, version_of};
+use super::{CANT_WRITE, COLUMNS, OnIndex, SourceId, Write, range_below, version_of};
 use crate::entry::{DirectoryId, Version, flags};
 use crate::error::Result;
 use crate::path::{AbsPath, Name};
@@ -69,8 +68,8 @@ impl Write<'_> {
     }
 
     fn find(&self, sql: &str, params: impl rusqlite::Params) -> Result<Option<Version>> {
-        let mut query = self.transaction.prepare_cached(sql).on_index(WHAT)?;
-        query.query_row(params, version_of).optional().on_index(WHAT)
+        let mut query = self.transaction.prepare_cached(sql).on_index(CANT_WRITE)?;
+        query.query_row(params, version_of).optional().on_index(CANT_WRITE)
     }
 
     /// True for the directory `name` of `parent` at `path`, if it is above roots: it was never listed, but something below it
@@ -87,8 +86,10 @@ impl Write<'_> {
                    (SELECT 1 FROM directory AS own JOIN listed ON listed.directory = own.id \
                     WHERE own.source = ?1 AND own.path = ?2) \
                    AND NOT EXISTS (SELECT 1 FROM version WHERE directory = ?5 AND name = ?6) LIMIT 1";
-        let mut query = self.transaction.prepare_cached(sql).on_index(WHAT)?;
-        query.exists(params![source.0, path.as_bytes(), from, until, parent.0, name.as_bytes(), run]).on_index(WHAT)
+        let mut query = self.transaction.prepare_cached(sql).on_index(CANT_WRITE)?;
+        query
+            .exists(params![source.0, path.as_bytes(), from, until, parent.0, name.as_bytes(), run])
+            .on_index(CANT_WRITE)
     }
 
     /// Ends the search in a source's trees: what was current and was not found is past since this run, and what was not
@@ -100,7 +101,7 @@ impl Write<'_> {
         };
         let count = |sql: &str| -> Result<u64> {
             let counted = self.transaction.query_row(sql, params![source.0], |row| row.get::<_, i64>(0));
-            counted.map(|count| count as u64).on_index(WHAT)
+            counted.map(|count| count as u64).on_index(CANT_WRITE)
         };
         let current = format!("{of_source} AND until_run IS NULL AND kind IN (0, 1, 2) AND {}", unfound(0));
         let closed = count(&format!("SELECT count(*) FROM version WHERE {current}"))?;
@@ -124,8 +125,8 @@ impl Write<'_> {
     /// Counts the versions that have no plain file.
     pub fn count_baseless(&self, scope: &Scope<'_>) -> Result<u64> {
         let sql = format!("SELECT count(*) FROM version WHERE directory IN {OF_SCOPE} AND {BASELESS}");
-        let mut query = self.transaction.prepare_cached(&sql).on_index(WHAT)?;
-        let count: i64 = query.query_row(scope.params(), |row| row.get(0)).on_index(WHAT)?;
+        let mut query = self.transaction.prepare_cached(&sql).on_index(CANT_WRITE)?;
+        let count: i64 = query.query_row(scope.params(), |row| row.get(0)).on_index(CANT_WRITE)?;
         Ok(count as u64)
     }
 
@@ -166,9 +167,9 @@ impl Write<'_> {
             "SELECT {COLUMNS} FROM version WHERE directory IN {OF_SCOPE} AND {BASELESS} \
              ORDER BY from_run DESC, id DESC"
         );
-        let mut query = self.transaction.prepare(&sql).on_index(WHAT)?;
-        let rows = query.query_map(scope.params(), version_of).on_index(WHAT)?;
-        rows.collect::<rusqlite::Result<_>>().on_index(WHAT)
+        let mut query = self.transaction.prepare(&sql).on_index(CANT_WRITE)?;
+        let rows = query.query_map(scope.params(), version_of).on_index(CANT_WRITE)?;
+        rows.collect::<rusqlite::Result<_>>().on_index(CANT_WRITE)
     }
 
     // Unknown files that the rebuild `run` has found do not count: each is for one version to take.
@@ -181,7 +182,7 @@ impl Write<'_> {
         let entry = &version.entry;
         let target = (!entry.target.is_empty()).then_some(&entry.target);
         let kind = entry.kind.number();
-        let mut query = self.transaction.prepare_cached(&sql).on_index(WHAT)?;
+        let mut query = self.transaction.prepare_cached(&sql).on_index(CANT_WRITE)?;
         let params = params![
             version.directory.0,
             entry.name.as_bytes(),
@@ -195,8 +196,8 @@ impl Write<'_> {
             run,
         ];
         // The column tells far times from near ones only.
-        for other in query.query_map(params, version_of).on_index(WHAT)? {
-            let other = other.on_index(WHAT)?;
+        for other in query.query_map(params, version_of).on_index(CANT_WRITE)? {
+            let other = other.on_index(CANT_WRITE)?;
             if other.entry.mtime == entry.mtime {
                 return Ok(Some(other.id));
             }

@@ -1,7 +1,7 @@
 //! The index as several see it at once, and the bytes in its columns.
 
 use super::*;
-use crate::entry::testing;
+use crate::entry::{Entry, Inode, Time, testing};
 
 fn sources(range: std::ops::Range<u32>) -> Vec<String> {
     range.map(|number| format!("source-{number:06}-{}", "x".repeat(80))).collect()

@@ -5,18 +5,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params, params_from_iter};
 
-use super::contents::Found;
-use super::{Index, Newest, OnIndex, SourceId, digests_of};
+use super::columns::{Column, INSERT, NewRow, REFRESH};
+use super::contents::NewContents;
+use super::{CANT_WRITE, Index, Newest, OnIndex, SourceId, digests_of};
 use crate::entry::{Digests, DirectoryId, Entry, Hash, Listed};
 use crate::error::{OnServer, Result};
 use crate::fault;
 use crate::path::{AbsPath, Name, SourceName};
 use crate::report::Summary;
 use crate::time::clamped_nanoseconds;
-
-pub(super) const WHAT: &str = "can't write the index";
 
 /// The most characters of an error that are recorded with its run; a path may have 4,096 bytes.
 const MAX_REASON_CHARS: usize = 8192;
@@ -28,7 +27,7 @@ const LAYOUT: i64 = 2;
 pub struct Write<'a> {
     pub(super) transaction: Transaction<'a>,
     // Versions that are to be found by their content from now on, and sizes that are known.
-    pub(super) found: RefCell<Found>,
+    contents: RefCell<NewContents>,
 }
 
 const BEGIN_RUN: &str = "INSERT INTO run (source, started) VALUES (?1, ?2)";
@@ -53,8 +52,9 @@ pub struct NewVersion<'a> {
 impl Index {
     /// Begins a transaction that may write; waits for another process's to end.
     pub fn write(&mut self) -> Result<Write<'_>> {
-        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).on_index(WHAT)?;
-        Ok(Write { transaction, found: RefCell::default() })
+        let transaction =
+            self.connection.transaction_with_behavior(TransactionBehavior::Immediate).on_index(CANT_WRITE)?;
+        Ok(Write { transaction, contents: RefCell::default() })
     }
 
     /// The number of a source, which is given one if it has none.
@@ -118,16 +118,16 @@ impl Index {
     }
 
     fn execute(&self, sql: &str, params: impl rusqlite::Params) -> Result<()> {
-        self.connection.execute(sql, params).map(drop).on_index(WHAT)
+        self.connection.execute(sql, params).map(drop).on_index(CANT_WRITE)
     }
 }
 
 impl Write<'_> {
     /// Makes everything since [`Index::write`] last.
     pub fn commit(self) -> Result<()> {
-        fault::step().on_server(WHAT)?;
-        self.enter_contents()?;
-        self.transaction.commit().on_index(WHAT)
+        fault::step().on_server(CANT_WRITE)?;
+        self.contents.take().enter(&self.transaction)?;
+        self.transaction.commit().on_index(CANT_WRITE)
     }
 
     /// The number of a source, which is given one if it has none.
@@ -138,7 +138,7 @@ impl Write<'_> {
             .transaction
             .prepare_cached(sql)
             .and_then(|mut insert| insert.query_row(params![name.as_str(), LAYOUT], |row| row.get(0)));
-        id.map(SourceId).on_index(WHAT)
+        id.map(SourceId).on_index(CANT_WRITE)
     }
 
     /// Begins a run that is no pull but a look at what is on the disk, and returns its number.
@@ -175,7 +175,7 @@ impl Write<'_> {
             .transaction
             .prepare_cached(sql)
             .and_then(|mut insert| insert.query_row(params![source.0, path.as_bytes()], |row| row.get(0)));
-        id.map(DirectoryId).on_index(WHAT)
+        id.map(DirectoryId).on_index(CANT_WRITE)
     }
 
     /// Enters a version that is current, and returns its number.
@@ -184,63 +184,22 @@ impl Write<'_> {
     }
 
     fn insert_row(&self, version: &NewVersion<'_>, until_run: Option<i64>) -> Result<i64> {
-        let NewVersion { directory, entry, hash, run, archive_name, flags } = version;
+        let NewVersion { directory, entry, hash, archive_name, .. } = version;
         self.release_name(Some(*directory), 0, *archive_name)?;
-        let sql = "INSERT INTO version (directory, name, kind, size, mtime, ctime, mode, uid, gid, target, device, \
-                   inode_device, inode_number, hash, from_run, archive_name, flags, until_run, attributes) \
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)";
-        let target = (!entry.target.is_empty()).then_some(&entry.target);
-        let device = (entry.device != 0).then_some(entry.device as i64);
-        self.execute(
-            sql,
-            params![
-                directory.0,
-                entry.name.as_bytes(),
-                entry.kind.number(),
-                entry.size as i64,
-                entry.mtime.clamped(),
-                entry.ctime,
-                entry.mode,
-                entry.uid,
-                entry.gid,
-                target,
-                device,
-                entry.inode.map(|inode| inode.device as i64),
-                entry.inode.map(|inode| inode.number as i64),
-                hash,
-                run,
-                archive_name.map(Name::as_bytes),
-                flags,
-                until_run,
-                self.attributes_of(entry)?,
-            ],
-        )?;
+        let row = NewRow { version, until_run, attributes: self.attributes_of(entry)? };
+        self.execute(&INSERT, params_from_iter(Column::ALL.iter().map(|column| column.value(&row))))?;
         let id = self.transaction.last_insert_rowid();
-        self.keep_new(id, entry, *hash).map(|()| id)
+        self.contents.borrow_mut().add(&self.transaction, id, entry, *hash).map(|()| id)
     }
 
     /// Gives a current version other metadata, without making another version of it.
     pub fn refresh(&self, id: i64, entry: &Entry, hash: Option<Hash>, flags: u32) -> Result<()> {
-        self.change_content(id, entry, hash)?;
-        let sql = "UPDATE version SET size = ?2, mtime = ?3, ctime = ?4, mode = ?5, uid = ?6, gid = ?7, \
-                   inode_device = ?8, inode_number = ?9, hash = ?10, flags = ?11, attributes = ?12 WHERE id = ?1";
-        self.execute(
-            sql,
-            params![
-                id,
-                entry.size as i64,
-                entry.mtime.clamped(),
-                entry.ctime,
-                entry.mode,
-                entry.uid,
-                entry.gid,
-                entry.inode.map(|inode| inode.device as i64),
-                entry.inode.map(|inode| inode.number as i64),
-                hash,
-                flags,
-                self.attributes_of(entry)?,
-            ],
-        )
+        self.contents.borrow_mut().change(&self.transaction, id, entry, hash)?;
+        // Its directory, its run and its name in the archive stay.
+        let version = NewVersion { directory: DirectoryId(0), entry, hash, run: 0, archive_name: None, flags };
+        let row = NewRow { version: &version, until_run: None, attributes: self.attributes_of(entry)? };
+        let values = Column::refreshed().map(|column| column.value(&row));
+        self.execute(&REFRESH, params_from_iter([id.into()].into_iter().chain(values)))
     }
 
     fn attributes_of(&self, entry: &Entry) -> Result<Option<i64>> {
@@ -336,24 +295,29 @@ impl Write<'_> {
         // Another version may get the number.
         self.execute("DELETE FROM examined WHERE version = ?1", params![id])?;
         self.execute("DELETE FROM stopped_file WHERE version = ?1", params![id])?;
-        self.leave_content(id)?;
+        self.contents.borrow_mut().remove(&self.transaction, id)?;
         self.execute("DELETE FROM version WHERE id = ?1", params![id])
     }
 
     fn hand_over(&self, id: i64) -> Result<()> {
         let heir = "SELECT id FROM version WHERE relies_on = ?1 ORDER BY from_run DESC, id DESC LIMIT 1";
-        let mut query = self.transaction.prepare_cached(heir).on_index(WHAT)?;
-        let heir: Option<i64> = query.query_row(params![id], |row| row.get(0)).optional().on_index(WHAT)?;
+        let mut query = self.transaction.prepare_cached(heir).on_index(CANT_WRITE)?;
+        let heir: Option<i64> = query.query_row(params![id], |row| row.get(0)).optional().on_index(CANT_WRITE)?;
         let Some(heir) = heir else { return Ok(()) };
         let name = "SELECT archive_name FROM version WHERE id = ?1";
-        let mut query = self.transaction.prepare_cached(name).on_index(WHAT)?;
-        let name: Option<Vec<u8>> = query.query_row(params![id], |row| row.get(0)).on_index(WHAT)?;
+        let mut query = self.transaction.prepare_cached(name).on_index(CANT_WRITE)?;
+        let name: Option<Vec<u8>> = query.query_row(params![id], |row| row.get(0)).on_index(CANT_WRITE)?;
         // No two versions may have one name at any time.
         self.execute("UPDATE version SET archive_name = NULL WHERE id = ?1", params![id])?;
         let has_file = name.is_some();
         self.execute("UPDATE version SET archive_name = ?2, relies_on = NULL WHERE id = ?1", params![heir, name])?;
         let others = "UPDATE version SET relies_on = ?2 WHERE relies_on = ?1";
         self.execute(others, params![id, has_file.then_some(heir)])
+    }
+
+    /// Has every version found by its content and size, whatever it was found by before.
+    pub fn restore_contents(&self) -> Result<()> {
+        self.contents.borrow_mut().rebuild(&self.transaction)
     }
 
     /// Forgets a run: its moment of the past can no longer be asked for.
@@ -391,6 +355,6 @@ impl Write<'_> {
 
     pub(super) fn execute(&self, sql: &str, params: impl rusqlite::Params) -> Result<()> {
         let done = self.transaction.prepare_cached(sql).and_then(|mut statement| statement.execute(params));
-        done.map(drop).on_index(WHAT)
+        done.map(drop).on_index(CANT_WRITE)
     }
 }
