@@ -57,17 +57,13 @@ impl Kind {
 pub struct Error {
     kind: Kind,
     message: String,
-    // Trouble on the server has a cause, and a path once it is known.
+    // Trouble on the server has a path once it is known.
     path: Option<String>,
-    cause: Option<Cause>,
+    source: Option<Source>,
     hint: Option<String>,
 }
 
-#[derive(Debug)]
-struct Cause {
-    text: String,
-    number: Option<i32>,
-}
+type Source = Box<dyn std::error::Error + Send + Sync>;
 
 /// The result of what can end a verb.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -75,7 +71,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// An error of this kind.
     pub fn new(kind: Kind, message: impl Display) -> Error {
-        Error { kind, message: message.to_string(), path: None, cause: None, hint: None }
+        Error { kind, message: message.to_string(), path: None, source: None, hint: None }
     }
 
     /// Wrong arguments or configuration.
@@ -87,14 +83,19 @@ impl Error {
     pub fn server(what: impl Display, error: std::io::Error) -> Error {
         let full = matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
         let kind = if full { Kind::Full } else { Kind::Failed };
-        let number = raw_errno(&error);
-        Error { cause: Some(Cause { text: without_number(&error.to_string()), number }), ..Error::new(kind, what) }
+        Error::caused(kind, what, error)
+    }
+
+    /// An error of this kind, whose line ends with its cause.
+    pub fn caused(kind: Kind, message: impl Display, source: impl Into<Source>) -> Error {
+        Error { source: Some(source.into()), ..Error::new(kind, message) }
     }
 
     /// Names the path in the repository, if it is trouble on the server and names none yet; advises where rights are missing.
     pub fn at(mut self, path: impl Display) -> Error {
-        let Some(cause) = self.cause.as_ref().filter(|_| self.path.is_none()) else { return self };
-        let hint = match cause.number.map(Errno::from_raw) {
+        let io = self.source.as_ref().and_then(|source| source.downcast_ref::<io::Error>());
+        let Some(io) = io.filter(|_| self.path.is_none()) else { return self };
+        let hint = match raw_errno(io).map(Errno::from_raw) {
             Some(Errno::EPERM) => Some("is it immutable (`lsattr -d`, `chattr -i`), or another user's?"),
             Some(Errno::EACCES) => Some("if another user wrote to the repository, give it back with `chown -R`"),
             _ => None,
@@ -125,12 +126,16 @@ impl Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
         self.path.iter().try_for_each(|path| write!(f, " at `{path}`"))?;
-        self.cause.iter().try_for_each(|cause| write!(f, ": {}", cause.text))?;
+        self.source.iter().try_for_each(|source| write!(f, ": {}", without_number(&source.to_string())))?;
         self.hint.iter().try_for_each(|hint| write!(f, ": {hint}"))
     }
 }
 
-impl std::error::Error for Error {}
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
 
 /// What went wrong, in the system's words and without its number: that means nothing to those who read the text.
 pub fn cause(error: &io::Error) -> String {
@@ -171,6 +176,15 @@ impl<T> OnServer<T> for nix::Result<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn error_keeps_its_source() {
+        use std::error::Error as _;
+        let error = Error::server("can't open `x`", Errno::EIO.into());
+        let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+        assert_eq!(source.and_then(io::Error::raw_os_error), Some(Errno::EIO as i32));
+        assert!(Error::usage("wrong").source().is_none());
+    }
 
     #[test]
     fn server_s_trouble_names_path_cause_and_what_helps() {

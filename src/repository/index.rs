@@ -33,7 +33,7 @@ mod write;
 
 pub use attributes::encode as attributes_text;
 pub use facts::{Located, Newest, RunRow, Stats, finished, misdated};
-pub use guarding::{Stop, Stopped};
+pub use guarding::Stop;
 pub use inodes::{Record, is_recorded};
 pub use reading::Copied;
 pub(super) use reading::open as open_to_read;
@@ -411,26 +411,33 @@ pub(crate) trait OnIndex<T> {
 
 impl<T> OnIndex<T> for rusqlite::Result<T> {
     fn on_index(self, what: &str) -> Result<T> {
-        self.map_err(|error| error_on_index(what, &error))
+        self.map_err(|error| error_on_index(what, error))
     }
 }
 
-fn error_on_index(what: &str, error: &rusqlite::Error) -> Error {
-    match error.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::DiskFull) => Error::new(ErrorKind::Full, format_args!("{what}: {error}")),
+fn error_on_index(what: &str, error: rusqlite::Error) -> Error {
+    let extended = error.sqlite_error().map(|error| error.extended_code);
+    let (kind, hint) = match error.sqlite_error_code() {
         // No room for the memory that processes share.
-        _ if error.sqlite_error().is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE) => {
-            Error::new(ErrorKind::Full, format_args!("{what}: no space left on device"))
+        _ if extended == Some(rusqlite::ffi::SQLITE_IOERR_SHMSIZE) => {
+            return Error::new(ErrorKind::Full, format_args!("{what}: no space left on device"));
         }
+        Some(rusqlite::ErrorCode::DiskFull) => (ErrorKind::Full, None),
         Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
-            Error::new(ErrorKind::Failed, format_args!("{what}: {error}"))
-                .hint("move index.sqlite aside and run `archive index rebuild`")
+            (ErrorKind::Failed, Some("move index.sqlite aside and run `archive index rebuild`"))
         }
         Some(
             rusqlite::ErrorCode::CannotOpen | rusqlite::ErrorCode::ReadOnly | rusqlite::ErrorCode::PermissionDenied,
-        ) => Error::new(ErrorKind::Failed, format_args!("{what}: {error}"))
-            .hint("if files of the repository belong to another user, change the owner with `chown -R`"),
-        _ => Error::new(ErrorKind::Failed, format_args!("{what}: {error}")),
+        ) => (
+            ErrorKind::Failed,
+            Some("if files of the repository belong to another user, change the owner with `chown -R`"),
+        ),
+        _ => (ErrorKind::Failed, None),
+    };
+    let error = Error::caused(kind, what, error);
+    match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
     }
 }
 

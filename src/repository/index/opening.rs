@@ -29,7 +29,7 @@ pub(super) fn not_opened(failed: &str, repository: &Path, error: rusqlite::Error
     let dir = Dir::open_base(repository).ok().filter(|_| is_unopened);
     match dir.map(|dir| dir.check_has_room_for(OPENING_BYTES)) {
         Some(Err(errno)) => Error::server(failed, errno.into()),
-        Some(Ok(())) | None => error_on_index(failed, &error),
+        Some(Ok(())) | None => error_on_index(failed, error),
     }
 }
 
