@@ -11,7 +11,9 @@ mod digests;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use attributes::{Attributes, MAX_EXTENTS, MAX_XATTR_BYTES, Xattr};
+pub use attributes::{Attributes, Xattr};
+#[cfg(test)]
+pub(crate) use attributes::{MAX_EXTENTS, MAX_XATTR_BYTES};
 pub use digests::{Differences, Digests, Fingerprint};
 
 /// The longest target of a symlink, in bytes.

@@ -15,17 +15,17 @@
 //! - [`cli`], with the listeners in [`report`]: the only ones that know a terminal.
 
 pub mod check;
-pub mod chronology;
+mod chronology;
 pub mod cli;
 pub mod client;
 pub mod config;
-pub mod entry;
+mod entry;
 pub mod error;
-pub mod exclude;
-pub mod fault;
-pub mod history;
+mod exclude;
+mod fault;
+mod history;
 pub mod path;
-pub mod plan;
+mod plan;
 pub mod prune;
 pub mod pull;
 pub mod queue;
@@ -34,7 +34,7 @@ pub mod report;
 pub mod repository;
 pub mod restore;
 pub mod retention;
-pub mod schedule;
+mod schedule;
 pub mod source;
-pub mod time;
+mod time;
 pub mod verify;
