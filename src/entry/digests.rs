@@ -55,18 +55,19 @@ fn as_bytes<S: Serializer>(bytes: &&[u8], serializer: S) -> Result<S::Ok, S::Err
 
 impl Encoded<'_> {
     fn bytes(entry: &Entry) -> Vec<u8> {
+        let Entry { name, kind, size, mtime, ctime, mode, uid, gid, inode, device, target, attributes: _ } = entry;
         let encoded = Encoded {
-            name: entry.name.as_bytes(),
-            kind: entry.kind.number(),
-            size: entry.size,
-            mtime: entry.mtime.into(),
-            ctime: entry.ctime,
-            mode: entry.mode,
-            uid: entry.uid,
-            gid: entry.gid,
-            inode: entry.inode.map(|inode| (inode.device, inode.number)),
-            device: entry.device,
-            target: &entry.target,
+            name: name.as_bytes(),
+            kind: kind.number(),
+            size: *size,
+            mtime: (*mtime).into(),
+            ctime: *ctime,
+            mode: *mode,
+            uid: *uid,
+            gid: *gid,
+            inode: inode.map(|inode| (inode.device, inode.number)),
+            device: *device,
+            target,
             attributes: None,
         };
         let bytes = Vec::with_capacity(MAX_ENCODED_METADATA + encoded.name.len() + encoded.target.len());

@@ -127,19 +127,20 @@ pub(super) fn time(nanoseconds: i128) -> Result<entry::Time, Damaged> {
 
 impl<'a> From<&'a entry::Entry> for Entry<'a> {
     fn from(entry: &'a entry::Entry) -> Entry<'a> {
+        let entry::Entry { name, kind, size, mtime, ctime, mode, uid, gid, inode, device, target, attributes } = entry;
         Entry {
-            name: Bytes::from(&entry.name),
-            kind: entry.kind.number(),
-            size: entry.size,
-            mtime: entry.mtime.into(),
-            ctime: entry.ctime,
-            mode: entry.mode,
-            uid: entry.uid,
-            gid: entry.gid,
-            inode: entry.inode.map(|EntryInode { device, number }| Inode { device, number }),
-            device: entry.device,
-            target: Bytes(&entry.target),
-            attributes: entry.attributes.as_deref().map(Attributes::from),
+            name: name.into(),
+            kind: kind.number(),
+            size: *size,
+            mtime: (*mtime).into(),
+            ctime: *ctime,
+            mode: *mode,
+            uid: *uid,
+            gid: *gid,
+            inode: inode.map(|EntryInode { device, number }| Inode { device, number }),
+            device: *device,
+            target: Bytes(target),
+            attributes: attributes.as_deref().map(Attributes::from),
         }
     }
 }
@@ -168,12 +169,12 @@ impl TryFrom<Entry<'_>> for entry::Entry {
 }
 
 impl<'a> From<&'a entry::Attributes> for Attributes<'a> {
-    fn from(attributes: &'a entry::Attributes) -> Attributes<'a> {
+    fn from(entry::Attributes { xattrs, data }: &'a entry::Attributes) -> Attributes<'a> {
         let xattr = |xattr: &'a entry::Xattr| Xattr { name: Bytes(&xattr.name), value: Bytes(&xattr.value) };
         let extent = |&EntryExtent { offset, length }: &EntryExtent| Extent { offset, length };
         Attributes {
-            xattrs: attributes.xattrs.iter().map(xattr).collect(),
-            data: attributes.data.as_ref().map(|data| data.iter().map(extent).collect()),
+            xattrs: xattrs.iter().map(xattr).collect(),
+            data: data.as_ref().map(|data| data.iter().map(extent).collect()),
         }
     }
 }

@@ -121,24 +121,25 @@ impl Column {
     /// What a row has in this column.
     pub(super) fn value<'a>(self, row: &NewRow<'a>) -> ToSqlOutput<'a> {
         let NewVersion { directory, entry, hash, run, archive_name, flags } = row.version;
+        let Entry { name, kind, size, mtime, ctime, mode, uid, gid, inode, device, target, attributes: _ } = *entry;
         let number = |number: Option<i64>| number.map_or(ToSqlOutput::from(rusqlite::types::Null), ToSqlOutput::from);
         let bytes = |bytes: Option<&'a [u8]>| ToSqlOutput::Borrowed(bytes.map_or(ValueRef::Null, ValueRef::Blob));
         match self {
             // SQLite gives it one.
             Column::Id => number(None),
             Column::Directory => directory.0.into(),
-            Column::Name => bytes(Some(entry.name.as_bytes())),
-            Column::Kind => entry.kind.number().into(),
-            Column::Size => (entry.size as i64).into(),
-            Column::Mtime => entry.mtime.clamped().into(),
-            Column::Ctime => entry.ctime.into(),
-            Column::Mode => entry.mode.into(),
-            Column::Uid => entry.uid.into(),
-            Column::Gid => entry.gid.into(),
-            Column::Target => bytes(Some(&entry.target[..]).filter(|target| !target.is_empty())),
-            Column::Device => number((entry.device != 0).then_some(entry.device as i64)),
-            Column::InodeDevice => number(entry.inode.map(|inode| inode.device as i64)),
-            Column::InodeNumber => number(entry.inode.map(|inode| inode.number as i64)),
+            Column::Name => bytes(Some(name.as_bytes())),
+            Column::Kind => kind.number().into(),
+            Column::Size => (*size as i64).into(),
+            Column::Mtime => mtime.clamped().into(),
+            Column::Ctime => (*ctime).into(),
+            Column::Mode => (*mode).into(),
+            Column::Uid => (*uid).into(),
+            Column::Gid => (*gid).into(),
+            Column::Target => bytes(Some(&target[..]).filter(|target| !target.is_empty())),
+            Column::Device => number((*device != 0).then_some(*device as i64)),
+            Column::InodeDevice => number(inode.map(|inode| inode.device as i64)),
+            Column::InodeNumber => number(inode.map(|inode| inode.number as i64)),
             Column::Hash => bytes(hash.as_ref().map(|hash| &hash[..])),
             Column::FromRun => (*run).into(),
             Column::UntilRun => number(row.until_run),

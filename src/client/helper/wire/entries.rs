@@ -16,39 +16,19 @@ pub fn digests(digests: Digests) -> wire::Digests {
 
 impl From<wire::Entry> for Entry {
     fn from(entry: wire::Entry) -> Entry {
-        Entry {
-            name: entry.name,
-            kind: entry.kind.into(),
-            size: entry.size,
-            mtime: entry.mtime,
-            ctime: entry.ctime,
-            mode: entry.mode,
-            uid: entry.uid,
-            gid: entry.gid,
-            inode: entry.inode.map(|wire::Inode { device, number }| Inode { device, number }),
-            device: entry.device,
-            target: entry.target,
-            attributes: entry.attributes.map(|attributes| Box::new((*attributes).into())),
-        }
+        let wire::Entry { name, kind, size, mtime, ctime, mode, uid, gid, inode, device, target, attributes } = entry;
+        let inode = inode.map(|wire::Inode { device, number }| Inode { device, number });
+        let attributes = attributes.map(|attributes| Box::new((*attributes).into()));
+        Entry { name, kind: kind.into(), size, mtime, ctime, mode, uid, gid, inode, device, target, attributes }
     }
 }
 
 impl From<Entry> for wire::Entry {
     fn from(entry: Entry) -> wire::Entry {
-        wire::Entry {
-            name: entry.name,
-            kind: entry.kind.into(),
-            size: entry.size,
-            mtime: entry.mtime,
-            ctime: entry.ctime,
-            mode: entry.mode,
-            uid: entry.uid,
-            gid: entry.gid,
-            inode: entry.inode.map(|Inode { device, number }| wire::Inode { device, number }),
-            device: entry.device,
-            target: entry.target,
-            attributes: entry.attributes.map(|attributes| Box::new((*attributes).into())),
-        }
+        let Entry { name, kind, size, mtime, ctime, mode, uid, gid, inode, device, target, attributes } = entry;
+        let inode = inode.map(|Inode { device, number }| wire::Inode { device, number });
+        let attributes = attributes.map(|attributes| Box::new((*attributes).into()));
+        wire::Entry { name, kind: kind.into(), size, mtime, ctime, mode, uid, gid, inode, device, target, attributes }
     }
 }
 
@@ -219,6 +199,14 @@ mod tests {
         }
         assert_eq!(own.as_bytes(), helper.as_bytes());
         assert_eq!(own.fingerprint(), helper.fingerprint());
+    }
+
+    #[test]
+    fn list_is_converted_in_its_own_memory() {
+        let received: Vec<wire::Entry> = entries_at_the_limits().into_iter().map(wire::Entry::from).collect();
+        let (memory, capacity) = (received.as_ptr().addr(), received.capacity());
+        let converted = entries(received);
+        assert_eq!((converted.as_ptr().addr(), converted.capacity()), (memory, capacity));
     }
 
     #[test]
