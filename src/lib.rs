@@ -19,7 +19,7 @@ mod chronology;
 pub mod cli;
 pub mod client;
 pub mod config;
-mod entry;
+pub mod entry;
 pub mod error;
 mod exclude;
 mod fault;

@@ -239,25 +239,35 @@ struct Pull<'a> {
     engine: &'a dyn Engine,
 }
 
+/// What the attempts of a pull share.
+struct Attempts<'a> {
+    repository: &'a Repository,
+    index: RefCell<&'a mut Index>,
+    room: Room,
+    consent: Consent,
+    // The machine of the last run.
+    known_machine: Option<Vec<u8>>,
+    // The source's number and the run's.
+    begun: Cell<Option<(SourceId, i64)>>,
+    machine: Cell<Option<MachineId>>,
+    // See [`Run::mends`].
+    mends: Cell<bool>,
+    // The guard has let some attempt change the trees.
+    has_begun_to_change: Cell<bool>,
+}
+
 impl Pull<'_> {
     fn run(&self, repository: &Repository, facts: &mut Facts, opened: &mut Option<Index>) -> Result<()> {
-        let Pull { source, options, tally, engine } = *self;
+        let Pull { source, options, tally, .. } = *self;
         let _lock = Lock::source(repository, &source.name, options.lock_wait)?;
         let index = opened.insert(repository.index()?);
         let known = index.source_id(&source.name)?;
         refuse_without_index(repository, source, known)?;
         repository.check_index_is_newest(index)?;
-        let finished = recover(repository, index, &source.name)?;
-        finished.found.warnings().for_each(|warning| tally.warn(warning));
-        if finished.changes > 0 {
-            tally.notice(format_args!(
-                "finished {} that an interrupted run had begun",
-                counted(finished.changes, "change")
-            ));
-        }
-        let cut_off = Cell::new(known.map(|id| index.has_cut_off_runs(id)).transpose()?.unwrap_or(false));
-        let begun = Cell::new(known.map(|id| begin(repository, index, (id, &source.name), tally)).transpose()?);
-        facts.run = begun.get().map(|(_, number)| number);
+        self.finish_interrupted(repository, index)?;
+        let was_cut_off = known.map(|id| index.has_cut_off_runs(id)).transpose()?.unwrap_or(false);
+        let begun = known.map(|id| begin(repository, index, (id, &source.name), tally)).transpose()?;
+        facts.run = begun.map(|(_, number)| number);
         if repository.is_open_to_others() {
             tally.warn(format_args!("others may look into `{}`: run `chmod 700` on it", repository.dir().display()));
         }
@@ -267,61 +277,33 @@ impl Pull<'_> {
         repository.keep_reserve();
         let knows_directories = known.map(|id| index.knows_directories(id)).transpose()?.unwrap_or(false);
         let how = client::Options { reads: !knows_directories, ..self.how() };
-        let known_machine = known.map(|id| index.machine(id)).transpose()?.flatten();
-        let (machine, has_begun_to_change) = (Cell::new(None), Cell::new(false));
-        let shared = RefCell::new(&mut *index);
-        let pulled = self.with_retries(how, facts, |client| {
-            warn_of_other_machine(&source.name, known_machine.as_deref(), client, &machine, tally);
-            let index = &mut **shared.borrow_mut();
-            // A new source is entered now that its client was reached: a mistyped one never is.
-            let (source_id, number) = match begun.get() {
-                Some(begun) => begun,
-                None => {
-                    let id = index.enter_source(&source.name)?;
-                    begin(repository, index, (id, &source.name), tally)?
-                }
-            };
-            begun.set(Some((source_id, number)));
-            let has_others = index.has_other_sources(source_id)?;
-            let gate = Gate::default();
-            let (begins_empty, key) = (index.is_empty()?, random_key()?);
-            let done = engine.work(&Run {
-                repository,
-                source,
-                options,
-                tally,
-                client,
-                source_id,
-                number,
-                begins_empty,
-                begins_anew: !index.knows_directories(source_id)?,
-                mends: cut_off.replace(true),
-                has_others,
-                key,
-                room: &room,
-                consent: &consent,
-                gate: &gate,
-            });
-            has_begun_to_change.set(has_begun_to_change.get() || gate.is_open());
-            done
-        });
+        let attempts = Attempts {
+            repository,
+            known_machine: known.map(|id| index.machine(id)).transpose()?.flatten(),
+            index: RefCell::new(index),
+            room,
+            consent,
+            begun: Cell::new(begun),
+            machine: Cell::new(None),
+            mends: Cell::new(was_cut_off),
+            has_begun_to_change: Cell::new(false),
+        };
+        let pulled = self.with_retries(how, facts, |client| self.attempt(&attempts, client));
+        let Attempts { known_machine, index, consent, begun, machine, has_begun_to_change, .. } = attempts;
+        let (index, begun) = (index.into_inner(), begun.get());
         if !has_begun_to_change.get() && pulled.as_ref().is_err_and(|error| error.kind() == Kind::Guard) {
             tally.progress.forget_changes();
         }
-        facts.run = begun.get().map(|(_, number)| number);
-        if let Some(begun) = begun.get() {
-            let noted = note_outcome(index, begun, &pulled, consent.into_outcome());
-            match (&pulled, noted) {
-                // Why the guard stopped it matters more.
-                (Err(_), Err(error)) => tally.warn(format_args!("can't note what the pull was stopped for: {error}")),
-                (_, noted) => noted?,
-            }
+        facts.run = begun.map(|(_, number)| number);
+        let Some(begun) = begun else { return pulled };
+        match (&pulled, note_outcome(index, begun, &pulled, consent.into_outcome())) {
+            // Why the guard stopped it matters more.
+            (Err(_), Err(error)) => tally.warn(format_args!("can't note what the pull was stopped for: {error}")),
+            (_, noted) => noted?,
         }
         pulled?;
-        if let (Some(id), Some((source_id, _))) = (machine.get(), begun.get())
-            && known_machine.as_deref() != Some(&id[..])
-        {
-            index.set_machine(source_id, &id)?;
+        if let Some(id) = machine.get().filter(|id| known_machine.as_deref() != Some(&id[..])) {
+            index.set_machine(begun.0, &id)?;
         }
         if tally.has_changed()
             && let Err(error) = keep_copy_of_index(repository, source, index)
@@ -329,6 +311,53 @@ impl Pull<'_> {
             tally.warn(format_args!("no copy of the index was kept: {error}"));
         }
         Ok(())
+    }
+
+    fn finish_interrupted(&self, repository: &Repository, index: &mut Index) -> Result<()> {
+        let finished = recover(repository, index, &self.source.name)?;
+        finished.found.warnings().for_each(|warning| self.tally.warn(warning));
+        if finished.changes > 0 {
+            let changes = counted(finished.changes, "change");
+            self.tally.notice(format_args!("finished {changes} that an interrupted run had begun"));
+        }
+        Ok(())
+    }
+
+    // Has the stages work until the client is done, or the connection is lost.
+    fn attempt(&self, attempts: &Attempts<'_>, client: &dyn Client) -> Result<()> {
+        let Pull { source, options, tally, engine } = *self;
+        let Attempts { repository, room, consent, .. } = attempts;
+        warn_of_other_machine(&source.name, attempts.known_machine.as_deref(), client, &attempts.machine, tally);
+        let index = &mut **attempts.index.borrow_mut();
+        // A new source is entered now that its client was reached: a mistyped one never is.
+        let (source_id, number) = match attempts.begun.get() {
+            Some(begun) => begun,
+            None => {
+                let id = index.enter_source(&source.name)?;
+                begin(repository, index, (id, &source.name), tally)?
+            }
+        };
+        attempts.begun.set(Some((source_id, number)));
+        let gate = Gate::default();
+        let done = engine.work(&Run {
+            repository,
+            source,
+            options,
+            tally,
+            client,
+            source_id,
+            number,
+            begins_empty: index.is_empty()?,
+            begins_anew: !index.knows_directories(source_id)?,
+            mends: attempts.mends.replace(true),
+            has_others: index.has_other_sources(source_id)?,
+            key: random_key()?,
+            room,
+            consent,
+            gate: &gate,
+        });
+        attempts.has_begun_to_change.set(attempts.has_begun_to_change.get() || gate.is_open());
+        done
     }
 
     /// Works, and when the line is lost connects again, as often as the source says.

@@ -1,5 +1,7 @@
 //! The workers of a run, stepped one after the other in a random order.
 
+#![expect(clippy::vec_box, reason = "a file moves from owner to owner without being copied")]
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
@@ -152,8 +154,11 @@ impl Workers<'_> {
 
     /// Turns until every file is committed or given up, and the batch writer has every change.
     fn finish(&mut self) -> Result<()> {
-        self.gather();
-        while self.in_flight.unfinished() > 0 || !self.changes.is_empty() {
+        loop {
+            self.gather();
+            if self.in_flight.unfinished() == 0 && self.changes.is_empty() {
+                return Ok(());
+            }
             if !self.turn()? {
                 self.writer.commit_if_open()?;
                 self.gather();
@@ -161,7 +166,6 @@ impl Workers<'_> {
                 assert!(!is_stuck, "{} files wait for ever", self.in_flight.unfinished());
             }
         }
-        Ok(())
     }
 
     fn is_idle(&self) -> bool {
