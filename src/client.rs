@@ -56,7 +56,8 @@ pub type MachineId = [u8; 16];
 
 /// A machine to pull from and to restore to.
 ///
-/// Its calls may be made by several threads at a time. An error of one call ends the connection: the others fail soon, too.
+/// Its calls may be made by several threads at a time. After an error of one, it is good for nothing but [`Client::hang_up`], for
+/// the others may wait, and [`Client::disconnect`].
 pub trait Client: Send + Sync {
     /// How it is reached.
     fn kind(&self) -> ClientKind;
@@ -175,7 +176,10 @@ pub struct Options {
 /// Connects to a client through ssh, or to this machine. Reports what it waits for.
 pub fn connect(ssh: Option<&Ssh>, options: &Options, report: &dyn Report) -> Result<Box<dyn Client>> {
     check_client_kind(ssh.is_some(), options.kind)?;
-    Ok(Box::new(helper::HelperClient::connect(ssh, options, report)?))
+    let best = if ssh.is_some() { ClientKind::Helper } else { ClientKind::Local };
+    match options.kind.unwrap_or(best) {
+        ClientKind::Helper | ClientKind::Local => Ok(Box::new(helper::HelperClient::connect(ssh, options, report)?)),
+    }
 }
 
 /// The error of a client whose connection was lost.

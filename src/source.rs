@@ -63,22 +63,22 @@ pub enum ClientKind {
 }
 
 impl ClientKind {
-    /// The word for it.
-    pub fn word(self) -> &'static str {
-        match self {
-            ClientKind::Helper => "helper",
-            ClientKind::Local => "local",
-        }
+    /// The word for it, in settings and output.
+    pub fn word(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
 }
 
 /// Refuses a kind of client that is not for this machine or not for a host, whichever is to be reached.
 pub fn check_client_kind(is_host: bool, kind: Option<ClientKind>) -> Result<()> {
-    match (kind, is_host) {
-        (None, _) | (Some(ClientKind::Local), false) | (Some(ClientKind::Helper), true) => Ok(()),
-        (Some(ClientKind::Local), true) => Err(Error::usage("`local` is for this machine, not for a host")),
-        (Some(ClientKind::Helper), false) => Err(Error::usage("`helper` needs a host")),
+    let Some(kind) = kind else { return Ok(()) };
+    if kind == ClientKind::Local && is_host {
+        return Err(Error::usage("`local` is for this machine, not for a host"));
     }
+    if kind != ClientKind::Local && !is_host {
+        return Err(Error::usage(format_args!("`{}` needs a host", kind.word())));
+    }
+    Ok(())
 }
 
 // The longest path of a root, bytes.

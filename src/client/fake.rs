@@ -104,8 +104,9 @@ impl FakeClient {
         if kind == FaultKind::Stall {
             self.has_stalled.store(true, Ordering::Relaxed);
         }
-        // An error of one call ends the connection.
-        self.hang_up();
+        if matches!(kind, FaultKind::Disconnect | FaultKind::Stall) {
+            self.hang_up();
+        }
         Err(kind.error())
     }
 }

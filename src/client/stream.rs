@@ -111,6 +111,18 @@ impl Traffic {
     }
 }
 
+/// Ends the standard input of a client's process while another thread may be writing to it.
+#[derive(Debug)]
+pub struct Interrupter(UnixStream);
+
+impl Interrupter {
+    /// Makes the write that is under way, and every later one, fail.
+    pub fn interrupt(&self) {
+        // A socket whose other end is gone can't be shut down, and need not be.
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
+}
+
 /// What a client's process says.
 #[derive(Debug)]
 pub struct Input {
@@ -124,7 +136,7 @@ pub struct Input {
     traffic: Arc<Traffic>,
 }
 
-/// What a client's process is told. Dropping it ends the process's standard input.
+/// The standard input of a client's process, which ends when this is dropped.
 #[derive(Debug)]
 pub struct Output {
     socket: UnixStream,
@@ -190,6 +202,13 @@ impl Read for Input {
             self.traffic.progress.check().map_or(Ok(()), Err)?;
         }
         Ok(count)
+    }
+}
+
+impl Output {
+    /// What makes writes fail from another thread.
+    pub fn interrupter(&self) -> Result<Interrupter> {
+        self.socket.try_clone().map(Interrupter).on_server("can't set up a socket")
     }
 }
 

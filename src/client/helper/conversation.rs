@@ -8,7 +8,7 @@ use archive_helper::protocol::{MAGIC, MAX_CHATTER, Reply, Request, VERSION, read
 
 use super::compression::{Line, LineSpeed, Unpacker};
 use crate::client::stall::Stalled;
-use crate::client::stream::{Input, Output};
+use crate::client::stream::{Input, Interrupter, Output};
 use crate::client::{connection_lost, protocol_violation};
 use crate::error::{Error, Kind, Result};
 use crate::source::CompressWhen;
@@ -19,7 +19,7 @@ const BUFFER: usize = 256 * 1024;
 pub(super) struct Conversation {
     /// What it says.
     pub replies: Replies,
-    /// What it is told.
+    /// What the server asks of it.
     pub requests: Requests,
 }
 
@@ -129,6 +129,11 @@ impl Replies {
 }
 
 impl Requests {
+    /// What makes sending fail from another thread.
+    pub fn interrupter(&self) -> Result<Interrupter> {
+        self.output.get_ref().interrupter()
+    }
+
     /// Queues a request.
     pub fn send(&mut self, request: &Request) -> Result<()> {
         write_frame(&mut self.output, request).map_err(lost)

@@ -10,7 +10,7 @@ use super::HelperClient;
 use super::conversation::{Conversation, Replies, Requests};
 use super::wire;
 use crate::client::stream::Traffic;
-use crate::client::{Client, HashJob, HashKind, HashOutcome, HashSink, connection_lost, protocol_violation};
+use crate::client::{HashJob, HashKind, HashOutcome, HashSink, connection_lost, protocol_violation};
 use crate::entry::Hash;
 use crate::error::Result;
 use crate::queue::Receiver;
@@ -33,16 +33,15 @@ pub(super) fn hash(
         return Ok(());
     }
     let Conversation { replies, requests } = client.converse()?;
-    let (asked, waiting) = (Asked::default(), jobs.closer());
+    let (asked, waiting, interrupter) = (Asked::default(), jobs.closer(), requests.interrupter()?);
     let asked = &asked;
     std::thread::scope(|scope| {
         let answers = scope.spawn(move || {
             let answered = catch_unwind(AssertUnwindSafe(|| answer(replies, asked, &client.traffic, sink)));
-            // A caller that could still ask would wait for ever for an answer, and a write to a helper that is not heard any more
-            // would wait for it.
+            // A caller that could still ask would wait for ever for more jobs, or for a helper that is not heard any more.
             if !matches!(answered, Ok(Ok(()))) {
-                client.hang_up();
                 waiting.close();
+                interrupter.interrupt();
             }
             asked.end();
             answered.unwrap_or_else(|panic| resume_unwind(panic))
