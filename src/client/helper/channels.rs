@@ -1,4 +1,4 @@
-//! Spreads what is to be read over several channels, where a single one's window is too small for the line.
+//! Spreads jobs over several channels, where the window of a single one is too small for the connection.
 //!
 //! OpenSSH lets 2 MiB of a channel be under way, which is all that comes in a round trip: 40 MB/s at 50 ms.
 
@@ -11,27 +11,27 @@ use crate::error::Result;
 use crate::queue::{self, Nothing, Receiver, Sender};
 
 // CHAN_SES_WINDOW_DEFAULT of OpenSSH's channels.h, bytes.
-const CHANNEL_WINDOW: u128 = 2 << 20;
+const CHANNEL_WINDOW_BYTES: u128 = 2 << 20;
 
-// A line is near whose answers come sooner, and may be late once.
-const FAR: Duration = Duration::from_millis(30);
+// Round trips shorter than this need one channel only, even if one of them was late.
+const MIN_FAR_ROUND_TRIP: Duration = Duration::from_millis(30);
 
-// How fast a line channels are opened for, bytes a second.
-const LINE: u128 = 200_000_000;
+// The fastest connection that channels are opened for, bytes a second.
+const MAX_RATE: u128 = 200_000_000;
 
 // Channels that are opened without being asked for: half of the sessions of a connection.
 const MAX_CHANNELS: u128 = super::MAX_SESSIONS as u128 / 2;
 
-// How many files may wait for a channel: its window's worth of small ones.
-const WAITING: usize = 1024;
+// Files that may wait for a channel: its window's worth of small ones.
+const MAX_WAITING_FILES: usize = 1024;
 
-/// How many channels fill a fast line of this round trip.
+/// How many channels fill a fast connection with this round trip.
 pub(super) fn channels(round_trip: Duration) -> usize {
-    if round_trip < FAR {
+    if round_trip < MIN_FAR_ROUND_TRIP {
         return 1;
     }
-    let under_way = round_trip.as_micros() * LINE / 1_000_000;
-    under_way.div_ceil(CHANNEL_WINDOW).clamp(1, MAX_CHANNELS) as usize
+    let under_way = round_trip.as_micros() * MAX_RATE / 1_000_000;
+    under_way.div_ceil(CHANNEL_WINDOW_BYTES).clamp(1, MAX_CHANNELS) as usize
 }
 
 /// Jobs of which the first was taken from the queue already.
@@ -69,7 +69,7 @@ where
         return readers.pop().map(|reader| reader(jobs)).into_iter().collect();
     }
     let start = |reader: R| {
-        let (share, shares) = queue::bounded_by_number(WAITING);
+        let (share, shares) = queue::bounded_by_number(MAX_WAITING_FILES);
         (share, scope.spawn(move || reader(Jobs { first: None, rest: &shares })))
     };
     let (shares, threads): (Vec<_>, Vec<_>) = readers.into_iter().map(start).unzip();

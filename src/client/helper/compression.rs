@@ -1,4 +1,4 @@
-//! What a helper compresses: unpacking it, and finding out whether it is worth it.
+//! Compression of what a helper sends: decompressing it, and finding out whether it is worth while.
 
 use std::io;
 use std::sync::Arc;
@@ -10,17 +10,20 @@ use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
 
 use crate::source::CompressWhen;
 
-// How much may come of one compressed frame: more than a helper has waiting at a time.
-const MOST_UNPACKED: usize = 8 << 20;
+// Bytes that one compressed frame may decompress to: more than a helper has waiting at a time.
+const MAX_UNPACKED_BYTES: usize = 8 << 20;
 
-// What is unpacked at once.
-const STEP: usize = 256 * 1024;
+// Bytes that are decompressed at once.
+const STEP_BYTES: usize = 256 * 1024;
 
-// Below how many bytes a second a compressor is faster than a line; after how many it may be no slow one, and after how
-// long a wait for less it is. A hiccup is shorter, or what comes after it makes up for it.
-const SLOW: f64 = 12e6;
-const ENOUGH: u64 = 384 * 1024;
-const LONG: Duration = Duration::from_millis(500);
+// Connections slower than this, in bytes a second, are worth compressing for.
+const MAX_SLOW_RATE: f64 = 12e6;
+
+// A connection that has delivered this many bytes without stalling is fast.
+const MIN_FAST_BYTES: u64 = 384 * 1024;
+
+// A wait this long for fewer bytes means that the connection is slow. A hiccup is shorter, or the bytes after it make up for it.
+const MIN_SLOW_WAIT: Duration = Duration::from_millis(500);
 
 /// Frames from a Zstandard stream.
 pub struct Unpacker {
@@ -44,16 +47,16 @@ impl Unpacker {
         let mut input = InBuffer::around(packed);
         loop {
             let start = self.bytes.len();
-            if start > MOST_UNPACKED {
+            if start > MAX_UNPACKED_BYTES {
                 return Err(invalid("a compressed frame is too large"));
             }
-            self.bytes.resize(start + STEP, 0);
+            self.bytes.resize(start + STEP_BYTES, 0);
             let mut output = OutBuffer::around(&mut self.bytes[start..]);
             let done = self.decoder.run(&mut input, &mut output).map_err(|_| invalid("compressed data is corrupt"));
             let count = output.pos();
             self.bytes.truncate(start + count);
             done?;
-            if count < STEP && input.pos() == packed.len() {
+            if count < STEP_BYTES && input.pos() == packed.len() {
                 return Ok(());
             }
         }
@@ -106,7 +109,7 @@ impl LineSpeed {
     }
 }
 
-/// What one stream tells of how fast the line is.
+/// How fast the connection is, as one stream measures it.
 #[derive(Debug)]
 pub struct Line {
     judges: bool,
@@ -123,12 +126,20 @@ impl Line {
     /// Nothing need be found out if it is settled; `speed` is what all streams of a client share.
     pub fn new(compress: CompressWhen, speed: Arc<LineSpeed>) -> Line {
         let judges = compress == CompressWhen::Auto;
-        Line { judges, speed, asked: false, before: None, waited: Duration::ZERO, is_judged: !judges, slow: SLOW }
+        Line {
+            judges,
+            speed,
+            asked: false,
+            before: None,
+            waited: Duration::ZERO,
+            is_judged: !judges,
+            slow: MAX_SLOW_RATE,
+        }
     }
 
     /// So many streams have the line together.
     pub fn share(&mut self, streams: usize) {
-        self.slow = SLOW / streams as f64;
+        self.slow = MAX_SLOW_RATE / streams as f64;
     }
 
     /// So many bytes have come altogether, the last of them after so long a wait; `owed` when there was much to come, so
@@ -142,13 +153,13 @@ impl Line {
         self.waited += waited;
         let bytes = received - before;
         let looks_slow = (bytes as f64) < self.waited.as_secs_f64() * self.slow;
-        if looks_slow && self.waited >= LONG {
+        if looks_slow && self.waited >= MIN_SLOW_WAIT {
             self.speed.is_slow.store(true, Ordering::Relaxed);
         }
-        if !looks_slow && bytes >= ENOUGH {
+        if !looks_slow && bytes >= MIN_FAST_BYTES {
             self.is_judged = true;
             // What is fast for one stream alone is fast for all.
-            if bytes as f64 >= self.waited.as_secs_f64() * SLOW {
+            if bytes as f64 >= self.waited.as_secs_f64() * MAX_SLOW_RATE {
                 self.speed.is_fast.store(true, Ordering::Relaxed);
             }
             (self.before, self.waited) = (Some(received), Duration::ZERO);

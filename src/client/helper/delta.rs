@@ -1,5 +1,5 @@
-//! Large files through the helper: all of a file in pieces, or, where a basis of it is on the server, only the chunks
-//! that it does not have. What does not keep still goes through SFTP.
+//! Large files through the helper: all of a file in pieces, or, against a basis, only the chunks that the basis does not have.
+//! A file that changes while it is read goes through SFTP.
 
 mod assembly;
 mod basis;
@@ -23,44 +23,44 @@ use crate::entry::{Extent, Hash};
 use crate::error::Result;
 use crate::queue::{Nothing, Receiver, Sender};
 
-// How many files may be under way: enough that no line waits for a question.
-const MOST_FILES: usize = MAX_STREAMS / 2;
+// Files under way: enough that no connection waits for a question.
+const MAX_FILES: usize = MAX_STREAMS / 2;
 
-// Of how many chunks, about, those may be that are compared with bases, before the last one: each chunk takes up to
-// 100 bytes of memory.
-const MOST_COMPARED: u64 = 2 * CHUNKS;
+// Chunks, about, of the files that are compared with bases, before another one begins: each takes up to 100 bytes of memory.
+const MAX_COMPARED_CHUNKS: u64 = 2 * CHUNKS;
 
-// What part of a file may be new, at most, if it is put together before the client has told of all of it.
-const NEW: u64 = 8;
+// A file is assembled before the client has described all of it if at most this part of it, one in so many bytes, has changed.
+const MAX_SPECULATIVE_PART: u64 = 8;
 
-// How many requests of a file may be under way before more are made, of each kind: what gathers meanwhile makes one. Either
-// there are few files with many of them, or many with one, so together they are no more than the helper takes.
-const MOST_REQUESTS: usize = 16;
+// Unanswered requests of a file, of each kind, before another one is made of all that has gathered meanwhile. Either few files have
+// many of them, or many have one, so together they are no more than the helper takes.
+const MAX_FILE_REQUESTS: usize = 16;
 
-// After how many bytes that were told of it is looked at what can be done.
-const WORTH_A_LOOK: u64 = 4 << 20;
+// Bytes that the client has to describe before a file is evaluated again.
+const EVALUATION_BYTES: u64 = 4 << 20;
 
-const NOT_MADE_UP: &str = "the chunks of a file don't make it up";
+const NOT_THE_FILE: &str = "the chunks of a file don't make it up";
 
-/// Reads files until `wanted` is closed and everything is answered; what has changed since it was listed goes to `others`.
-pub fn read_files(
+/// Reads files until the jobs are closed and everything is answered; files that have changed since they were listed go to `full`.
+pub(super) fn read_files(
     conversation: Conversation,
-    wanted: &Receiver<FetchJob>,
-    (arrived, others): (&Sender<FetchEvent>, &Sender<FetchJob>),
+    jobs: &Receiver<FetchJob>,
+    events: &Sender<FetchEvent>,
+    full: &Sender<FetchJob>,
     is_wanted: &IsWanted<'_>,
 ) -> Result<()> {
     let (under_way, order, questions) = (HashMap::new(), VecDeque::new(), HashMap::new());
     let (next_question, memory) = (0, Vec::new());
-    Large { conversation, arrived, others, is_wanted, under_way, order, questions, next_question, memory }.read(wanted)
+    Reader { conversation, events, full, is_wanted, under_way, order, questions, next_question, memory }.read(jobs)
 }
 
-struct Large<'a> {
+struct Reader<'a> {
     conversation: Conversation,
-    arrived: &'a Sender<FetchEvent>,
-    others: &'a Sender<FetchJob>,
+    events: &'a Sender<FetchEvent>,
+    full: &'a Sender<FetchJob>,
     is_wanted: &'a IsWanted<'a>,
     under_way: HashMap<u64, Transfer>,
-    // Whose pieces come next, and after that, for each request: one file after the other, so that few are open.
+    // The file of each unanswered request for pieces, in the order of their answers: one file after the other, so that few are open.
     order: VecDeque<u64>,
     // What the client was asked about chunks.
     questions: HashMap<u64, Question>,
@@ -70,33 +70,32 @@ struct Large<'a> {
 
 /// A file under way.
 struct Transfer {
-    wanted: FetchJob,
+    job: FetchJob,
     basis: Option<Basis>,
     assembly: Assembly,
     cutting: Cutting,
-    // Questions about chunks, and requests for pieces, that are not answered.
+    // Unanswered questions about chunks, and requests for pieces.
     questions: usize,
     requests: usize,
     // What the client says of the whole.
     hash: Option<Hash>,
-    // Bytes that the client has told of, and how many of them are here.
-    told: u64,
-    here: u64,
-    // Of so many it was looked at what can be done.
-    seen: u64,
+    // Bytes that the client has described, those of them that are in the basis, and those that were evaluated.
+    described: u64,
+    found: u64,
+    evaluated: u64,
     progress: Progress,
-    // Why what comes is in vain.
+    // Why what arrives is of no use.
     void: Option<StreamOutcome>,
 }
 
-/// Whether a file is put together.
+/// Whether a file is assembled.
 #[derive(Clone, Copy, PartialEq)]
 enum Progress {
-    // It has to be known first whether it is wanted.
+    // Not before it is known whether it is wanted.
     Undecided,
-    // It is like its basis and none the less another, so it hardly is one that is here: whether it is wanted is
-    // decided when it has come.
-    Ahead,
+    // It is like its basis but differs, so that hardly any other file on the server has its content: whether it is wanted is decided
+    // when it is complete.
+    Speculative,
     // It is wanted.
     Decided,
 }
@@ -105,21 +104,20 @@ enum Progress {
 struct Question {
     file: u64,
     grouped: bool,
-    // All that is wanted of it: then the answer has its hash.
+    // About all of the file that is wanted: then the answer has its hash.
     is_about_all: bool,
-    // What is not told of yet, and before it the one that was told of last.
+    // Spans that are not described yet, after the one that was described last.
     spans: VecDeque<Span>,
     missed: Missed,
 }
 
-impl Large<'_> {
-    fn read(&mut self, wanted: &Receiver<FetchJob>) -> Result<()> {
+impl Reader<'_> {
+    fn read(&mut self, jobs: &Receiver<FetchJob>) -> Result<()> {
         loop {
             while self.has_room() {
-                let next =
-                    if self.under_way.is_empty() { wanted.recv().ok_or(Nothing::More) } else { wanted.try_recv() };
-                let Ok(wanted) = next else { break };
-                self.begin(wanted)?;
+                let next = if self.under_way.is_empty() { jobs.recv().ok_or(Nothing::More) } else { jobs.try_recv() };
+                let Ok(job) = next else { break };
+                self.begin(job)?;
             }
             if self.conversation.replies.turns_out_slow() {
                 self.conversation.requests.send(&Request::Pack)?;
@@ -134,25 +132,25 @@ impl Large<'_> {
 
     fn has_room(&self) -> bool {
         let compared = |transfer: &Transfer| {
-            let basis = transfer.wanted.basis.as_ref()?;
-            Some(count_of_chunks(transfer.wanted.size, basis, transfer.cutting))
+            let basis = transfer.job.basis.as_ref()?;
+            Some(count_of_chunks(transfer.job.size, basis, transfer.cutting))
         };
         let chunks: u64 = self.under_way.values().filter_map(compared).sum();
-        self.under_way.len() < MOST_FILES && chunks <= MOST_COMPARED
+        self.under_way.len() < MAX_FILES && chunks <= MAX_COMPARED_CHUNKS
     }
 
-    fn begin(&mut self, wanted: FetchJob) -> Result<()> {
+    fn begin(&mut self, job: FetchJob) -> Result<()> {
         let sparing = self.conversation.replies.is_slow();
-        let id = wanted.id;
-        let mut transfer = Transfer::new(wanted, sparing);
+        let id = job.id;
+        let mut transfer = Transfer::new(job, sparing);
         if transfer.basis.is_some() {
-            let FetchJob { offset, size, .. } = transfer.wanted;
+            let FetchJob { offset, size, .. } = transfer.job;
             let extent = Extent { offset, length: size - offset };
             let span = Span { extent, before: Shift::default(), after: transfer.end_shift() };
             self.question(&mut transfer, vec![span].into(), true)?;
         } else {
             let ranges = transfer.assembly.ask_for_bytes();
-            // A file of which nothing has to come must be looked at all the same: is it still what was listed?
+            // A file of which nothing has to be sent is asked for, too: it may not be what was listed any more.
             if ranges.is_empty() {
                 self.request(&mut transfer, Vec::new())?;
             }
@@ -168,7 +166,7 @@ impl Large<'_> {
     }
 
     fn request(&mut self, transfer: &mut Transfer, ranges: Vec<Extent>) -> Result<()> {
-        let FetchJob { id, path, size, mtime, uid, .. } = transfer.wanted.clone();
+        let FetchJob { id, path, size, mtime, uid, .. } = transfer.job.clone();
         let (path, mtime, ranges) = (wire::to_path(path), wire::to_time(mtime), wire::to_extents(ranges));
         let request = StreamRequest { id, path, size, mtime, uid, ranges, as_found: false };
         self.conversation.requests.send(&Request::Stream(request))?;
@@ -179,7 +177,7 @@ impl Large<'_> {
 
     // Asks about chunks.
     fn question(&mut self, transfer: &mut Transfer, spans: VecDeque<Span>, is_about_all: bool) -> Result<()> {
-        let FetchJob { id, path, size, mtime, uid, .. } = transfer.wanted.clone();
+        let FetchJob { id, path, size, mtime, uid, .. } = transfer.job.clone();
         let Cutting { average, grouped } = transfer.cutting;
         let (ranges, grouped) = (spans.iter().map(|span| span.extent).collect(), grouped && is_about_all);
         let (path, mtime, ranges) = (wire::to_path(path), wire::to_time(mtime), wire::to_extents(ranges));
@@ -193,7 +191,7 @@ impl Large<'_> {
     }
 
     fn hear(&mut self) -> Result<()> {
-        // Not while the client reads a file only to tell of its chunks.
+        // Not while the client reads a file only to describe its chunks.
         let is_sent = |transfer: &Transfer| transfer.requests > 0 && transfer.void.is_none();
         let owes = self.under_way.values().any(is_sent) && self.questions.is_empty();
         self.conversation.replies.owes_much(owes);
@@ -220,13 +218,13 @@ impl Large<'_> {
             self.questions.remove(&id);
         } else if chunks.is_empty() {
             return Err(protocol_violation("it has nothing to tell"));
-        } else if transfer.told < transfer.seen + WORTH_A_LOOK {
+        } else if transfer.described < transfer.evaluated + EVALUATION_BYTES {
             return Ok(());
         }
-        transfer.seen = transfer.told;
-        if transfer.is_to_be_begun() && !replies.is_slow() {
-            transfer.progress = Progress::Ahead;
-            self.arrived.send(FetchEvent::Speculative { id: file }).map_err(receiver_gone)?;
+        transfer.evaluated = transfer.described;
+        if transfer.is_worth_starting() && !replies.is_slow() {
+            transfer.progress = Progress::Speculative;
+            self.events.send(FetchEvent::Speculative { id: file }).map_err(receiver_gone)?;
         }
         self.go_on(file)
     }
@@ -236,13 +234,13 @@ impl Large<'_> {
         let Some(mut transfer) = self.under_way.remove(&id) else { return Err(connection_lost()) };
         if transfer.void.is_none() {
             if let (Progress::Undecided, Some(hash)) = (transfer.progress, &transfer.hash) {
-                if !(self.is_wanted)(id, hash, transfer.here == transfer.told)? {
+                if !(self.is_wanted)(id, hash, transfer.found == transfer.described)? {
                     return Ok(());
                 }
                 transfer.progress = Progress::Decided;
             }
             if transfer.progress != Progress::Undecided {
-                self.put_together(&mut transfer)?;
+                self.assemble(&mut transfer)?;
             }
         }
         match transfer.questions + transfer.requests {
@@ -254,22 +252,22 @@ impl Large<'_> {
         }
     }
 
-    // Hands on what is here, and asks for what is not.
-    fn put_together(&mut self, transfer: &mut Transfer) -> Result<()> {
-        transfer.advance(self.arrived)?;
-        let is_all_told = transfer.hash.is_some();
-        if transfer.questions < MOST_REQUESTS {
-            let spans = transfer.assembly.ask_about_rough(is_all_told, transfer.end_shift());
+    // Hands on the parts that are in the basis, and asks for the others.
+    fn assemble(&mut self, transfer: &mut Transfer) -> Result<()> {
+        transfer.advance(self.events)?;
+        let is_described = transfer.hash.is_some();
+        if transfer.questions < MAX_FILE_REQUESTS {
+            let spans = transfer.assembly.ask_about_rough(is_described, transfer.end_shift());
             for spans in spans.chunks(MAX_EXTENTS) {
                 self.question(transfer, spans.to_vec().into(), false)?;
             }
         }
-        if transfer.requests < MOST_REQUESTS {
+        if transfer.requests < MAX_FILE_REQUESTS {
             let ranges = transfer.assembly.ask_for_bytes();
             self.request_all(transfer, &ranges)?;
         }
-        if is_all_told && transfer.questions == 0 {
-            // What is known of it takes memory.
+        if is_described && transfer.questions == 0 {
+            // Takes memory, and is not needed any more.
             transfer.basis = None;
         }
         Ok(())
@@ -283,11 +281,11 @@ impl Large<'_> {
         if transfer.void.is_some() {
             return Ok(());
         }
-        transfer.advance(self.arrived)?;
+        transfer.advance(self.events)?;
         if !transfer.assembly.take(&piece) {
             return Err(protocol_violation("other bytes came than were asked for"));
         }
-        self.arrived.send(FetchEvent::Data { id, bytes: piece.bytes.into_vec() }).map_err(receiver_gone)
+        self.events.send(FetchEvent::Data { id, bytes: piece.bytes.into_vec() }).map_err(receiver_gone)
     }
 
     fn streamed(&mut self, Streamed { id, outcome }: Streamed) -> Result<()> {
@@ -303,67 +301,82 @@ impl Large<'_> {
     }
 
     fn end(&mut self, transfer: Transfer) -> Result<()> {
-        let Transfer { wanted, assembly, hash, progress, void, .. } = transfer;
-        let id = wanted.id;
+        let Transfer { job, assembly, hash, progress, void, .. } = transfer;
+        let id = job.id;
         let failed = |error| FetchEvent::Failed { id, error };
         let arrival = match void {
             None | Some(StreamOutcome::Done) if !assembly.is_empty() => {
                 return Err(protocol_violation("a file ended before its end"));
             }
             None | Some(StreamOutcome::Done) => {
-                let FetchJob { size, mtime, uid, offset, .. } = wanted;
-                // That of its end only says nothing of the whole, whose hash was known before.
+                let FetchJob { size, mtime, uid, offset, .. } = job;
+                // The hash of its end alone says nothing of the whole, whose hash was known before.
                 let claimed = hash.filter(|_| offset == 0);
                 FetchEvent::End { id, state: FileState { size, mtime, uid }, consistent: true, claimed }
             }
             Some(StreamOutcome::Changed(_)) => {
-                // SFTP's reader knows what to do with a file that does not keep still. Of one that was only cut nothing came.
+                // SFTP's reader can read a file that keeps changing. There was no event of a file that was only compared.
                 if progress != Progress::Undecided {
-                    self.arrived.send(FetchEvent::Restart { id }).map_err(receiver_gone)?;
+                    self.events.send(FetchEvent::Restart { id }).map_err(receiver_gone)?;
                 }
-                let wanted = FetchJob { offset: 0, basis: None, data: None, ..wanted };
-                return self.others.send(wanted).map_err(receiver_gone);
+                let job = FetchJob { offset: 0, basis: None, data: None, ..job };
+                return self.full.send(job).map_err(receiver_gone);
             }
             Some(StreamOutcome::Failed(errno)) => failed(ReadError::from_errno(errno)),
             Some(StreamOutcome::Vanished) => failed(ReadError::Vanished),
         };
-        self.arrived.send(arrival).map_err(receiver_gone)
+        self.events.send(arrival).map_err(receiver_gone)
     }
 }
 
 impl Transfer {
-    fn new(wanted: FetchJob, sparing: bool) -> Transfer {
-        let cutting = Cutting::of(wanted.size, sparing);
-        let basis = wanted.basis.clone().map(|basis| Basis::new(basis, cutting, sparing));
-        let assembly = if basis.is_some() { Assembly::unknown(&wanted) } else { Assembly::whole(&wanted) };
-        // What is carried on was decided over before.
-        let is_decided = basis.is_none() || wanted.offset > 0;
+    fn new(job: FetchJob, sparing: bool) -> Transfer {
+        let cutting = Cutting::of(job.size, sparing);
+        let basis = job.basis.clone().map(|basis| Basis::new(basis, cutting, sparing));
+        let assembly = if basis.is_some() { Assembly::unknown(&job) } else { Assembly::full(&job) };
+        // A file whose beginning is on the server was decided over before.
+        let is_decided = basis.is_none() || job.offset > 0;
         let progress = if is_decided { Progress::Decided } else { Progress::Undecided };
-        let (questions, requests, hash, told, here, seen, void) = (0, 0, None, 0, 0, 0, None);
-        Transfer { wanted, basis, assembly, cutting, questions, requests, hash, told, here, seen, progress, void }
+        let (questions, requests, hash, described, found, evaluated, void) = (0, 0, None, 0, 0, 0, None);
+        Transfer {
+            job,
+            basis,
+            assembly,
+            cutting,
+            questions,
+            requests,
+            hash,
+            described,
+            found,
+            evaluated,
+            progress,
+            void,
+        }
     }
 
-    // How far from their places those bytes are that follow each other up to the end of both versions.
+    // The distance between bytes of the file and of the basis that follow each other up to the end of both.
     fn end_shift(&self) -> Shift {
-        Shift::between(self.wanted.size, self.wanted.basis.as_ref().map_or(0, |basis| basis.size))
+        Shift::between(self.job.size, self.job.basis.as_ref().map_or(0, |basis| basis.size))
     }
 
     fn spoil(&mut self, outcome: StreamOutcome) {
         self.void.get_or_insert(outcome);
     }
 
-    // True when it is worth while to put it together before all of it is known. What is not new may have been touched only.
-    fn is_to_be_begun(&self) -> bool {
-        let new = self.told - self.here;
-        self.progress == Progress::Undecided && self.hash.is_none() && (1..=self.told / NEW).contains(&new)
+    // True when it is worth assembling before all of it is described. A file without changes may only have been touched.
+    fn is_worth_starting(&self) -> bool {
+        let changed = self.described - self.found;
+        self.progress == Progress::Undecided
+            && self.hash.is_none()
+            && (1..=self.described / MAX_SPECULATIVE_PART).contains(&changed)
     }
 
-    // All was told that was asked.
+    // The last answer to a question.
     fn answered(&mut self, question: &Question, outcome: HashOutcome) -> Result<()> {
         self.questions -= 1;
         match outcome {
-            HashOutcome::Done { .. } if self.void.is_none() && !question.is_told() => {
-                return Err(protocol_violation(NOT_MADE_UP));
+            HashOutcome::Done { .. } if self.void.is_none() && !question.is_described() => {
+                return Err(protocol_violation(NOT_THE_FILE));
             }
             HashOutcome::Done { hash, .. } if question.is_about_all => self.hash = Some(hash),
             HashOutcome::Done { .. } => {}
@@ -375,10 +388,10 @@ impl Transfer {
         Ok(())
     }
 
-    // Hands on what is here already, up to what is to come.
-    fn advance(&mut self, arrived: &Sender<FetchEvent>) -> Result<()> {
-        while let Some(here) = self.assembly.next(self.wanted.id) {
-            arrived.send(here).map_err(receiver_gone)?;
+    // Hands on parts that are on the server, up to the next one that has to be sent.
+    fn advance(&mut self, events: &Sender<FetchEvent>) -> Result<()> {
+        while let Some(next) = self.assembly.next(self.job.id) {
+            events.send(next).map_err(receiver_gone)?;
         }
         Ok(())
     }
@@ -393,21 +406,22 @@ impl Transfer {
         let file = if chunks.is_empty() { None } else { self.basis.as_ref().and_then(Basis::open) };
         let mut open = file.as_ref().map(|file| Open::new(file, memory, is_over));
         for chunk in chunks {
-            let (at, span) = question.next(chunk, self.cutting).ok_or_else(|| protocol_violation(NOT_MADE_UP))?;
+            let (at, span) = question.next(chunk, self.cutting).ok_or_else(|| protocol_violation(NOT_THE_FILE))?;
             let place = match (&self.basis, &mut open) {
                 (Some(basis), Some(open)) => basis.find(chunk, &span, &question.missed, open),
                 _ => None,
             };
             let length = u64::from(chunk.length);
-            self.told += length;
+            self.described += length;
             match place {
                 Some(place) => {
-                    self.assembly.put(at, Part::Here(Extent { offset: place, length }));
-                    self.here += length;
+                    self.assembly.put(at, Part::Basis(Extent { offset: place, length }));
+                    self.found += length;
                     question.found(at, place);
                 }
                 None => {
-                    let missed = if question.grouped { Part::Rough(length, span.before) } else { Part::Comes(length) };
+                    let missed =
+                        if question.grouped { Part::Rough(length, span.before) } else { Part::Missing(length) };
                     self.assembly.put(at, missed);
                     question.missed.add(at, *chunk);
                     if let Some(open) = &mut open {
@@ -419,7 +433,7 @@ impl Transfer {
         Ok(())
     }
 
-    // Where much is missed: it may be anywhere.
+    // Cuts the basis where much was missed: the missing chunks may be anywhere in it.
     fn look_again(&mut self, question: &mut Question, open: &mut Open<'_>) {
         let Some(basis) = self.basis.as_mut().filter(|basis| basis.is_to_be_cut(&question.missed)) else {
             return;
@@ -429,7 +443,7 @@ impl Transfer {
             match basis.find_cut(&chunk) {
                 Some(offset) => {
                     let found = Extent { offset, length: chunk.length.into() };
-                    self.here += if self.assembly.mark_here(at, found) { found.length } else { 0 };
+                    self.found += if self.assembly.mark_found(at, found) { found.length } else { 0 };
                     question.found(at, offset);
                 }
                 None => question.missed.add(at, chunk),
@@ -458,7 +472,7 @@ impl Question {
         Some((here.extent.offset, here))
     }
 
-    // What follows a chunk that was found is looked for behind it.
+    // A chunk after one that was found is looked for behind it.
     fn found(&mut self, at: u64, place: u64) {
         self.missed = Missed::default();
         if let Some(span) = self.spans.front_mut() {
@@ -466,7 +480,7 @@ impl Question {
         }
     }
 
-    fn is_told(&self) -> bool {
+    fn is_described(&self) -> bool {
         self.spans.iter().all(|span| span.extent.length == 0)
     }
 }

@@ -47,7 +47,7 @@ fn fetch_all_ways(client: &HelperClient, session: &Session, fetch: Fetch<'_>) ->
         let by_delta = scope.spawn(move || {
             let read = || {
                 if to_compare.is_fed() {
-                    client.converse().and_then(|talk| delta::read_files(talk, &to_compare, (events, &full), is_wanted))
+                    client.converse().and_then(|talk| delta::read_files(talk, &to_compare, events, &full, is_wanted))
                 } else {
                     Ok(())
                 }

@@ -1,4 +1,4 @@
-//! Small files through the helper, many in a frame. Larger ones, and those that change, go other ways.
+//! Small files through the helper, many in a frame. Large files, and those that change, go other ways.
 
 use std::collections::HashMap;
 
@@ -15,17 +15,17 @@ use crate::client::{
 use crate::error::Result;
 use crate::queue::{Nothing, Sender};
 
-// Half of what the helper allows: enough to fill a long line, and never refused.
-const WINDOW: u64 = MAX_READING / 2;
+// Bytes under way, half of what the helper allows: enough to fill a connection with a long round trip, and never refused.
+const MAX_BYTES: u64 = MAX_READING / 2;
 
-// As much until it is known how fast the line is: what is asked for by then comes as it is.
-const FIRST_WINDOW: u64 = 512 * 1024;
+// Bytes under way until it is known how fast the connection is: what was asked for by then is not compressed.
+const MAX_FIRST_BYTES: u64 = 512 * 1024;
 
-// How many files may be under way, however small.
-const MOST_FILES: usize = 4096;
+// Files under way, however small.
+const MAX_FILES: usize = 4096;
 
-// How many files one request names.
-const BATCH: usize = 128;
+// Files that one request names.
+const MAX_BATCH_FILES: usize = 128;
 
 /// Where files go that are not for this reader.
 pub(super) struct Routes {
@@ -67,8 +67,8 @@ impl Reader<'_> {
         if self.conversation.replies.turns_out_slow() {
             self.conversation.requests.send(&Request::Pack)?;
         }
-        let window = if self.conversation.replies.is_judged() { WINDOW } else { FIRST_WINDOW };
-        while self.bytes < window && self.under_way.len() < MOST_FILES {
+        let most = if self.conversation.replies.is_judged() { MAX_BYTES } else { MAX_FIRST_BYTES };
+        while self.bytes < most && self.under_way.len() < MAX_FILES {
             let next = if self.under_way.is_empty() { jobs.recv().ok_or(Nothing::More) } else { jobs.try_recv() };
             match next {
                 Ok(job) => self.take(job)?,
@@ -96,7 +96,7 @@ impl Reader<'_> {
         self.batch.push(ReadRequest { id, path, size, mtime, uid, once: dedup });
         self.bytes += size;
         self.under_way.insert(id, job);
-        if self.batch.len() >= BATCH { self.send() } else { Ok(()) }
+        if self.batch.len() >= MAX_BATCH_FILES { self.send() } else { Ok(()) }
     }
 
     fn send(&mut self) -> Result<()> {
@@ -108,7 +108,7 @@ impl Reader<'_> {
     }
 
     fn hear(&mut self) -> Result<()> {
-        self.conversation.replies.owes_much(self.bytes >= FIRST_WINDOW / 2);
+        self.conversation.replies.owes_much(self.bytes >= MAX_FIRST_BYTES / 2);
         match self.conversation.replies.receive()?.ok_or_else(connection_lost)? {
             Reply::Read(answers) => answers.into_iter().try_for_each(|answer| self.answered(answer)),
             Reply::Alive => Ok(()),
@@ -125,7 +125,7 @@ impl Reader<'_> {
             ReadOutcome::Content(bytes) => self.full(job, bytes.into_vec())?,
             ReadOutcome::Sent(hash) if job.dedup => FetchEvent::AlreadySent { id, hash },
             ReadOutcome::Sent(_) => return Err(protocol_violation("a file that was to come did not")),
-            // SFTP's reader knows what to do with a file that does not keep still.
+            // SFTP's reader can read a file that keeps changing.
             ReadOutcome::Changed => return self.routes.full.send(job).map_err(receiver_gone),
             ReadOutcome::Vanished => failed(ReadError::Vanished),
             ReadOutcome::Failed(errno) => failed(ReadError::from_errno(errno)),

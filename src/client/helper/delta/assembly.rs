@@ -1,4 +1,4 @@
-//! What a file is made up of, as far as it is known.
+//! The parts that a file is assembled from, as far as they are known.
 
 use std::collections::BTreeMap;
 
@@ -14,14 +14,14 @@ pub enum Part {
     /// Zeros.
     Hole(u64),
     /// In the basis, there.
-    Here(Extent),
+    Basis(Extent),
     /// The client was asked what it consists of.
     Asked(u64),
     /// Groups of chunks that the basis does not have; it may have some of the chunks. And where they would be, by
     /// what comes before.
     Rough(u64, Shift),
-    /// Bytes that are to come.
-    Comes(u64),
+    /// Bytes that have to be sent.
+    Missing(u64),
     /// Bytes that the client was asked for.
     Requested(u64),
 }
@@ -29,10 +29,10 @@ pub enum Part {
 impl Part {
     fn length(&self) -> u64 {
         let (Part::Hole(length)
-        | Part::Here(Extent { length, .. })
+        | Part::Basis(Extent { length, .. })
         | Part::Asked(length)
         | Part::Rough(length, _)
-        | Part::Comes(length)
+        | Part::Missing(length)
         | Part::Requested(length)) = *self;
         length
     }
@@ -51,8 +51,8 @@ impl Assembly {
         Assembly { parts: all.into_iter().collect() }
     }
 
-    /// Of one that comes from where on it is wanted, with holes where the listing told of them.
-    pub fn whole(FetchJob { size, offset, data, .. }: &FetchJob) -> Assembly {
+    /// Of one that is sent from its first wanted byte on, with the holes that the listing reported.
+    pub fn full(FetchJob { size, offset, data, .. }: &FetchJob) -> Assembly {
         let whole = [Extent { offset: 0, length: *size }];
         let (mut parts, mut at) = (BTreeMap::new(), *offset);
         for extent in data.as_deref().unwrap_or(&whole).iter().filter(|extent| extent.end() > *offset) {
@@ -60,7 +60,7 @@ impl Assembly {
             if from > at {
                 parts.insert(at, Part::Hole(from - at));
             }
-            parts.insert(from, Part::Comes(extent.end() - from));
+            parts.insert(from, Part::Missing(extent.end() - from));
             at = extent.end();
         }
         if *size > at {
@@ -74,7 +74,7 @@ impl Assembly {
         self.parts.is_empty()
     }
 
-    /// Takes what the client has told of the beginning of a part that it was asked about.
+    /// Takes the client's description of the beginning of a part that it was asked about.
     pub fn put(&mut self, at: u64, part: Part) {
         let asked = self.parts.insert(at, part).map_or(0, |asked| asked.length());
         if asked > part.length() {
@@ -83,10 +83,10 @@ impl Assembly {
     }
 
     /// Takes what turns out to be in the basis; false when it is being asked about.
-    pub fn mark_here(&mut self, at: u64, found: Extent) -> bool {
+    pub fn mark_found(&mut self, at: u64, found: Extent) -> bool {
         match self.parts.get_mut(&at) {
-            Some(part @ (Part::Rough(..) | Part::Comes(_))) => {
-                *part = Part::Here(found);
+            Some(part @ (Part::Rough(..) | Part::Missing(_))) => {
+                *part = Part::Basis(found);
                 true
             }
             _ => false,
@@ -107,7 +107,7 @@ impl Assembly {
                 (Part::Rough(length, before), None) => {
                     spans.push(Span { extent: Extent { offset: *at, length }, before, after: end });
                 }
-                (Part::Here(extent), Some(span)) => {
+                (Part::Basis(extent), Some(span)) => {
                     spans.push(Span { after: Shift::between(*at, extent.offset), ..span });
                 }
                 (Part::Asked(_), _) if !all => {}
@@ -124,8 +124,8 @@ impl Assembly {
         for (at, part) in &self.parts {
             match (part, ranges.last_mut().filter(|range| range.end() == *at)) {
                 (Part::Asked(_) | Part::Rough(..), _) => break,
-                (Part::Comes(more), Some(range)) => range.length += more,
-                (Part::Comes(length), None) => ranges.push(Extent { offset: *at, length: *length }),
+                (Part::Missing(more), Some(range)) => range.length += more,
+                (Part::Missing(length), None) => ranges.push(Extent { offset: *at, length: *length }),
                 _ => {}
             }
         }
@@ -148,15 +148,15 @@ impl Assembly {
                 self.parts.pop_first();
                 Some(FetchEvent::Hole { id, length })
             }
-            Part::Here(mut here) => {
+            Part::Basis(mut found) => {
                 self.parts.pop_first();
-                while let Some(Part::Here(next)) = self.parts.get(&(at + here.length))
-                    && next.offset == here.end()
+                while let Some(Part::Basis(next)) = self.parts.get(&(at + found.length))
+                    && next.offset == found.end()
                 {
-                    here.length += next.length;
+                    found.length += next.length;
                     self.parts.pop_first();
                 }
-                Some(FetchEvent::FromBasis { id, offset: here.offset, length: here.length })
+                Some(FetchEvent::FromBasis { id, offset: found.offset, length: found.length })
             }
             _ => None,
         }

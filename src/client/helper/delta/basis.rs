@@ -1,8 +1,8 @@
-//! What of a file is in its basis, and where.
+//! Which chunks of a file are in its basis, and where.
 //!
-//! Mostly it is where it was, counted from the beginning or from the end, or as far from there as what is around it. So
-//! that is looked at first: reading and hashing take a fraction of what it takes to cut a file into chunks. Only where much
-//! is not found so the basis is cut as the client has cut the file.
+//! Most chunks are where they were, counted from the beginning or from the end, or as far from there as their neighbours. Those
+//! places are tried first: reading and hashing take a fraction of the time that cutting a file into chunks takes. Only where much
+//! is not found in this way, the basis is cut as the client has cut the file.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -16,14 +16,14 @@ use xxhash_rust::xxh3::Xxh3Default;
 use crate::client::BasisRef;
 use crate::entry::Extent;
 
-// How many chunks of a file are known at most: each takes some 40 bytes of memory.
-const MOST_KNOWN: usize = 4 * CHUNKS as usize;
+// Known chunks of a basis: each takes some 40 bytes of memory.
+const MAX_KNOWN_CHUNKS: usize = 4 * CHUNKS as usize;
 
-// What part of a basis may be missed in a row before it is cut. On a slow line nothing may.
-const MISSED: u64 = 32;
+// One in so many bytes of a basis may be missed in a row before it is cut. On a slow connection none may.
+const MAX_MISSED_PART: u64 = 32;
 
-// How much is read at once, in bytes.
-const READ: usize = 1 << 20;
+// Bytes that are read at once.
+const READ_BYTES: usize = 1 << 20;
 
 /// How far apart a place in a file and that in its basis are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,7 +40,7 @@ impl Shift {
     }
 }
 
-/// A part of a file whose chunks are looked for, from its first that is not told of yet.
+/// A part of a file whose chunks are searched, from the first that is not described yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
     /// Where in the file.
@@ -51,7 +51,7 @@ pub struct Span {
     pub after: Shift,
 }
 
-/// Chunks that follow each other and are not in the basis as far as it was looked at, and their offsets.
+/// Chunks that follow each other and were not found in the basis, with their offsets.
 #[derive(Debug, Default)]
 pub struct Missed {
     /// With their offsets in the file.
@@ -97,7 +97,7 @@ impl<'a> Open<'a> {
 impl Basis {
     /// One that is compared with a file that is cut so; `sparing` where bytes count more than time.
     pub fn new(file: BasisRef, cutting: Cutting, sparing: bool) -> Basis {
-        let patience = if sparing { 0 } else { file.size / MISSED };
+        let patience = if sparing { 0 } else { file.size / MAX_MISSED_PART };
         Basis { file, cutting, patience, known: None }
     }
 
@@ -137,11 +137,11 @@ impl Basis {
         };
         let (mut at, mut sum) = (place, Xxh3Default::new());
         let mut buffer = std::mem::take(open.memory);
-        if buffer.len() < READ {
-            buffer.resize(READ, 0);
+        if buffer.len() < READ_BYTES {
+            buffer.resize(READ_BYTES, 0);
         }
         while at < end {
-            let most = READ.min((end - at) as usize);
+            let most = READ_BYTES.min((end - at) as usize);
             match open.read(&mut buffer[..most], at) {
                 Ok(count @ 1..) => {
                     sum.update(&buffer[..count]);
@@ -170,7 +170,7 @@ fn chunks_of(cutting: Cutting, open: &mut Open<'_>) -> io::Result<HashMap<Chunk,
         Ok::<_, io::Error>(count)
     };
     let cut = cut(cutting.average, &mut buffer, read, |cut| {
-        if chunks.len() < MOST_KNOWN {
+        if chunks.len() < MAX_KNOWN_CHUNKS {
             chunks.entry(cut.chunk()).or_insert(offset);
         }
         offset += cut.bytes.len() as u64;
