@@ -83,11 +83,11 @@ const MAX_SHOWN_CHARACTERS: usize = 80;
 const FORCED_COMMAND: &str = "the account needs a shell such as `/bin/sh`, and a forced command (`command=` in authorized_keys, \
      ForceCommand) must run `$SSH_ORIGINAL_COMMAND`";
 
-// Enough for what a login shell prints and our one line.
-const MOST_OUTPUT: u64 = 64 * 1024;
+// Bytes of a script's output: enough for what a login shell prints and our one line.
+const MAX_OUTPUT_BYTES: u64 = 64 * 1024;
 
-// Enough for every user and group of a large company.
-const MOST_ACCOUNTS: u64 = 64 << 20;
+// Bytes of the lists of accounts: enough for every user and group of a large company.
+const MAX_ACCOUNTS_BYTES: u64 = 64 << 20;
 
 /// Where helpers for the different machine types are on the server.
 #[derive(Clone, Debug)]
@@ -302,7 +302,7 @@ fn first_answer(session: &Session, input: &mut Input, marks: &[&str], report: &d
 // False when nothing comes any more in time. Not a byte of what follows is taken: the helper says it.
 fn until_marked(input: &mut Input, marks: &[&str], said: &mut Vec<u8>) -> Result<bool> {
     let mut byte = [0];
-    while (said.len() as u64) < MOST_OUTPUT {
+    while (said.len() as u64) < MAX_OUTPUT_BYTES {
         match input.read(&mut byte) {
             Ok(0) => break,
             Ok(_) => said.push(byte[0]),
@@ -330,7 +330,7 @@ fn check_shell(session: &Session) -> Result<()> {
     drop(output);
     input.expect_within(MAX_FIRST_SILENCE)?;
     let mut said = Vec::new();
-    match input.take(MOST_OUTPUT).read_to_end(&mut said) {
+    match input.take(MAX_OUTPUT_BYTES).read_to_end(&mut said) {
         Ok(_) if marked(&String::from_utf8_lossy(&said), "ARCHIVE-SHELL").is_none() => {
             Err(no_shell(&String::from_utf8_lossy(&said)))
         }
@@ -395,7 +395,7 @@ pub(super) fn machine_id(text: &str) -> Option<MachineId> {
 /// The lists of a client's users and groups.
 pub fn accounts(session: &Session) -> Result<AccountLists> {
     let script = r#"printf "\nARCHIVE-USERS\n"; getent passwd 2>/dev/null || cat /etc/passwd; printf "\nARCHIVE-GROUPS\n"; getent group 2>/dev/null || cat /etc/group; printf "\nARCHIVE-END\n""#;
-    let output = run_for(session, MOST_ACCOUNTS, script, "", &[])?;
+    let output = run_for(session, MAX_ACCOUNTS_BYTES, script, "", &[])?;
     let lists = output.split_once("\nARCHIVE-USERS\n").and_then(|(_, rest)| rest.split_once("\nARCHIVE-GROUPS\n"));
     let (users, groups) = lists.ok_or_else(|| no_shell(&output))?;
     let groups = groups.strip_suffix("\nARCHIVE-END\n").ok_or_else(|| no_shell(&output))?;
@@ -490,7 +490,7 @@ fn install_script(place: usize, size: usize, stays: Stays) -> String {
 
 // Runs one of our scripts, with `argument` as its `$0` and `stdin` as its input.
 fn run(session: &Session, script: &str, argument: &str, stdin: &[u8]) -> Result<String> {
-    run_for(session, MOST_OUTPUT, script, argument, stdin)
+    run_for(session, MAX_OUTPUT_BYTES, script, argument, stdin)
 }
 
 // Takes no more than so many bytes of what it says.

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-// How much may be caught up with after a pause.
+// Seconds' worth of bytes that may be caught up with after a pause.
 const BURST: f64 = 0.5;
 // A limited reader asks for no more at a time than comes in this many seconds, or the flow would be lumpy.
 const SLICE: f64 = 1.0 / 32.0;
-const LEAST_SLICE: usize = 1024;
+const MIN_SLICE_BYTES: usize = 1024;
 
 /// A token bucket that may run into debt: bytes are allowed while the balance is not negative.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl Pace {
     pub(super) fn slice(&self, longest: usize) -> usize {
         match &self.bucket {
             None => longest,
-            Some(bucket) => ((bucket.bytes_per_second * SLICE) as usize).clamp(LEAST_SLICE.min(longest), longest),
+            Some(bucket) => ((bucket.bytes_per_second * SLICE) as usize).clamp(MIN_SLICE_BYTES.min(longest), longest),
         }
     }
 

@@ -132,7 +132,7 @@ impl Walk<'_> {
                 excluded.push(path);
                 continue;
             }
-            entries.push(node.entry.clone());
+            entries.push(node.listed_entry().clone());
             below.extend(Some(path).filter(|_| is_directory));
         }
         Ok(Found { entries, excluded, below, inode, mounted })

@@ -59,6 +59,8 @@ pub struct Node {
 /// What a client says of a file that is not so.
 #[derive(Clone, Debug)]
 pub enum Lie {
+    /// A listing reports this of it; whoever reads it finds what it is.
+    Entry(Box<Entry>),
     /// This is its hash, and the proof is made up.
     Hash(Hash),
     /// This is its content, whatever was hashed and listed.
@@ -260,6 +262,11 @@ impl Node {
         let size = if entry.kind == Kind::File { content.len() as u64 } else { 0 };
         let entry = Entry { size, ..entry };
         Node { entry, content, inode, errno: None, mounted: Mounted::Nothing, lie: None }
+    }
+
+    /// What a listing reports.
+    pub fn listed_entry(&self) -> &Entry {
+        if let Some(Lie::Entry(entry)) = &self.lie { entry } else { &self.entry }
     }
 
     /// What an open file's metadata says.

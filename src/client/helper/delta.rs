@@ -210,7 +210,7 @@ impl Reader<'_> {
         let transfer = self.under_way.get_mut(&question.file).ok_or_else(connection_lost)?;
         let replies = &self.conversation.replies;
         if transfer.void.is_none() {
-            transfer.add(&chunks, question, (&mut self.memory, &|| replies.is_over()))?;
+            transfer.add(&chunks, question, &mut self.memory, &|| replies.is_over())?;
         }
         let file = question.file;
         if let Some(outcome) = end {
@@ -401,7 +401,8 @@ impl Transfer {
         &mut self,
         chunks: &[Chunk],
         question: &mut Question,
-        (memory, is_over): (&mut Vec<u8>, &dyn Fn() -> bool),
+        memory: &mut Vec<u8>,
+        is_over: &dyn Fn() -> bool,
     ) -> Result<()> {
         let file = if chunks.is_empty() { None } else { self.basis.as_ref().and_then(Basis::open) };
         let mut open = file.as_ref().map(|file| Open::new(file, memory, is_over));

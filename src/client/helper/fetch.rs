@@ -133,3 +133,32 @@ fn fetch_full(
     let _ = client.without_sftp.set(cause.to_string());
     whole::read_files(conversation, jobs, events, bytes_per_second)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::BasisRef;
+    use crate::entry::Time;
+    use crate::path::AbsPath;
+
+    fn job(id: u64, size: u64, has_basis: bool) -> FetchJob {
+        let basis = has_basis.then(|| BasisRef::new(size, || Err(std::io::ErrorKind::NotFound.into())));
+        let (path, mtime) = (AbsPath::root(), Time::default());
+        FetchJob { id, path, size, mtime, uid: 0, offset: 0, dedup: false, data: None, basis }
+    }
+
+    #[test]
+    fn large_files_with_a_basis_open_no_channel() {
+        let (sender, jobs) = queue::bounded_by_number(10);
+        let large = MAX_SMALL_FILE_BYTES + 1;
+        for job in [job(0, large, true), job(1, large, true), job(2, MAX_SMALL_FILE_BYTES, true), job(3, large, true)] {
+            sender.send(job).unwrap();
+        }
+        drop(sender);
+        let (deltas, to_compare) = queue::bounded_by_number(10);
+        assert_eq!(first_small(&jobs, &deltas).map(|job| job.id), Some(2));
+        assert_eq!(first_small(&jobs, &deltas).map(|job| job.id), None);
+        drop(deltas);
+        assert_eq!(to_compare.iter().map(|job| job.id).collect::<Vec<_>>(), [0, 1, 3]);
+    }
+}
