@@ -8,8 +8,12 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::MinFree;
+use crate::error::Error;
 use crate::path::Escaped;
 use crate::time::parse_duration;
+
+// The most days that jiff reads as one number: 20,000 years. A longer duration could not be read as it is written.
+const MAX_DURATION: Duration = Duration::from_secs(7_304_484 * 24 * 3600);
 
 type Read<T> = std::result::Result<T, String>;
 
@@ -128,10 +132,15 @@ impl Serialize for Size {
 pub struct Span(pub Duration);
 
 impl FromStr for Span {
-    type Err = crate::error::Error;
+    type Err = Error;
 
     fn from_str(text: &str) -> crate::error::Result<Span> {
-        parse_duration(text).map(Span)
+        let duration = parse_duration(text)?;
+        if duration > MAX_DURATION {
+            return Err(Error::usage(format_args!("`{}` is longer than 7304484 days", Escaped(text.as_bytes())))
+                .hint("write a shorter one"));
+        }
+        Ok(Span(duration))
     }
 }
 
@@ -254,6 +263,13 @@ pub(super) mod patterns {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn longest_duration_is_written_as_it_can_be_read() {
+        let longest: Span = "175307616h".parse().unwrap();
+        assert_eq!((longest.0, longest.to_string().parse::<Span>().unwrap()), (MAX_DURATION, longest));
+        assert!("7304484d1s".parse::<Span>().is_err());
+    }
 
     #[test]
     fn size_is_written_exactly() {
