@@ -3,7 +3,7 @@
 //! A listing, a hashing and a session of a restore are a [`Conversation`] each; content is fetched over several, see [`fetch`].
 //! Streams are plain blocking sockets: the asynchronous part ends at [`ssh`].
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -48,8 +48,8 @@ pub(super) struct HelperClient {
     lister: Mutex<Option<(Input, Output)>>,
     // Other helpers that run and were not talked to yet; the last is used first.
     running: Mutex<Vec<(Input, Output)>>,
-    // Listings under way.
-    listings: AtomicUsize,
+    // The listing that has a session set aside has begun.
+    has_listed: AtomicBool,
     traffic: Arc<Traffic>,
     options: Options,
     line_speed: Arc<compression::LineSpeed>,
@@ -103,7 +103,7 @@ impl HelperClient {
             way,
             lister,
             running: Mutex::new(running),
-            listings: AtomicUsize::new(0),
+            has_listed: AtomicBool::new(false),
             traffic,
             options: options.clone(),
             line_speed: Arc::new(compression::LineSpeed::new(options.compress)),
@@ -278,17 +278,15 @@ impl Client for HelperClient {
     }
 
     fn list(&self, request: &ListRequest, sink: &mut dyn ListSink) -> Result<()> {
-        let is_first = self.listings.fetch_add(1, Ordering::Relaxed) == 0;
-        let listed = match self.converse_first() {
+        let is_first = !self.has_listed.swap(true, Ordering::Relaxed);
+        match self.converse_first() {
             Ok(conversation) => list::list(conversation, request, sink),
             Err(error) if is_first || self.traffic.is_shut_down() => Err(error),
             Err(error) => {
                 tracing::debug!(%error, "connects once more for a second listing");
                 self.list_on_another_connection(request, sink)
             }
-        };
-        self.listings.fetch_sub(1, Ordering::Relaxed);
-        listed
+        }
     }
 
     fn hash(&self, key: &Hash, jobs: &Receiver<HashJob>, sink: &mut (dyn HashSink + Send)) -> Result<()> {

@@ -39,7 +39,7 @@ pub(super) fn placed(file: &Path, mut table: Table) -> Result<Table> {
             let placed = place(file, Path::new(path)).into_os_string().into_string();
             *path = placed.map_err(|placed| {
                 Error::usage(format_args!("the path `{}` is not UTF-8", Escaped(placed.as_bytes())))
-                    .hint("move the configuration, or write the whole path")
+                    .hint("move the configuration to a directory with a plainer name")
             })?;
         }
     }

@@ -38,10 +38,14 @@ pub struct Cutting {
 impl Cutting {
     /// For a file of this size; `sparing` where bytes count more than questions.
     pub fn of(size: u64, sparing: bool) -> Cutting {
-        let most = |average: u64| match sparing {
-            true => CHUNKS.min(average * 8),
-            false if average < SHORT => average / 8,
-            false => CHUNKS,
+        let most = |average: u64| {
+            if sparing {
+                CHUNKS.min(average * 8)
+            } else if average < SHORT {
+                average / 8
+            } else {
+                CHUNKS
+            }
         };
         let mut average = MIN_AVERAGE;
         while average < MAX_AVERAGE && size / u64::from(average) > most(average.into()) {

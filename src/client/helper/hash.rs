@@ -49,7 +49,7 @@ pub(super) fn hash(
         let mut asking = Asking { asked, requests };
         let sent = asking.all(key, jobs);
         // The helper ends with its input, when the last answer is out.
-        let drained = if sent.is_ok() { asked.wait_for(0).map(drop) } else { Ok(()) };
+        let drained = if sent.is_ok() { asked.complete() } else { Ok(()) };
         drop(asking);
         // Why the answers ended explains why nothing could be asked any more.
         answers.join().unwrap_or_else(|panic| resume_unwind(panic)).and(sent).and(drained)
@@ -88,7 +88,8 @@ fn answer(mut replies: Replies, asked: &Asked, traffic: &Traffic, sink: &mut (dy
             sink.hashed(id, outcome)?;
         }
     }
-    if asked.lock().files.is_empty() { Ok(()) } else { Err(connection_lost()) }
+    // One that ends while more may be asked is lost, whether or not it owes an answer.
+    if asked.lock().is_complete { Ok(()) } else { Err(connection_lost()) }
 }
 
 /// The files that the helper was asked about.
@@ -102,6 +103,8 @@ struct Asked {
 struct UnderWay {
     // By the caller's number.
     files: HashMap<u64, File>,
+    // Nothing is asked any more, and every answer was taken.
+    is_complete: bool,
     // Nobody takes answers any more.
     has_ended: bool,
 }
@@ -127,7 +130,13 @@ impl Asked {
     fn wait_for(&self, most: usize) -> Result<MutexGuard<'_, UnderWay>> {
         let too_many = |under_way: &mut UnderWay| under_way.files.len() > most && !under_way.has_ended;
         let under_way = self.answered.wait_while(self.lock(), too_many).unwrap_or_else(PoisonError::into_inner);
-        if under_way.has_ended && !under_way.files.is_empty() { Err(connection_lost()) } else { Ok(under_way) }
+        if under_way.has_ended { Err(connection_lost()) } else { Ok(under_way) }
+    }
+
+    // Waits for every answer, after the last question.
+    fn complete(&self) -> Result<()> {
+        self.wait_for(0)?.is_complete = true;
+        Ok(())
     }
 
     // The numbers, sizes and outcomes of these answers.
