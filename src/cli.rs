@@ -13,16 +13,19 @@ use crate::report::{Level, Report};
 use crate::repository::Repository;
 
 mod accept;
+mod cat;
 mod completions;
 mod config;
 mod diff;
 mod find;
 mod forget;
 mod helper;
+mod history;
 mod index;
 mod init;
+mod log;
+mod ls;
 mod named;
-mod past;
 mod prune;
 mod pull;
 mod reach;
@@ -83,10 +86,10 @@ enum Command {
     Pull(Box<pull::Args>),
     Accept(accept::Args),
     Status(status::Args),
-    Log(past::LogArgs),
-    Ls(past::LsArgs),
-    History(past::HistoryArgs),
-    Cat(past::CatArgs),
+    Log(log::Args),
+    Ls(ls::Args),
+    History(history::Args),
+    Cat(cat::Args),
     Restore(restore::Args),
     Verify(verify::Args),
     Prune(prune::Args),
@@ -111,10 +114,10 @@ pub fn run() -> ExitCode {
         Command::Pull(args) => pull::run(&context, args),
         Command::Accept(args) => accept::run(&context, args),
         Command::Status(args) => status::run(&context, args),
-        Command::Log(args) => past::log(&context, args),
-        Command::Ls(args) => past::ls(&context, args),
-        Command::History(args) => past::history(&context, args),
-        Command::Cat(args) => past::cat(&context, args),
+        Command::Log(args) => log::run(&context, args),
+        Command::Ls(args) => ls::run(&context, args),
+        Command::History(args) => history::run(&context, args),
+        Command::Cat(args) => cat::run(&context, args),
         Command::Restore(args) => restore::run(&context, args),
         Command::Verify(args) => verify::run(&context, args),
         Command::Prune(args) => prune::run(&context, args),

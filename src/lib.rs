@@ -11,10 +11,9 @@
 //!   no disk writes;
 //! - [`client`] and [`repository`]: the two columns, which don't know each other. [`client::Client`] is the port to a machine,
 //!   whichever way it is reached; what goes over the wire to a helper (`archive_helper::protocol`) stays below it;
-//! - [`pull`], [`reindex`], [`check`], [`history`], [`restore`], [`prune`], [`verify`]: the verbs;
+//! - [`pull`], [`index`], [`history`], [`restore`], [`prune`], [`verify`]: the verbs;
 //! - [`cli`], with the listeners in [`report`]: the only ones that know a terminal.
 
-pub mod check;
 mod chronology;
 pub mod cli;
 pub mod client;
@@ -24,12 +23,12 @@ pub mod error;
 mod exclude;
 mod fault;
 mod history;
+pub mod index;
 pub mod path;
 mod plan;
 pub mod prune;
 pub mod pull;
 pub mod queue;
-pub mod reindex;
 pub mod report;
 pub mod repository;
 pub mod restore;

@@ -11,9 +11,9 @@ use jiff::Timestamp;
 use nix::errno::Errno;
 use serde::Serialize;
 
-use crate::check::{Problems, check_source, finish_interrupted};
 use crate::entry::{Hash, Version, hash_content};
 use crate::error::{Error, Kind, Result, cause};
+use crate::index::check::{Problems, check_source, finish_interrupted};
 use crate::path::{AbsPath, Escaped, SourceName};
 use crate::report::Report;
 use crate::repository::Repository;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// The floors of the house, from the ground up. A file uses its own floor's modules and those below. The two columns
 /// `client` and `repository` share a floor and don't know each other; the trait `report` stands on the first floor, its
 /// listeners on the fourth.
-const FLOORS: [(&str, u8); 29] = [
+const FLOORS: [(&str, u8); 28] = [
     ("path", 0),
     ("entry", 0),
     ("time", 0),
@@ -25,8 +25,7 @@ const FLOORS: [(&str, u8); 29] = [
     ("repository", 2),
     ("pull", 3),
     ("restore", 3),
-    ("reindex", 3),
-    ("check", 3),
+    ("index", 3),
     ("history", 3),
     ("verify", 3),
     ("prune", 3),

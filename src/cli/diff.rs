@@ -4,8 +4,7 @@ use std::ffi::OsString;
 
 use jiff::Timestamp;
 
-use super::named::Named;
-use super::past::when;
+use super::named::{Named, when};
 use super::{Context, print_line};
 use crate::entry::{Version, hash_hex, kind_name};
 use crate::error::{Error, Result};

@@ -4,8 +4,8 @@ use std::os::unix::ffi::OsStrExt;
 
 use clap::ArgGroup;
 
+use super::ls::{described, time_of};
 use super::named::Named;
-use super::past::{described, time_of};
 use super::{Context, print_line};
 use crate::entry::{Version, hash_hex};
 use crate::error::Result;

@@ -7,10 +7,9 @@ use clap::Subcommand;
 use serde_json::Value;
 
 use super::{Context, print_line, print_result};
-use crate::check::check;
 use crate::error::{Error, Kind, Result};
 use crate::history::{export, stats};
-use crate::reindex::{rebuild, update};
+use crate::index::{check, rebuild, update};
 use crate::report::json::{insert_path, object, text};
 use crate::report::{counted, grouped};
 

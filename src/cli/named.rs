@@ -4,6 +4,8 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use jiff::ZonedDateTime;
+
 use crate::error::{Error, Result};
 use crate::history::{Past, unknown_source};
 use crate::path::{AbsPath, Escaped, SourceName};
@@ -11,7 +13,12 @@ use crate::repository::Repository;
 use crate::repository::index::Index;
 use crate::repository::place::Tree;
 use crate::source::{Ssh, name_of_host};
-use crate::time::When;
+use crate::time::{When, parse_when};
+
+/// Reads what `--at` takes.
+pub(super) fn when(text: &str) -> Result<When> {
+    parse_when(text, &ZonedDateTime::now())
+}
 
 /// Something of a source.
 pub(super) struct Named {

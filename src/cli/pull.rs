@@ -206,11 +206,10 @@ pub(super) fn run(context: &Context, args: &Args) -> Result<u8> {
 // `None` for a dry run that would create it.
 fn repository(context: &Context, place: &Where, args: &Args) -> Result<Option<Repository>> {
     let is_missing = !Repository::exists(place.path())?;
-    match is_missing && init::is_wanted(context, place, (args.init, args.dry_run))? {
-        false => init::open(place).map(Some),
-        true if args.dry_run => Ok(None),
-        true => init::open_or_create(place).map(Some),
+    if !is_missing || !init::is_wanted(context, place, (args.init, args.dry_run))? {
+        return init::open(place).map(Some);
     }
+    if args.dry_run { Ok(None) } else { init::open_or_create(place).map(Some) }
 }
 
 fn pull_one(

@@ -4,8 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::named::{Named, is_plain_path};
-use super::past::when;
+use super::named::{Named, is_plain_path, when};
 use super::reach::Reach;
 use super::signals::heed_signals;
 use super::target::Target;

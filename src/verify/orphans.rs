@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::fs::File;
 
-use crate::check::Unknown;
 use crate::entry::{Hash, Kind, hash_content};
 use crate::error::{OnServer, Result};
+use crate::index::check::Unknown;
 use crate::path::{AbsPath, Name, SourceName};
 use crate::repository::dirs::Dir;
 use crate::repository::evidence::ProvedFile;

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use archive::reindex;
+use archive::index;
 use archive::source::LinkWhen;
 
 use super::Dice;
@@ -76,7 +76,7 @@ impl World {
     pub(super) fn update_paths(&mut self, paths: &[PathBuf]) {
         let Some(repository) = self.repository() else { return };
         let listener = Listener::default();
-        match reindex::update(&repository, paths, &listener) {
+        match index::update(&repository, paths, &listener) {
             Ok(count) => self.tell(format!("index update: {count}")),
             Err(error) => self.find(format!("index update fails: {error}")),
         }

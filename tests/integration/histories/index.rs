@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Stdio;
 
-use archive::reindex;
+use archive::index;
 
 use super::Dice;
 use super::steps::Planned;
@@ -18,7 +18,7 @@ impl World {
         let Some(repository) = self.repository() else { return };
         let listener = Listener::default();
         self.tell("index rebuild");
-        match reindex::rebuild(&repository, &listener) {
+        match index::rebuild(&repository, &listener) {
             Ok(_) if !self.is_old => {}
             Ok(_) => {
                 self.rebuilt();

@@ -396,7 +396,7 @@ impl World {
     fn finish_cut_off(&mut self) {
         let Some(repository) = self.repository() else { return };
         let listener = Listener::default();
-        match archive::check::check(&repository, &listener) {
+        match archive::index::check(&repository, &listener) {
             Ok(0) => {}
             Ok(_) if super::is_left_out("Program") => {}
             Ok(count) => self.find(format!("index check finds {count} after a fault: {:?}", listener.errors())),

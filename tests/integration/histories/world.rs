@@ -194,7 +194,7 @@ impl World {
     fn ask_program(&mut self, verify: bool) {
         let Some(repository) = self.repository() else { return };
         let listener = Listener::default();
-        match archive::check::check(&repository, &listener) {
+        match archive::index::check(&repository, &listener) {
             Ok(0) => {}
             Ok(_) => {
                 let found: Vec<_> = listener.errors().into_iter().map(|text| format!("index check: {text}")).collect();
