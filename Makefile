@@ -16,7 +16,7 @@ TEST_NEEDS = ssh:openssh-client sshd:openssh-server rsync:rsync setfattr:attr se
 THREADS = $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$((n > 4 ? n : 4)))
 RUNNER = $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 
-.PHONY: build demo test test-fs torture histories reverts fuzz check bench man install uninstall clean help
+.PHONY: build demo test test-fs torture histories simulate reverts fuzz check bench man install uninstall clean help
 
 build: ## the program, at target/release/archive
 	$(CARGO) build --release --locked
@@ -46,6 +46,10 @@ histories: ## random histories of clients and repositories; COUNT=10000, SEED=1 
 	tests/needs.sh mkfs.ext4:e2fsprogs
 	HISTORIES=$(or $(COUNT),10000) HISTORIES_SEED=$(or $(SEED),1) HISTORIES_OPS=$(or $(OPS),40) \
 	  $(CARGO) test --locked --test integration -- --nocapture histories::every
+
+simulate: ## random pulls in one process, in an order of a seed; SEED=1 and STEPS=100000 say which and how many
+	SIMULATE_SEED=$(or $(SEED),1) SIMULATE_STEPS=$(or $(STEPS),100000) \
+	  $(CARGO) test --locked --lib -- --nocapture pull::tests::simulated
 
 reverts: ## undoes fixes one at a time, and the histories must find each; FIXES="a1 a5" says which, COUNT=1500 how many histories
 	tests/needs.sh mkfs.ext4:e2fsprogs

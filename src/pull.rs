@@ -1,39 +1,42 @@
 //! The pull: where a client and the repository meet.
 //!
-//! A state machine decides what happens to each file; workers, joined by bounded queues so that memory does not grow with
-//! the number of files, report to it and carry out its orders:
+//! A state machine decides what happens to each file. Workers report events to it and carry out its orders; bounded queues
+//! join them, so that memory does not grow with the number of files:
 //!
 //! ```text
-//!               client
-//!      ^  |      ^  |      ^  |
-//!      |  v      |  v      |  v
-//!   [listing] [hashing] [fetching]
-//!       |          |         |
-//!   [dispatch]     |    [receiving] -> staging
-//!       |          |         |
-//!       +----------+---------+----> [in_flight]: the [machine]
-//!                                        |
-//!                                     [routes] -> hashing, fetching, or
-//!                                        |
-//!                                    [applying] -> trees, index
+//!     client          client       client
+//!        |               ^  |         ^  |
+//!        v               |  v         |  v
+//!    [listing]       [hashing]    [fetching]  [receiving] -> staging
+//!        |               |             |           |
+//!    [dispatch]          |             |           |
+//!        |               v             v           v
+//!        +---------> events of the [machine] in [in_flight] <-------+
+//!        |                         |                                |
+//!        |                         v                                |
+//!        |                  orders, by [routes]                     |
+//!        |          |          |            |           |           |
+//!        |        hash       fetch       postpone    record         |
+//!        |                              (decided        |           |
+//!        |                               again)         v           |
+//!        +-- removals ---------------------------> [applying] ------+ committed
 //! ```
 //!
 //! To follow one file, read [`machine`] first; the order of the modules is that of a run:
 //!
-//! - [`preview`] is a dry run, and [`pipeline`] a run: it starts the workers; [`failure`] ends all of them when one fails;
-//! - [`roots`] checks what the client says of the roots, [`mending`] what an earlier run has left, [`parents`] that every
-//!   listed directory is in a listed one;
+//! - [`preview`] is a dry run, which reports the orders; [`pipeline`] a run: it starts the workers, and ends all of them when one
+//!   fails;
+//! - [`roots`] checks what the client says of the roots, [`mending`] what an earlier run has left;
 //! - [`listing`] compares what the client lists with the index and, through [`crate::plan`], finds what to do for each
-//!   [`directory`]; [`moved`] finds renamed directories, [`merging`] what changed in one, [`announcements`] and [`path_set`]
-//!   remember which were listed;
+//!   [`directory`]; [`path_set`] remembers which were listed;
 //! - [`dispatch`] reports every step, and keeps [`removals`] until the [`guard`] has counted them; [`counting`] lists once more
 //!   if that takes too long;
 //! - [`machine`] decides, [`in_flight`] lets all workers share it, [`routes`] carries out its orders, [`possession`] finds out
 //!   who may have the content of another source;
 //! - [`hashing`] and [`fetching`] ask the client; [`receiving`] writes what it sends into staging, as [`arriving`] files;
-//! - [`tally`] counts and reports;
-//! - [`applying`] takes each [`change`], plans it by [`placing`] with contents that [`content_locator`] finds, carries the batch
-//!   out, and has the [`ledger`] write it to the index while the next one gathers.
+//! - [`applying`] gathers changes, plans each by [`placing`] with contents that [`content_locator`] finds, carries the batch
+//!   out, and has the index written while the next one gathers;
+//! - [`tally`] counts and reports.
 
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
@@ -55,26 +58,19 @@ use crate::repository::staging::Staging;
 use crate::repository::{Repository, random_key};
 use crate::source::Source;
 
-mod announcements;
 mod applying;
 mod arriving;
-mod change;
 mod content_locator;
 mod counting;
 mod directory;
 mod dispatch;
-mod failure;
 mod fetching;
 mod guard;
 mod hashing;
 mod in_flight;
-mod ledger;
 mod listing;
 mod machine;
 mod mending;
-mod merging;
-mod moved;
-mod parents;
 mod path_set;
 mod pipeline;
 mod placing;
@@ -216,6 +212,8 @@ impl Run<'_> {
 trait Engine {
     fn connect(&self, source: &Source, how: &client::Options, report: &dyn Report) -> Result<Box<dyn Client>>;
     fn work(&self, run: &Run<'_>) -> Result<()>;
+    /// Waits before the next attempt to connect.
+    fn pause(&self);
 }
 
 /// A thread for each stage.
@@ -228,6 +226,10 @@ impl Engine for Threads {
 
     fn work(&self, run: &Run<'_>) -> Result<()> {
         pipeline::run(run)
+    }
+
+    fn pause(&self) {
+        std::thread::sleep(PAUSE);
     }
 }
 
@@ -264,7 +266,11 @@ impl Pull<'_> {
         let known = index.source_id(&source.name)?;
         refuse_without_index(repository, source, known)?;
         repository.check_index_is_newest(index)?;
-        self.finish_interrupted(repository, index)?;
+        let finished = self.finish_interrupted(repository, index)?;
+        if finished > 0 {
+            let changes = counted(finished, "change");
+            tally.notice(format_args!("finished {changes} that an interrupted run had begun"));
+        }
         let was_cut_off = known.map(|id| index.has_cut_off_runs(id)).transpose()?.unwrap_or(false);
         let begun = known.map(|id| begin(repository, index, (id, &source.name), tally)).transpose()?;
         facts.run = begun.map(|(_, number)| number);
@@ -313,14 +319,11 @@ impl Pull<'_> {
         Ok(())
     }
 
-    fn finish_interrupted(&self, repository: &Repository, index: &mut Index) -> Result<()> {
+    // Returns how many changes were finished.
+    fn finish_interrupted(&self, repository: &Repository, index: &mut Index) -> Result<u64> {
         let finished = recover(repository, index, &self.source.name)?;
         finished.found.warnings().for_each(|warning| self.tally.warn(warning));
-        if finished.changes > 0 {
-            let changes = counted(finished.changes, "change");
-            self.tally.notice(format_args!("finished {changes} that an interrupted run had begun"));
-        }
-        Ok(())
+        Ok(finished.changes)
     }
 
     // Has the stages work until the client is done, or the connection is lost.
@@ -329,6 +332,10 @@ impl Pull<'_> {
         let Attempts { repository, room, consent, .. } = attempts;
         warn_of_other_machine(&source.name, attempts.known_machine.as_deref(), client, &attempts.machine, tally);
         let index = &mut **attempts.index.borrow_mut();
+        // An earlier attempt may have been broken off.
+        if attempts.mends.get() {
+            self.finish_interrupted(repository, index)?;
+        }
         // A new source is entered now that its client was reached: a mistyped one never is.
         let (source_id, number) = match attempts.begun.get() {
             Some(begun) => begun,
@@ -399,7 +406,7 @@ impl Pull<'_> {
             tally.progress.listed.reset();
             tally.progress.unchanged.reset();
             tally.progress.excluded.reset();
-            std::thread::sleep(PAUSE);
+            self.engine.pause();
         };
         if left < source.settings.retries {
             tally.add_attempts_up(if result.is_ok() { 0 } else { most_listed });

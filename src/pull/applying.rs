@@ -8,13 +8,11 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::change::Change;
 use super::counting::decide_ahead;
-use super::failure::Failure;
 use super::guard::Watch;
 use super::in_flight::InFlight;
-use super::ledger::Ledger;
 use super::machine::{Event, FileTask, Possession, SnapshotPath, WaitKey};
+use super::pipeline::Failure;
 use super::placing::Placing;
 use super::placing::blocked::Blocked;
 use super::routes::{Decider, Routes};
@@ -31,6 +29,10 @@ use crate::repository::journal::{Journal, Row, Then};
 use crate::repository::place::{Place, Tree};
 use crate::repository::staging::{Staged, Staging};
 use crate::source::{ArchiveWhat, LinkWhen};
+
+mod ledger;
+
+pub(super) use ledger::Ledger;
 
 // One that waits for its trays has half as many more.
 const MOST_CHANGES: usize = 2560;
@@ -49,6 +51,41 @@ const IDLE: Duration = Duration::from_millis(10);
 const PATIENCE: u32 = 3;
 
 const SYMLINK: &str = "can't make a symlink in the staging area";
+
+/// What the batch writer applies to the trees and the index.
+#[derive(Debug)]
+pub enum Change {
+    /// An entry without content of its own: directory, symlink, fifo, socket, device.
+    Plain(Box<FileTask>),
+    /// Another entry of the same version, in the index only.
+    Restated(Box<FileTask>),
+    /// A file whose content was received.
+    Received(Box<FileTask>, Staged),
+    /// A file whose content is on the server; `possession` is needed for content that only another source has sent.
+    Known {
+        /// The file.
+        file: Box<FileTask>,
+        /// Its content.
+        hash: Hash,
+        /// Shows that the client has the content.
+        possession: Option<Box<Possession>>,
+    },
+    /// A file that could not be read: the old version stays.
+    Unread {
+        /// The file.
+        file: Box<FileTask>,
+        /// It does not exist any more; the next listing shows that.
+        has_vanished: bool,
+    },
+    /// An entry that could not be listed.
+    Unlisted(Version),
+    /// The roots of the run; comes first.
+    Roots(Vec<AbsPath>),
+    /// An entry that does not exist any more.
+    Removed(Arc<Directory>, Box<Version>),
+    /// All changes of a directory were handed over.
+    Planned(Arc<Directory>),
+}
 
 /// Applies changes until no more come.
 pub fn apply<'a>(

@@ -8,8 +8,8 @@ use std::thread;
 
 use crossbeam_channel::bounded;
 
-use super::change::aborted;
 use super::machine::{FileTask, MAX_HOLE_BYTES, TOO_SPARSE};
+use super::pipeline::aborted;
 use super::{Directory, Run};
 use crate::client::BasisRef;
 use crate::entry::{Extent, Hash};

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::sync::Arc;
 
-use super::ledger::Ledger;
+use super::applying::Ledger;
 use super::machine::{Possession, SnapshotPath};
 use super::possession::is_possessed;
 use super::{Directory, Run};

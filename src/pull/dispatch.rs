@@ -5,11 +5,12 @@
 
 use std::sync::Arc;
 
-use super::change::{Change, aborted};
+use super::applying::Change;
 use super::guard::RemovalGuard;
 use super::listing::Steps;
 use super::machine::{Event, FileTask};
 use super::mending::mend;
+use super::pipeline::aborted;
 use super::removals::{Removal, Removals};
 use super::routes::Decider;
 use super::{Directory, Run};
@@ -49,9 +50,9 @@ impl Steps for Dispatch<'_> {
         }
         match step {
             Step::Same | Step::Removed { .. } => Ok(()),
-            Step::New { entry } => self.decider.list(directory.clone(), entry, None),
+            Step::New { entry } => self.decider.list(FileTask::new(directory.clone(), entry, None)),
             Step::Touched { entry, old } | Step::Changed { entry, old } => {
-                self.decider.list(directory.clone(), entry, Some(old))
+                self.decider.list(FileTask::new(directory.clone(), entry, Some(old)))
             }
             Step::Restated { entry, old } => {
                 self.decider.report(Event::Restated(FileTask::new(directory.clone(), entry, Some(old))))
@@ -69,7 +70,7 @@ impl Steps for Dispatch<'_> {
                 let file = FileTask::new(directory.clone(), entry, None);
                 self.decider.report(Event::Moved { file, hash })
             }
-            None => self.decider.list(directory.clone(), entry, None),
+            None => self.decider.list(FileTask::new(directory.clone(), entry, None)),
         }
     }
 
@@ -119,15 +120,6 @@ impl<'a> Dispatch<'a> {
     }
 }
 
-impl Decider<'_> {
-    /// Reports an entry that is new, changed or touched.
-    fn list(&mut self, directory: Arc<Directory>, entry: Entry, old: Option<Version>) -> Result<()> {
-        let mut file = FileTask::new(directory, entry, old);
-        file.is_begun = self.routes.fetcher.as_ref().is_some_and(|fetcher| fetcher.has_part(&file));
-        self.report(Event::Listed(file))
-    }
-}
-
 /// Removes what is no longer there.
 struct Removing<'a> {
     run: &'a Run<'a>,
@@ -149,7 +141,7 @@ impl Removing<'_> {
             self.remove_below(&path)?;
         }
         match replacement {
-            Some(entry) => self.decider.list(directory, entry, Some(old)),
+            Some(entry) => self.decider.list(FileTask::new(directory, entry, Some(old))),
             None => self.decider.routes.record(Change::Removed(directory, Box::new(old))),
         }
     }

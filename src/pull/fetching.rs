@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::arriving::{Part, Target};
-use super::change::aborted;
 use super::in_flight::InFlight;
 use super::machine::{BasisVersion, FetchOrder, FileId, FileTask};
+use super::pipeline::aborted;
 use crate::client::{BasisRef, FetchJob};
 use crate::entry::Time;
 use crate::error::Result;

@@ -4,14 +4,18 @@ use crossbeam_channel::Receiver as Unbounded;
 
 use super::Run;
 use super::machine::{Claim, Event, FileId, FileTask};
+use super::pipeline::{Failure, aborted};
 use super::routes::Decider;
 use crate::client::{HashJob, HashOutcome, ReadError};
 use crate::error::Result;
 use crate::queue::Receiver;
 
 /// Has the client hash the files of the queue, until it ends, and reports the outcomes.
-pub fn hash(run: &Run<'_>, jobs: &Receiver<HashJob>, mut decider: Decider<'_>) -> Result<()> {
-    run.client.hash(&run.key, jobs, &mut |id, outcome| decider.report(event(id, outcome)))
+pub fn hash(run: &Run<'_>, jobs: &Receiver<HashJob>, mut decider: Decider<'_>, failure: &Failure<'_>) -> Result<()> {
+    run.client.hash(&run.key, jobs, &mut |id, outcome| {
+        // Noted before the client ends the exchange, or another stage might be the first to see that.
+        if failure.watch(|| decider.report(event(id, outcome))) { Ok(()) } else { Err(aborted(())) }
+    })
 }
 
 /// The event of a file that was hashed.

@@ -6,13 +6,10 @@ use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
 
-use super::announcements::Announcements;
 use super::guard::Consent;
-use super::moved::{Deferred, Found, Moved};
-use super::parents::{Parents, unlisted};
 use super::path_set::Spill;
 use super::roots::{errno_text, is_what_was_asked, list_request, made_up_file};
-use super::{Directory, Tally, merging};
+use super::{Directory, Tally};
 use crate::client::list::{
     AnnouncedDirectory, Changes, EntriesPage, ListSink, MAX_PAGE_ENTRIES, Mounted, Problem, Root, SkipReason, Skipped,
     Wanted,
@@ -26,7 +23,15 @@ use crate::report::Change;
 use crate::repository::index::{Index, ListedDirectory, SourceId};
 use crate::source::{Source, refuse_overlap};
 
+mod announcements;
+mod changes;
 mod mounts;
+mod parents;
+mod renames;
+
+use announcements::Announcements;
+use parents::{Parents, unlisted};
+use renames::{Deferred, Found, Moved};
 
 // How much memory directories may take whose entries were asked for and have not come, by the length of their paths.
 const MOST_AWAITED: usize = 128 << 20;
@@ -331,7 +336,7 @@ impl ListSink for Listing<'_> {
             changed.ok_or_else(|| protocol_violation("a directory's changes do not lead to what it is"))?;
         let current = index.current_names(id)?;
         let is_as_kept = current.len() == kept.len();
-        let gone = match merging::gone(&current, &differences, &entries) {
+        let gone = match changes::gone(&current, &differences, &entries) {
             Some(gone) => gone.into_iter().map(|id| index.version(id)).collect::<Result<Vec<_>>>()?,
             None if is_as_kept => return Err(protocol_violation("a directory's changes are not in order")),
             None => Vec::new(),

@@ -39,7 +39,7 @@ use self::file::{Fetching, State};
 use self::policy::is_little_and_changed;
 use self::size_sampling::{Meeting, Sizes};
 use self::waiting::{Claimed, LinkedInode, Waiting};
-use super::change::Change;
+use super::applying::Change;
 use crate::client::{HashJob, HashKind, ReadError, protocol_violation};
 use crate::entry::{Entry, Hash, Kind};
 use crate::error::{Error, Kind as ErrorKind, Result};
@@ -182,8 +182,8 @@ fn unasked() -> Error {
     protocol_violation("an answer came that nobody asked for")
 }
 
-// A worker has reported what no order asked for.
-fn broken() -> Error {
+/// The error of a worker that reports what no order asked for, or gets an order that it can't carry out.
+pub fn broken() -> Error {
     Error::new(ErrorKind::Failed, "a part of the program broke").hint("please report this")
 }
 

@@ -1,5 +1,6 @@
 //! Joins the stages of a pull: a thread for each, or several, and bounded queues between them.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
@@ -8,7 +9,6 @@ use crossbeam_channel::unbounded;
 use super::Run;
 use super::applying::apply;
 use super::dispatch::Dispatch;
-use super::failure::Failure;
 use super::fetching::{Fetcher, Transfers};
 use super::hashing::{hash, resume};
 use super::in_flight::InFlight;
@@ -16,12 +16,11 @@ use super::listing::list;
 use super::machine::{Event, FileId, Policy};
 use super::receiving::{lane, lanes, receive};
 use super::routes::{Decider, Routes};
-use crate::client::{self, FetchEvent, MAX_DELTA_BYTES, MAX_SMALL_FILE_BYTES};
+use crate::client::{self, Client, FetchEvent, MAX_DELTA_BYTES, MAX_SMALL_FILE_BYTES};
 use crate::entry::Hash;
-use crate::error::{Error, OnServer, Result};
+use crate::error::{Error, Kind, OnServer, Result};
 use crate::fault::most_changes;
 use crate::queue::{bounded_by_number, bounded_lanes};
-use crate::repository::journal::recover;
 use crate::repository::staging::Staging;
 use crate::source::{HashWhere, LinkWhen};
 
@@ -36,7 +35,6 @@ const MOST_ARRIVED: usize = 2 << 20;
 
 /// Runs all stages to their end; the first error of any ends them all.
 pub(super) fn run(run: &Run<'_>) -> Result<()> {
-    finish_interrupted(run)?;
     let staging = Arc::new(clear_staging(run)?);
     let policy = policy(run);
     let snapshot = policy.sends_deltas.then(|| run.repository.snapshot(&run.source.name)).transpose()?;
@@ -76,7 +74,7 @@ pub(super) fn run(run: &Run<'_>) -> Result<()> {
                 };
                 failure.watch(|| run.client.fetch(fetch))
             }),
-            stage("hashing").spawn_scoped(scope, move || failure.watch(|| hash(run, &to_hash, hashing))),
+            stage("hashing").spawn_scoped(scope, move || failure.watch(|| hash(run, &to_hash, hashing, failure))),
             stage("deciding").spawn_scoped(scope, move || failure.watch(|| resume(&to_resume, resuming))),
         ];
         for thread in started {
@@ -133,13 +131,6 @@ pub(super) fn policy(run: &Run<'_>) -> Policy {
     }
 }
 
-// An earlier attempt may have been broken off.
-pub(super) fn finish_interrupted(run: &Run<'_>) -> Result<()> {
-    let recovered = recover(run.repository, &mut run.repository.index()?, &run.source.name)?;
-    recovered.found.warnings().for_each(|warning| run.tally.warn(warning));
-    Ok(())
-}
-
 pub(super) fn clear_staging(run: &Run<'_>) -> Result<Staging> {
     let opened = Staging::open(run.repository.staging(&run.source.name)?);
     let staging = opened.on_server("can't open the staging area").map_err(|error| in_staging(run, error))?;
@@ -172,4 +163,46 @@ fn lead(run: &Run<'_>, routes: Routes<'_>, in_flight: &InFlight, staging: &Stagi
     let mut dispatch = Dispatch::new(run, &index, decider, staging);
     let roots = list(run.client, run.source, run.repository.id(), &remembered, run.tally, &mut dispatch)?;
     dispatch.finish(&roots)
+}
+
+/// Remembers the first error, and makes every stage end.
+pub struct Failure<'a> {
+    first: Mutex<Option<Error>>,
+    client: &'a dyn Client,
+    in_flight: &'a InFlight,
+}
+
+impl<'a> Failure<'a> {
+    /// Nothing has failed yet.
+    pub fn new(client: &'a dyn Client, in_flight: &'a InFlight) -> Failure<'a> {
+        Failure { first: Mutex::new(None), client, in_flight }
+    }
+
+    /// Runs a stage, or a thread of one; true when it ended well.
+    pub fn watch(&self, stage: impl FnOnce() -> Result<()>) -> bool {
+        // A panic, too: or the other stages would wait for ever for one that is gone.
+        let ended = catch_unwind(AssertUnwindSafe(stage));
+        let broken = |_| Error::new(Kind::Failed, "a part of the program broke").hint("please report what it printed");
+        let Err(error) = ended.unwrap_or_else(|panic| Err(broken(panic))) else { return true };
+        tracing::debug!(%error, "a stage ends early");
+        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        // Who only finds the next stage gone may be faster than who knows why.
+        if first.as_ref().is_none_or(|first| first.kind() == Kind::BrokenOff) {
+            *first = Some(error);
+        }
+        drop(first);
+        self.client.hang_up();
+        self.in_flight.abort();
+        false
+    }
+
+    /// The first error.
+    pub fn first(self) -> Option<Error> {
+        self.first.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The next stage is gone: the run has failed, and whoever made it fail has told why.
+pub fn aborted<T>(_: T) -> Error {
+    Error::new(Kind::BrokenOff, "the run was broken off")
 }

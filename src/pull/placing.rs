@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
+use super::applying::Ledger;
 use super::content_locator::ContentLocator;
-use super::ledger::Ledger;
 use super::machine::{FileTask, hash_of_nothing};
 use super::{Directory, Run};
 use crate::client::protocol_violation;

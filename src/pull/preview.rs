@@ -1,15 +1,20 @@
-//! A dry run: lists and compares as a pull does, asks the helper for hashes where only they tell, changes nothing.
+//! A dry run: lists and compares as a pull does, and asks the client for hashes where only they tell; changes nothing.
+//!
+//! The state machine decides as in a pull, with a policy by which every file is hashed that it decides about; its orders are
+//! reported instead of carried out.
 
 use std::sync::Arc;
 
-use super::change::aborted;
+use super::applying::Change as Recorded;
 use super::dispatch::{each_current, each_directory_below};
 use super::guard::{Before, Consent, RemovalGuard};
+use super::hashing::event;
 use super::listing::{Remembered, Steps, list};
-use super::machine::refusal;
+use super::machine::{Event, FileId, FileTask, Lookup, Machine, Order, Policy, broken};
+use super::pipeline::aborted;
 use super::removals::Removals;
 use super::{Directory, Facts, Pull, Tally, refuse_without_index};
-use crate::client::{self, Client, HashJob, HashKind, HashOutcome, protocol_violation};
+use crate::client::{self, Client, HashJob, HashOutcome, MAX_SMALL_FILE_BYTES, ReadError};
 use crate::entry::{Entry, Hash, Kind, Version};
 use crate::error::Result;
 use crate::fault::most_changes;
@@ -18,12 +23,13 @@ use crate::plan::Step;
 use crate::queue::bounded_by_number;
 use crate::report::Change;
 use crate::repository::Repository;
+use crate::repository::dirs::Abilities;
 use crate::repository::index::{Index, SourceId};
 use crate::source::HashWhere;
 
-// Files that wait for their hashes. They are asked for after the listing, since a server may allow one session only; more
-// than these are asked for meanwhile.
-const MAX_DOUBTFUL: usize = 64 * 1024;
+// Files that wait to be hashed. That begins after the listing, since a server may allow one session only, unless there are
+// more.
+const MAX_HASH_JOBS: usize = 64 * 1024;
 
 /// Tells what a pull would do.
 pub(super) fn preview(pull: &Pull<'_>, repository: Option<&Repository>, facts: &mut Facts) -> Result<()> {
@@ -41,10 +47,10 @@ pub(super) fn preview(pull: &Pull<'_>, repository: Option<&Repository>, facts: &
     let how = client::Options { channels: Some(1), ..pull.how() };
     pull.with_client(&how, facts, |client| {
         let hashes = source.settings.hash == HashWhere::Client;
-        let doubtful = Vec::new();
         let before = known.map(|(index, source_id)| Before { index, source_id, run: None, is_empty: false });
         let guard = before.map(|before| RemovalGuard::new(before, source, Removals::to_count(None)));
-        let mut preview = Preview { tally, index: known, client, doubtful, hashes, guard };
+        let decisions = Decisions { tally, machine: Machine::new(policy()), jobs: Vec::new() };
+        let mut preview = Preview { tally, index: known, client, decisions, hashes, guard };
         let consent = Consent::read(known, options)?;
         let remembered = Remembered {
             index: known,
@@ -63,8 +69,7 @@ struct Preview<'a> {
     tally: &'a Tally<'a>,
     index: Option<(&'a Index, SourceId)>,
     client: &'a dyn Client,
-    // The next files of which only a hash tells whether they changed, and the hash that they had.
-    doubtful: Vec<(HashJob, Option<Hash>)>,
+    decisions: Decisions<'a>,
     hashes: bool,
     guard: Option<RemovalGuard<'a>>,
 }
@@ -83,7 +88,12 @@ impl Steps for Preview<'_> {
             Step::New { entry } => self.tell(Change::New, directory, &entry.name),
             Step::Changed { entry, .. } => self.tell(Change::Changed, directory, &entry.name),
             Step::Touched { entry, old } if entry.kind == Kind::File && self.hashes => {
-                self.ask(directory, &entry, &old)?
+                // Names of one inode are hashed one by one.
+                let file = FileTask::new(Arc::clone(directory), Entry { inode: None, ..entry }, Some(old));
+                self.decisions.handle(Event::Listed(file))?;
+                if self.decisions.jobs.len() >= most_changes(MAX_HASH_JOBS) {
+                    self.hash()?;
+                }
             }
             Step::Touched { entry, .. } => self.tell(Change::Touched, directory, &entry.name),
             Step::Removed { old } => self.tell(Change::Removed, directory, &old.entry.name),
@@ -109,17 +119,6 @@ impl Preview<'_> {
         }
     }
 
-    fn ask(&mut self, directory: &Directory, entry: &Entry, old: &Version) -> Result<()> {
-        let Some(path) = directory.path.join(&entry.name) else { return Ok(()) };
-        if let Some(why) = refusal(entry) {
-            self.tally.unread(format_args!("can't read `{path}` on the client: {why}"));
-            return Ok(());
-        }
-        let (id, &Entry { size, mtime, uid, .. }) = (self.doubtful.len() as u64, entry);
-        self.doubtful.push((HashJob { id, path, size, mtime, uid, kind: HashKind::Plain }, old.hash));
-        if self.doubtful.len() < most_changes(MAX_DOUBTFUL) { Ok(()) } else { self.hash() }
-    }
-
     fn removed_below(&mut self, directory: &Directory, old: &Version) -> Result<()> {
         let (Kind::Dir, Some((index, source)), Some(path)) =
             (old.entry.kind, self.index, directory.path.join(&old.entry.name))
@@ -136,31 +135,95 @@ impl Preview<'_> {
     }
 
     fn hash(&mut self) -> Result<()> {
-        if self.doubtful.is_empty() {
+        let Preview { client, decisions, .. } = self;
+        if decisions.jobs.is_empty() {
             return Ok(());
         }
-        let (mut asked, files): (Vec<_>, Vec<_>) = std::mem::take(&mut self.doubtful)
-            .into_iter()
-            .map(|(job, old)| (Some((job.path.clone(), old)), job))
-            .unzip();
-        let (jobs, to_hash) = bounded_by_number(files.len());
-        files.into_iter().try_for_each(|job| jobs.send(job)).map_err(aborted)?;
+        let (jobs, to_hash) = bounded_by_number(decisions.jobs.len());
+        decisions.jobs.drain(..).try_for_each(|job| jobs.send(job)).map_err(aborted)?;
         drop(jobs);
-        let tally = self.tally;
-        // Without proofs, the key is of no use.
-        self.client.hash(&Hash::default(), &to_hash, &mut |id: u64, outcome: HashOutcome| {
-            let place = usize::try_from(id).ok().and_then(|id| asked.get_mut(id)).and_then(Option::take);
-            let (path, old) = place.ok_or_else(|| protocol_violation("a hash came that nobody asked for"))?;
-            tally.changed(judge(&outcome, &old), &path);
-            Ok(())
-        })
+        // There are no proofs, so the key is of no use.
+        let mut sink = |id: u64, outcome: HashOutcome| decisions.handle(event(id, outcome));
+        client.hash(&Hash::default(), &to_hash, &mut sink)
     }
 }
 
-fn judge(outcome: &HashOutcome, old: &Option<Hash>) -> Change {
-    match outcome {
-        HashOutcome::Done { hash, .. } if Some(*hash) == *old => Change::Touched,
-        HashOutcome::Vanished => Change::Removed,
-        _ => Change::Changed,
+/// The state machine, whose orders are reported.
+struct Decisions<'a> {
+    tally: &'a Tally<'a>,
+    machine: Machine,
+    // The next files of which only a hash tells whether they changed.
+    jobs: Vec<HashJob>,
+}
+
+impl Decisions<'_> {
+    fn handle(&mut self, event: Event) -> Result<()> {
+        let mut orders = Vec::new();
+        self.machine.handle(event, &NothingKnown, &mut orders)?;
+        for order in orders {
+            match order {
+                Order::Hash(job) => self.jobs.push(job),
+                Order::Record(Recorded::Known { file, hash, .. }) if file.had_content(&hash) => {
+                    self.tally.changed(Change::Touched, &file.path());
+                }
+                Order::Record(Recorded::Known { file, .. }) => self.tally.changed(Change::Changed, &file.path()),
+                Order::Fetch(order) => {
+                    self.tally.changed(Change::Changed, &order.path);
+                    self.end(order.id)?;
+                }
+                Order::GiveUp(file, ReadError::Vanished) => self.tally.changed(Change::Removed, &file.path()),
+                Order::GiveUp(file, error) => {
+                    self.tally.unread(format_args!("can't read `{}` on the client: {error}", file.path()));
+                }
+                // No file waits for another.
+                Order::Record(_) | Order::Prove(..) | Order::Keep { .. } | Order::Postpone(_) => return Err(broken()),
+            }
+        }
+        Ok(())
+    }
+
+    // Nothing is fetched, so no other file may wait for it.
+    fn end(&mut self, id: FileId) -> Result<()> {
+        let (mut orders, error) = (Vec::new(), ReadError::Vanished);
+        self.machine.handle(Event::FetchFailed { id, error }, &NothingKnown, &mut orders)?;
+        let Some(Order::GiveUp(file, _)) = orders.pop() else { return Err(broken()) };
+        let (leads, _) = file.into_leads();
+        self.machine.handle(Event::Finished { leads, hash: None, path: None }, &NothingKnown, &mut orders)
+    }
+}
+
+// Whatever a file's size, it is hashed: it is reported as changed only if it has another content.
+fn policy() -> Policy {
+    Policy {
+        client_hashes: true,
+        sends_small_files: false,
+        max_small_file_bytes: MAX_SMALL_FILE_BYTES,
+        sends_deltas: false,
+        max_delta_bytes: 0,
+        links: false,
+        begins_empty: false,
+        has_others: false,
+        abilities: Abilities::assumed(0),
+    }
+}
+
+/// What a dry run asks is only whether a file has its old content.
+struct NothingKnown;
+
+impl Lookup for NothingKnown {
+    fn has_size(&self, _: u64) -> Result<bool> {
+        Ok(true)
+    }
+
+    fn has_content(&self, _: &Hash) -> Result<bool> {
+        Ok(false)
+    }
+
+    fn has_foreign_content(&self, _: &Hash) -> Result<bool> {
+        Ok(false)
+    }
+
+    fn is_hashing_cheaper(&self) -> bool {
+        true
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use super::Run;
+use super::applying::Change;
 use super::arriving::{Arriving, Part, Received, Target};
-use super::change::Change;
 use super::fetching::Transfers;
 use super::machine::{Event, FileId, FileTask, Reading};
 use super::pipeline::in_staging;

@@ -3,19 +3,20 @@
 //! Bounded queues lead from listing and deciding to hashing, from there to fetching and receiving, and from everywhere to
 //! the batch writer; the only way back is the unbounded queue of postponed files. So no two workers wait for each other.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 
 use crossbeam_channel::Sender as Unbounded;
 
 use super::Run;
-use super::change::{Change, aborted};
+use super::applying::Change;
 use super::fetching::Fetcher;
 use super::in_flight::InFlight;
-use super::machine::{Claim, Event, FileTask, Lookup, Order, Possession};
+use super::machine::{Claim, Event, FileTask, Lookup, Order, Possession, broken};
+use super::pipeline::aborted;
 use super::possession::{proof_of, proven};
-use crate::client::{HashJob, ReadError};
-use crate::entry::Hash;
-use crate::error::{Error, Kind, Result};
+use crate::client::{HashJob, MAX_SMALL_FILE_BYTES, ReadError};
+use crate::entry::{Entry, Hash, Kind};
+use crate::error::Result;
 use crate::queue::Sender;
 use crate::repository::index::Index;
 
@@ -50,12 +51,8 @@ impl<'a> Routes<'a> {
 
     /// Hands a change to the batch writer.
     pub fn record(&self, change: Change) -> Result<()> {
-        self.changes.as_ref().ok_or_else(no_route)?.send(change).map_err(aborted)
+        self.changes.as_ref().ok_or_else(broken)?.send(change).map_err(aborted)
     }
-}
-
-fn no_route() -> Error {
-    Error::new(Kind::Failed, "a part of the program broke").hint("please report this")
 }
 
 /// A received file that is to be kept.
@@ -80,7 +77,13 @@ pub struct Decider<'a> {
 impl<'a> Decider<'a> {
     /// With an index of its own, which is opened when it is needed.
     pub fn new(run: &'a Run<'a>, in_flight: &'a InFlight, routes: Routes<'a>) -> Decider<'a> {
-        Decider { run, in_flight, routes, lookup: RunLookup { run, index: OnceCell::new() }, orders: Vec::new() }
+        Decider {
+            run,
+            in_flight,
+            routes,
+            lookup: RunLookup { run, index: OnceCell::new(), size: Cell::new(None) },
+            orders: Vec::new(),
+        }
     }
 
     /// The files that are under way.
@@ -91,9 +94,20 @@ impl<'a> Decider<'a> {
     /// Reports an event, and carries out what follows.
     pub fn report(&mut self, event: Event) -> Result<()> {
         match self.report_received(event, None)? {
-            Some(_) => Err(no_route()),
+            Some(_) => Err(broken()),
             None => Ok(()),
         }
+    }
+
+    /// Reports an entry that is new, changed or touched.
+    pub fn list(&mut self, mut file: Box<FileTask>) -> Result<()> {
+        file.is_begun = self.routes.fetcher.as_ref().is_some_and(|fetcher| fetcher.has_part(&file));
+        let Entry { kind, size, .. } = file.entry;
+        // Most files are small: the other workers do not wait for this lookup.
+        if kind == Kind::File && (1..=MAX_SMALL_FILE_BYTES).contains(&size) && !self.run.begins_empty {
+            self.lookup.size.set(Some((size, self.lookup.index()?.knows_size(size)?)));
+        }
+        self.report(Event::Listed(file))
     }
 
     /// The same for a file that was received, if all of it is in memory as `bytes`. Returns the file if it is to be kept.
@@ -118,8 +132,8 @@ impl<'a> Decider<'a> {
 
     fn carry_out(&self, order: Order) -> Result<()> {
         match order {
-            Order::Hash(order) => self.routes.hashing.as_ref().ok_or_else(no_route)?.send(order).map_err(aborted),
-            Order::Fetch(order) => self.routes.fetcher.as_ref().ok_or_else(no_route)?.fetch(order),
+            Order::Hash(order) => self.routes.hashing.as_ref().ok_or_else(broken)?.send(order).map_err(aborted),
+            Order::Fetch(order) => self.routes.fetcher.as_ref().ok_or_else(broken)?.fetch(order),
             Order::Record(change) => self.routes.record(change),
             Order::GiveUp(file, error) => self.give_up(file, &error),
             Order::Postpone(file) => {
@@ -127,7 +141,7 @@ impl<'a> Decider<'a> {
                 let _ = self.routes.postponed.send(Some(file));
                 Ok(())
             }
-            Order::Keep { .. } | Order::Prove(..) => Err(no_route()),
+            Order::Keep { .. } | Order::Prove(..) => Err(broken()),
         }
     }
 
@@ -153,6 +167,8 @@ impl<'a> Decider<'a> {
 struct RunLookup<'a> {
     run: &'a Run<'a>,
     index: OnceCell<Index>,
+    // Whether there is a version of this size, looked up before the machine is asked.
+    size: Cell<Option<(u64, bool)>>,
 }
 
 impl RunLookup<'_> {
@@ -169,7 +185,10 @@ impl RunLookup<'_> {
 
 impl Lookup for RunLookup<'_> {
     fn has_size(&self, size: u64) -> Result<bool> {
-        self.index()?.knows_size(size)
+        match self.size.take() {
+            Some((known, has_size)) if known == size => Ok(has_size),
+            _ => self.index()?.knows_size(size),
+        }
     }
 
     fn has_content(&self, hash: &Hash) -> Result<bool> {

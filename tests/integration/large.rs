@@ -328,7 +328,7 @@ fn of_large_files_of_one_size_those_with_one_content_are_linked_in_the_first_run
     like_one[300_000] ^= 1;
     let contents = [&one, &noise(2, size), &noise(3, size), &one, &like_one, &noise(2, size), &like_one];
     let client = Tree::new(
-        contents.iter().enumerate().map(|(n, content)| (format!("f{n}"), at(1_000_000_000, 0, file(content)))),
+        contents.iter().enumerate().map(|(n, content)| (format!("f{n}"), at(1_000_000_000, n as u32, file(content)))),
     );
     let summary = program.pull_well(&sshd, &client.root(), &[]);
     assert_eq!((&summary["copied"], &summary["linked"]), (&4.into(), &3.into()));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::super::change::Change;
+use super::super::applying::Change;
 use super::file::{Claim, FileTask, Possession, Reading, SnapshotPath};
 use super::waiting::WaitKey;
 use crate::client::{HashJob, ReadError};

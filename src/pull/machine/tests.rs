@@ -749,3 +749,33 @@ fn event_that_no_order_asked_for_is_an_error_of_the_program() {
     let event = Event::Finished { leads: Vec::new(), hash: None, path: None };
     assert!(table.handle(event).contains("a part of the program broke"));
 }
+
+#[test]
+fn lost_connection_leaves_a_state_that_another_attempt_decides_anew() {
+    // Whatever is under way when the connection is lost is listed again by the next attempt, with a machine of its own.
+    let mut lost = Table::new(policy());
+    lost.known.sizes.get_mut().insert(LARGE);
+    for name in ["a", "b", "c", "d"] {
+        assert_eq!(lost.list(name, LARGE), format!("hash {name}"));
+    }
+    assert_eq!(lost.hashed("a", ONE), "fetch resumable a");
+    assert_eq!(lost.hashed("b", ONE), "", "it waits for a");
+    assert_eq!(lost.received("a", ONE, None), "keep a");
+    // Received files are still committed. The files that they release are not decided about any more.
+    assert_eq!(lost.finish("a", Some(ONE)), "postpone b");
+    assert_eq!(lost.machine.unfinished(), 3);
+    let mut next = Table { known: lost.known, ..Table::new(policy()) };
+    for name in ["b", "c", "d"] {
+        assert_eq!(next.list(name, LARGE), format!("hash {name}"));
+    }
+    assert_eq!(next.hashed("b", ONE), "link b to one", "a is in place");
+    assert_eq!(next.hashed("c", TWO), "fetch resumable c");
+    assert_eq!(next.hashed("d", TWO), "");
+    assert_eq!(next.received("c", TWO, None), "keep c");
+    assert_eq!(next.finish("c", Some(TWO)), "postpone d");
+    assert_eq!(next.resume("d"), "link d to two");
+    for (name, hash) in [("b", ONE), ("d", TWO)] {
+        assert_eq!(next.finish(name, Some(hash)), "");
+    }
+    next.assert_done();
+}

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::super::applying::Ledger;
 use super::super::content_locator::{Candidate, Wanted};
-use super::super::ledger::Ledger;
 use super::super::machine::{FileTask, Possession, SnapshotPath, hash_of_nothing};
 use super::{Directory, Origin, Placing, Retired, WHAT, is_restated};
 use crate::entry::{Entry, Hash, Kind, Version, flags, mode_on_disk};

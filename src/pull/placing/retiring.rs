@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use super::super::applying::Ledger;
 use super::super::content_locator::Wanted;
-use super::super::ledger::Ledger;
 use super::{Directory, Origin, Placing};
 use crate::entry::{Kind, Version, is_on_disk};
 use crate::error::{Result, cause};

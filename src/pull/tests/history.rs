@@ -83,7 +83,7 @@ impl History {
             archive: *random.pick(&[ArchiveWhat::Replaced, ArchiveWhat::Replaced, ArchiveWhat::All]),
             whole_file: random.once_in(8),
             tuning: Tuning { gather: !random.once_in(4), ..Tuning::default() },
-            retries: 0,
+            retries: random.below(3) as u32,
             max_delete: 100,
             verify_age: *random.pick(&[Duration::ZERO, Duration::from_secs(1 << 30)]),
             ..Settings::default()

@@ -15,15 +15,15 @@ use crate::error::Result;
 use crate::path::AbsPath;
 use crate::plan::Step;
 use crate::pull::applying::BatchWriter;
-use crate::pull::change::Change;
+use crate::pull::applying::Change;
+use crate::pull::applying::Ledger;
 use crate::pull::dispatch::Dispatch;
 use crate::pull::fetching::{Fetcher, Transfers};
 use crate::pull::hashing::event;
 use crate::pull::in_flight::InFlight;
-use crate::pull::ledger::Ledger;
 use crate::pull::listing::{Steps, list};
 use crate::pull::machine::{Event, FileId, FileTask};
-use crate::pull::pipeline::{clear_staging, finish_interrupted, is_wanted, policy};
+use crate::pull::pipeline::{clear_staging, is_wanted, policy};
 use crate::pull::receiving::Inbox;
 use crate::pull::routes::{Decider, Routes};
 use crate::pull::{Directory, Engine, Run};
@@ -51,8 +51,9 @@ impl Engine for TurnTaking<'_> {
         Ok((self.connect)(source))
     }
 
+    fn pause(&self) {}
+
     fn work(&self, run: &Run<'_>) -> Result<()> {
-        finish_interrupted(run)?;
         let staging = Arc::new(clear_staging(run)?);
         let policy = policy(run);
         let snapshot = policy.sends_deltas.then(|| run.repository.snapshot(&run.source.name)).transpose()?;

@@ -4,8 +4,7 @@ use std::thread::{Builder, Scope};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::change::aborted;
-use super::failure::Failure;
+use super::super::pipeline::{Failure, aborted};
 use crate::error::{OnServer, Result};
 use crate::repository::index::Index;
 

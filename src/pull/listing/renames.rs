@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::Directory;
+use super::super::Directory;
 use crate::client::list::AnnouncedDirectory;
 use crate::entry::{Digests, DirectoryId, Version, flags};
 use crate::error::Result;

@@ -2,7 +2,7 @@
 //!
 //! The entries of a directory come before those of the ones below it, for the helper sends them in the order of verdicts.
 
-use super::path_set::{PathSet, Spill};
+use super::super::path_set::{PathSet, Spill};
 use crate::client::protocol_violation;
 use crate::entry::{Entry, Kind};
 use crate::error::{Error, Result};

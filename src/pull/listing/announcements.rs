@@ -1,6 +1,6 @@
 //! Which directories a listing has announced: each may come once.
 
-use super::path_set::{PathSet, Spill};
+use super::super::path_set::{PathSet, Spill};
 use crate::client::protocol_violation;
 use crate::entry::DirectoryId;
 use crate::error::Result;
