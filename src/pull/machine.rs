@@ -410,8 +410,9 @@ impl Step<'_> {
     fn received_small(&mut self, id: FileId, reading: Reading, may_repeat: bool) -> Result<()> {
         let file = self.machine.fetching.take(id)?;
         let policy = &self.machine.policy;
-        // The server may have the content of a file that was not hashed: in an older version, or from another channel.
-        let is_known = may_repeat || file.old.is_some() && policy.links;
+        // The server may have the content of a file that was not hashed: in an older version, or from another channel. What is
+        // not of the listed size is kept as it was received.
+        let is_known = (may_repeat || file.old.is_some() && policy.links) && reading.size == file.entry.size;
         if file.state != State::Fetching(Fetching::Dedup) || !is_known {
             return self.keep_small(file, reading);
         }

@@ -632,6 +632,19 @@ fn small_content_that_is_in_place_or_under_way_is_not_kept_twice() {
 }
 
 #[test]
+fn small_content_of_another_size_than_listed_is_kept_as_received() {
+    for hash in [ONE, hash_of_nothing()] {
+        let mut table = Table::new(policy());
+        table.known.own.get_mut().insert(hash);
+        table.list_changed("f", SMALL, version("f", SMALL - 1, hash));
+        let id = table.id("f");
+        let event = Event::ReceivedSmall { id, reading: reading(hash, 0), may_repeat: true };
+        assert_eq!(table.handle(event), "keep other than listed f");
+        assert_eq!(table.files["f"].entry.size, 0);
+    }
+}
+
+#[test]
 fn memory_of_a_postponed_file_is_counted_until_it_is_decided_about() {
     let mut table = Table::new(policy());
     table.known.sizes.get_mut().insert(LARGE);

@@ -122,6 +122,9 @@ impl Placing<'_> {
             return Ok(true);
         }
         if hash == hash_of_nothing() {
+            if file.entry.size > 0 {
+                return Ok(false);
+            }
             let (staged, empty) = self.staging.create_for(&file.directory.tray, file.entry).on_server(WHAT)?;
             self.staging.dress(&empty, file.entry).on_server(WHAT)?;
             let origin = Origin::copied(self.evidence.now());
