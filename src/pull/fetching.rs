@@ -1,6 +1,7 @@
 //! Asks the client for files.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::arriving::{Part, Target};
@@ -20,7 +21,11 @@ const MIN_RESUMED_BYTES: u64 = 1 << 20;
 
 /// What the receivers need of files that are fetched in another way than from nothing.
 #[derive(Debug, Default)]
-pub struct Transfers(Mutex<HashMap<FileId, Transfer>>);
+pub struct Transfers {
+    transfers: Mutex<HashMap<FileId, Transfer>>,
+    // How many there are: none, for most files, so that no lock is needed.
+    count: AtomicUsize,
+}
 
 #[derive(Debug)]
 struct Transfer {
@@ -32,13 +37,13 @@ struct Transfer {
 impl Transfers {
     /// The version that a delta is computed against.
     pub fn basis(&self, id: FileId) -> Option<BasisRef> {
-        self.lock().get(&id).and_then(|transfer| transfer.basis.clone())
+        if self.is_empty() { None } else { self.lock().get(&id).and_then(|transfer| transfer.basis.clone()) }
     }
 
     /// Where a file is written.
     pub fn target(&self, id: FileId, in_flight: &InFlight) -> Option<Target> {
-        let part = self.lock().get(&id).and_then(|transfer| transfer.part.clone());
-        match part {
+        let part = || self.lock().get(&id).and_then(|transfer| transfer.part.clone());
+        match if self.is_empty() { None } else { part() } {
             Some(part) => Some(Target::Part(part)),
             None => in_flight.look_up(id, |file| Target::New(Arc::clone(&file.directory), file.entry.name.clone())),
         }
@@ -46,11 +51,23 @@ impl Transfers {
 
     /// The file is received, or given up.
     pub fn end(&self, id: FileId) {
-        self.lock().remove(&id);
+        if !self.is_empty() && self.lock().remove(&id).is_some() {
+            self.count.fetch_sub(1, Ordering::Release);
+        }
+    }
+
+    fn add(&self, id: FileId, transfer: Transfer) {
+        // Before the file is asked for, so that whoever receives it sees the count.
+        self.count.fetch_add(1, Ordering::Release);
+        self.lock().insert(id, transfer);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.count.load(Ordering::Acquire) == 0
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<FileId, Transfer>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.transfers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -76,7 +93,7 @@ impl Fetcher<'_> {
         let offset = part.as_ref().map_or(0, |part| part.size);
         let basis = basis.and_then(|basis| self.open_later(basis));
         if part.is_some() || basis.is_some() {
-            self.transfers.lock().insert(id, Transfer { part, basis: basis.clone() });
+            self.transfers.add(id, Transfer { part, basis: basis.clone() });
         }
         let job = FetchJob { id, path, size, mtime, uid, offset, dedup: is_dedup, data, basis };
         self.jobs.send(job).map_err(aborted)

@@ -1,5 +1,6 @@
 //! The state machine as the workers of a run share it, and their waits.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::machine::{Event, FileId, FileTask, Lookup, Machine, Order, Policy};
@@ -13,6 +14,8 @@ pub struct InFlight {
     shared: Mutex<Shared>,
     // Files have ended, or memory was freed.
     changed: Condvar,
+    // Whether the listing may have to wait: mostly not, so that it need not take the lock.
+    may_wait: AtomicBool,
 }
 
 struct Shared {
@@ -26,7 +29,7 @@ impl InFlight {
     /// No file is under way.
     pub fn new(policy: Policy) -> InFlight {
         let shared = Shared { machine: Machine::new(policy), is_ending: false, is_aborted: false };
-        InFlight { shared: Mutex::new(shared), changed: Condvar::new() }
+        InFlight { shared: Mutex::new(shared), changed: Condvar::new(), may_wait: AtomicBool::new(false) }
     }
 
     /// Has the machine handle an event; what is to be done is added to `orders`.
@@ -34,6 +37,9 @@ impl InFlight {
         let mut shared = self.lock();
         let (was_full, was_busy) = (shared.is_full(), shared.machine.unfinished() > 0);
         shared.machine.handle(event, lookup, orders)?;
+        if shared.is_full() != was_full {
+            self.may_wait.store(!was_full || shared.is_aborted, Ordering::Relaxed);
+        }
         let wakes = was_full && !shared.is_full() || was_busy && shared.machine.unfinished() == 0;
         drop(shared);
         if wakes {
@@ -49,6 +55,9 @@ impl InFlight {
 
     /// Blocks until the waiting files are below their limit; false if the run is aborted.
     pub fn wait_for_room(&self) -> bool {
+        if !self.may_wait.load(Ordering::Relaxed) {
+            return true;
+        }
         let is_full = |shared: &mut Shared| shared.is_full() && !shared.is_aborted;
         !self.changed.wait_while(self.lock(), is_full).unwrap_or_else(PoisonError::into_inner).is_aborted
     }
@@ -80,7 +89,10 @@ impl InFlight {
 
     /// Ends every wait: what is waited for will not happen.
     pub fn abort(&self) {
-        self.lock().is_aborted = true;
+        let mut shared = self.lock();
+        shared.is_aborted = true;
+        self.may_wait.store(true, Ordering::Relaxed);
+        drop(shared);
         self.changed.notify_all();
     }
 

@@ -169,9 +169,9 @@ impl<'a> Inbox<'a> {
             return self.report(id, event);
         }
         let mut received = begun.end()?;
-        let is_other = |file: &FileTask| is_resumed && !file.is_as_claimed(&received.hash);
+        let is_other = |file: &FileTask| !file.is_as_claimed(&received.hash);
         let is_refused = claimed.is_some_and(|claimed| claimed != received.hash)
-            || self.decider.in_flight().look_up(id, is_other).unwrap_or(true);
+            || is_resumed && self.decider.in_flight().look_up(id, is_other).unwrap_or(true);
         if is_speculative || is_refused {
             // The file may be fetched again before this copy is removed.
             received.name = self.staging.set_aside(&received.name).on_server(WHAT)?;
