@@ -47,7 +47,7 @@ histories: ## random histories of clients and repositories; COUNT=10000, SEED=1 
 	HISTORIES=$(or $(COUNT),10000) HISTORIES_SEED=$(or $(SEED),1) HISTORIES_OPS=$(or $(OPS),40) \
 	  $(CARGO) test --locked --test integration -- --nocapture histories::every
 
-simulate: ## random pulls in one process, in an order of a seed; SEED=1 and STEPS=100000 say which and how many
+simulate: ## random histories of changes and pulls in one process; SEED=1 is the first, STEPS=100000 how many steps in all
 	SIMULATE_SEED=$(or $(SEED),1) SIMULATE_STEPS=$(or $(STEPS),100000) \
 	  $(CARGO) test --locked --lib -- --nocapture pull::tests::simulated
 

@@ -1,7 +1,7 @@
 //! The pull: where a client and the repository meet.
 //!
-//! A state machine decides what happens to each file. Workers report events to it and carry out its orders; bounded queues
-//! join them, so that memory does not grow with the number of files:
+//! A state machine decides what happens to each file. Workers report events to it and carry out its orders. Bounded queues join
+//! them, so that memory does not grow with the number of files; the listing pauses while too many postponed files wait:
 //!
 //! ```text
 //!     client          client       client
@@ -24,7 +24,7 @@
 //!
 //! To follow one file, read [`machine`] first; the order of the modules is that of a run:
 //!
-//! - [`preview`] is a dry run, which reports the orders; [`pipeline`] a run: it starts the workers, and ends all of them when one
+//! - [`preview`] is a dry run; [`pipeline`] a run: it starts the workers, and ends all of them when one
 //!   fails;
 //! - [`roots`] checks what the client says of the roots, [`mending`] what an earlier run has left;
 //! - [`listing`] compares what the client lists with the index and, through [`crate::plan`], finds what to do for each
@@ -96,7 +96,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How to pull, beyond what the source says.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Only tell what would be done.
+    /// Only report what would be done.
     pub dry_run: bool,
     /// Trust no size and time: hash every file.
     pub checksum: bool,
@@ -177,13 +177,13 @@ struct Run<'a> {
     client: &'a dyn Client,
     source_id: SourceId,
     number: i64,
-    /// True when the index held nothing as the run began, so that only this run's own contents can be known.
+    /// True if the index was empty when the run began. Other sources may add contents meanwhile.
     begins_empty: bool,
     /// True when the index knew nothing of the source as the run began.
     begins_anew: bool,
     /// True when an earlier run, or an earlier attempt of this one, was cut off.
     mends: bool,
-    /// True when content of other sources is here, which a client has to prove that it has.
+    /// True if the server has content of other sources. A client must prove that it has such content before it is linked.
     has_others: bool,
     /// For such proofs.
     key: Hash,

@@ -131,7 +131,7 @@ struct Flags {
     /// When what the helper sends is compressed; unless told otherwise, when the line is slow
     #[arg(short = 'z', long, value_name = "WHEN", num_args = 0..=1, default_missing_value = "always", require_equals = true)]
     compress: Option<CompressWhen>,
-    /// Set a key of `tuning`, see archive.toml(5), as in writers=1
+    /// Set a tuning key for this pull, such as writers=1; see archive.toml(5)
     #[arg(long, value_name = "KEY=VALUE")]
     #[serde(skip)]
     tuning: Vec<String>,

@@ -80,8 +80,9 @@ impl std::fmt::Debug for BasisRef {
     }
 }
 
-/// What arrives of a [`FetchJob`]: `Full`, `AlreadySent` or `Failed` alone; or any number of `Data`, `Hole`, `FromBasis` and
-/// `Restart`, in order of offsets, then one `End` or `Failed`. No event at all for a file that is not wanted any more.
+/// The events of a [`FetchJob`]: either `Full`, `AlreadySent` or `Failed` alone; or an optional `Speculative`, any number of
+/// `Data`, `Hole` and `FromBasis` in order of offsets (after `Restart` from the start again), then one `End` or `Failed`. A file
+/// that is not wanted any more has none.
 #[derive(Debug)]
 pub enum FetchEvent {
     /// The next bytes.

@@ -19,11 +19,11 @@ use crate::repository::staging::{Staging, partial_name};
 // Smallest file that a later run resumes when it was cut off, bytes.
 const MIN_RESUMED_BYTES: u64 = 1 << 20;
 
-/// What the receivers need of files that are fetched in another way than from nothing.
+/// Parts and bases of the files that are being fetched, for the receivers.
 #[derive(Debug, Default)]
 pub struct Transfers {
     transfers: Mutex<HashMap<FileId, Transfer>>,
-    // How many there are: none, for most files, so that no lock is needed.
+    // Entries: none in most runs, so that no lock is needed.
     count: AtomicUsize,
 }
 
@@ -71,7 +71,7 @@ impl Transfers {
     }
 }
 
-/// The way to what reads files on the client.
+/// Sends fetch jobs to the client.
 #[derive(Clone)]
 pub struct Fetcher<'a> {
     /// Its queue.

@@ -5,7 +5,7 @@
 //! ```text
 //! Listed    -> (linked)    it is empty, or another name of its inode is in place
 //!           -> Waiting     another name of its inode is under way
-//!           -> Hashing     the server may have its content
+//!           -> Hashing     the server may have its content, or has a part of it from an earlier run
 //!           -> Sampling    this run has met a file of its size, and samples may tell them apart
 //!           -> Fetching    the server can't have its content, or fetching costs less than hashing
 //! Sampling  -> Fetching    no file of its size has its sample
@@ -30,7 +30,8 @@
 //! Missing   -> Fetching    in full
 //! ```
 //!
-//! A file is given up if the client can't read it, while it is sampled, hashed or fetched.
+//! A file is given up if it is too sparse or too large to read, if the client can't read it while it is sampled, hashed or
+//! fetched, or if the server can't store it. The states of files that are about to be decided about are left out.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -38,7 +39,7 @@ use std::sync::Arc;
 use self::file::{Fetching, State};
 use self::policy::is_little_and_changed;
 use self::size_sampling::{Meeting, Sizes};
-use self::waiting::{Claimed, LinkedInode, Waiting};
+use self::waiting::{Lead, LinkedInode, Waiting};
 use super::applying::Change;
 use crate::client::{HashJob, HashKind, ReadError, protocol_violation};
 use crate::entry::{Entry, Hash, Kind};
@@ -169,7 +170,7 @@ impl Machine {
             }
             Event::Finished { leads, hash, path } => {
                 step.machine.unfinished = step.machine.unfinished.checked_sub(1).ok_or_else(broken)?;
-                // Their memory remains counted.
+                // The memory of released files stays counted until they are resumed.
                 let released = step.machine.waiting.finish(leads, hash, path.as_ref());
                 step.orders.extend(released.into_iter().map(Order::Postpone));
                 Ok(())
@@ -247,9 +248,9 @@ impl Step<'_> {
     fn content_listed(&mut self, mut file: Box<FileTask>) -> Result<()> {
         if let Some(inode) = LinkedInode::of(&file.entry) {
             file = match self.machine.waiting.lead_inode(file, inode) {
-                Claimed::Leads(file) => file,
-                Claimed::Waits => return Ok(()),
-                Claimed::InPlace(file, hash) => return self.link(file, hash, None),
+                Lead::Leads(file) => file,
+                Lead::Waits => return Ok(()),
+                Lead::InPlace(file, hash) => return self.link(file, hash, None),
             };
         }
         let policy = &self.machine.policy;
@@ -357,8 +358,8 @@ impl Step<'_> {
 
     // The file, if it leads the content now; otherwise it waits, or is linked.
     fn lead_claim(&mut self, file: Box<FileTask>, claim: Claim) -> Result<Option<Box<FileTask>>> {
-        let Some(mut file) = self.machine.waiting.lead_claim(file, claim) else { return Ok(None) };
-        // Nothing can be put in place between the two: it is reported after its commit, as an event of its own.
+        let Some(mut file) = self.machine.waiting.unless_led(file, claim) else { return Ok(None) };
+        // No commit can fall between the two: it is reported as an event of its own.
         if self.lookup.has_content(&claim.hash)? {
             return self.link(file, claim.hash, None).map(|()| None);
         }
@@ -375,7 +376,7 @@ impl Step<'_> {
         }
     }
 
-    // After this the file is fetched on only if it still has its number.
+    // A file that is still wanted keeps its number; the fetch of any other ends.
     fn described(&mut self, id: FileId, hash: Hash, is_in_basis: bool) -> Result<()> {
         let file = self.machine.fetching.take(id)?;
         if let Some(file) = self.wanted(file, hash, is_in_basis)? {

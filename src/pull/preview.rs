@@ -1,7 +1,7 @@
 //! A dry run: lists and compares as a pull does, and asks the client for hashes where only they tell; changes nothing.
 //!
-//! The state machine decides as in a pull, with a policy by which every file is hashed that it decides about; its orders are
-//! reported instead of carried out.
+//! Touched files go through the state machine, with a policy by which it hashes every one. Orders to hash are carried out, all
+//! others are reported.
 
 use std::sync::Arc;
 

@@ -29,8 +29,8 @@ pub fn lanes(writers: Option<u8>) -> usize {
     writers
 }
 
-/// Which of them takes something: the same one for all of a file, and for all of one content, so that whoever hears of
-/// a content that has come finds it.
+/// Returns the lane of an event. All events of a file, and all small files of one content, take the same lane, so that a
+/// reference is handled after its content.
 pub fn lane(arrived: &FetchEvent) -> usize {
     match arrived {
         FetchEvent::Full { hash, .. } | FetchEvent::AlreadySent { hash, .. } => usize::from(hash[0]),

@@ -23,9 +23,9 @@ use crate::repository::index::Index;
 /// The queues that a worker hands files to.
 #[derive(Clone)]
 pub struct Routes<'a> {
-    /// To what hashes.
+    /// Queue of files to hash.
     pub hashing: Option<Sender<HashJob>>,
-    /// To what fetches.
+    /// Sends fetch jobs.
     pub fetcher: Option<Fetcher<'a>>,
     /// To the batch writer.
     pub changes: Option<Sender<Change>>,
@@ -34,12 +34,12 @@ pub struct Routes<'a> {
 }
 
 impl<'a> Routes<'a> {
-    /// The routes of what takes the client's hashes.
+    /// The routes of the worker that receives hashes.
     pub fn of_hashing(&self) -> Routes<'a> {
         Routes { hashing: None, ..self.clone() }
     }
 
-    /// The routes of what receives files.
+    /// The routes of a worker that receives files.
     pub fn of_receiving(&self) -> Routes<'a> {
         Routes { fetcher: None, ..self.of_hashing() }
     }
@@ -70,7 +70,7 @@ pub struct Decider<'a> {
     /// Where its files go.
     pub routes: Routes<'a>,
     lookup: RunLookup<'a>,
-    // Memory of the last orders.
+    // Reused between calls.
     orders: Vec<Order>,
 }
 
@@ -110,7 +110,8 @@ impl<'a> Decider<'a> {
         self.report(Event::Listed(file))
     }
 
-    /// The same for a file that was received, if all of it is in memory as `bytes`. Returns the file if it is to be kept.
+    /// Like [`report`](Decider::report), for a received file; `bytes` is its content if it is in memory. Returns the file if it is
+    /// to be kept.
     pub fn report_received(&mut self, event: Event, bytes: Option<&[u8]>) -> Result<Option<Kept>> {
         let mut orders = std::mem::take(&mut self.orders);
         self.in_flight.handle(event, &self.lookup, &mut orders)?;

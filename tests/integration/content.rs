@@ -257,5 +257,6 @@ fn the_rate_is_limited() {
     let began = std::time::Instant::now();
     program.pull_well(&sshd, &client.root(), &["--bwlimit", "512KiB"]);
     let seconds = began.elapsed().as_secs_f64();
-    assert!((1.8..4.0).contains(&seconds), "1 MiB at 512 KiB/s took {seconds} s");
+    // A busy machine may be late, never early.
+    assert!((1.8..15.0).contains(&seconds), "1 MiB at 512 KiB/s took {seconds} s");
 }

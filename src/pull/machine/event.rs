@@ -19,11 +19,12 @@ pub enum Event {
     Listed(Box<FileTask>),
     /// An entry of a directory that has moved; a file's content is known.
     Moved { file: Box<FileTask>, hash: Hash },
-    /// Only numbers of an entry differ that do not belong to its version.
+    /// Only numbers of an entry differ that say nothing about its version, such as the client's device number.
     Restated(Box<FileTask>),
     /// The client has hashed a file.
     Hashed { id: FileId, claim: Claim },
-    /// The client has taken a sample of a file, and of the first one of its size.
+    /// The client has taken a sample of a file; `of_first` is that of the first file of its size, if it was asked for and could
+    /// be read.
     Sampled { id: FileId, sample: u64, of_first: Option<u64> },
     /// The file that was to be hashed is not as listed any more.
     ChangedBeforeHash { id: FileId },

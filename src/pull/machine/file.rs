@@ -73,7 +73,7 @@ pub(super) enum State {
     Unproven,
     /// The server reads what the client says it has; `received` if the client has sent the content.
     Proving { claim: Claim, received: Option<Reading> },
-    /// The client must send all of it: no file on the server proves to have its content, its basis can't be read, or the
+    /// The client must send it without a basis: no file on the server proves to have its content, its basis can't be read, or the
     /// result was another content than the client has reported.
     Missing,
     /// The content that it waited for is in place.
@@ -87,11 +87,11 @@ pub(super) enum State {
 /// How the client sends a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fetching {
-    /// All of it, except a part that an earlier run has received.
+    /// Without a basis. The part that an earlier run has received may be resumed.
     Full,
     /// As a delta against its basis, and from where an earlier run was cut off, if possible.
     Delta,
-    /// A small file: only a reference if the same content was sent before.
+    /// A small file: as a reference if the same content was sent before, otherwise as [`Fetching::Delta`].
     Dedup,
 }
 
@@ -168,7 +168,7 @@ impl FileTask {
         !matches!(self.state, State::Received { as_listed: false })
     }
 
-    /// True if other names of its inode wait for it.
+    /// True if it leads its inode.
     pub fn leads_inode(&self) -> bool {
         self.leads.iter().any(|key| matches!(key, WaitKey::Inode(_)))
     }
@@ -183,7 +183,7 @@ impl FileTask {
         self.old.as_ref().is_some_and(|old| old.entry.kind == Kind::File && old.hash.as_ref() == Some(hash))
     }
 
-    /// True if other files wait for its content, which is known by the client's hash.
+    /// True if it leads a content.
     pub(super) fn is_claimed(&self) -> bool {
         self.leads.iter().any(|key| matches!(key, WaitKey::Hash(_)))
     }

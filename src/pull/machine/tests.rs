@@ -231,7 +231,7 @@ impl Table {
         assert_eq!((self.machine.unfinished(), self.machine.waiting_bytes()), (0, 0));
         assert!(!self.machine.has_waiting());
         assert!(self.machine.hashing.files.is_empty() && self.machine.fetching.files.is_empty());
-        assert!(self.machine.waiting.is_forgotten());
+        assert!(self.machine.waiting.has_no_leaders());
     }
 }
 

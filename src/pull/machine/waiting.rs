@@ -43,7 +43,7 @@ impl LinkedInode {
 }
 
 /// The result of a file's attempt to lead for a key.
-pub(super) enum Claimed {
+pub(super) enum Lead {
     /// It leads: other files wait for it.
     Leads(Box<FileTask>),
     /// It waits for another file.
@@ -77,9 +77,9 @@ impl Waiting {
         self.count == 0
     }
 
-    /// True if no file leads another.
+    /// True if no key has a leader.
     #[cfg(test)]
-    pub(super) fn is_forgotten(&self) -> bool {
+    pub(super) fn has_no_leaders(&self) -> bool {
         self.files.is_empty() && self.samples.is_empty()
     }
 
@@ -93,7 +93,7 @@ impl Waiting {
         self.bytes = self.bytes.saturating_sub(file.weight());
     }
 
-    /// Has other files wait for this one, unless they wait for another one.
+    /// Makes a file the leader of a key, unless that has one.
     pub(super) fn lead(&mut self, file: &mut FileTask, key: WaitKey) {
         if let Slot::Vacant(free) = self.files.entry(key) {
             free.insert(Vec::new());
@@ -107,25 +107,25 @@ impl Waiting {
     }
 
     /// Makes a file the leader of its inode.
-    pub(super) fn lead_inode(&mut self, mut file: Box<FileTask>, inode: LinkedInode) -> Claimed {
+    pub(super) fn lead_inode(&mut self, mut file: Box<FileTask>, inode: LinkedInode) -> Lead {
         if let Some((hash, path)) = self.inodes.get(&inode) {
             file.other_name = Some(Arc::clone(path));
-            return Claimed::InPlace(file, *hash);
+            return Lead::InPlace(file, *hash);
         }
         let key = WaitKey::Inode(inode);
         if !file.leads.contains(&key) {
             if self.files.contains_key(&key) {
                 self.wait(key, file, None);
-                return Claimed::Waits;
+                return Lead::Waits;
             }
             self.lead(&mut file, key);
         }
-        Claimed::Leads(file)
+        Lead::Leads(file)
     }
 
-    /// Makes a file the leader of the content that the client says it has, unless that is under way. The caller must find out
-    /// whether it is in place, before another event is handled.
-    pub(super) fn lead_claim(&mut self, file: Box<FileTask>, claim: Claim) -> Option<Box<FileTask>> {
+    /// Returns the file unless another one leads its content; then the file waits. The caller must look up whether the content
+    /// is in place, and let the file lead if not, before another event is handled.
+    pub(super) fn unless_led(&mut self, file: Box<FileTask>, claim: Claim) -> Option<Box<FileTask>> {
         let sampled = self.sampled(&file);
         for key in [WaitKey::Hash(claim.hash), WaitKey::Size(file.entry.size)].into_iter().chain(sampled) {
             if self.files.contains_key(&key) && !file.leads.contains(&key) {

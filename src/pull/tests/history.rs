@@ -39,7 +39,7 @@ pub struct History {
     _directory: tempfile::TempDir,
     repository: PathBuf,
     synced: PathBuf,
-    sources: [Client2; 2],
+    sources: [TestSource; 2],
     // Trees of the runs that ended well, by source and number.
     expected: Vec<(String, i64, Tree)>,
     contents: Vec<Arc<[u8]>>,
@@ -48,7 +48,7 @@ pub struct History {
 }
 
 /// A source, and its machine.
-struct Client2 {
+struct TestSource {
     source: Source,
     machine: Arc<Machine>,
     // Counts up, for times that differ.
@@ -59,7 +59,7 @@ struct Client2 {
     is_at_rest: Cell<bool>,
 }
 
-/// How a pull ends, if not well.
+/// How a pull ends.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum End {
     Well,
@@ -88,7 +88,7 @@ impl History {
             verify_age: *random.pick(&[Duration::ZERO, Duration::from_secs(1 << 30)]),
             ..Settings::default()
         };
-        let source = |name: &str| Client2 {
+        let source = |name: &str| TestSource {
             source: Source {
                 name: SourceName::new(name).expect("a name"),
                 ssh: None,
@@ -172,13 +172,13 @@ impl History {
         AbsPath::new(format!("{}/{}", self.directory(), self.random.pick(&NAMES))).expect("a path")
     }
 
-    fn existing(&self, client: &Client2) -> Option<AbsPath> {
+    fn existing(&self, client: &TestSource) -> Option<AbsPath> {
         let paths = client.machine.paths();
         (!paths.is_empty()).then(|| self.random.pick(&paths).0.clone())
     }
 
     // One random change of a machine.
-    fn change(&self, client: &Client2) {
+    fn change(&self, client: &TestSource) {
         let (machine, random) = (&client.machine, &self.random);
         client.clock.set(client.clock.get() + 1);
         let now = client.clock.get();
@@ -243,7 +243,7 @@ impl History {
     }
 
     // Everything can be read again.
-    fn heal(&self, client: &Client2) {
+    fn heal(&self, client: &TestSource) {
         self.note(format_args!("{}: everything can be read", client.source.name));
         for (path, _) in client.machine.paths() {
             client.machine.edit(&path, |node| node.errno = None);
