@@ -308,8 +308,8 @@ impl ListSink for Listing<'_> {
         self.do_steps(&directory, steps)?;
         self.tally.report.progress(&self.tally.progress);
         if last {
-            let awaited = self.awaited.remove(&number);
-            self.awaited_bytes -= awaited.as_ref().map_or(0, Awaited::weight);
+            // Its reference to the directory must not be the last one.
+            self.awaited_bytes -= self.awaited.remove(&number).map_or(0, |awaited| awaited.weight());
             self.rest(&directory, known, until)?;
             let path = directory.path.clone();
             self.steps.planned(directory)?;
