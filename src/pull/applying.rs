@@ -428,8 +428,7 @@ impl<'scope, 'a: 'scope> BatchWriter<'scope, 'a> {
 
     fn end_file(&mut self, file: FileTask, hash: Option<Hash>, is_as_listed: bool) {
         self.attributes += file.entry.attributes.as_deref().map_or(0, Attributes::weight);
-        let path = file
-            .leads_inode()
+        let path = (is_as_listed && file.leads_inode())
             .then(|| Arc::new(SnapshotPath { directory: file.directory.path.clone(), name: file.entry.name.clone() }));
         let (leads, directory) = file.into_leads();
         self.ends.finished.push(Finished { leads, hash, path });

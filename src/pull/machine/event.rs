@@ -49,7 +49,8 @@ pub enum Event {
     NotFound(Box<FileTask>),
     /// A file that was postponed.
     Resumed(Box<FileTask>),
-    /// A file is committed, or was given up. `path` is where it is, if it leads an inode.
+    /// A file is committed, or was given up. `path` is where it is, if it leads an inode and was read as
+    /// listed.
     Finished { leads: Vec<WaitKey>, hash: Option<Hash>, path: Option<Arc<SnapshotPath>> },
 }
 

@@ -213,8 +213,7 @@ impl Table {
         if let Some(hash) = hash {
             self.known.own.borrow_mut().insert(hash);
         }
-        let path = file
-            .leads_inode()
+        let path = (file.leads_inode() && file.is_as_listed())
             .then(|| Arc::new(SnapshotPath { directory: file.directory.path.clone(), name: file.entry.name.clone() }));
         let (leads, _) = file.into_leads();
         self.handle(Event::Finished { leads, hash, path })
@@ -462,6 +461,24 @@ fn names_of_one_inode_are_fetched_once() {
         table.finish(name, Some(hash));
     }
     table.assert_done();
+}
+
+#[test]
+fn name_that_was_replaced_while_it_was_read_says_nothing_about_the_other_names() {
+    let inode = Some(crate::entry::Inode { device: 1, number: 5 });
+    let mut table = Table::new(policy());
+    for name in ["a", "b"] {
+        table.list_entry(Entry { size: LARGE, inode, ..testing::file(name) }, None);
+    }
+    // Another file was renamed to `a`.
+    let mut other = reading(TWO, LARGE);
+    other.state.mtime = Time::from(other.state.mtime.clamped() + 1);
+    let id = table.id("a");
+    let event = Event::Received { id, reading: other, claimed: None, is_resumed: false, is_speculative: false };
+    assert_eq!(table.handle(event), "keep other than listed a");
+    assert_eq!(table.finish("a", Some(TWO)), "postpone b");
+    assert_eq!(table.resume("b"), "hash b");
+    assert_eq!(table.list_entry(Entry { size: LARGE, inode, ..testing::file("c") }, None), "", "it waits for b");
 }
 
 #[test]

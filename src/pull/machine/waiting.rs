@@ -154,7 +154,7 @@ impl Waiting {
     }
 
     /// Ends the lead of a file; `hash` is that of the content that is in place, `None` if the file failed, and `path` where it
-    /// is if the file leads an inode. Returns the files that waited, decided about as far as that is possible.
+    /// is if the file leads an inode and was read as listed. Returns the files that waited, decided about as far as that is possible.
     pub(super) fn finish(
         &mut self,
         leads: Vec<WaitKey>,
@@ -163,6 +163,9 @@ impl Waiting {
     ) -> Vec<Box<FileTask>> {
         let mut released = Vec::new();
         for key in leads {
+            // What was read by a name may be another file than was listed: then it says nothing about the other names.
+            let is_sure = path.is_some() || !matches!(key, WaitKey::Inode(_));
+            let hash = hash.filter(|_| is_sure);
             let mut other_name = None;
             if let (WaitKey::Inode(inode), Some(hash), Some(path)) = (key, hash, path) {
                 // Names that are listed after this are hashed, and linked by content.
