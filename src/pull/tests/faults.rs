@@ -8,6 +8,8 @@ use std::rc::Rc;
 
 use crate::fault::Plan;
 
+const TREES: [&str; 3] = ["snapshot", "archive", "staging"];
+
 /// The process was killed: nothing that it would have done at its end is done.
 pub struct Killed;
 
@@ -46,18 +48,25 @@ impl Synced {
 
     fn update(&self) {
         let _ = std::fs::remove_dir_all(&self.copy);
-        copy(&self.repository, &self.copy);
+        std::fs::create_dir(&self.copy).expect("the copy's directory can be made");
+        for name in TREES {
+            copy(&self.repository.join(name), &self.copy.join(name));
+        }
     }
 
     /// Puts everything but the index back to the last sync. The index has synced its commits by itself.
     pub fn cut_power(&self) {
-        for name in ["snapshot", "archive", "staging"] {
-            let _ = std::fs::remove_dir_all(self.repository.join(name));
-            copy(&self.copy.join(name), &self.repository.join(name));
+        for name in TREES {
+            let tree = self.repository.join(name);
+            let _ = std::fs::remove_dir_all(&tree);
+            std::fs::rename(self.copy.join(name), &tree).expect("the copy can be moved back");
         }
     }
 }
 
+// Files keep their inodes: no file of the trees is ever written to again.
 fn copy(from: &Path, to: &Path) {
-    assert!(Command::new("cp").args(["-a", "-T"]).arg(from).arg(to).status().is_ok_and(|status| status.success()));
+    assert!(
+        Command::new("cp").args(["-a", "-l", "-T"]).arg(from).arg(to).status().is_ok_and(|status| status.success())
+    );
 }
