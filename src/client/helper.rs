@@ -166,7 +166,7 @@ impl HelperClient {
         Conversation::begin(helper, compress, Arc::clone(&self.line_speed))
     }
 
-    // As many as fill the line, but for those that can't be had.
+    // Conversations that fill the line; fewer if the server refuses some.
     fn converse_enough(&self) -> Result<Vec<Conversation>> {
         let first = self.helper()?;
         let mut all = std::thread::scope(|scope| {

@@ -103,7 +103,7 @@ impl From<Error> for RestoreRefused {
 
 /// One of several sessions that restore to the same destination at a time.
 pub trait RestoreSession {
-    /// Makes things, but for files with content; returns what became of each.
+    /// Makes everything except files with content; returns the outcome of each item.
     fn offer(&mut self, items: Vec<RestoreItem>) -> Result<Vec<RestoreOutcome>>;
 
     /// Sets the metadata of directories in which everything is; returns what became of each.

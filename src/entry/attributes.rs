@@ -56,7 +56,7 @@ impl Attributes {
     }
 }
 
-// True for the extended attributes that a backup keeps. Labels that a security module gives anew are not among them.
+// True for the extended attributes that a backup keeps. Labels that a security module sets by itself are excluded.
 fn is_kept(name: &[u8]) -> bool {
     let below = |space: &[u8]| name.len() > space.len() && name.starts_with(space);
     let is_named =

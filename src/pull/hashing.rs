@@ -1,9 +1,7 @@
 //! Asks the client for hashes, and reports them to the state machine.
 
-use crossbeam_channel::Receiver as Unbounded;
-
 use super::Run;
-use super::machine::{Claim, Event, FileId, FileTask};
+use super::machine::{Claim, Event, FileId};
 use super::pipeline::{Failure, aborted};
 use super::routes::Decider;
 use crate::client::{HashJob, HashOutcome, ReadError};
@@ -27,9 +25,4 @@ pub fn event(id: FileId, outcome: HashOutcome) -> Event {
         HashOutcome::Vanished => Event::HashFailed { id, error: ReadError::Vanished },
         HashOutcome::Failed(errno) => Event::HashFailed { id, error: ReadError::from_errno(errno) },
     }
-}
-
-/// Decides again about postponed files, until their end.
-pub fn resume(postponed: &Unbounded<Option<Box<FileTask>>>, mut decider: Decider<'_>) -> Result<()> {
-    postponed.iter().map_while(|file| file).try_for_each(|file| decider.report(Event::Resumed(file)))
 }

@@ -11,6 +11,8 @@ const MAX_WAITING_BYTES: usize = 64 << 20;
 
 /// The files that are under way.
 pub struct InFlight {
+    /// What the run decides by.
+    pub policy: Policy,
     shared: Mutex<Shared>,
     // Files have ended, or memory was freed.
     changed: Condvar,
@@ -28,8 +30,8 @@ struct Shared {
 impl InFlight {
     /// No file is under way.
     pub fn new(policy: Policy) -> InFlight {
-        let shared = Shared { machine: Machine::new(policy), is_ending: false, is_aborted: false };
-        InFlight { shared: Mutex::new(shared), changed: Condvar::new(), may_wait: AtomicBool::new(false) }
+        let shared = Shared { machine: Machine::new(policy.clone()), is_ending: false, is_aborted: false };
+        InFlight { policy, shared: Mutex::new(shared), changed: Condvar::new(), may_wait: AtomicBool::new(false) }
     }
 
     /// Has the machine handle an event; what is to be done is added to `orders`.

@@ -266,7 +266,7 @@ impl Step<'_> {
             self.machine.sizes.meet_other(file.entry.size);
             return self.fetch_usual(file);
         }
-        if policy.is_small(&file) && policy.sends_small_files {
+        if policy.is_sent_at_little_cost(&file) {
             let is_at_once = policy.begins_empty || is_little_and_changed(&file) && !self.lookup.is_hashing_cheaper();
             let is_hashed = !is_at_once && self.lookup.has_size(file.entry.size)?;
             return if is_hashed { self.hash(file) } else { self.fetch(file, Fetching::Dedup) };

@@ -5,7 +5,7 @@
 
 use std::cell::{Cell, OnceCell};
 
-use crossbeam_channel::Sender as Unbounded;
+use crossbeam_channel::{Receiver as Postponed, Sender as Unbounded};
 
 use super::Run;
 use super::applying::Change;
@@ -14,8 +14,8 @@ use super::in_flight::InFlight;
 use super::machine::{Claim, Event, FileTask, Lookup, Order, Possession, broken};
 use super::pipeline::aborted;
 use super::possession::{proof_of, proven};
-use crate::client::{HashJob, MAX_SMALL_FILE_BYTES, ReadError};
-use crate::entry::{Entry, Hash, Kind};
+use crate::client::{HashJob, ReadError};
+use crate::entry::Hash;
 use crate::error::Result;
 use crate::queue::Sender;
 use crate::repository::index::Index;
@@ -53,6 +53,11 @@ impl<'a> Routes<'a> {
     pub fn record(&self, change: Change) -> Result<()> {
         self.changes.as_ref().ok_or_else(broken)?.send(change).map_err(aborted)
     }
+}
+
+/// Decides again about postponed files, until their end.
+pub fn resume(postponed: &Postponed<Option<Box<FileTask>>>, mut decider: Decider<'_>) -> Result<()> {
+    postponed.iter().map_while(|file| file).try_for_each(|file| decider.report(Event::Resumed(file)))
 }
 
 /// A received file that is to be kept.
@@ -102,9 +107,9 @@ impl<'a> Decider<'a> {
     /// Reports an entry that is new, changed or touched.
     pub fn list(&mut self, mut file: Box<FileTask>) -> Result<()> {
         file.is_begun = self.routes.fetcher.as_ref().is_some_and(|fetcher| fetcher.has_part(&file));
-        let Entry { kind, size, .. } = file.entry;
-        // Most files are small: the other workers do not wait for this lookup.
-        if kind == Kind::File && (1..=MAX_SMALL_FILE_BYTES).contains(&size) && !self.run.begins_empty {
+        let size = file.entry.size;
+        // Before the machine is locked: the other workers do not wait for this lookup.
+        if self.in_flight.policy.looks_up_size(&file) {
             self.lookup.size.set(Some((size, self.lookup.index()?.knows_size(size)?)));
         }
         self.report(Event::Listed(file))

@@ -67,7 +67,7 @@ struct Walk<'a> {
     next: u64,
 }
 
-/// What is in a directory.
+/// The entries of a directory.
 struct Found {
     entries: Vec<Entry>,
     excluded: Vec<AbsPath>,

@@ -12,7 +12,7 @@ use crate::path::{AbsPath, Name};
 /// The number of a file that is being hashed, or fetched.
 pub type FileId = u64;
 
-/// What a worker reports.
+/// A report of a worker.
 #[derive(Debug)]
 pub enum Event {
     /// An entry is new, changed or touched.
@@ -54,7 +54,7 @@ pub enum Event {
     Finished { leads: Vec<WaitKey>, hash: Option<Hash>, path: Option<Arc<SnapshotPath>> },
 }
 
-/// What a worker must do.
+/// An order to a worker.
 #[derive(Debug)]
 pub enum Order {
     /// Have the client hash a file.

@@ -44,6 +44,17 @@ impl Policy {
         file.entry.size <= self.max_small_file_bytes
     }
 
+    /// True for a small file that is fetched unless the server may have its content.
+    pub fn is_sent_at_little_cost(&self, file: &FileTask) -> bool {
+        self.client_hashes && self.sends_small_files && self.is_small(file)
+    }
+
+    /// True if it depends on the size of a listed file, and on what the index knows of it, whether the file is hashed.
+    pub fn looks_up_size(&self, file: &FileTask) -> bool {
+        let has_bytes = file.entry.kind == Kind::File && file.entry.size > 0;
+        has_bytes && !self.begins_empty && !file.is_begun && self.is_sent_at_little_cost(file)
+    }
+
     // A rebuilt index knows no ctimes, and mtimes only as the file system holds them. Size and mtime are no proof, but the
     // client's hash is, and makes a transfer of everything unnecessary.
     pub(super) fn is_like_rebuilt(&self, file: &FileTask) -> bool {

@@ -24,10 +24,13 @@ struct Known {
     own: RefCell<HashSet<Hash>>,
     foreign: RefCell<HashSet<Hash>>,
     is_slow: Cell<bool>,
+    // How often a size was looked up.
+    asked: Cell<u32>,
 }
 
 impl Lookup for Known {
     fn has_size(&self, size: u64) -> Result<bool> {
+        self.asked.set(self.asked.get() + 1);
         Ok(self.sizes.borrow().contains(&size))
     }
 
@@ -287,6 +290,25 @@ fn listed_file_is_sent_the_way_that_costs_least() {
         };
         assert_eq!(listed, expected, "{size} bytes");
     }
+}
+
+#[test]
+fn size_of_a_small_file_is_looked_up_ahead_only_if_it_decides() {
+    let usual = policy();
+    for policy in [Policy { begins_empty: true, ..policy() }, Policy { client_hashes: false, ..policy() }, usual] {
+        for (name, size) in [("empty", 0), ("small", SMALL)] {
+            let mut table = Table::new(policy.clone());
+            let directory = Arc::new(Directory::new(AbsPath::new("/d").unwrap()));
+            let file = FileTask::new(directory, Entry { size, ..testing::file(name) }, None);
+            let is_looked_up = policy.looks_up_size(&file);
+            table.handle(Event::Listed(file));
+            assert_eq!(table.known.asked.get() > 0, is_looked_up, "{name} {policy:?}");
+        }
+    }
+    // Without small files in one piece, each size is looked up once, and not for each file.
+    let policy = Policy { sends_small_files: false, ..policy() };
+    let directory = Arc::new(Directory::new(AbsPath::new("/d").unwrap()));
+    assert!(!policy.looks_up_size(&FileTask::new(directory, Entry { size: SMALL, ..testing::file("f") }, None)));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What ends a pull before it is done: a kill at any step, a disk that fails, and power that is cut.
+//! Ends of a pull before it is done: a kill at any step, a disk that fails, and power that is cut.
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

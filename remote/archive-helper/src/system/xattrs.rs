@@ -6,8 +6,8 @@ use rustix::fs;
 use super::Errno;
 use crate::protocol::{MAX_XATTRS, Xattr, is_kept};
 
-// The most that the names of a thing's extended attributes may take: see limits.h. The kernel makes as much room as it
-// is told of, and mostly there are none.
+// Largest list of the names of an inode's extended attributes, bytes: see limits.h. The kernel allocates as much as it is asked
+// for, and most inodes have none, so a small buffer is tried first.
 const XATTR_NAMES: usize = 64 * 1024;
 const FEW_XATTR_NAMES: usize = 512;
 // And the value of one of them.
